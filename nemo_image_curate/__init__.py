@@ -1,0 +1,1 @@
+"""Curate image(-text) datasets for training as one Dask dataframe, on CPU or GPU."""

@@ -1,0 +1,56 @@
+"""The exceptions users meet: one small tree, each message with file, row and remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CurateError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(CurateError, ValueError):
+    """An argument or a combination of arguments is not usable."""
+
+
+class BackendError(CurateError, RuntimeError):
+    """The requested device or frame backend does not work on this machine."""
+
+
+class DatasetError(CurateError, ValueError):
+    """A dataset, shard or sidecar cannot be read as what it claims to be."""
+
+
+class SchemaError(DatasetError):
+    """Sidecars disagree about a column in a way that has no common type."""
+
+
+class ImageError(CurateError, ValueError):
+    """An image could not be decoded and the caller asked for ``on_error="raise"``."""
+
+
+class WeightsError(CurateError, RuntimeError):
+    """Model weights are missing, broken, or not the published file."""
+
+
+class EncoderMismatchError(CurateError, ValueError):
+    """A classifier was given embeddings of another encoder than it was trained on."""
+
+
+class JobError(CurateError, RuntimeError):
+    """Some partitions of a job failed; the finished ones are kept."""
+
+
+class ColumnNotFoundError(CurateError, KeyError):
+    """A column does not exist; the message lists those that do and the closest name."""
+
+    def __init__(self, missing: str, columns: Iterable[str]):
+        self.missing = missing
+        self.columns = [str(column) for column in columns]
+        super().__init__(missing, self.columns)
+
+    def __str__(self) -> str:
+        close = difflib.get_close_matches(self.missing, self.columns, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return f"no column {self.missing!r}.{hint} Columns: {', '.join(self.columns)}"
