@@ -1,0 +1,245 @@
+"""Dask clients, jobs with progress, and what one worker process keeps between its tasks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import frames
+from nemo_image_curate.errors import ConfigError, CurateError, JobError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+logger = logging.getLogger(__name__)
+
+# Models and decoders kept per process: enough for an encoder with its classifiers and a second
+# pass, few enough that a GPU's memory is given back when work moves on.
+_KEEP = 8
+_kept: OrderedDict[str, Any] = OrderedDict()
+_kept_lock = threading.RLock()
+
+
+def get_client(
+    kind: str = "auto",
+    scheduler_address: str | None = None,
+    scheduler_file: str | None = None,
+    n_workers: int | None = None,
+    **options: Any,
+) -> Client:
+    """A Dask client for this machine's CPU or GPUs, or for a running scheduler.
+
+    Parameters
+    ----------
+    kind : {"auto", "cpu", "gpu"}
+        ``auto`` takes the GPUs when they work. ``cpu`` starts a ``LocalCluster`` with one process
+        per core, since a model's forward pass scales better over processes than over threads.
+        ``gpu`` starts a ``LocalCUDACluster`` with one worker per GPU, an RMM pool that torch
+        shares, and cuDF spilling.
+    scheduler_address, scheduler_file : str, optional
+        Connect to this scheduler instead of starting one.
+    n_workers : int, optional
+        Default: the number of cores (``cpu``) or GPUs (``gpu``).
+    **options
+        Passed on to the cluster, or to ``Client`` when connecting.
+
+    Returns
+    -------
+    distributed.Client
+        Close it, or use it in a ``with`` statement; a started cluster ends with it.
+
+    Raises
+    ------
+    ConfigError
+        For contradicting arguments.
+    BackendError
+        When ``gpu`` is asked for and no GPU works.
+    """
+    from distributed import Client
+
+    if scheduler_address and scheduler_file:
+        raise ConfigError("give scheduler_address or scheduler_file, not both.")
+    if scheduler_address or scheduler_file:
+        if n_workers is not None:
+            raise ConfigError("n_workers belongs to a new cluster, not to a running scheduler.")
+        return Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
+    if frames.resolve_backend(kind) == "gpu":
+        return _start_cuda(n_workers, options)
+    from distributed import LocalCluster
+
+    cores = _cores()
+    workers = n_workers or cores
+    # Cores not used by processes go to each process's forward pass.
+    threads = max(1, cores // workers)
+    environment = {"OMP_NUM_THREADS": str(threads), **options.pop("env", {})}
+    defaults = {"threads_per_worker": 1, "dashboard_address": None}
+    cluster = LocalCluster(n_workers=workers, env=environment, **(defaults | options))
+    return _owned(cluster)
+
+
+def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
+    from dask_cuda import LocalCUDACluster
+
+    defaults = {
+        "rmm_pool_size": 0.5,
+        "rmm_allocator_external_lib_list": ["torch"],
+        "enable_cudf_spill": True,
+        "dashboard_address": None,
+    }
+    return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
+
+
+def _owned(cluster: Any) -> Client:
+    from distributed import Client
+
+    client = Client(cluster)
+    # What Client() sets for a cluster of its own making: closing the client closes the cluster.
+    client._start_arg = None
+    return client
+
+
+def _cores() -> int:
+    """Cores this process may use: containers and Slurm give fewer than the machine has."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def kept(token: str, build: Callable[[], Any]) -> Any:
+    """An object that this process builds once and keeps while it is in use.
+
+    Parameters
+    ----------
+    token : str
+        Hash of the full configuration that the object was built from, not a mere name.
+    build : callable
+    """
+    with _kept_lock:
+        if token in _kept:
+            _kept.move_to_end(token)
+            return _kept[token]
+        _kept[token] = build()
+        while len(_kept) > _KEEP:
+            _kept.popitem(last=False)
+        return _kept[token]
+
+
+def forget() -> None:
+    """Drop everything this process keeps, and return cached GPU memory to the device."""
+    with _kept_lock:
+        _kept.clear()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def compute_all(
+    tasks: Sequence[Any],
+    labels: Sequence[str],
+    what: str,
+    progress: bool | None = None,
+    done: Callable[[Any], None] | None = None,
+) -> list[Any]:
+    """Compute Dask tasks, showing progress; a failing one does not stop the others.
+
+    Parameters
+    ----------
+    tasks : sequence of dask.delayed.Delayed
+    labels : sequence of str
+        What each task works on, for messages.
+    what : str
+        What is being done, for the progress bar.
+    progress : bool, optional
+        Default: only when standard error is a terminal.
+    done : callable, optional
+        Called with each result as it arrives.
+
+    Returns
+    -------
+    list
+        Results in the order of `tasks`.
+
+    Raises
+    ------
+    JobError
+        After all others have finished, naming those that failed and why. When each failed with
+        the same error of ours, that error.
+    """
+    from tqdm import tqdm
+
+    if progress is None:
+        progress = sys.stderr.isatty()
+    results: list[Any] = [None] * len(tasks)
+    failures: dict[int, BaseException] = {}
+    with tqdm(total=len(tasks), desc=what, unit="part", disable=not progress) as bar:
+        for position, value, error in _each(tasks):
+            bar.update()
+            if error is not None:
+                failures[position] = error
+                logger.warning("%s: %s: %s", what, labels[position], error)
+                continue
+            results[position] = value
+            if done is not None:
+                done(value)
+    if failures:
+        raise _summarise(failures, labels, what, len(tasks))
+    return results
+
+
+def _each(tasks: Sequence[Any]) -> Any:
+    """Yield (position, value, error) as tasks end."""
+    client = current_client()
+    if client is not None:
+        from distributed import as_completed
+
+        futures = client.compute(list(tasks))
+        positions = {future.key: position for position, future in enumerate(futures)}
+        for future in as_completed(futures):
+            error = future.exception() if future.status != "finished" else None
+            yield positions[future.key], None if error else future.result(), error
+            future.release()
+        return
+    import dask
+
+    # Without a cluster: one partition at a time, each using all cores in its forward pass.
+    for position, task in enumerate(tasks):
+        try:
+            yield position, dask.compute(task)[0], None
+        except Exception as error:
+            yield position, None, error
+
+
+def current_client() -> Client | None:
+    """The Dask client of this process, or None."""
+    from distributed import get_client as active_client
+
+    try:
+        return active_client()
+    except ValueError:
+        return None
+
+
+def _summarise(
+    failures: dict[int, BaseException], labels: Sequence[str], what: str, total: int
+) -> CurateError:
+    errors = list(failures.values())
+    same = {(type(error), str(error)) for error in errors}
+    if len(same) == 1 and isinstance(errors[0], CurateError):
+        return errors[0]
+    shown = [
+        f"  {labels[position]}: {type(error).__name__}: {error}"
+        for position, error in sorted(failures.items())[:10]
+    ]
+    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    summary = JobError(
+        f"{what}: {len(failures)} of {total} partitions failed; the others are done and kept. "
+        "Run the same job again after mending the cause:\n" + "\n".join(shown) + more
+    )
+    summary.__cause__ = errors[0]
+    return summary

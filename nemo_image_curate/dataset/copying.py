@@ -1,0 +1,178 @@
+"""Write one output shard of an export by copying the byte ranges that staging found."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset import saving
+from nemo_image_curate.dataset.opening import SHARD_COLUMN
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards.index import Member, format_idx
+from nemo_image_curate.shards.writer import TarWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The staged column that says where the members of each row lie.
+MEMBERS = "__members__"
+# Bytes of source ranges held at once while copying from an object store.
+_REMOTE_CHUNK = 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How output shards and samples are called."""
+
+    samples_per_shard: int
+    max_shards: int
+    id_col: str
+    old_id_col: str | None
+
+    def shard(self, number: int) -> str:
+        """The name of an output shard, without extension."""
+        return f"{number:0{self.max_shards}d}"
+
+    def key(self, shard: int, row: int) -> str:
+        """The key of a sample: the shard's name, then its row with a fixed number of digits."""
+        digits = len(str(self.samples_per_shard - 1))
+        return f"{self.shard(shard)}{row:0{digits}d}"
+
+
+def tar_of(sidecar_location: str) -> str:
+    """The tar beside an output sidecar."""
+    return sidecar_location.removesuffix("parquet") + "tar"
+
+
+def write_shard(
+    number: int,
+    slices: list[tuple[str, int, int]],
+    target: saving.Target,
+    root: str,
+    naming: Naming,
+    provenance: dict[str, Any],
+) -> None:
+    """Write one output shard: the tar, then its index, then its sidecar, which marks it done.
+
+    Parameters
+    ----------
+    number : int
+    slices : list of (str, int, int)
+        Staged Parquet file, first row, and the row after the last, in order.
+    target : Target
+        The sidecar to write.
+    root : str
+        What the staged rows' shards are relative to.
+    """
+    import pyarrow as pa
+
+    pieces = [
+        shard_columns.read_sidecar(location).slice(start, stop - start)
+        for location, start, stop in slices
+    ]
+    table = pa.concat_tables(pieces)
+    keys = [naming.key(number, row) for row in range(len(table))]
+    written = _write_tar(tar_of(target.location), table, keys, root, naming)
+    storage.write_bytes(
+        target.location[: -len("parquet")] + "idx",
+        format_idx(written).encode("utf-8", "surrogateescape"),
+    )
+    old = table[naming.id_col]
+    table = table.drop_columns(MEMBERS)
+    table = _replace(table, naming.id_col, pa.array(keys, pa.string()))
+    table = _replace(
+        table, SHARD_COLUMN, pa.array([naming.shard(number) + ".tar"] * len(keys), pa.string())
+    )
+    if naming.old_id_col is not None:
+        table = _replace(table, naming.old_id_col, old)
+    saving.write_table(table, target, provenance, {})
+
+
+def _replace(table: pa.Table, name: str, values: Any) -> pa.Table:
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), name, values)
+    return table.append_column(name, values)
+
+
+def _write_tar(
+    location: str, table: pa.Table, keys: list[str], root: str, naming: Naming
+) -> list[list[tuple[str, Member]]]:
+    old_keys = table[naming.id_col].to_pylist()
+    members = [[Member(**one) for one in found] for found in table[MEMBERS].to_pylist()]
+    contents = _contents(root, table[SHARD_COLUMN].to_pylist(), members)
+    written = []
+    with storage.atomic_write(location) as file:
+        tar = TarWriter(file)
+        for key, old_key, sample in zip(keys, old_keys, members, strict=True):
+            entries = []
+            for member in sample:
+                content = next(contents)
+                if member.extension.lower() == "json":
+                    content = _with_new_id(content, naming, old_key, key)
+                name = f"{key}.{member.extension}"
+                entries.append((name, tar.add(name, member.extension, content)))
+            written.append(entries)
+        tar.close()
+        contents.close()
+    return written
+
+
+def _contents(
+    root: str, shards: list[str], members: list[list[Member]]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of all members in order; at most one source shard open at a time."""
+    start = 0
+    while start < len(shards):
+        stop = start
+        while stop < len(shards) and shards[stop] == shards[start]:
+            stop += 1
+        ranges = [member for sample in members[start:stop] for member in sample]
+        location = storage.join(root, shards[start])
+        local = storage.is_local(location)
+        yield from _local(location, ranges) if local else _remote(location, ranges)
+        start = stop
+
+
+def _local(location: str, ranges: list[Member]) -> Iterator[memoryview]:
+    with open(location, "rb") as file:
+        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    for member in ranges:
+        end = member.offset + member.size
+        if end > len(whole):
+            raise DatasetError(f"{location} became shorter while it was exported.")
+        yield whole[member.offset : end]
+
+
+def _remote(location: str, ranges: list[Member]) -> Iterator[bytes]:
+    chunk: list[tuple[int, int]] = []
+    held = 0
+    for member in ranges:
+        chunk.append((member.offset, member.size))
+        held += member.size
+        if held >= _REMOTE_CHUNK:
+            yield from storage.read_ranges(location, chunk)
+            chunk, held = [], 0
+    if chunk:
+        yield from storage.read_ranges(location, chunk)
+
+
+def _with_new_id(
+    content: bytes | memoryview, naming: Naming, old_key: str, key: str
+) -> bytes | memoryview:
+    """A ``.json`` member with its id field renamed as the sample is; others unchanged."""
+    raw = bytes(content)
+    try:
+        fields = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    if not isinstance(fields, dict) or naming.id_col not in fields:
+        return raw
+    fields[naming.id_col] = key
+    if naming.old_id_col is not None:
+        fields[naming.old_id_col] = old_key
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")

@@ -1,0 +1,390 @@
+"""`ImageTextPairDataset`: WebDataset tars and a Dask frame of what is known about their samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import frames, storage
+from nemo_image_curate.dataset import exporting, saving
+from nemo_image_curate.dataset.copying import Naming
+from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.opening import (
+    SHARD_COLUMN,
+    MetadataReader,
+    Opened,
+    Source,
+    open_webdataset,
+    write_manifest,
+)
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.shards.reader import TarShard, stem
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from nemo_image_curate.dataset.gallery import Gallery
+
+
+class ImageTextPairDataset:
+    """Images in WebDataset tars, with one row of metadata for each in a Dask frame.
+
+    Make one with `from_webdataset`. Stages (embedders, classifiers) are called with a dataset and
+    return a new one whose frame has more columns; nothing is computed before it is saved,
+    exported or looked at.
+
+    Parameters
+    ----------
+    path : str
+        What the ``shard`` column is relative to.
+    metadata : dask.dataframe.DataFrame
+        With the columns `id_col` and ``shard``; together they say where a row's bytes are.
+    tar_files : list of str
+        Paths or URLs of all tars.
+    id_col : str, default "key"
+
+    Attributes
+    ----------
+    metadata : dask.dataframe.DataFrame
+        The plain Dask frame: filter it, assign to its columns, replace it.
+    provenance : dict of str to dict
+        For each produced column: stage, model, weights sha256, preprocessing, version.
+    orphans : list of str
+        Sidecars without a tar, which are left out.
+
+    Examples
+    --------
+    >>> ds = ImageTextPairDataset.from_webdataset("data/")  # doctest: +SKIP
+    >>> ds = TimmImageEmbedder("offline")(ds)  # doctest: +SKIP
+    >>> ds.metadata = ds.metadata[ds.metadata.width > 256]  # doctest: +SKIP
+    >>> ds.save_metadata("scored/")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        path: str,
+        metadata: Any,
+        tar_files: Sequence[str],
+        id_col: str = "key",
+    ):
+        self.path = path
+        self.metadata = metadata
+        self.tar_files = list(tar_files)
+        self.id_col = id_col
+        self.provenance: dict[str, Any] = {}
+        self.orphans: list[str] = []
+        self._home: str | None = None
+
+    @classmethod
+    def from_webdataset(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str],
+        id_col: str | None = None,
+        metadata: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+    ) -> ImageTextPairDataset:
+        """Open a dataset lazily, one partition per shard.
+
+        Parameters
+        ----------
+        path : str, path or list of them
+            A folder of tars (searched with its subfolders), a glob, a brace pattern, a list, an
+            fsspec URL, or a folder written by `save_metadata`. Columns come from ``STEM.parquet``
+            beside each tar; without it from the tar's ``.txt`` (as ``caption``) and ``.json``.
+        id_col : str, optional
+            The sidecars' column of sample keys. Default: ``key``, or what was saved.
+        metadata : str or path, optional
+            A folder written by `save_metadata`, when its tars are not where they were then; or
+            any folder with a ``STEM.parquet`` for each tar.
+        backend : {"auto", "cpu", "gpu"}
+            Of the frame: pandas or cuDF.
+
+        Returns
+        -------
+        ImageTextPairDataset
+
+        Raises
+        ------
+        DatasetError
+            When there are no tars, or a file is missing or unreadable.
+        SchemaError
+            When sidecars have no common type for a column.
+        """
+        return cls._of(open_webdataset(path, id_col, metadata, backend))
+
+    @classmethod
+    def _of(cls, opened: Opened) -> ImageTextPairDataset:
+        dataset = cls(opened.root, opened.frame, opened.tar_files, opened.id_col)
+        dataset.provenance, dataset.orphans = opened.provenance, opened.orphans
+        dataset._home = opened.home
+        return dataset
+
+    @property
+    def backend(self) -> frames.Backend:
+        """``cpu`` or ``gpu``: which library the frame's partitions are made of."""
+        return frames.backend_of(self.metadata)
+
+    def replace(
+        self, metadata: Any, provenance: dict[str, Any] | None = None
+    ) -> ImageTextPairDataset:
+        """The same tars with another frame, and what is known of its new columns."""
+        other = type(self)(self.path, metadata, self.tar_files, self.id_col)
+        other.provenance = {**self.provenance, **(provenance or {})}
+        other.orphans, other._home = self.orphans, self._home
+        return other
+
+    def filter(self, condition: Any) -> ImageTextPairDataset:
+        """Keep the rows for which a condition is true; null counts as false.
+
+        Parameters
+        ----------
+        condition : str or Dask series of bool
+            An expression over the columns in pandas/cuDF query syntax, such as
+            ``"aesthetic_score > 5 and width >= 256"``, or a mask made from `metadata`.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When the expression names a column that does not exist.
+        ConfigError
+            When it is no valid expression.
+        """
+        if not isinstance(condition, str):
+            return self.replace(self.metadata[condition])
+        try:
+            return self.replace(self.metadata.query(condition))
+        except Exception as error:
+            name = getattr(error, "name", None) or _undefined_name(error)
+            if name:
+                raise ColumnNotFoundError(name, self.metadata.columns) from error
+            raise ConfigError(
+                f"cannot use the expression {condition!r}: {error}. Compare columns with values, "
+                "for example: aesthetic_score > 5 and width >= 256"
+            ) from error
+
+    def select(self, columns: Sequence[str]) -> ImageTextPairDataset:
+        """Keep these columns, and those that say where a row's bytes are."""
+        frames.require_columns(self.metadata, *columns)
+        keep = [self.id_col, SHARD_COLUMN]
+        return self.replace(self.metadata[keep + [name for name in columns if name not in keep]])
+
+    def head(self, n: int = 5) -> Any:
+        """The first rows, computed."""
+        return self.metadata.head(n, npartitions=-1)
+
+    def __len__(self) -> int:
+        return len(self.metadata[self.id_col])
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageTextPairDataset({self.path!r}, {len(self.tar_files)} shards, "
+            f"{self.backend}, columns: {', '.join(map(str, self.metadata.columns))})"
+        )
+
+    def image(self, key: str, shard: str | None = None) -> Image:
+        """One sample's picture.
+
+        Parameters
+        ----------
+        key : str
+        shard : str, optional
+            Needed when several shards have a sample with this key.
+
+        Returns
+        -------
+        PIL.Image.Image
+
+        Raises
+        ------
+        DatasetError
+            When there is no such sample, or more than one.
+        ImageError
+            When its bytes are no picture.
+        """
+        from nemo_image_curate.dataset.gallery import open_image
+
+        if shard is None:
+            frame = self.metadata[[self.id_col, SHARD_COLUMN]]
+            found = frames.to_arrow(frame[frame[self.id_col] == key].compute())
+            shards = sorted(set(found[SHARD_COLUMN].to_pylist()))
+            if len(shards) != 1:
+                where = f"is in several shards: {', '.join(shards)}; give shard=" if shards else ""
+                raise DatasetError(f"key {key!r} {where or 'is not in the dataset'}.")
+            shard = shards[0]
+        with TarShard(storage.join(self.path, shard), use_index_file=True) as opened:
+            (data,) = opened.read([opened.index.image(key)])
+        if data is None:
+            raise DatasetError(f"sample {key!r} has no image in {shard}.")
+        return open_image(data, f"{shard}: {key}")
+
+    def show(self, samples: int | Sequence[str] = 12, captions: str = "caption") -> Gallery:
+        """An image grid for notebooks.
+
+        Parameters
+        ----------
+        samples : int or sequence of str
+            How many of the first samples, or which keys.
+        captions : str
+            The column to print under each picture, when there is one.
+
+        Returns
+        -------
+        Gallery
+            Shows itself in a notebook; ``.save(path)`` writes it as an HTML file.
+        """
+        from nemo_image_curate.dataset.gallery import Gallery
+
+        return Gallery.of(self, samples, captions)
+
+    def save_metadata(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        columns: Sequence[str] | None = None,
+        progress: bool | None = None,
+    ) -> ImageTextPairDataset:
+        """Compute the frame and write it as Parquet, one file per shard.
+
+        Each file appears only when it is complete, and carries a fingerprint of what it was made
+        from: running the same thing again computes only what is missing or changed, and the
+        result is the same bytes as that of an undisturbed run.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            A folder; tars stay where they are and may be read-only. Default: in place, where the
+            sidecars are; the old file stays whole until the new one replaces it. In place, doing
+            the same assignment a second time counts as done already.
+        columns : sequence of str, optional
+            Write only these, with `id_col` and ``shard``.
+        progress : bool, optional
+            Show a progress bar. Default: on a terminal.
+
+        Returns
+        -------
+        ImageTextPairDataset
+            What was written, opened again, so that nothing is computed twice.
+
+        Raises
+        ------
+        ConfigError
+            In place, when partitions are no longer one shard each.
+        JobError
+            When partitions failed; the finished ones are kept.
+        """
+        chosen = self if columns is None else self.select(columns)
+        frame = chosen.metadata
+        frames.require_columns(frame, self.id_col, SHARD_COLUMN)
+        _, sources = self.source()
+        lineage = Lineage(frame)
+        if path is None:
+            if not lineage.aligned:
+                raise ConfigError(
+                    "save_metadata() in place needs one partition per shard, but this frame was "
+                    "repartitioned, shuffled or merged. Give a folder: save_metadata('scored/')."
+                )
+            folder = self._home
+            locations = [source.sidecar_location for source in sources]
+        else:
+            folder = storage.normalise(path)
+            names = (
+                [stem(source.shard or source.label) + ".parquet" for source in sources]
+                if lineage.aligned and all(source.shard for source in sources)
+                else [f"part-{number:05d}.parquet" for number in range(frame.npartitions)]
+            )
+            locations = [storage.join(folder, name) for name in names]
+        in_place = path is None or locations == [source.sidecar_location for source in sources]
+        targets = saving.plan(frame, sources, locations, in_place, "save", self.id_col)
+        saving.save(frame, targets, self.provenance, "save", progress)
+        if folder is not None:
+            shards = [source.shard for source in sources] if lineage.aligned else []
+            shards += [None] * (len(locations) - len(shards))
+            files = [
+                {"file": location[len(folder) + 1 :], "shard": shard}
+                for location, shard in zip(locations, shards, strict=True)
+            ]
+            tars = [tar[len(self.path) + 1 :] for tar in self.tar_files]
+            write_manifest(folder, self.path, self.id_col, tars, files)
+        for below in {folder} if folder else {storage.parent(one) for one in locations}:
+            storage.remove_temporaries(below)
+        where: str | list[str] = folder if folder is not None else self.tar_files
+        return self._of(open_webdataset(where, self.id_col, None, self.backend, self.path))
+
+    def to_webdataset(
+        self,
+        path: str | os.PathLike[str],
+        filter_column: str | None = None,
+        samples_per_shard: int = 10000,
+        max_shards: int = 5,
+        old_id_col: str | None = None,
+        use_index_files: bool = False,
+        progress: bool | None = None,
+    ) -> exporting.ExportSummary:
+        """Write the samples of the frame as new shards: ``.tar``, ``.parquet`` and ``.idx`` each.
+
+        Members are copied byte for byte. Samples get new keys, in the order of the rows: the
+        number of the shard followed by that of the row; the id column and the id field of the
+        ``.json`` member change together. Stopped runs continue where they were.
+
+        Parameters
+        ----------
+        path : str or path
+            An empty or new folder, or one that this same export began to fill.
+        filter_column : str, optional
+            A bool column; rows where it is false or null are left out.
+        samples_per_shard : int, default 10000
+        max_shards : int, default 5
+            Digits in shard names: 5 allows 100,000 shards.
+        old_id_col : str, optional
+            Keep the old keys in a column (and ``.json`` field) of this name.
+        use_index_files : bool, default False
+            Find members with the ``.idx`` files beside the input tars.
+        progress : bool, optional
+            Show progress bars. Default: on a terminal.
+
+        Returns
+        -------
+        ExportSummary
+
+        Raises
+        ------
+        ConfigError
+            For unusable arguments.
+        DatasetError
+            When `path` holds something else.
+        """
+        naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
+        return exporting.export(
+            self.metadata,
+            self.source()[1],
+            self.path,
+            self.provenance,
+            storage.normalise(path),
+            naming,
+            filter_column,
+            use_index_files,
+            progress,
+        )
+
+    def source(self) -> tuple[MetadataReader, list[Source]]:
+        """What the frame reads, before anything was done to it.
+
+        For a frame that was made elsewhere: its tars, as far as they exist.
+        """
+        for node in self.metadata.expr.walk():
+            if "func" in node._parameters and isinstance(node.operand("func"), MetadataReader):
+                return node.operand("func"), list(node.operand("iterables")[0])
+        schema = frames.to_arrow(self.metadata._meta).schema
+        sources = [
+            Source(tar[len(self.path) + 1 :], stem(tar) + ".parquet", storage.stat(tar))
+            for tar in self.tar_files
+        ]
+        return MetadataReader(self.path, self.id_col, schema, self.backend), sources
+
+
+def _undefined_name(error: BaseException) -> str | None:
+    """The name that a failed query could not find, from pandas' or cuDF's message."""
+    import re
+
+    match = re.search(r"name '([^']+)' is not defined", str(error))
+    return match[1] if match else None

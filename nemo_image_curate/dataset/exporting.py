@@ -1,0 +1,256 @@
+"""Reshard the kept samples into a clean WebDataset by copying byte ranges.
+
+Two steps, both resumable. Staging computes each partition once, keeps the rows that are wanted
+and have bytes, and notes where those bytes lie. Then all output shards are planned from the row
+counts, and one task per output shard copies ranges: nothing is decoded or encoded again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate.dataset import saving
+from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_shard
+from nemo_image_curate.dataset.lineage import fingerprint
+from nemo_image_curate.dataset.opening import SHARD_COLUMN, Source
+from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_STAGING = "_staging"
+_MANIFEST = "_export.json"
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export did: every row of the input is in one of these numbers.
+
+    Attributes
+    ----------
+    path : str
+    shards : int
+    samples : int
+        Written to the output.
+    filtered : int
+        Left out by `filter_column`.
+    missing : int
+        Wanted, but without bytes in any shard.
+    """
+
+    path: str
+    shards: int
+    samples: int
+    filtered: int
+    missing: int
+
+
+def export(
+    frame: Any,
+    sources: Sequence[Source],
+    root: str,
+    provenance: dict[str, Any],
+    path: str,
+    naming: Naming,
+    filter_column: str | None,
+    use_index_files: bool,
+    progress: bool | None,
+) -> ExportSummary:
+    """Write the samples of `frame` below `path`; see `ImageTextPairDataset.to_webdataset`."""
+    import dask
+
+    _check(frame, root, path, naming, filter_column)
+    staging = storage.join(path, _STAGING)
+    locations = [
+        storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
+    ]
+    config = ("export", root, filter_column, naming.id_col)
+    targets = saving.plan(frame, sources, locations, False, *config)
+    prints = [target.fingerprint for target in targets]
+    storage.make_dirs(path)
+    manifest = _read_manifest(path, prints, naming)
+    locate = _Locate(root, naming.id_col, filter_column, use_index_files)
+    if manifest is None:
+        found = saving.save(frame, targets, provenance, "staging", progress, locate)
+        manifest = {"fingerprints": prints, "naming": repr(naming), "staged": found}
+        _write_manifest(path, manifest)
+    staged = manifest["staged"]
+    plan = _plan([summary["rows"] for summary in staged], naming)
+    outputs = [
+        _output_target(path, naming, number, slices, prints) for number, slices in enumerate(plan)
+    ]
+    todo = [
+        number
+        for number, done in enumerate(saving.summaries(outputs))
+        if done is None or storage.stat(tar_of(outputs[number].location)) is None
+    ]
+    if todo:
+        # A shard that was deleted after its export has lost its staged rows as well.
+        parts = sorted({one.part for number in todo for one in plan[number]})
+        picked = frame if len(parts) == frame.npartitions else frame.partitions[parts]
+        wanted = [targets[part] for part in parts]
+        saving.save(picked, wanted, provenance, "staging", progress, locate)
+        write = dask.delayed(write_shard, pure=False)
+        tasks = [
+            write(
+                number,
+                [(locations[one.part], one.start, one.stop) for one in plan[number]],
+                outputs[number],
+                root,
+                naming,
+                provenance,
+            )
+            for number in todo
+        ]
+        labels = [outputs[number].label for number in todo]
+        cluster.compute_all(tasks, labels, "export", progress)
+    storage.remove_tree(staging)
+    storage.remove_temporaries(path)
+    return ExportSummary(
+        path,
+        len(plan),
+        sum(summary["rows"] for summary in staged),
+        sum(summary["filtered"] for summary in staged),
+        sum(summary["missing"] for summary in staged),
+    )
+
+
+def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str | None) -> None:
+    frames.require_columns(frame, naming.id_col, SHARD_COLUMN)
+    if naming.samples_per_shard < 1:
+        raise ConfigError(
+            f"samples_per_shard={naming.samples_per_shard} should be a positive integer."
+        )
+    if naming.max_shards < 1:
+        raise ConfigError(f"max_shards={naming.max_shards} should be a positive number of digits.")
+    if naming.old_id_col in (naming.id_col, SHARD_COLUMN):
+        raise ConfigError(f"old_id_col={naming.old_id_col!r} is the name of another column.")
+    if filter_column is not None:
+        frames.require_columns(frame, filter_column)
+        kind = str(frame.dtypes[filter_column])
+        if not kind.startswith("bool"):
+            raise ConfigError(
+                f"filter_column {filter_column!r} is {kind}, not bool. Assign a comparison to it, "
+                f"such as metadata[{filter_column!r}] > 0."
+            )
+    if path == root or root.startswith(path + "/"):
+        raise ConfigError(f"the output {path} would overwrite the input {root}.")
+
+
+def _read_manifest(path: str, prints: list[str], naming: Naming) -> dict[str, Any] | None:
+    """The plan of an earlier run of this same export; None when there was none.
+
+    Raises
+    ------
+    DatasetError
+        When the folder holds something else: mixing two exports would give wrong data silently.
+    """
+    location = storage.join(path, _MANIFEST)
+    if storage.stat(location) is not None:
+        manifest = json.loads(storage.read_bytes(location))
+        if manifest["fingerprints"] == prints and manifest["naming"] == repr(naming):
+            return dict(manifest)
+        raise DatasetError(
+            f"{path} holds an export of other rows or settings. Choose an empty folder, or delete "
+            "that one first."
+        )
+    if storage.find(path, ".tar"):
+        raise DatasetError(
+            f"{path} already holds .tar files that this export did not write. Choose an empty "
+            "folder."
+        )
+    return None
+
+
+def _write_manifest(path: str, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    storage.write_bytes(storage.join(path, _MANIFEST), text.encode())
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Rows ``start`` to ``stop`` of one staged partition."""
+
+    part: int
+    start: int
+    stop: int
+
+
+def _plan(rows: list[int], naming: Naming) -> list[list[_Slice]]:
+    """Which staged rows go to which output shard: in order, all shards full but the last."""
+    plan: list[list[_Slice]] = []
+    space = 0
+    for part, count in enumerate(rows):
+        start = 0
+        while start < count:
+            if space == 0:
+                plan.append([])
+                space = naming.samples_per_shard
+            taken = min(space, count - start)
+            plan[-1].append(_Slice(part, start, start + taken))
+            start, space = start + taken, space - taken
+    if len(plan) > 10**naming.max_shards:
+        raise ConfigError(
+            f"{len(plan)} shards do not fit in names of max_shards={naming.max_shards} digits. "
+            f"Raise max_shards to {len(str(len(plan) - 1))} or more, or samples_per_shard."
+        )
+    return plan
+
+
+def _output_target(
+    path: str, naming: Naming, number: int, slices: list[_Slice], prints: list[str]
+) -> saving.Target:
+    name = naming.shard(number)
+    # The fingerprints of the staged partitions say what is in their rows.
+    content = [(prints[one.part], one.start, one.stop) for one in slices]
+    location = storage.join(path, name + ".parquet")
+    return saving.Target(location, name + ".tar", fingerprint(repr(naming), content), "", 0.0)
+
+
+class _Locate:
+    """Keeps the wanted rows of a partition and adds where the members of each lie."""
+
+    def __init__(self, root: str, id_col: str, filter_column: str | None, use_index_files: bool):
+        self.root = root
+        self.id_col = id_col
+        self.filter_column = filter_column
+        self.use_index_files = use_index_files
+
+    def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        before = len(table)
+        if self.filter_column is not None:
+            # A null means that the condition could not be told: such a row is not kept.
+            table = table.filter(pc.fill_null(table[self.filter_column], False))
+        kept = len(table)
+        members = self._members(table)
+        kind = pa.list_(
+            pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
+        )
+        table = table.append_column(MEMBERS, pa.array(members, kind))
+        table = table.filter(pc.is_valid(table[MEMBERS]))
+        counts = {"filtered": before - kept, "missing": kept - len(table)}
+        return table, {"rows": len(table), **counts}
+
+    def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:
+        keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
+        members: list[list[dict[str, Any]] | None] = [None] * len(keys)
+        rows_of: dict[str, list[int]] = {}
+        for row, shard in enumerate(shards):
+            if shard is not None and keys[row] is not None:
+                rows_of.setdefault(shard, []).append(row)
+        for shard, rows in rows_of.items():
+            with TarShard(storage.join(self.root, shard), self.use_index_files) as opened:
+                samples = opened.index.samples
+                for row in rows:
+                    # A sample without an image is no sample of a clean image dataset.
+                    if opened.index.image(keys[row]) is not None:
+                        members[row] = [one._asdict() for one in samples[keys[row]]]
+        return members

@@ -1,0 +1,208 @@
+"""Write the partitions of a frame as Parquet files: atomic, resumable, the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate.dataset.lineage import Lineage, fingerprint
+from nemo_image_curate.dataset.opening import Source
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Done on a partition as an Arrow table just before it is written; returns what to add to the
+# summary. Used by the export to look up where each row's bytes lie.
+Finish = Callable[["pa.Table"], tuple["pa.Table", dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One file to be written, and the fingerprint of what goes in.
+
+    Attributes
+    ----------
+    location : str
+    label : str
+        What to call it in messages.
+    fingerprint : str
+    origin : str
+        The digest of the sidecar that the work started from.
+    newest_input : float
+        Modification time of the newest input; an older file is not its result.
+    """
+
+    location: str
+    label: str
+    fingerprint: str
+    origin: str
+    newest_input: float
+
+
+def plan(
+    frame: Any,
+    sources: Sequence[Source],
+    locations: Sequence[str],
+    in_place: bool,
+    *config: Any,
+) -> list[Target]:
+    """The targets of a frame's partitions; `config` is whatever else decides their content."""
+    lineage = Lineage(frame)
+    identities = [source.identity(in_place) for source in sources]
+    times = [_input_time(source, in_place) for source in sources]
+    common = [__version__, lineage.token, *config]
+    if not lineage.independent:
+        common += [identities, len(locations)]
+    targets = []
+    for position, location in enumerate(locations):
+        own = sources[position] if lineage.aligned else None
+        identity = identities[position] if lineage.independent else position
+        newest = times[position] if lineage.independent else max(times, default=0.0)
+        targets.append(
+            Target(
+                location,
+                own.label if own else location,
+                fingerprint(*common, identity),
+                str(own.identity(in_place)[2]) if own else "",
+                newest,
+            )
+        )
+    return targets
+
+
+def _input_time(source: Source, in_place: bool) -> float:
+    inputs = [source.tar, None if in_place else source.sidecar]
+    return max((info.mtime for info in inputs if info is not None), default=0.0)
+
+
+def summary_if_done(target: Target) -> dict[str, Any] | None:
+    """What a finished target holds, or None when it is missing, half, or of other work."""
+    info = storage.stat(target.location)
+    if info is None or info.mtime < target.newest_input:
+        return None
+    try:
+        record = shard_columns.read_footer(target.location).record
+    except DatasetError:
+        return None
+    return record.get("summary") if record.get("fingerprint") == target.fingerprint else None
+
+
+def summaries(targets: Sequence[Target]) -> list[dict[str, Any] | None]:
+    """`summary_if_done` of many targets, concurrently."""
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(summary_if_done, targets))
+
+
+def save(
+    frame: Any,
+    targets: Sequence[Target],
+    provenance: dict[str, Any],
+    what: str,
+    progress: bool | None,
+    finish: Finish | None = None,
+) -> list[dict[str, Any]]:
+    """Compute and write the partitions that are not done.
+
+    Returns
+    -------
+    list of dict
+        For each target what it holds: ``rows``, and ``errors`` by kind.
+    """
+    import dask
+
+    found = summaries(targets)
+    todo = [position for position, summary in enumerate(found) if summary is None]
+    if todo:
+        partitions = frame.to_delayed()
+        schema = frames.to_arrow(frame._meta).schema
+        for folder in sorted({storage.parent(targets[position].location) for position in todo}):
+            storage.make_dirs(folder)
+        write = dask.delayed(write_partition, pure=False)
+        tasks = [
+            write(partitions[position], targets[position], schema, provenance, finish)
+            for position in todo
+        ]
+        labels = [targets[position].label for position in todo]
+        results = cluster.compute_all(tasks, labels, what, progress)
+        for position, summary in zip(todo, results, strict=True):
+            found[position] = summary
+    return [summary for summary in found if summary is not None]
+
+
+def write_partition(
+    frame: Any,
+    target: Target,
+    schema: pa.Schema,
+    provenance: dict[str, Any],
+    finish: Finish | None,
+) -> dict[str, Any]:
+    """Write one computed partition; runs on a worker.
+
+    Raises
+    ------
+    DatasetError
+        Naming the file, when it cannot be written.
+    """
+    table = _with_schema(frames.to_arrow(frame), schema)
+    extra: dict[str, Any] = {}
+    if finish is not None:
+        table, extra = finish(table)
+    return write_table(table, target, provenance, extra)
+
+
+def write_table(
+    table: pa.Table, target: Target, provenance: dict[str, Any], extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Write an Arrow table with our record in its metadata; returns the summary in that record."""
+    import pyarrow.parquet as pq
+
+    summary = {"rows": len(table), "errors": _error_kinds(table), **extra}
+    record = {
+        "version": __version__,
+        "fingerprint": target.fingerprint,
+        "origin": target.origin,
+        "columns": {name: provenance[name] for name in table.column_names if name in provenance},
+        "summary": summary,
+    }
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False)
+    table = table.replace_schema_metadata({shard_columns.RECORD_KEY: text.encode()})
+    # Dictionary pages only cost time on float vectors, which do not repeat.
+    plain = [field.name for field in table.schema if not str(field.type).startswith("list")]
+    try:
+        with storage.atomic_write(target.location) as file:
+            pq.write_table(table, file, use_dictionary=plain)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot write {target.location}: {error.strerror or error}. The old file, if any, is "
+            "whole. For read-only inputs give an output folder (save_metadata(path), --output)."
+        ) from error
+    return summary
+
+
+def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """One schema for all files: an all-null object column has no type of its own."""
+    import pyarrow as pa
+
+    fields = [
+        table.schema.field(field.name) if pa.types.is_null(field.type) else field
+        for field in schema
+    ]
+    return shard_columns.conform(table, shard_columns.storage_schema(pa.schema(fields)))
+
+
+def _error_kinds(table: pa.Table) -> dict[str, int]:
+    """How many rows have which kind of ``image_error``: the text before its colon."""
+    if "image_error" not in table.column_names:
+        return {}
+    kinds: dict[str, int] = {}
+    for reason in table["image_error"].drop_null().to_pylist():
+        kind = str(reason).partition(":")[0]
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return dict(sorted(kinds.items()))

@@ -1,0 +1,264 @@
+"""The two dataframe backends: pandas with Arrow dtypes on a CPU, cuDF on a GPU.
+
+Only this module knows which one is in use. Everything else exchanges Arrow tables with it, or
+uses the methods that both share.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any, Literal
+
+from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, DatasetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+Backend = Literal["cpu", "gpu"]
+_ENVIRONMENT = "NEMO_IMAGE_CURATE_BACKEND"
+# cuDF columns, and Arrow's 32-bit list offsets, address at most this many leaf values.
+MAX_LEAVES = 2**31 - 1
+
+
+@functools.cache
+def gpu_problem() -> str | None:
+    """Why the GPU backend does not work on this machine, or None when it does.
+
+    ``import cudf`` succeeds without a GPU and fails at first use, so a tiny frame is built.
+    """
+    try:
+        import torch
+
+        if not torch.cuda.is_available():
+            return "torch.cuda.is_available() is False"
+        import cudf
+
+        cudf.DataFrame({"a": [1]})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def resolve_backend(backend: str = "auto") -> Backend:
+    """Turn ``auto``, ``cpu`` or ``gpu`` into the backend to use.
+
+    The environment variable ``NEMO_IMAGE_CURATE_BACKEND`` takes the place of ``auto``.
+
+    Raises
+    ------
+    ConfigError
+        For any other name.
+    BackendError
+        When ``gpu`` is asked for and no GPU works.
+    """
+    if backend == "auto":
+        backend = os.environ.get(_ENVIRONMENT, "auto")
+    if backend == "auto":
+        return "cpu" if gpu_problem() else "gpu"
+    if backend == "cpu":
+        return "cpu"
+    if backend != "gpu":
+        raise ConfigError(f"backend={backend!r} should be one of 'auto', 'cpu', 'gpu'.")
+    if problem := gpu_problem():
+        raise BackendError(
+            f"backend='gpu' does not work here: {problem}. Install the cuda12 or cuda13 extra on "
+            "a machine with an NVIDIA GPU, or use backend='cpu'."
+        )
+    return "gpu"
+
+
+def backend_of(frame: Any) -> Backend:
+    """The backend of a frame, series or Dask collection of them."""
+    meta = getattr(frame, "_meta", frame)
+    return "gpu" if type(meta).__module__.split(".")[0] == "cudf" else "cpu"
+
+
+def from_arrow(table: pa.Table, backend: Backend) -> Any:
+    """A dataframe with the columns of an Arrow table; nulls mean the same on both backends."""
+    if backend == "gpu":
+        import cudf
+
+        return cudf.DataFrame.from_arrow(table)
+    import pandas as pd
+
+    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+
+
+def to_arrow(frame: Any) -> pa.Table:
+    """An Arrow table with the columns of a dataframe, in one chunk and without its index."""
+    import pyarrow as pa
+
+    if backend_of(frame) == "gpu":
+        table = frame.to_arrow(preserve_index=False)
+    else:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    return table.replace_schema_metadata(None).combine_chunks()
+
+
+def column_to_arrow(series: Any) -> pa.Array:
+    """One column as a single Arrow array."""
+    import pyarrow as pa
+
+    array = series.to_arrow() if backend_of(series) == "gpu" else pa.array(series, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
+    """A copy of `frame` with columns added or replaced.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame or cudf.DataFrame
+    columns : dict of str to pyarrow.Array or series
+        Each as long as the frame. Arrow arrays become columns of the frame's backend.
+    """
+    import pyarrow as pa
+
+    backend = backend_of(frame)
+    frame = frame.copy(deep=False)
+    for name, values in columns.items():
+        if isinstance(values, (pa.Array, pa.ChunkedArray)):
+            values = from_arrow(pa.table({name: values}), backend)[name]
+        values.index = frame.index
+        frame[name] = values
+    return frame
+
+
+def check_leaves(rows: int, dim: int) -> None:
+    """Refuse an embedding column that would overflow 32-bit list offsets.
+
+    Raises
+    ------
+    DatasetError
+        With the number of rows that would fit.
+    """
+    if rows * dim > MAX_LEAVES:
+        raise DatasetError(
+            f"a partition of {rows:,} rows x {dim} values exceeds the 2^31 values that one list "
+            f"column can hold (at most {MAX_LEAVES // dim:,} rows at this width). Use smaller "
+            "shards, or metadata.repartition(npartitions=...)."
+        )
+
+
+def embedding_column(values: Any, kept: Any, rows: int) -> Any:
+    """A ``list<float32>`` column from the 2-D array of its non-null rows.
+
+    Parameters
+    ----------
+    values : numpy.ndarray or torch.Tensor, shape (n, d), float32
+        One embedding for each row in `kept`.
+    kept : sequence of int, length n
+        Ascending row numbers that have an embedding; all other rows become null.
+    rows : int
+        Length of the column.
+
+    Returns
+    -------
+    pyarrow.ListArray, or cudf.Series when `values` is a CUDA tensor
+        The values are not copied.
+    """
+    import numpy as np
+
+    n, dim = values.shape
+    check_leaves(rows, dim)
+    present = np.zeros(rows, dtype=bool)
+    present[np.asarray(kept, dtype=np.int64)] = True
+    offsets = np.zeros(rows + 1, dtype=np.int32)
+    np.cumsum(present, out=offsets[1:])
+    offsets *= dim
+    if getattr(values, "is_cuda", False):
+        return _cudf_lists(values, offsets, present)
+    import pyarrow as pa
+
+    leaves = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(n * dim))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), leaves, mask=None if present.all() else pa.array(~present)
+    )
+
+
+def _cudf_lists(values: Any, offsets: np.ndarray, present: np.ndarray) -> Any:
+    import cudf
+    import cupy
+
+    # cuDF adopts the device buffer through pylibcudf; only the small offsets travel.
+    import pylibcudf as plc
+
+    leaves = plc.Column.from_cuda_array_interface(cupy.asarray(values.contiguous()).reshape(-1))
+    starts = plc.Column.from_cuda_array_interface(cupy.asarray(offsets))
+    column = plc.Column(
+        plc.DataType(plc.TypeId.LIST), len(present), None, None, 0, 0, [starts, leaves]
+    )
+    series = cudf.Series.from_pylibcudf(column)
+    return series if present.all() else series.where(cudf.Series(cupy.asarray(present)))
+
+
+def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
+    """The non-null rows of an embedding column as one 2-D array.
+
+    Parameters
+    ----------
+    series : pandas.Series or cudf.Series of list<float32>
+
+    Returns
+    -------
+    values : numpy.ndarray or cupy.ndarray, shape (n, d), float32
+        A view of the column's memory where it can be; d is 0 when no row has an embedding.
+    kept : numpy.ndarray of int64, shape (n,)
+        The row numbers that `values` belong to.
+
+    Raises
+    ------
+    DatasetError
+        When rows differ in length, so that there is no 2-D array.
+    """
+    import numpy as np
+
+    if backend_of(series) == "gpu":
+        import cupy
+
+        kept = cupy.asnumpy(cupy.flatnonzero(series.notna().values))
+        present = series.dropna()
+        if not len(present):
+            return cupy.empty((0, 0), dtype=np.float32), kept
+        leaves = present.list.leaves.values.astype(np.float32, copy=False)
+    else:
+        import pyarrow.compute as pc
+
+        array = column_to_arrow(series)
+        kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
+        present = array.drop_null()
+        if not len(present):
+            return np.empty((0, 0), dtype=np.float32), kept
+        leaves = present.flatten().to_numpy(zero_copy_only=False)
+        leaves = leaves.astype(np.float32, copy=False)
+        widths = np.diff(present.offsets.to_numpy()) if hasattr(present, "offsets") else None
+        if widths is not None and len(widths) and (widths != widths[0]).any():
+            raise DatasetError(
+                f"column {series.name!r}: embeddings of different lengths "
+                f"({int(widths.min())} to {int(widths.max())}) in one partition."
+            )
+    if len(leaves) % len(present):
+        raise DatasetError(f"column {series.name!r}: embeddings of different lengths.")
+    return leaves.reshape(len(present), -1), kept
+
+
+def require_columns(frame: Any, *names: str) -> None:
+    """Check that columns exist.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        Naming the first that is missing, the columns there are, and the closest name.
+    """
+    for name in names:
+        if name not in frame.columns:
+            raise ColumnNotFoundError(name, frame.columns)
+
+
+def empty_column(frame: Any, arrow_type: pa.DataType) -> Any:
+    """A zero-length column of an Arrow type, for the schema of a lazy result."""
+    import pyarrow as pa
+
+    return from_arrow(pa.table({"column": pa.array([], arrow_type)}), backend_of(frame))["column"]

@@ -1,0 +1,214 @@
+"""The columns of one shard as an Arrow table: from its sidecar, or from the tar's own members."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.errors import DatasetError, SchemaError
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
+RECORD_KEY = b"nemo_image_curate"
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record."""
+
+    rows: int
+    schema: pa.Schema
+    digest: str
+    record: dict[str, Any]
+
+
+def read_footer(location: str) -> Footer:
+    """Read the footer of a Parquet file.
+
+    Raises
+    ------
+    DatasetError
+        Naming the file, when it is not a readable Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
+            metadata = parquet.metadata
+            schema = parquet.schema_arrow
+            raw = metadata.metadata or {}
+            columns = [
+                column.to_dict()
+                for group in range(metadata.num_row_groups)
+                for column in [metadata.row_group(group)]
+            ]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(location, error) from error
+    digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
+    digest.update(repr(sorted(raw.items())).encode())
+    record = json.loads(raw.get(RECORD_KEY, b"{}"))
+    return Footer(metadata.num_rows, storage_schema(schema), digest.hexdigest(), record)
+
+
+def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or those of `columns` that it has, without its metadata."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            wanted = names if columns is None else [name for name in columns if name in names]
+            table = parquet.read(columns=wanted)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(location, error) from error
+    return conform(table, storage_schema(table.schema))
+
+
+def _unreadable(location: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"sidecar {location} is not a readable Parquet file: {error}. Delete it to take the "
+        "columns from the tar's own .txt and .json members, or write it again."
+    )
+
+
+def tar_columns(shard: TarShard, id_col: str) -> pa.Table:
+    """Columns from a tar's own members: key, ``.txt`` as ``caption``, fields of ``.json``.
+
+    A sample without one of them, or whose JSON is broken, has nulls there. Values of mixed types
+    in one field become their JSON text.
+    """
+    import pyarrow as pa
+
+    index = shard.index
+    keys = list(index.samples)
+    columns: dict[str, list[Any]] = {}
+    texts = [index.member(key, ("txt",)) for key in keys]
+    fields = [index.member(key, ("json",)) for key in keys]
+    for row, content in enumerate(shard.read(fields)):
+        for name, value in _json_fields(content).items():
+            if name != id_col:
+                columns.setdefault(name, [None] * len(keys))[row] = value
+    if any(texts):
+        captions = columns.setdefault("caption", [None] * len(keys))
+        for row, content in enumerate(shard.read(texts)):
+            if content is not None:
+                captions[row] = content.decode("utf-8", "replace").rstrip("\r\n")
+    names = [_storable(key) for key in keys]
+    arrays = {id_col: pa.array(names, pa.string())}
+    arrays |= {name: _column(values) for name, values in columns.items()}
+    table = pa.table(arrays)
+    return conform(table, storage_schema(table.schema))
+
+
+def _storable(key: str) -> str:
+    """Arrow strings are UTF-8: a name in another encoding is shown with its bytes escaped."""
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _json_fields(content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        return {}
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _column(values: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        array = pa.array(values)
+        array.validate(full=True)
+        return array
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        texts = [None if value is None else _text(value) for value in values]
+        return pa.array(texts, pa.string())
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.encode("utf-8", "replace").decode()
+
+
+def storage_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with types that both frame backends hold: no dictionaries, views or nulls."""
+    import pyarrow as pa
+
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if types.is_null(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_fixed_size_list(kind) or types.is_large_list(kind) or types.is_list(kind):
+        return pa.list_(pa.field("item", _plain(kind.value_type)))
+    return kind
+
+
+def unify(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
+    """One schema for all shards: columns in order of appearance, types widened where they can be.
+
+    Raises
+    ------
+    SchemaError
+        Naming the shard, the column and both types, where there is no common type.
+    """
+    import pyarrow as pa
+
+    merged: dict[str, pa.Field] = {}
+    seen: set[bytes] = set()
+    for shard, schema in schemas:
+        identity = schema.serialize().to_pybytes()
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for field in schema:
+            known = merged.get(field.name)
+            if known is None or known.type == field.type:
+                merged[field.name] = known or field
+                continue
+            try:
+                merged[field.name] = pa.unify_schemas(
+                    [pa.schema([known]), pa.schema([field])], promote_options="permissive"
+                ).field(0)
+            except pa.ArrowException as error:
+                raise SchemaError(
+                    f"shard {shard}: column {field.name!r} is {field.type}, but {known.type} in "
+                    "the shards before it. Cast it to one type, or drop it, in these sidecars."
+                ) from error
+    return pa.schema(list(merged.values()))
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`: cast where types differ, null where absent."""
+    import pyarrow as pa
+
+    arrays = []
+    for field in schema:
+        if field.name not in table.column_names:
+            arrays.append(pa.nulls(len(table), field.type))
+        elif table.schema.field(field.name).type == field.type:
+            arrays.append(table[field.name])
+        else:
+            arrays.append(table[field.name].cast(field.type))
+    return pa.table(arrays, schema=schema)

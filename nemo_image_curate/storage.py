@@ -1,0 +1,231 @@
+"""Files anywhere fsspec reaches: list, stat, read, and write so that readers never see half a file.
+
+Locations are plain strings: absolute paths for local files, full URLs (``s3://bucket/key``) for
+everything else. Credentials and endpoints come from the environment (``AWS_ENDPOINT_URL``,
+fsspec's own configuration), so that the same string works on the driver and on every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from nemo_image_curate.errors import DatasetError
+
+# Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
+# told from the user's own files.
+_TEMPORARY = ".curate-tmp-"
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size in bytes and modification time (seconds since the epoch) of one file."""
+
+    location: str
+    size: int
+    mtime: float
+
+
+def filesystem(location: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a location, and the path inside it."""
+    import fsspec.core
+
+    return fsspec.core.url_to_fs(location)
+
+
+def is_local(location: str) -> bool:
+    """Whether a location is on a local (or mounted) file system."""
+    return "://" not in location
+
+
+def normalise(location: str | os.PathLike[str]) -> str:
+    """One spelling per place: absolute local paths, URLs without a final slash."""
+    location = os.fspath(location)
+    if location.startswith("file://"):
+        location = location[len("file://") :]
+    if is_local(location):
+        return os.path.abspath(os.path.expanduser(location))
+    return location.rstrip("/")
+
+
+def join(root: str, *parts: str) -> str:
+    """A location below `root`."""
+    return posixpath.join(root, *parts)
+
+
+def parent(location: str) -> str:
+    """The folder that holds a location."""
+    return posixpath.dirname(location)
+
+
+def stat(location: str) -> FileInfo | None:
+    """Size and modification time, or None when there is no such file."""
+    if is_local(location):
+        try:
+            found = os.stat(location)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileInfo(location, found.st_size, found.st_mtime)
+    fs, path = filesystem(location)
+    try:
+        return _info(location, fs.info(path))
+    except FileNotFoundError:
+        return None
+
+
+def _info(location: str, info: dict[str, Any]) -> FileInfo:
+    changed = info.get("mtime") or info.get("LastModified") or info.get("updated") or 0.0
+    if hasattr(changed, "timestamp"):
+        changed = changed.timestamp()
+    return FileInfo(
+        location, int(info["size"] or 0), float(changed) if _is_number(changed) else 0.0
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
+def is_dir(location: str) -> bool:
+    """Whether a location is a folder (for object stores: a prefix that holds something)."""
+    fs, path = filesystem(location)
+    return bool(fs.isdir(path))
+
+
+def find(folder: str, suffix: str) -> list[FileInfo]:
+    """All files below `folder` whose name ends in `suffix`, sorted; unfinished files left out."""
+    fs, path = filesystem(folder)
+    local = is_local(folder)
+    found = fs.find(path, detail=True)
+    return [
+        _info(name if local else fs.unstrip_protocol(name), info)
+        for name, info in sorted(found.items())
+        if name.lower().endswith(suffix) and _TEMPORARY not in name
+    ]
+
+
+def glob(pattern: str) -> list[FileInfo]:
+    """The files that match a glob pattern, sorted; unfinished files left out."""
+    fs, path = filesystem(pattern)
+    local = is_local(pattern)
+    return [
+        _info(name if local else fs.unstrip_protocol(name), info)
+        for name, info in sorted(fs.glob(path, detail=True).items())
+        if info["type"] == "file" and _TEMPORARY not in name
+    ]
+
+
+def make_dirs(folder: str) -> None:
+    """Create a folder and its parents; a clear error when that is not possible."""
+    fs, path = filesystem(folder)
+    try:
+        fs.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"cannot create {folder}: {error.strerror or error}. Choose a place you may write to."
+        ) from error
+
+
+def read_bytes(location: str) -> bytes:
+    """The whole content of one file."""
+    if is_local(location):
+        return Path(location).read_bytes()
+    fs, path = filesystem(location)
+    return bytes(fs.cat_file(path))
+
+
+def open_read(location: str) -> IO[bytes]:
+    """A seekable binary file."""
+    if is_local(location):
+        return open(location, "rb")
+    fs, path = filesystem(location)
+    return fs.open(path, "rb")
+
+
+def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of several ``(offset, size)`` ranges of one file, concurrently on object stores."""
+    fs, path = filesystem(location)
+    starts = [offset for offset, _ in ranges]
+    ends = [offset + size for offset, size in ranges]
+    return list(fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
+
+
+@contextlib.contextmanager
+def fetched(location: str) -> Iterator[IO[bytes]]:
+    """A local file with the content of `location`, gone when closed or when the process dies.
+
+    Remote files are copied as one sequential read, which is what object stores are good at.
+    """
+    if is_local(location):
+        with open(location, "rb") as file:
+            yield file
+        return
+    fs, path = filesystem(location)
+    # An unnamed temporary file: even kill -9 leaves nothing behind.
+    with tempfile.TemporaryFile() as file:
+        with fs.open(path, "rb", block_size=8 * 2**20, cache_type="readahead") as remote:
+            while block := remote.read(8 * 2**20):
+                file.write(block)
+        file.flush()
+        file.seek(0)
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_write(location: str) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name only when complete.
+
+    Local: a temporary name in the same folder, then ``os.replace``. Remote: a local temporary
+    file, then one upload, since object stores make an object visible only when it is whole.
+    """
+    if is_local(location):
+        folder, name = os.path.split(location)
+        temporary = os.path.join(folder, f".{name}{_TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+            os.replace(temporary, location)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+            raise
+        return
+    fs, path = filesystem(location)
+    with tempfile.NamedTemporaryFile() as file:
+        yield file
+        file.flush()
+        fs.put_file(file.name, path)
+
+
+def write_bytes(location: str, content: bytes) -> None:
+    """Write a small file atomically."""
+    with atomic_write(location) as file:
+        file.write(content)
+
+
+def remove(location: str) -> None:
+    """Remove one file; it is fine when it is gone already."""
+    fs, path = filesystem(location)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder and all below it; it is fine when it is gone already."""
+    fs, path = filesystem(folder)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def remove_temporaries(folder: str) -> None:
+    """Remove what killed runs left unfinished below a local folder (others leave nothing)."""
+    if is_local(folder):
+        for leftover in Path(folder).rglob(f".*{_TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
