@@ -76,9 +76,10 @@ def get_client(
     workers = n_workers or cores
     # Cores not used by processes go to each process's forward pass.
     threads = max(1, cores // workers)
-    environment = {"OMP_NUM_THREADS": str(threads), **options.pop("env", {})}
-    defaults = {"threads_per_worker": 1, "dashboard_address": None}
-    cluster = LocalCluster(n_workers=workers, env=environment, **(defaults | options))
+    defaults: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0"}
+    if options.get("processes", True):
+        defaults["env"] = {"OMP_NUM_THREADS": str(threads), **options.pop("env", {})}
+    cluster = LocalCluster(n_workers=workers, **(defaults | options))
     return _owned(cluster)
 
 
@@ -89,7 +90,7 @@ def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
         "rmm_pool_size": 0.5,
         "rmm_allocator_external_lib_list": ["torch"],
         "enable_cudf_spill": True,
-        "dashboard_address": None,
+        "dashboard_address": ":0",
     }
     return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
 
@@ -145,6 +146,7 @@ def compute_all(
     what: str,
     progress: bool | None = None,
     done: Callable[[Any], None] | None = None,
+    shared: bool = False,
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
 
@@ -159,6 +161,9 @@ def compute_all(
         Default: only when standard error is a terminal.
     done : callable, optional
         Called with each result as it arrives.
+    shared : bool, default False
+        The tasks need common results, such as those of a shuffle. Without a client a cluster of
+        one thread is started for them: it computes each once and spills to disk.
 
     Returns
     -------
@@ -173,6 +178,9 @@ def compute_all(
     """
     from tqdm import tqdm
 
+    if shared and current_client() is None:
+        with get_client("cpu", n_workers=1, processes=False):
+            return compute_all(tasks, labels, what, progress, done)
     if progress is None:
         progress = sys.stderr.isatty()
     results: list[Any] = [None] * len(tasks)

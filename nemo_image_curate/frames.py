@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, DatasetError
@@ -223,25 +224,33 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
         if not len(present):
             return cupy.empty((0, 0), dtype=np.float32), kept
         leaves = present.list.leaves.values.astype(np.float32, copy=False)
+        widths = cupy.asnumpy(present.list.len().values)
     else:
         import pyarrow.compute as pc
 
         array = column_to_arrow(series)
         kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
-        present = array.drop_null()
-        if not len(present):
+        if not len(kept):
             return np.empty((0, 0), dtype=np.float32), kept
-        leaves = present.flatten().to_numpy(zero_copy_only=False)
-        leaves = leaves.astype(np.float32, copy=False)
-        widths = np.diff(present.offsets.to_numpy()) if hasattr(present, "offsets") else None
-        if widths is not None and len(widths) and (widths != widths[0]).any():
-            raise DatasetError(
-                f"column {series.name!r}: embeddings of different lengths "
-                f"({int(widths.min())} to {int(widths.max())}) in one partition."
-            )
-    if len(leaves) % len(present):
-        raise DatasetError(f"column {series.name!r}: embeddings of different lengths.")
-    return leaves.reshape(len(present), -1), kept
+        # Unlike after drop_null, nothing is copied as long as null rows hold no values.
+        leaves = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        widths = pc.list_value_length(array).drop_null().to_numpy(zero_copy_only=False)
+    if (widths != widths[0]).any():
+        raise DatasetError(
+            f"column {series.name!r}: embeddings of different lengths "
+            f"({int(widths.min())} to {int(widths.max())}) in one partition."
+        )
+    return leaves.reshape(len(kept), int(widths[0])), kept
+
+
+def spread(values: Sequence[Any], kept: Sequence[int], rows: int, kind: pa.DataType) -> pa.Array:
+    """A column of `rows` values that has `values` at the row numbers `kept`, and nulls elsewhere."""
+    import pyarrow as pa
+
+    column: list[Any] = [None] * rows
+    for row, value in zip(kept, values, strict=True):
+        column[row] = value
+    return pa.array(column, kind)
 
 
 def require_columns(frame: Any, *names: str) -> None:

@@ -37,7 +37,10 @@ def filesystem(location: str) -> tuple[Any, str]:
     """The fsspec filesystem of a location, and the path inside it."""
     import fsspec.core
 
-    return fsspec.core.url_to_fs(location)
+    if is_local(location):
+        return fsspec.core.url_to_fs(location)
+    # Other processes write while we look: a remembered listing would hide what they did.
+    return fsspec.core.url_to_fs(location, use_listings_cache=False)
 
 
 def is_local(location: str) -> bool:
@@ -152,9 +155,11 @@ def open_read(location: str) -> IO[bytes]:
 def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of several ``(offset, size)`` ranges of one file, concurrently on object stores."""
     fs, path = filesystem(location)
-    starts = [offset for offset, _ in ranges]
-    ends = [offset + size for offset, size in ranges]
-    return list(fs.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"))
+    # Object stores have no empty ranges: asked for one, they send the whole file.
+    wanted = [(offset, offset + size) for offset, size in ranges if size]
+    starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
+    found = iter(fs.cat_ranges([path] * len(wanted), starts, ends, on_error="raise"))
+    return [bytes(next(found)) if size else b"" for _, size in ranges]
 
 
 @contextlib.contextmanager

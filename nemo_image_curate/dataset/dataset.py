@@ -176,6 +176,14 @@ class ImageTextPairDataset:
     def __len__(self) -> int:
         return len(self.metadata[self.id_col])
 
+    def summary(self) -> dict[str, Any]:
+        """How many samples there are, and how many failed, by kind of ``image_error``."""
+        errors: dict[str, int] = {}
+        if "image_error" in self.metadata.columns:
+            failed = self.metadata["image_error"].dropna().compute()
+            errors = saving.error_kinds(frames.column_to_arrow(failed).to_pylist())
+        return {"samples": len(self), "errors": errors}
+
     def __repr__(self) -> str:
         return (
             f"ImageTextPairDataset({self.path!r}, {len(self.tar_files)} shards, "

@@ -73,7 +73,8 @@ def export(
     targets = saving.plan(frame, sources, locations, False, *config)
     prints = [target.fingerprint for target in targets]
     storage.make_dirs(path)
-    manifest = _read_manifest(path, prints, naming)
+    newest = max((target.newest_input for target in targets), default=0.0)
+    manifest = _read_manifest(path, prints, naming, newest)
     locate = _Locate(root, naming.id_col, filter_column, use_index_files)
     if manifest is None:
         found = saving.save(frame, targets, provenance, "staging", progress, locate)
@@ -142,8 +143,12 @@ def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str 
         raise ConfigError(f"the output {path} would overwrite the input {root}.")
 
 
-def _read_manifest(path: str, prints: list[str], naming: Naming) -> dict[str, Any] | None:
+def _read_manifest(
+    path: str, prints: list[str], naming: Naming, newest: float
+) -> dict[str, Any] | None:
     """The plan of an earlier run of this same export; None when there was none.
+
+    `newest` is the modification time of the newest input.
 
     Raises
     ------
@@ -151,13 +156,15 @@ def _read_manifest(path: str, prints: list[str], naming: Naming) -> dict[str, An
         When the folder holds something else: mixing two exports would give wrong data silently.
     """
     location = storage.join(path, _MANIFEST)
-    if storage.stat(location) is not None:
+    info = storage.stat(location)
+    if info is not None:
         manifest = json.loads(storage.read_bytes(location))
-        if manifest["fingerprints"] == prints and manifest["naming"] == repr(naming):
+        same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
+        if same and info.mtime >= newest:
             return dict(manifest)
+        what = "inputs that have changed since" if same else "other rows or settings"
         raise DatasetError(
-            f"{path} holds an export of other rows or settings. Choose an empty folder, or delete "
-            "that one first."
+            f"{path} holds an export of {what}. Choose an empty folder, or delete that one first."
         )
     if storage.find(path, ".tar"):
         raise DatasetError(

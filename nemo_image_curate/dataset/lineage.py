@@ -7,7 +7,10 @@ filters and column assignments as well as our stages, and does not change when s
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import sys
+import types
 from typing import Any
 
 from nemo_image_curate.dataset.opening import MetadataReader
@@ -84,9 +87,68 @@ def _describe(value: Any) -> Any:
         ]
     if isinstance(value, (list, tuple)):
         return [_describe(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, map(_describe, value)))
     if isinstance(value, dict):
         return [[str(name), _describe(item)] for name, item in value.items()]
+    if isinstance(value, functools.partial):
+        return ["partial", *map(_describe, (value.func, value.args, value.keywords))]
+    if isinstance(value, types.ModuleType):
+        return ["module", value.__name__]
+    if isinstance(value, types.FunctionType) and not _importable(value):
+        return _describe_function(value, ())
     return tokenize(value)
+
+
+def _importable(function: types.FunctionType) -> bool:
+    """Whether other processes find a function by its name; else what counts is what it does."""
+    module = sys.modules.get(function.__module__)
+    found = getattr(module, function.__qualname__, None)
+    return function.__module__ != "__main__" and found is function
+
+
+def _describe_function(
+    function: types.FunctionType, callers: tuple[types.FunctionType, ...]
+) -> Any:
+    """A function as its code and the values that it uses.
+
+    Dask would also hash the file name and line, which are others in every run of a notebook.
+    """
+
+    def describe(value: Any) -> Any:
+        if value in callers or value is function:
+            return "recursion"
+        if isinstance(value, types.FunctionType) and not _importable(value):
+            return _describe_function(value, (*callers, function))
+        return _describe(value)
+
+    code = function.__code__
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    names = sorted(_names(code) & function.__globals__.keys())
+    return [
+        "function",
+        _describe_code(code),
+        _describe(function.__defaults__),
+        _describe(function.__kwdefaults__),
+        [describe(value) for value in cells],
+        [[name, describe(function.__globals__[name])] for name in names],
+    ]
+
+
+def _describe_code(code: types.CodeType) -> Any:
+    constants = [
+        _describe_code(one) if isinstance(one, types.CodeType) else _describe(one)
+        for one in code.co_consts
+    ]
+    shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    return [code.co_code.hex(), constants, *shape, *names, code.co_exceptiontable.hex()]
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The global names that a function's code, or a function inside it, may look up."""
+    inner = [_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def fingerprint(*parts: Any) -> str:

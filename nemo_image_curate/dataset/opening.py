@@ -109,7 +109,7 @@ class MetadataReader:
             table = columns.read_sidecar(source.sidecar_location, [*names, self.id_col])
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
-                table = columns.tar_columns(shard, self.id_col)
+                table = columns.tar_columns(shard, self.id_col, self.schema)
         if source.shard is not None and SHARD_COLUMN in names:
             if SHARD_COLUMN in table.column_names:
                 table = table.drop_columns(SHARD_COLUMN)
@@ -160,7 +160,8 @@ def open_webdataset(
     for orphan in orphans:
         logger.warning("%s has no tar beside it and is left out", orphan)
     sources, schemas, provenance = _footers(root, sources, id_col)
-    schema = _common_schema(schemas, id_col)
+    from_tars = {source.label for source in sources if source.sidecar is None}
+    schema = _common_schema(schemas, id_col, from_tars)
     frame = _frame(root, id_col, schema, resolved, sources)
     return Opened(root, frame, sources, tars, id_col, provenance, folder, orphans)
 
@@ -201,6 +202,9 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
             for info in _tars_of(storage.normalise(one)):
                 found[info.location] = info
     if not found:
+        for folder in map(storage.normalise, patterns):
+            if storage.is_dir(folder) and storage.find(folder, ".parquet"):
+                raise _unfinished(folder)
         raise DatasetError(
             f"no .tar shards under {path}. Give the folder, a glob such as 'data/*.tar', a brace "
             "pattern such as 'data/{00000..00099}.tar', a list or a URL; loose images become "
@@ -285,15 +289,14 @@ def _from_manifest(
 ) -> tuple[str, list[Source], list[str], str]:
     location = storage.join(folder, MANIFEST)
     if storage.stat(location) is None:
-        raise DatasetError(
-            f"{folder} has no {MANIFEST}: the save_metadata that wrote it did not finish. Run the "
-            "same job again; what is done already is not computed again."
-        )
-    manifest = json.loads(storage.read_bytes(location))
-    if manifest.get("format") != _FORMAT:
-        raise DatasetError(
-            f"{location} has format {manifest.get('format')!r}; this version reads {_FORMAT}."
-        )
+        raise _unfinished(folder)
+    try:
+        manifest = json.loads(storage.read_bytes(location))
+        written = manifest.get("format")
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{location} is damaged: {error}. Run save_metadata again.") from error
+    if written != _FORMAT:
+        raise DatasetError(f"{location} has format {written!r}; this version reads {_FORMAT}.")
     if path:
         given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         single = len(given) == 1 and storage.is_dir(storage.normalise(given[0]))
@@ -324,6 +327,13 @@ def _from_manifest(
     return root, sources, tars, manifest["id_col"]
 
 
+def _unfinished(folder: str) -> DatasetError:
+    return DatasetError(
+        f"{folder} has no {MANIFEST}: the save_metadata that wrote it did not finish. Run the "
+        "same job again; what is done already is not computed again."
+    )
+
+
 def write_manifest(
     folder: str, root: str, id_col: str, shards: list[str], files: list[dict[str, Any]]
 ) -> None:
@@ -333,7 +343,9 @@ def write_manifest(
     storage.write_bytes(storage.join(folder, MANIFEST), text.encode())
 
 
-def _common_schema(schemas: list[tuple[str, pa.Schema]], id_col: str) -> pa.Schema:
+def _common_schema(
+    schemas: list[tuple[str, pa.Schema]], id_col: str, from_tars: set[str]
+) -> pa.Schema:
     """The schema of the frame: id column and ``shard`` first, then the rest as they appear."""
     import pyarrow as pa
 
@@ -354,7 +366,7 @@ def _common_schema(schemas: list[tuple[str, pa.Schema]], id_col: str) -> pa.Sche
         (label, pa.schema([field for field in schema if field.name not in strings.names]))
         for label, schema in schemas
     ]
-    return columns.unify([("", strings), *own])
+    return columns.unify([("", strings), *own], from_tars)
 
 
 def _footers(

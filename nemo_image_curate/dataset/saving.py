@@ -120,7 +120,9 @@ def save(
     found = summaries(targets)
     todo = [position for position, summary in enumerate(found) if summary is None]
     if todo:
-        partitions = frame.to_delayed()
+        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
+        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+            partitions = frame.to_delayed()
         schema = frames.to_arrow(frame._meta).schema
         for folder in sorted({storage.parent(targets[position].location) for position in todo}):
             storage.make_dirs(folder)
@@ -130,7 +132,8 @@ def save(
             for position in todo
         ]
         labels = [targets[position].label for position in todo]
-        results = cluster.compute_all(tasks, labels, what, progress)
+        shared = not Lineage(frame).independent
+        results = cluster.compute_all(tasks, labels, what, progress, shared=shared)
         for position, summary in zip(todo, results, strict=True):
             found[position] = summary
     return [summary for summary in found if summary is not None]
@@ -163,7 +166,9 @@ def write_table(
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
     import pyarrow.parquet as pq
 
-    summary = {"rows": len(table), "errors": _error_kinds(table), **extra}
+    failed = table["image_error"].drop_null() if "image_error" in table.column_names else []
+    errors = error_kinds([str(reason) for reason in failed])
+    summary = {"rows": len(table), "errors": errors, **extra}
     record = {
         "version": __version__,
         "fingerprint": target.fingerprint,
@@ -197,12 +202,10 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return shard_columns.conform(table, shard_columns.storage_schema(pa.schema(fields)))
 
 
-def _error_kinds(table: pa.Table) -> dict[str, int]:
+def error_kinds(reasons: Sequence[str]) -> dict[str, int]:
     """How many rows have which kind of ``image_error``: the text before its colon."""
-    if "image_error" not in table.column_names:
-        return {}
     kinds: dict[str, int] = {}
-    for reason in table["image_error"].drop_null().to_pylist():
+    for reason in reasons:
         kind = str(reason).partition(":")[0]
         kinds[kind] = kinds.get(kind, 0) + 1
     return dict(sorted(kinds.items()))

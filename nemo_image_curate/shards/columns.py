@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def read_footer(location: str) -> Footer:
         raise _unreadable(location, error) from error
     digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
     digest.update(repr(sorted(raw.items())).encode())
-    record = json.loads(raw.get(RECORD_KEY, b"{}"))
+    record = _json_fields(raw.get(RECORD_KEY))
     return Footer(metadata.num_rows, storage_schema(schema), digest.hexdigest(), record)
 
 
@@ -80,11 +80,11 @@ def _unreadable(location: str, error: Exception) -> DatasetError:
     )
 
 
-def tar_columns(shard: TarShard, id_col: str) -> pa.Table:
+def tar_columns(shard: TarShard, id_col: str, schema: pa.Schema | None = None) -> pa.Table:
     """Columns from a tar's own members: key, ``.txt`` as ``caption``, fields of ``.json``.
 
-    A sample without one of them, or whose JSON is broken, has nulls there. Values of mixed types
-    in one field become their JSON text.
+    A sample without one of them, or whose JSON is broken, has nulls there. Objects, values of
+    mixed types in one field, and fields that are strings in `schema` become their JSON text.
     """
     import pyarrow as pa
 
@@ -94,7 +94,8 @@ def tar_columns(shard: TarShard, id_col: str) -> pa.Table:
     texts = [index.member(key, ("txt",)) for key in keys]
     fields = [index.member(key, ("json",)) for key in keys]
     for row, content in enumerate(shard.read(fields)):
-        for name, value in _json_fields(content).items():
+        for field, value in _json_fields(content).items():
+            name = field.encode("utf-8", "replace").decode()
             if name != id_col:
                 columns.setdefault(name, [None] * len(keys))[row] = value
     if any(texts):
@@ -104,7 +105,8 @@ def tar_columns(shard: TarShard, id_col: str) -> pa.Table:
                 captions[row] = content.decode("utf-8", "replace").rstrip("\r\n")
     names = [_storable(key) for key in keys]
     arrays = {id_col: pa.array(names, pa.string())}
-    arrays |= {name: _column(values) for name, values in columns.items()}
+    texts_wanted = {one.name for one in schema or () if pa.types.is_string(one.type)}
+    arrays |= {name: _column(values, name in texts_wanted) for name, values in columns.items()}
     table = pa.table(arrays)
     return conform(table, storage_schema(table.schema))
 
@@ -124,16 +126,28 @@ def _json_fields(content: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _column(values: list[Any]) -> pa.Array:
+def _column(values: list[Any], as_text: bool) -> pa.Array:
     import pyarrow as pa
 
-    try:
-        array = pa.array(values)
-        array.validate(full=True)
-        return array
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        texts = [None if value is None else _text(value) for value in values]
-        return pa.array(texts, pa.string())
+    if not as_text:
+        try:
+            array = pa.array(values)
+            array.validate(full=True)
+            if not _has_objects(array.type):
+                return array
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+            pass
+    texts = [None if value is None else _text(value) for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _has_objects(kind: pa.DataType) -> bool:
+    """Objects seldom have the same fields in every shard, and Parquet cannot hold an empty one."""
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        return _has_objects(kind.value_type)
+    return bool(pa.types.is_struct(kind))
 
 
 def _text(value: Any) -> str:
@@ -165,8 +179,16 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def unify(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
+def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] = ()) -> pa.Schema:
     """One schema for all shards: columns in order of appearance, types widened where they can be.
+
+    Parameters
+    ----------
+    schemas : iterable of (str, pyarrow.Schema)
+        A name for messages, and the schema.
+    from_tars : collection of str
+        Those whose columns come from the tar's own members: where such a column has no type in
+        common with the others, it becomes text.
 
     Raises
     ------
@@ -176,14 +198,20 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
     import pyarrow as pa
 
     merged: dict[str, pa.Field] = {}
-    seen: set[bytes] = set()
+    # By column: whether any tar has it, and whether all shards can give it as text.
+    textual: dict[str, tuple[bool, bool]] = {}
+    seen: set[tuple[bytes, bool]] = set()
     for shard, schema in schemas:
-        identity = schema.serialize().to_pybytes()
+        in_tar = shard in from_tars
+        identity = schema.serialize().to_pybytes(), in_tar
         if identity in seen:
             continue
         seen.add(identity)
         for field in schema:
             known = merged.get(field.name)
+            has_tar, as_text = textual.get(field.name, (False, True))
+            has_tar, as_text = has_tar or in_tar, as_text and (in_tar or _is_plain(field.type))
+            textual[field.name] = has_tar, as_text
             if known is None or known.type == field.type:
                 merged[field.name] = known or field
                 continue
@@ -192,11 +220,20 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]]) -> pa.Schema:
                     [pa.schema([known]), pa.schema([field])], promote_options="permissive"
                 ).field(0)
             except pa.ArrowException as error:
+                if has_tar and as_text:
+                    merged[field.name] = pa.field(field.name, pa.string())
+                    continue
                 raise SchemaError(
                     f"shard {shard}: column {field.name!r} is {field.type}, but {known.type} in "
                     "the shards before it. Cast it to one type, or drop it, in these sidecars."
                 ) from error
     return pa.schema(list(merged.values()))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -19,10 +19,20 @@ if TYPE_CHECKING:
 BLOCK = 512
 _ZERO_BLOCK = bytes(BLOCK)
 _REGULAR = frozenset(b"0\x007")
+# Links, devices and folders have no content, even when their size field says so.
+_WITHOUT_CONTENT = frozenset(b"123456")
 # A pax or GNU long-name record larger than this is not a name.
 _MAX_NAME_RECORD = 1 << 20
+# How `tar --list`, and so wds2idx, prints what could not stand in a line of text.
+_QUOTED = re.compile(rb"\\([abtnvfr\\]|[0-7]{3})")
+_UNQUOTED = dict(zip(b"abtnvfr\\", b"\a\b\t\n\v\f\r\\", strict=True))
+_QUOTE = {value: "\\" + chr(letter) for letter, value in _UNQUOTED.items()}
+_QUOTE = {code: f"\\{code:03o}" for code in (*range(32), 127)} | _QUOTE
+_IDX_ENTRY = re.compile(r"(\S+) ([0-9]{1,18}) ([0-9]{1,18}) (.+?)(?= \S+ [0-9]+ [0-9]+ |$)")
 
-IMAGE_EXTENSIONS = frozenset("jpg jpeg png webp bmp tif tiff gif avif jp2 ppm".split())
+IMAGE_EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "jp2", "ppm")
+)
 
 
 class Member(NamedTuple):
@@ -50,7 +60,7 @@ class TarIndex:
     samples : dict of str to list of Member
         Key to members, both in tar order.
     faults : list of Fault
-        Kinds: ``truncated``, ``corrupt``, ``duplicate``, ``interleaved``, ``unnamed``.
+        Kinds: ``truncated``, ``corrupt``, ``duplicate``, ``interleaved``, ``unnamed``, ``sparse``.
     """
 
     samples: dict[str, list[Member]] = field(default_factory=dict)
@@ -92,19 +102,28 @@ def scan(file: IO[bytes]) -> TarIndex:
 
 
 def parse_idx(text: str) -> TarIndex | None:
-    """Index from the text of a DALI ``wds2idx`` file, or None when it has no usable names.
+    """Index from the text of a DALI ``wds2idx`` file, or None when it cannot be relied on.
 
     Version 1.2 has, per sample, ``extension offset size name`` for each of its members; earlier
-    versions carry no names, so that keys are not known.
+    versions carry no names, so that keys are not known. For names over 100 bytes wds2idx gives
+    the place of GNU tar's extra header instead of that of the content.
     """
     header, _, body = text.partition("\n")
-    if not re.fullmatch(r"v1\.2 \d+\s*", header):
+    count = re.fullmatch(r"v1\.2 ([0-9]{1,18})\s*", header)
+    lines = body.split("\n")
+    if count is None or lines.pop() or len(lines) != int(count[1]):
         return None
     entries = []
-    for line in body.splitlines():
-        found = re.findall(r"(\S+) (\d+) (\d+) (.+?)(?= \S+ \d+ \d+ |$)", line)
+    for line in lines:
+        found = _IDX_ENTRY.findall(line)
+        if " ".join(map(" ".join, found)) != line:
+            return None
         for extension, offset, size, name in found:
             if not name.endswith("." + extension):
+                return None
+            if "\\" in name:
+                name = _unquoted(name)
+            if len(name) > 25 and len(name.encode("utf-8", "surrogateescape")) > 100:
                 return None
             entries.append((name, int(offset), int(size)))
     index = TarIndex()
@@ -112,10 +131,24 @@ def parse_idx(text: str) -> TarIndex | None:
     return index
 
 
+def _unquoted(name: str) -> str:
+    def byte(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        value = _UNQUOTED[code[0]] if len(code) == 1 else int(code, 8) & 0xFF
+        return bytes([value])
+
+    raw = _QUOTED.sub(byte, name.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")
+
+
 def format_idx(samples: Iterable[Iterable[tuple[str, Member]]]) -> str:
     """The text of a version 1.2 ``wds2idx`` file for ``(name, member)`` groups."""
     lines = [
-        " ".join(f"{member.extension} {member.offset} {member.size} {name}" for name, member in one)
+        " ".join(
+            f"{member.extension.translate(_QUOTE)} {member.offset} {member.size} "
+            f"{name.translate(_QUOTE)}"
+            for name, member in one
+        )
         for one in samples
     ]
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
@@ -155,7 +188,9 @@ def _entries(data: mmap.mmap, end: int, faults: list[Fault]) -> Iterator[tuple[s
     _walk(data, end, found, faults)
     good = found.count_good()
     if good < len(found.headers):
-        faults[:] = [Fault("corrupt", "", f"header checksum wrong at byte {found.starts[good]}")]
+        faults[:] = [fault for fault in faults if fault.kind == "sparse"]
+        at = found.starts[good]
+        faults.append(Fault("corrupt", "", f"header checksum wrong at byte {at}"))
     rows = zip(found.names(), found.starts[:good], found.sizes, strict=False)
     # A directory can be written as a regular member whose name ends in a slash.
     return ((name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/")
@@ -233,11 +268,15 @@ def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> No
         if kind in _REGULAR:
             if pax or long_name:
                 size = int(pax.get("size", size))
-                if name := pax.get("path") or long_name:
+                name = pax.get("path") or long_name
+                if "GNU.sparse.name" in pax or "GNU.sparse.map" in pax:
+                    faults.append(_sparse(pax.get("GNU.sparse.name") or _text(header[:100])))
+                    name = "/"
+                if name:
                     found.renamed[len(found.headers)] = name
                 pax, long_name = {}, None
             if start + size > end:
-                name = found.renamed.get(len(found.headers)) or _text(header[:100])
+                name = found.renamed.pop(len(found.headers), "") or _text(header[:100])
                 key = (split_name(name) or (name, ""))[0]
                 detail = f"{name} ends {start + size - end} bytes after the file"
                 faults.append(Fault("truncated", key, detail))
@@ -256,8 +295,43 @@ def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> No
             else:
                 long_name = _text(record)
         elif kind not in b"gK":
+            if kind == ord("S"):
+                faults.append(_sparse(long_name or _text(header[:100])))
+                start = _after_sparse_map(data, position)
+            elif kind in _WITHOUT_CONTENT:
+                size = 0
             pax, long_name = {}, None
         position = start + -(-size // BLOCK) * BLOCK
+
+
+def is_header_of(header: bytes, key: str, member: Member) -> bool:
+    """Whether a tar header is that of a member, under its full name."""
+    if len(header) < BLOCK or header[156] not in _REGULAR:
+        return False
+    name = _text(header[:100])
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = f"{_text(header[345:500])}/{name}"
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    return (name, _octal(header[124:136]), _octal(header[148:156])) == (
+        f"{key}.{member.extension}",
+        member.size,
+        total,
+    )
+
+
+def _sparse(name: str) -> Fault:
+    key = (split_name(name) or (name, ""))[0]
+    return Fault("sparse", key, f"{name} is stored with holes; the member is left out")
+
+
+def _after_sparse_map(data: mmap.mmap, position: int) -> int:
+    """Where the content of an old GNU sparse member starts: after blocks that list its pieces."""
+    start = position + BLOCK
+    more = data[position + 482 : position + 483]
+    while more not in (b"", b"\0"):
+        more = data[start + 504 : start + 505]
+        start += BLOCK
+    return start
 
 
 def _octal(field: bytes) -> int | None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.index import Member, TarIndex, parse_idx, scan
+from nemo_image_curate.shards.index import BLOCK, Member, TarIndex, is_header_of, parse_idx, scan
 
 # Ranges of a remote shard that one request round asks for together.
 _RANGES_AT_ONCE = 64
@@ -27,7 +27,7 @@ class TarShard:
     location : str
         Path or URL of the tar.
     use_index_file : bool
-        Take the index from ``STEM.idx`` beside the tar when there is one.
+        Take the index from ``STEM.idx`` beside the tar when there is one that fits it.
 
     Attributes
     ----------
@@ -82,11 +82,21 @@ class TarShard:
         if tar is None or idx is None or idx.mtime < tar.mtime:
             return None
         index = parse_idx(storage.read_bytes(location).decode("utf-8", "surrogateescape"))
-        if index is None:
-            return None
-        # Members beyond the end belong to another tar.
-        ends = [one.offset + one.size for sample in index.samples.values() for one in sample]
-        return index if max(ends, default=0) <= tar.size else None
+        return index if index is not None and self._describes(index, tar.size) else None
+
+    def _describes(self, index: TarIndex, size: int) -> bool:
+        """Whether an index is of this very tar: its first and last member, and nothing after."""
+        members = [(key, one) for key, sample in index.samples.items() for one in sample]
+        if not members:
+            return False
+        first, last = members[0], max(members, key=lambda one: one[1].offset)
+        end = last[1].offset + -(-last[1].size // BLOCK) * BLOCK
+        if end + BLOCK > size or first[1].offset < BLOCK:
+            return False
+        starts = (first[1].offset - BLOCK, last[1].offset - BLOCK, end)
+        blocks = storage.read_ranges(self.location, [(start, BLOCK) for start in starts])
+        fits = is_header_of(blocks[0], *first) and is_header_of(blocks[1], *last)
+        return fits and not any(blocks[2])
 
     def read(self, members: Iterable[Member | None]) -> Iterator[bytes | None]:
         """Yield the bytes of members in the given order; None stays None."""

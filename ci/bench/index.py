@@ -1,0 +1,40 @@
+"""Open a shard and build its index: against ``tarfile.getmembers``."""
+
+from __future__ import annotations
+
+import statistics
+import tarfile
+import time
+from pathlib import Path
+
+from data import photographs, write_shards
+
+from nemo_image_curate.shards.reader import TarShard
+
+
+def run(scratch: Path, rounds: int) -> list[dict]:
+    shards = scratch / "index"
+    write_shards(shards, photographs(200, 200), 10000, repeat=50)
+    tar = str(shards / "00000.tar")
+    ours, peer = [], []
+    for _ in range(max(5, rounds)):
+        began = time.perf_counter()
+        with TarShard(tar) as shard:
+            samples = len(shard.index.samples)
+        ours.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with tarfile.open(tar) as file:
+            members = len(file.getmembers())
+        peer.append(time.perf_counter() - began)
+    assert samples * 3 == members
+    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peer, strict=True))
+    return [
+        {
+            "what": f"open and index a shard of {members} members / tarfile.getmembers",
+            "ours": f"{statistics.median(ours) * 1e3:.0f} ms",
+            "peer": f"{statistics.median(peer) * 1e3:.0f} ms",
+            "ratio": ratio,
+            "bar": ">= 3.0",
+            "met": ratio >= 3,
+        }
+    ]

@@ -1,0 +1,58 @@
+"""Peak memory of embed and export at 1x and 8x the data, driver and workers together.
+
+python memory.py embed|export SHARDS OUTPUT      one measurement, in a process of its own
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from data import photographs, write_shards
+
+from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measure(what: str, shards: str, output: str) -> float:
+    """Peak resident memory in MB of this process and its workers."""
+    with get_client("cpu") as client:
+        dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
+        if what == "embed":
+            TimmImageEmbedder("offline")(dataset).save_metadata(output, progress=False)
+        else:
+            dataset.to_webdataset(output, samples_per_shard=64, progress=False)
+        return (_peak() + sum(client.run(_peak).values())) / 1024
+
+
+def run(scratch: Path, rounds: int) -> list[dict]:
+    pool = photographs(128, 640)
+    results = []
+    for what in ("embed", "export"):
+        found = []
+        for times in (1, 8):
+            shards = scratch / f"memory-{times}"
+            write_shards(shards, pool, 64, repeat=times * 2)
+            command = [sys.executable, __file__, what, shards, scratch / f"memory-{what}-{times}"]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found.append(float(done.stdout.split()[-1]))
+        results.append(
+            {
+                "what": f"peak memory of {what}, 8x / 1x the data",
+                "ours": f"{found[1]:.0f} MB",
+                "peer": f"{found[0]:.0f} MB",
+                "ratio": found[1] / found[0],
+                "bar": "<= 1.1",
+                "met": found[1] / found[0] <= 1.1,
+            }
+        )
+    return results
+
+
+if __name__ == "__main__":
+    print(measure(*sys.argv[1:]))

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Make the environment, check the code, run the tests.
+#
+#   bash ci/test.sh [ARGUMENTS for pytest, paths relative to the checkout]
+#
+# In this order, stopping at the first that fails: ruff check, ruff format --check, mypy on the
+# package, a dry run that resolves both CUDA extras (ci/resolve_cuda.py), pytest. The last line
+# printed is pytest's own.
+#
+#   SKIP_CHECKS=1      pytest only
+#   RESOLVE_STRICT=1   fail when the package index cannot be reached (default: say so and go on,
+#                      because that tells nothing about the extras)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+step() {   # step NAME COMMAND...: run it, show how long it took (to the second)
+    local name=$1 start=$SECONDS status=0
+    shift
+    "$@" || status=$?
+    if ((status)); then
+        echo "== $name: FAILED (exit status $status) after $((SECONDS - start)) s" >&2
+        exit "$status"
+    fi
+    echo "== $name: ok, $((SECONDS - start)) s"
+}
+
+resolve() {
+    local status=0
+    .venv/bin/python ci/resolve_cuda.py || status=$?
+    if ((status == 3)) && [[ -z ${RESOLVE_STRICT:-} ]]; then
+        echo "== CUDA extras: NOT CHECKED, the package index could not be reached" >&2
+        return 0
+    fi
+    return "$status"
+}
+
+step "environment" bash ci/env.sh test
+if [[ -z ${SKIP_CHECKS:-} ]]; then
+    step "ruff check" .venv/bin/python -m ruff check --quiet .
+    step "ruff format" .venv/bin/python -m ruff format --quiet --check .
+    step "mypy" .venv/bin/python -m mypy --no-error-summary
+    step "CUDA extras" resolve
+fi
+
+export HF_HUB_OFFLINE=1
+exec .venv/bin/python -m pytest "$@"

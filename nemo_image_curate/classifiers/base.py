@@ -1,0 +1,208 @@
+"""`ImageClassifier`: the base of stages that score embeddings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster, frames
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.errors import DatasetError, EncoderMismatchError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# Rows per forward pass of a head: a few thousand keep every device busy, in a few MB.
+_ROWS = 4096
+
+
+class ImageClassifier:
+    """Adds a score column made from an embedding column.
+
+    Subclass it: give `load_model`, and `postprocess` where scores need it. Call it with a
+    dataset, or hand it to an embedder's `classifiers` to score in the same pass.
+
+    Parameters
+    ----------
+    pred_column : str
+        ``float32``; null where there is no embedding.
+    embedding_column : str, default "image_embedding"
+        When called; in an embedder's pass the embedder's own column is used.
+    embedding_dim : int, optional
+        The width of embedding that the model takes; None for any.
+    check_encoder : bool, default True
+        Refuse embeddings that are not known to be of the right encoder: those of another model
+        may have the right shape, and give nonsense.
+    """
+
+    def __init__(
+        self,
+        pred_column: str,
+        embedding_column: str = "image_embedding",
+        embedding_dim: int | None = None,
+        check_encoder: bool = True,
+    ):
+        self.pred_column = pred_column
+        self.embedding_column = embedding_column
+        self.embedding_dim = embedding_dim
+        self.check_encoder = check_encoder
+
+    def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Load the model; called once per process.
+
+        Returns
+        -------
+        callable
+            float32 unit embeddings (B, d) on `device` to scores (B,).
+        """
+        raise TypeError(f"{type(self).__name__} does not define load_model(device).")
+
+    def postprocess(self, scores: torch.Tensor) -> torch.Tensor:
+        """Turn what the model gives, (B,) float32, into what the column holds."""
+        return scores
+
+    def encoder(self) -> str | None:
+        """The encoder whose embeddings the model was trained on; None for any."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the scores; recorded, and part of fingerprints."""
+        return {
+            "stage": type(self).__qualname__,
+            "encoder": self.encoder(),
+            "weights_sha256": self.weights_sha256(),
+        }
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the model's weights file, or None when they do not come from a file."""
+        return None
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        from dask.base import normalize_token
+
+        parts = (type(self), self.config(), self.columns(), self.embedding_column)
+        return tuple(normalize_token(part) for part in parts)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The score column and its type."""
+        import pyarrow as pa
+
+        return {self.pred_column: pa.float32()}
+
+    def provenance(self, embedding_column: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """How the score column is made, from which embeddings."""
+        made = {
+            **self.config(),
+            "version": __version__,
+            "embedding_column": embedding_column,
+            "embedding_encoder": record.get("encoder"),
+        }
+        return dict.fromkeys(self.columns(), made)
+
+    def require_encoder(self, record: Mapping[str, Any]) -> None:
+        """Refuse embeddings of another encoder.
+
+        Parameters
+        ----------
+        record : mapping
+            The provenance of the embedding column; empty when nothing is known of it.
+
+        Raises
+        ------
+        EncoderMismatchError
+            Naming both encoders and the way around the check.
+        """
+        wanted, found = self.encoder(), record.get("encoder")
+        if not self.check_encoder or wanted is None or (found == wanted):
+            if record and not record.get("normalized", True):
+                logger.warning("%s expects unit vectors; they are normalised", type(self).__name__)
+            return
+        what = f"made by {found!r}" if found else "of unknown origin"
+        if "conflict" in record:
+            what = "not the same in all shards: " + record["conflict"]
+        raise EncoderMismatchError(
+            f"{type(self).__name__} was trained on embeddings of {wanted!r}, but the embeddings "
+            f"are {what}. Embed with that model, or, if you know that they are right, "
+            "pass check_encoder=False."
+        )
+
+    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with the score column, computed when it is needed.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no such embedding column.
+        EncoderMismatchError
+            When the embeddings are not of the right encoder.
+        """
+        frame = dataset.metadata
+        frames.require_columns(frame, self.embedding_column)
+        record = dataset.provenance.get(self.embedding_column, {})
+        self.require_encoder(record)
+        empty = {name: frames.empty_column(frame, kind) for name, kind in self.columns().items()}
+        meta = frames.with_columns(frame._meta, empty)
+        scored = frame.map_partitions(_ScorePartition(self), meta=meta)
+        return dataset.replace(scored, self.provenance(self.embedding_column, record))
+
+    def load(self, device: str) -> Callable[[torch.Tensor], dict[str, Any]]:
+        """The model on a device: embeddings (B, d) to column values."""
+        return _Scorer(self, self.load_model(device), device)
+
+
+class _Scorer:
+    def __init__(self, classifier: ImageClassifier, model: Any, device: str):
+        self.classifier = classifier
+        self.model = model
+        self.device = device
+
+    def __call__(self, embeddings: torch.Tensor) -> dict[str, Any]:
+        import torch
+
+        wanted = self.classifier.embedding_dim
+        if wanted is not None and embeddings.shape[1] != wanted:
+            raise DatasetError(
+                f"{type(self.classifier).__name__} takes embeddings of {wanted} values, but these "
+                f"have {embeddings.shape[1]}: they are of another model."
+            )
+        with torch.inference_mode():
+            unit = torch.nn.functional.normalize(embeddings.to(self.device).float(), dim=1)
+            scores = self.classifier.postprocess(self.model(unit))
+        return {self.classifier.pred_column: scores.cpu()}
+
+
+class _ScorePartition:
+    """Scores one computed partition; the function that Dask maps."""
+
+    def __init__(self, classifier: ImageClassifier):
+        self.classifier = classifier
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("ScorePartition", *self.classifier.__dask_tokenize__())
+
+    def __call__(self, frame: Any) -> Any:
+        import torch
+        from dask.base import tokenize
+
+        device = "cuda" if frames.backend_of(frame) == "gpu" else "cpu"
+        score = cluster.kept(
+            tokenize(device, self.classifier), lambda: self.classifier.load(device)
+        )
+        values, kept = frames.embedding_array(frame[self.classifier.embedding_column])
+        made: dict[str, list[Any]] = {name: [] for name in self.classifier.columns()}
+        for start in range(0, len(kept), _ROWS):
+            rows = values[start : start + _ROWS]
+            # from_numpy would warn that Arrow's memory is read-only; nothing writes to it.
+            batch = torch.as_tensor(rows if device == "cuda" else rows.copy())
+            for name, part in score(batch).items():
+                made[name] += part.tolist()
+        kinds = self.classifier.columns()
+        return frames.with_columns(
+            frame,
+            {name: frames.spread(made[name], kept, len(frame), kinds[name]) for name in made},
+        )

@@ -1,0 +1,406 @@
+"""The command ``nemo-image-curate``: parses, calls the library, prints.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, CurateError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset import ImageTextPairDataset
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and an exit code: 1 failed, 2 wrong usage."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, ColumnNotFoundError) as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except CurateError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped; run the same command again to go on.", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nemo-image-curate")
+def main() -> None:
+    """Curate image(-text) datasets in WebDataset shards.
+
+    DATASET is a folder of .tar shards, a glob, a URL, or a folder written with --output.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("nemo_image_curate").addHandler(handler)
+
+
+def _cluster_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"),
+        click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
+        click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
+        click.option("--scheduler-file", metavar="FILE", help="The same, by its scheduler file."),
+    ):
+        command = option(command)
+    return command
+
+
+_output = click.option(
+    "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+@contextlib.contextmanager
+def _client(backend: str, workers: int | None, scheduler: str | None, file: str | None) -> Iterator:
+    from nemo_image_curate.cluster import get_client
+
+    quiet = {} if scheduler or file else {"silence_logs": logging.ERROR}
+    with get_client(backend, scheduler, file, workers, **quiet) as client:
+        yield client
+
+
+def _open(dataset: str, backend: str = "auto") -> ImageTextPairDataset:
+    from nemo_image_curate.dataset import ImageTextPairDataset
+
+    return ImageTextPairDataset.from_webdataset(dataset, backend=backend)
+
+
+def _report(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    width = max(map(len, record))
+    for name, value in record.items():
+        shown = f"{value:,}" if isinstance(value, int) else value
+        click.echo(f"{name:<{width}}  {shown}")
+
+
+def _save(dataset: ImageTextPairDataset, output: str | None, as_json: bool) -> None:
+    """Compute and save a dataset's frame, then say what came of it."""
+    import time
+
+    started = time.perf_counter()
+    saved = dataset.save_metadata(output)
+    seconds = time.perf_counter() - started
+    record: dict[str, Any] = saved.summary()
+    record |= {"seconds": round(seconds, 1), "output": output or saved.path}
+    _report(record, as_json)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True))
+@click.option("--output", required=True, metavar="DIR", help="An empty or new folder.")
+@click.option(
+    "--captions",
+    metavar="CSV",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File names and captions, with a header such as image,caption.",
+)
+@click.option("--samples-per-shard", type=click.IntRange(min=1), default=10000, show_default=True)
+@_json
+def pack(
+    images: tuple[str, ...],
+    output: str,
+    captions: str | None,
+    samples_per_shard: int,
+    as_json: bool,
+) -> None:
+    """Pack image files, or folders of them, into shards."""
+    from nemo_image_curate.shards import pack as packing
+
+    found = packing.find_images(images)
+    texts = packing.read_captions(captions) if captions else None
+    tars = packing.pack(found, output, texts, samples_per_shard)
+    captioned = sum(name in texts or path.name in texts for path, name in found) if texts else 0
+    _report(
+        {"samples": len(found), "captioned": captioned, "shards": len(tars), "output": output},
+        as_json,
+    )
+
+
+@main.command()
+@click.argument("dataset")
+@_json
+@_cluster_options
+def inspect(
+    dataset: str,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Read all tar headers and sidecars; list samples, columns and every fault found."""
+    from nemo_image_curate.dataset import inspect_dataset
+
+    with _client("cpu", workers, scheduler, scheduler_file):
+        found = inspect_dataset(_open(dataset, "cpu"))
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    columns = ", ".join(f"{name} ({kind})" for name, kind in found["columns"].items())
+    faults = ", ".join(f"{count:,} {kind}" for kind, count in found["counts"].items()) or "none"
+    _report(
+        {
+            "path": found["path"],
+            "shards": found["shards"],
+            "samples": found["samples"],
+            "columns": columns,
+            "faults": faults,
+        },
+        False,
+    )
+    for fault in found["faults"]:
+        click.echo(f"  {fault['shard']}: {fault['kind']}: {fault['key']}: {fault['detail']}")
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--model",
+    default="offline",
+    show_default=True,
+    metavar="NAME",
+    help="A timm model name, or 'offline' (needs no download).",
+)
+@click.option("--pretrained", is_flag=True, help="Take the weights that timm names.")
+@click.option("--checkpoint", metavar="FILE", help="Take the weights from this file.")
+@_output
+@click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Decoding threads per worker.",
+)
+@click.option("--aesthetic", is_flag=True, help="Add aesthetic_score (needs CLIP ViT-L/14).")
+@click.option("--nsfw", is_flag=True, help="Add nsfw_score (needs CLIP ViT-L/14).")
+@click.option("--stats", is_flag=True, help="Add width, height, sharpness and the like.")
+@click.option("--use-index-files", is_flag=True, help="Find images with the .idx files.")
+@_json
+@_cluster_options
+def embed(
+    dataset: str,
+    model: str,
+    pretrained: bool,
+    checkpoint: str | None,
+    output: str | None,
+    batch_size: int,
+    threads: int,
+    aesthetic: bool,
+    nsfw: bool,
+    stats: bool,
+    use_index_files: bool,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Decode and embed every image; add scores and statistics in the same pass."""
+    from nemo_image_curate.classifiers import AestheticClassifier, NsfwClassifier
+    from nemo_image_curate.embedders import TimmImageEmbedder
+    from nemo_image_curate.quality import ImageStatistics
+
+    wanted = [(aesthetic, AestheticClassifier), (nsfw, NsfwClassifier)]
+    embedder = TimmImageEmbedder(
+        model,
+        pretrained=pretrained,
+        checkpoint_path=checkpoint,
+        batch_size=batch_size,
+        num_threads_per_worker=threads,
+        classifiers=[make() for asked, make in wanted if asked],
+        image_stages=[ImageStatistics()] if stats else [],
+        use_index_files=use_index_files,
+    )
+    with _client(backend, workers, scheduler, scheduler_file):
+        _save(embedder(_open(dataset, backend)), output, as_json)
+
+
+@main.command()
+@click.argument("dataset")
+@_output
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Decoding threads per worker.",
+)
+@_json
+@_cluster_options
+def stats(
+    dataset: str,
+    output: str | None,
+    threads: int,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Add size, format, brightness, contrast, sharpness and colorfulness."""
+    from nemo_image_curate.quality import ImageStatistics
+
+    with _client(backend, workers, scheduler, scheduler_file):
+        stage = ImageStatistics(num_threads_per_worker=threads)
+        _save(stage(_open(dataset, backend)), output, as_json)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--aesthetic", is_flag=True, help="Add aesthetic_score.")
+@click.option("--nsfw", is_flag=True, help="Add nsfw_score.")
+@click.option("--embedding-column", default="image_embedding", show_default=True)
+@click.option("--aesthetic-weights", metavar="FILE", help="The published file, if not downloaded.")
+@click.option("--nsfw-weights", metavar="FILE", help="The published file, if not downloaded.")
+@click.option(
+    "--no-check-encoder",
+    is_flag=True,
+    help="Score embeddings that are not recorded to be of the right model.",
+)
+@_output
+@_json
+@_cluster_options
+def score(
+    dataset: str,
+    aesthetic: bool,
+    nsfw: bool,
+    embedding_column: str,
+    aesthetic_weights: str | None,
+    nsfw_weights: str | None,
+    no_check_encoder: bool,
+    output: str | None,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Score embeddings that are there already."""
+    from nemo_image_curate.classifiers import AestheticClassifier, NsfwClassifier
+
+    asked = [
+        (aesthetic, AestheticClassifier, aesthetic_weights),
+        (nsfw, NsfwClassifier, nsfw_weights),
+    ]
+    stages = [
+        make(embedding_column=embedding_column, model_path=path, check_encoder=not no_check_encoder)
+        for wanted, make, path in asked
+        if wanted
+    ]
+    if not stages:
+        raise click.UsageError("say what to score: --aesthetic, --nsfw or both.")
+    with _client(backend, workers, scheduler, scheduler_file):
+        scored = _open(dataset, backend)
+        for stage in stages:
+            scored = stage(scored)
+        _save(scored, output, as_json)
+
+
+@main.command(name="filter")
+@click.argument("dataset")
+@click.option(
+    "--where",
+    required=True,
+    metavar="EXPR",
+    help="Over the columns, such as: 'aesthetic_score > 5 and width >= 256'.",
+)
+@click.option("--output", required=True, metavar="DIR", help="An empty or new folder for shards.")
+@click.option("--samples-per-shard", type=click.IntRange(min=1), default=10000, show_default=True)
+@click.option("--old-id-column", metavar="NAME", help="Keep the old keys in this column.")
+@_json
+@_cluster_options
+def filter_(
+    dataset: str,
+    where: str,
+    output: str,
+    samples_per_shard: int,
+    old_id_column: str | None,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Write the samples for which an expression is true as new, clean shards."""
+    with _client(backend, workers, scheduler, scheduler_file):
+        opened = _open(dataset, backend)
+        kept = opened.filter(where)
+        done = kept.to_webdataset(
+            output, samples_per_shard=samples_per_shard, old_id_col=old_id_column
+        )
+        total = len(opened)
+    _report(
+        {
+            "samples": total,
+            "kept": done.samples,
+            "rejected": total - done.samples - done.missing,
+            "missing": done.missing,
+            "shards": done.shards,
+            "output": done.path,
+        },
+        as_json,
+    )
+
+
+@main.command()
+@click.argument(
+    "folder", required=False, metavar="[DIR]", type=click.Path(exists=True, file_okay=False)
+)
+@click.option("--output", default="demo-output", show_default=True, metavar="DIR")
+@_json
+@_cluster_options
+def demo(
+    folder: str | None,
+    output: str,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Run the whole job offline on photographs that packages carry, or on those in DIR."""
+    from nemo_image_curate.demo import run_demo
+
+    with _client(backend, workers, scheduler, scheduler_file):
+        result = run_demo(folder, output)
+    click.echo(json.dumps(result.record, ensure_ascii=False) if as_json else result.table)
+
+
+@main.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Show versions, devices and the weights cache, and what works on this machine."""
+    from nemo_image_curate.doctor import examine
+
+    found = examine()
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for part, lines in found.items():
+        click.echo(part)
+        for name, value in lines.items():
+            click.echo(f"  {name:<24} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

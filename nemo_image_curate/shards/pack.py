@@ -1,0 +1,174 @@
+"""Pack loose image files into WebDataset shards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.shards.index import IMAGE_EXTENSIONS, format_idx
+from nemo_image_curate.shards.writer import TarWriter
+
+_FILE_NAMES = ("image", "file", "filename", "file_name", "path")
+_CAPTION_NAMES = ("caption", "text")
+
+
+def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str]]:
+    """The image files that some paths name.
+
+    Parameters
+    ----------
+    paths : sequence of str or path
+        Files are taken whatever they are called; of a folder, all files below it with the
+        extension of an image.
+
+    Returns
+    -------
+    list of (Path, str)
+        Each file, and its name relative to the folder it was found in; folders in sorted order.
+
+    Raises
+    ------
+    DatasetError
+        When a path does not exist or there is no image at all.
+    """
+    found: list[tuple[Path, str]] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.is_file())
+            images = [file for file in inside if _extension(file) in IMAGE_EXTENSIONS]
+            found += [(file, file.relative_to(path).as_posix()) for file in sorted(images)]
+        elif path.is_file():
+            found.append((path, path.name))
+        else:
+            raise DatasetError(f"{path} does not exist.")
+    if not found:
+        names = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise DatasetError(f"no images in {', '.join(map(str, paths))} (looked for {names}).")
+    return found
+
+
+def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Captions by file name from a CSV file with a header, such as ``image,caption``.
+
+    An image may have several lines, one caption each.
+
+    Raises
+    ------
+    DatasetError
+        Naming the file and the columns it has, when the needed ones are missing.
+    """
+    captions: dict[str, list[str]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            image = next((name for name in names if name.lower() in _FILE_NAMES), None)
+            caption = next((name for name in names if name.lower() in _CAPTION_NAMES), None)
+            if image is None or caption is None:
+                raise DatasetError(
+                    f"{path}: needs a column of file names ({' or '.join(_FILE_NAMES)}) and one of "
+                    f"captions ({' or '.join(_CAPTION_NAMES)}); it has: {', '.join(names)}."
+                )
+            for row in reader:
+                captions.setdefault(row[image], []).append(row[caption] or "")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
+    return captions
+
+
+def pack(
+    images: Iterable[tuple[Path, str]],
+    output: str | os.PathLike[str],
+    captions: Mapping[str, Sequence[str]] | None = None,
+    samples_per_shard: int = 10000,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[str]:
+    """Write shards with an image, a caption and a ``.json`` for each file, and their sidecars.
+
+    Parameters
+    ----------
+    images : iterable of (Path, str)
+        Files, and the names they go by in `captions`, `fields` and the ``file`` column.
+    output : str or path
+        A folder or URL without shards.
+    captions : mapping of str to sequence of str, optional
+        The first becomes ``caption``; all of them ``captions``, when some image has several.
+    samples_per_shard : int
+    fields : mapping of str to mapping, optional
+        More columns by file name.
+
+    Returns
+    -------
+    list of str
+        The tars written.
+
+    Raises
+    ------
+    ConfigError, DatasetError
+        For unusable arguments, unreadable files, or an output that has shards already.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if samples_per_shard < 1:
+        raise ConfigError(f"samples_per_shard={samples_per_shard} should be a positive integer.")
+    output = storage.normalise(output)
+    storage.make_dirs(output)
+    if storage.find(output, ".tar"):
+        raise DatasetError(f"{output} already holds shards. Choose an empty folder.")
+    captions, fields = captions or {}, fields or {}
+    several = any(len(texts) > 1 for texts in captions.values())
+    digits = len(str(samples_per_shard - 1))
+    tars = []
+    for number, chunk in enumerate(_chunks(images, samples_per_shard)):
+        stem = storage.join(output, f"{number:05d}")
+        records, written = [], []
+        with storage.atomic_write(stem + ".tar") as file:
+            tar = TarWriter(file)
+            for row, (path, name) in enumerate(chunk):
+                texts = list(captions.get(name) or captions.get(path.name) or ())
+                key = f"{number:05d}{row:0{digits}d}"
+                record = {"key": key, "file": name, "caption": texts[0] if texts else None}
+                record |= {"captions": texts} if several else {}
+                record |= fields.get(name, {})
+                records.append(record)
+                parts = [(_extension(path), _read(path))]
+                if texts:
+                    parts.append(("txt", texts[0].encode()))
+                parts.append(("json", json.dumps(record, ensure_ascii=False).encode()))
+                names = [(f"{key}.{extension}", extension, data) for extension, data in parts]
+                written.append([(name, tar.add(name, ext, data)) for name, ext, data in names])
+            tar.close()
+        storage.write_bytes(stem + ".idx", format_idx(written).encode())
+        with storage.atomic_write(stem + ".parquet") as file:
+            pq.write_table(pa.Table.from_pylist(records), file)
+        tars.append(stem + ".tar")
+    return tars
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _extension(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".") or "jpg"
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error

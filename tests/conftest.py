@@ -1,0 +1,76 @@
+"""Fixtures that tests of several modules share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from nemo_image_curate import frames
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("gpu", marks=[pytest.mark.gpu])],
+)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Every frame backend that works here."""
+    if request.param == "gpu" and (problem := frames.gpu_problem()):
+        pytest.skip(f"no GPU: {problem}")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(_cluster: object) -> Iterator[object]:
+    """A real Dask client with two worker processes; closed when the test ends."""
+    from distributed import Client
+
+    with Client(_cluster) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(_s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Makes empty buckets on a real S3 server, reached as users do: by the environment."""
+    import boto3
+
+    settings = {
+        "AWS_ENDPOINT_URL": _s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+    def make() -> str:
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
+        return f"s3://{name}"
+
+    return make

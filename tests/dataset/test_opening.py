@@ -1,0 +1,320 @@
+"""Every way to name a dataset, with and without sidecars."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.errors import DatasetError, SchemaError
+from nemo_image_curate.frames import to_arrow
+from tests.make_data import Truth, fields_of, jpeg, make_dataset, write_sidecar, write_tar
+
+
+def open_dataset(*arguments, **options) -> ImageTextPairDataset:
+    return ImageTextPairDataset.from_webdataset(*arguments, **options)
+
+
+def rows_of(dataset: ImageTextPairDataset) -> list[dict]:
+    return to_arrow(dataset.metadata.compute()).to_pylist()
+
+
+def check(dataset: ImageTextPairDataset, truth: Truth) -> None:
+    columns = list(dataset.metadata.columns)
+    assert sorted(columns) == ["caption", "key", "score", "shard", "url", "width"]
+    assert columns[:2] == ["key", "shard"]
+    assert rows_of(dataset) == [{name: row[name] for name in columns} for row in truth.rows]
+
+
+@pytest.mark.parametrize("sidecars", [True, False, [True, False, True], [False, True, True]])
+def test_sidecars_are_optional(tmp_path, backend, sidecars):
+    truth = make_dataset(tmp_path, sizes=[3, 1, 4], sidecars=sidecars)
+    dataset = open_dataset(tmp_path, backend=backend)
+    assert dataset.backend == backend
+    check(dataset, truth)
+    assert dataset.metadata.npartitions == 3
+    assert [len(part) for part in dataset.metadata.partitions] == [3, 1, 4]
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda root: str(root),
+        lambda root: root,
+        lambda root: f"{root}/",
+        lambda root: f"file://{root}",
+        lambda root: f"{root}/*.tar",
+        lambda root: f"{root}/0000?.tar",
+        lambda root: f"{root}/{{00000..00002}}.tar",
+        lambda root: f"{root}/{{00000,00001,00002}}.tar",
+        lambda root: [f"{root}/00000.tar", f"{root}/00001.tar", f"{root}/00002.tar"],
+        lambda root: [root / "00000.tar", f"{root}/0000[12].tar"],
+        lambda root: [f"{root}/*.tar", f"{root}/00000.tar"],
+    ],
+)
+def test_all_forms_of_a_path(tmp_path, spell):
+    truth = make_dataset(tmp_path / "data")
+    check(open_dataset(spell(tmp_path / "data")), truth)
+
+
+def test_relative_path(tmp_path, monkeypatch):
+    truth = make_dataset(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset("data")
+    monkeypatch.chdir("/")
+    check(dataset, truth)
+
+
+def test_shards_in_subfolders_with_dots_and_spaces(tmp_path):
+    for folder in ("a b/v1.0", "ü/[1]"):
+        make_dataset(tmp_path / folder, sizes=[2, 2])
+    dataset = open_dataset(tmp_path)
+    shards = [row["shard"] for row in rows_of(dataset)]
+    assert shards[::2] == [
+        "a b/v1.0/00000.tar",
+        "a b/v1.0/00001.tar",
+        "ü/[1]/00000.tar",
+        "ü/[1]/00001.tar",
+    ]
+    assert "url" in dataset.metadata.columns
+    assert dataset.image("000000001", shard="ü/[1]/00000.tar").size == (32, 24)
+
+
+def test_shards_of_several_folders_have_their_common_folder_as_root(tmp_path):
+    make_dataset(tmp_path / "a" / "x", sizes=[1])
+    make_dataset(tmp_path / "a" / "y", sizes=[1])
+    dataset = open_dataset([tmp_path / "a" / "x", f"{tmp_path}/a/y/*.tar"])
+    assert dataset.path == str(tmp_path / "a")
+    assert [row["shard"] for row in rows_of(dataset)] == ["x/00000.tar", "y/00000.tar"]
+
+
+def test_s3(tmp_path, bucket):
+    import fsspec
+
+    root = bucket()
+    truth = make_dataset(tmp_path, sizes=[2, 2, 2], sidecars=[True, False, True])
+    fsspec.filesystem("s3").put(str(tmp_path) + "/", f"{root}/data", recursive=True)
+    for path in (
+        f"{root}/data",
+        f"{root}/data/",
+        f"{root}/data/*.tar",
+        f"{root}/data/{{00000..00002}}.tar",
+        [f"{root}/data/0000{n}.tar" for n in range(3)],
+    ):
+        dataset = open_dataset(path)
+        assert dataset.path == f"{root}/data"
+        check(dataset, truth)
+    key, shard = truth.rows[3]["key"], truth.rows[3]["shard"]
+    assert dataset.image(key, shard).size == (32, 24)
+    with pytest.raises(DatasetError, match="does not exist"):
+        open_dataset(f"{root}/nothing")
+
+
+@pytest.mark.parametrize(
+    ("spell", "message"),
+    [
+        (lambda root: root / "absent", r"absent does not exist"),
+        (lambda root: root / "absent.tar", r"shard .*absent\.tar does not exist"),
+        (lambda root: f"{root}/absent*.tar", r"no \.tar shards under"),
+        (lambda root: [], r"the list is empty"),
+        (lambda root: [root / "00000.tar", root / "00009.tar"], r"00009\.tar does not exist"),
+        (lambda root: f"{root}/{{00000..00003}}.tar", r"00003\.tar does not exist"),
+        (lambda root: root / "00000.parquet", r"neither a folder nor a \.tar"),
+        (lambda root: root / "empty", r"no \.tar shards.*pack IMAGES"),
+    ],
+)
+def test_what_is_not_there_is_named(tmp_path, spell, message):
+    make_dataset(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(spell(tmp_path))
+
+
+def test_a_broken_sidecar_is_named(tmp_path):
+    make_dataset(tmp_path)
+    (tmp_path / "00001.parquet").write_bytes(b"half")
+    with pytest.raises(DatasetError, match=r"00001\.parquet is not a readable Parquet file"):
+        open_dataset(tmp_path)
+
+
+def test_empty_and_one_row_shards(tmp_path, backend):
+    for sidecars in (True, False):
+        root = tmp_path / str(sidecars)
+        truth = make_dataset(root, sizes=[0, 1, 0, 3], sidecars=sidecars)
+        dataset = open_dataset(root, backend=backend)
+        check(dataset, truth)
+        assert [len(part) for part in dataset.metadata.partitions] == [0, 1, 0, 3]
+    make_dataset(tmp_path / "nothing", sizes=[0], sidecars=False)
+    assert len(open_dataset(tmp_path / "nothing")) == 0
+
+
+def test_schemas_are_unified(tmp_path, backend):
+    make_dataset(tmp_path, sizes=[2, 2, 2], sidecars=False, with_json=False, text=False)
+    keys = [[fields_of(shard, number)["key"] for number in range(2)] for shard in range(3)]
+    write_sidecar(tmp_path / "00000.parquet", {"key": keys[0], "x": [1, 2], "n": pa.nulls(2)})
+    second = {
+        "x": [1.5, None],
+        "key": pa.array(keys[1], pa.large_string()),
+        "n": pa.array(["a", "b"]).dictionary_encode(),
+        "e": pa.array([[1.0, 2.0]] * 2, pa.list_(pa.float32(), 2)),
+    }
+    write_sidecar(tmp_path / "00001.parquet", second)
+    dataset = open_dataset(tmp_path, backend=backend)
+    assert rows_of(dataset.select(["x", "n", "e"])) == [
+        {"key": keys[0][0], "shard": "00000.tar", "x": 1.0, "n": None, "e": None},
+        {"key": keys[0][1], "shard": "00000.tar", "x": 2.0, "n": None, "e": None},
+        {"key": keys[1][0], "shard": "00001.tar", "x": 1.5, "n": "a", "e": [1.0, 2.0]},
+        {"key": keys[1][1], "shard": "00001.tar", "x": None, "n": "b", "e": [1.0, 2.0]},
+        {"key": keys[2][0], "shard": "00002.tar", "x": None, "n": None, "e": None},
+        {"key": keys[2][1], "shard": "00002.tar", "x": None, "n": None, "e": None},
+    ]
+    found = to_arrow(dataset.metadata.compute()).schema
+    assert to_arrow(dataset.metadata._meta).schema == found
+    write_sidecar(tmp_path / "00002.parquet", {"key": keys[2], "x": ["one", "two"]})
+    with pytest.raises(SchemaError, match=r"00002\.parquet: column 'x' is string, but double"):
+        open_dataset(tmp_path)
+
+
+def test_json_fields_of_several_types_in_several_tars(tmp_path):
+    for number, value in enumerate(['{"x": 1}', '{"x": "one"}', '{"x": {"y": 2}}', "broken"]):
+        members = [("k.jpg", b""), ("k.json", value.encode())]
+        write_tar(tmp_path / f"{number}.tar", members)
+    assert [row["x"] for row in rows_of(open_dataset(tmp_path))] == ["1", "one", '{"y": 2}', None]
+
+
+def test_id_column_of_another_name(tmp_path):
+    write_tar(tmp_path / "a.tar", [("k 1.jpg", jpeg(1)), ("k 1.json", b'{"key": 5, "uid": 7}')])
+    write_sidecar(tmp_path / "a.parquet", {"uid": ["k 1"], "key": [5]})
+    dataset = open_dataset(tmp_path, id_col="uid")
+    assert rows_of(dataset) == [{"uid": "k 1", "shard": "a.tar", "key": 5}]
+    with pytest.raises(DatasetError, match=r"a\.parquet: no column 'uld'. Did you mean 'uid'"):
+        open_dataset(tmp_path, id_col="uld")
+    with pytest.raises(SchemaError, match=r"column 'key' is int64, but keys are names"):
+        open_dataset(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    assert rows_of(open_dataset(tmp_path, id_col="uid")) == [
+        {"uid": "k 1", "shard": "a.tar", "key": 5}
+    ]
+
+
+def test_a_shard_column_of_the_sidecar_is_replaced(tmp_path):
+    make_dataset(tmp_path, sizes=[1], sidecars=False)
+    write_sidecar(tmp_path / "00000.parquet", {"shard": [17], "key": ["000000000"]})
+    assert rows_of(open_dataset(tmp_path)) == [{"key": "000000000", "shard": "00000.tar"}]
+
+
+def test_sidecars_without_tar_are_told_and_left_out(tmp_path, caplog):
+    truth = make_dataset(tmp_path)
+    write_sidecar(tmp_path / "00009.parquet", {"key": ["x"], "y": [1]})
+    dataset = open_dataset(tmp_path)
+    check(dataset, truth)
+    assert dataset.orphans == [str(tmp_path / "00009.parquet")]
+    assert "00009.parquet has no tar" in caplog.text
+    # Of a part of the dataset, the other sidecars are no orphans.
+    assert open_dataset(tmp_path / "00000.tar").orphans == [str(tmp_path / "00009.parquet")]
+
+
+def test_unfinished_files_are_not_seen(tmp_path):
+    truth = make_dataset(tmp_path)
+    shutil.copy(tmp_path / "00000.tar", tmp_path / ".00007.tar.curate-tmp-ab.tar")
+    check(open_dataset(tmp_path), truth)
+
+
+# --- metadata folders ------------------------------------------------------------------------
+
+
+def test_sidecars_in_a_folder_of_their_own(tmp_path):
+    truth = make_dataset(tmp_path / "tars")
+    (tmp_path / "meta").mkdir()
+    for path in (tmp_path / "tars").glob("*.parquet"):
+        path.rename(tmp_path / "meta" / path.name)
+    check(open_dataset(tmp_path / "tars", metadata=tmp_path / "meta"), truth)
+    (tmp_path / "meta" / "00001.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"(?s)lacks 1 of 3 sidecars.*00001\.parquet.*again"):
+        open_dataset(tmp_path / "tars", metadata=tmp_path / "meta")
+
+
+def test_a_saved_folder_opens_by_itself_and_with_moved_tars(tmp_path):
+    truth = make_dataset(tmp_path / "tars")
+    open_dataset(tmp_path / "tars").save_metadata(tmp_path / "meta")
+    for dataset in (
+        open_dataset(tmp_path / "meta"),
+        open_dataset(f"{tmp_path}/meta/"),
+        open_dataset(tmp_path / "tars", metadata=tmp_path / "meta"),
+        open_dataset(f"{tmp_path}/tars/*.tar", metadata=tmp_path / "meta"),
+    ):
+        check(dataset, truth)
+        assert dataset.path == str(tmp_path / "tars")
+        assert dataset.image(truth.keys[-1]).size == (32, 24)
+    (tmp_path / "tars").rename(tmp_path / "moved")
+    with pytest.raises(
+        DatasetError, match=r"00000\.tar under .*tars, which does not exist.*metadata="
+    ):
+        open_dataset(tmp_path / "meta")
+    dataset = open_dataset(tmp_path / "moved", metadata=tmp_path / "meta")
+    check(dataset, truth)
+    assert dataset.image(truth.keys[-1]).size == (32, 24)
+
+
+def test_an_unfinished_folder_is_refused_with_the_remedy(tmp_path):
+    make_dataset(tmp_path / "tars")
+    open_dataset(tmp_path / "tars").save_metadata(tmp_path / "meta")
+    (tmp_path / "meta" / "00001.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"00001\.parquet is listed in .* but does not exist"):
+        open_dataset(tmp_path / "meta")
+    (tmp_path / "meta" / "_dataset.json").unlink()
+    for arguments in ({"path": tmp_path / "meta"}, {"path": "", "metadata": tmp_path / "meta"}):
+        with pytest.raises(DatasetError, match=r"did not finish\. Run the same job"):
+            open_dataset(**arguments)
+
+
+def test_a_folder_of_a_later_version_is_refused(tmp_path):
+    make_dataset(tmp_path / "tars")
+    open_dataset(tmp_path / "tars").save_metadata(tmp_path / "meta")
+    path = tmp_path / "meta" / "_dataset.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(DatasetError, match="format 99"):
+        open_dataset(tmp_path / "meta")
+    path.write_text("{")
+    with pytest.raises(DatasetError, match=r"_dataset\.json"):
+        open_dataset(tmp_path / "meta")
+
+
+def without_root_powers() -> list[str]:
+    """Root writes where nobody may; without these capabilities it obeys like others."""
+    if os.getuid() != 0:
+        return []
+    if not shutil.which("setpriv"):
+        pytest.skip("running as root, and there is no setpriv")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+def test_inputs_may_be_read_only(tmp_path):
+    make_dataset(tmp_path / "tars", sizes=[2], sidecars=False)
+    for path in (tmp_path / "tars").iterdir():
+        path.chmod(0o444)
+    (tmp_path / "tars").chmod(0o555)
+    code = f"""
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.errors import CurateError
+dataset = ImageTextPairDataset.from_webdataset({str(tmp_path / "tars")!r})
+dataset.save_metadata({str(tmp_path / "meta")!r}).to_webdataset({str(tmp_path / "new")!r})
+try:
+    dataset.save_metadata()
+except CurateError as error:
+    print(error)
+"""
+    command = [*without_root_powers(), sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (tmp_path / "tars").chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert "cannot write" in done.stdout
+    assert "output folder" in done.stdout
+    assert sorted(os.listdir(tmp_path / "tars")) == ["00000.tar"]
+    assert (tmp_path / "new" / "00000.tar").exists()
+    assert len(open_dataset(tmp_path / "meta")) == 2

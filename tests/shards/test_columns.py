@@ -1,0 +1,330 @@
+"""Columns from tar members and from sidecars, and one schema for all of them."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nemo_image_curate.errors import DatasetError, SchemaError
+from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.reader import TarShard
+from tests.make_data import fields_of, jpeg, make_dataset, write_sidecar, write_tar
+
+
+def from_tar(path, id_col="key") -> pa.Table:
+    with TarShard(str(path)) as shard:
+        return columns.tar_columns(shard, id_col)
+
+
+def from_json(tmp_path, *values: object) -> pa.Table:
+    members = []
+    for number, value in enumerate(values):
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        members += [(f"{number}.jpg", b"i"), (f"{number}.json", raw)]
+    return from_tar(write_tar(tmp_path / "a.tar", members))
+
+
+def test_text_and_json_become_columns(tmp_path):
+    truth = make_dataset(tmp_path, sizes=[3], sidecars=False)
+    table = from_tar(tmp_path / "00000.tar")
+    assert set(table.column_names) == {"key", "caption", "url", "width", "score"}
+    for found, row in zip(table.to_pylist(), truth.rows, strict=True):
+        assert found == {name: row[name] for name in table.column_names}
+    assert table.schema.field("width").type == pa.int64()
+    assert table.schema.field("score").type == pa.float64()
+
+
+def test_the_text_member_wins_over_the_json_caption(tmp_path):
+    members = [("a.jpg", b""), ("a.txt", b"text\n"), ("a.json", b'{"caption": "json", "key": "9"}')]
+    members += [("b.jpg", b""), ("b.json", b'{"caption": "only json"}')]
+    table = from_tar(write_tar(tmp_path / "a.tar", members))
+    assert table.to_pylist() == [
+        {"key": "a", "caption": "text"},
+        {"key": "b", "caption": "only json"},
+    ]
+
+
+def test_images_alone_and_empty_tars(tmp_path):
+    table = from_tar(write_tar(tmp_path / "a.tar", [("x y.jpg", jpeg(1)), ("日本.JPG", jpeg(2))]))
+    assert table.to_pydict() == {"key": ["x y", "日本"]}
+    table = from_tar(write_tar(tmp_path / "b.tar", []), id_col="id")
+    assert table.schema == pa.schema({"id": pa.string()})
+    assert len(table) == 0
+
+
+def test_mixed_types_become_text(tmp_path):
+    table = from_json(tmp_path, {"a": 1, "b": [1]}, {"a": "x", "b": {"z": 1}}, {"a": 1.5})
+    assert table["a"].to_pylist() == ["1", "x", "1.5"]
+    assert table["b"].to_pylist() == ["[1]", '{"z": 1}', None]
+
+
+def test_objects_become_their_json_text(tmp_path):
+    table = from_json(tmp_path, {"a": {"b": [1, "ü"]}}, {"a": {}}, {"a": None})
+    assert table["a"].to_pylist() == ['{"b": [1, "ü"]}', "{}", None]
+    table = from_json(tmp_path, {"a": [{"b": 1}]}, {"a": []})
+    assert table["a"].to_pylist() == ['[{"b": 1}]', "[]"]
+
+
+def test_a_field_that_is_text_in_other_shards_is_text_here(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"x": 5, "y": [1]}')])
+    schema = pa.schema({"x": pa.string(), "y": pa.string(), "z": pa.int64()})
+    with TarShard(str(path)) as shard:
+        table = columns.tar_columns(shard, "key", schema)
+    assert table.to_pylist() == [{"key": "a", "x": "5", "y": "[1]"}]
+
+
+def test_mixed_booleans(tmp_path):
+    table = from_json(tmp_path, {"c": True}, {"c": None}, {})
+    assert table["c"].to_pylist() == [True, None, None]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1, 2.5], [1.0, 2.5]),
+        ([2**70, 1], [str(2**70), "1"]),
+        ([2**63, 1], None),
+        ([None, None], [None, None]),
+        ([{"a": {"b": 1}}, {"a": {"b": 2}, "c": "x"}], None),
+        ([[], [1, 2]], [[], [1, 2]]),
+        ([[None], [1.5]], [[None], [1.5]]),
+        ([{}, {}], None),
+        ([True, 1], None),
+        (["\ud800 lone", "fine"], None),
+        ([["\udc00"], ["x"]], None),
+        ([{"\ud800": 1}, {}], None),
+        ([float("nan"), 1.0], None),
+        ([float("inf"), 1.0], [float("inf"), 1.0]),
+    ],
+)
+def test_values_that_strain_arrow(tmp_path, values, expected):
+    table = from_json(tmp_path, *[{"x": value} for value in values])
+    assert len(table) == len(values)
+    if expected is not None:
+        assert table["x"].to_pylist() == expected
+    # What was read can be written and read again.
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert columns.read_sidecar(str(tmp_path / "x.parquet")).schema == table.schema
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"a": 1}{', b"[" * 100_000, b"7" * 5000],
+)
+def test_broken_json_gives_nulls_and_leaves_the_others_alone(tmp_path, broken):
+    table = from_json(tmp_path, {"a": 1}, broken, {"a": 3})
+    assert table.to_pydict() == {"key": ["0", "1", "2"], "a": [1, None, 3]}
+
+
+def test_field_names_that_are_no_plain_text(tmp_path):
+    table = from_json(tmp_path, {"\ud800": 1, "": 2, "a b.c": 3, "shard": "mine"})
+    assert len(table) == 1
+    pq.write_table(table, tmp_path / "x.parquet")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3), min_size=1, max_size=4))
+def test_any_json_becomes_columns_that_parquet_holds(tmp_path, values):
+    table = from_json(tmp_path, *values)
+    assert table["key"].to_pylist() == [str(number) for number in range(len(values))]
+    pq.write_table(table, tmp_path / "x.parquet")
+    again = columns.read_sidecar(str(tmp_path / "x.parquet"))
+    assert again.schema == table.schema
+    assert repr(again.to_pylist()) == repr(table.to_pylist())
+    for name in "abc":
+        if name in table.column_names:
+            nulls = [row.get(name) is None for row in values]
+            assert [one is None for one in table[name].to_pylist()] == nulls
+
+
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
+def test_captions_in_any_unicode(tmp_path, captions):
+    members = []
+    for number, caption in enumerate(captions):
+        raw = caption.encode("utf-8", "surrogatepass")
+        members += [(f"{number}.jpg", b"i"), (f"{number}.txt", raw)]
+    found = from_tar(write_tar(tmp_path / "a.tar", members))["caption"].to_pylist()
+    for text, caption in zip(found, captions, strict=True):
+        if caption.isprintable() or caption.encode("utf-8", "ignore").decode() == caption:
+            assert text == caption.rstrip("\r\n")
+        text.encode()
+
+
+def test_captions_that_are_not_utf8_and_names_that_are_not(tmp_path):
+    members = [("a.jpg", b""), ("a.txt", b"caf\xe9"), ("caf\udce9.jpg", b"")]
+    path = tmp_path / "a.tar"
+    import io
+    import tarfile
+
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    table = from_tar(path)
+    assert table["caption"].to_pylist() == ["caf\ufffd", None]
+    assert table["key"].to_pylist() == ["a", "caf\\xe9"]
+
+
+# --- sidecars --------------------------------------------------------------------------------
+
+
+def test_types_that_only_arrow_knows_are_made_plain(tmp_path):
+    table = pa.table(
+        {
+            "key": pa.array(["a", "b"], pa.large_string()),
+            "dictionary": pa.array(["x", None]).dictionary_encode(),
+            "null": pa.nulls(2),
+            "view": pa.array(["x", "y"], pa.string_view()),
+            "fixed": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+            "large": pa.array([["x"], []], pa.large_list(pa.large_string())),
+            "half": pa.array([1.5, None], pa.float16()),
+            "binary": pa.array([b"x", None], pa.large_binary()),
+            "struct": pa.array([{"a": 1}, None]),
+        }
+    )
+    path = write_sidecar(tmp_path / "a.parquet", table)
+    found = columns.read_sidecar(str(path))
+    assert [str(field.type) for field in found.schema] == [
+        "string",
+        "string",
+        "string",
+        "string",
+        "list<item: float>",
+        "list<item: string>",
+        "float",
+        "binary",
+        "struct<a: int64>",
+    ]
+    assert found.to_pylist() == table.to_pylist()
+    assert columns.read_footer(str(path)).schema == found.schema
+
+
+def test_read_only_the_columns_that_are_there(tmp_path):
+    path = str(write_sidecar(tmp_path / "a.parquet", {"key": ["a"], "x": [1]}))
+    assert columns.read_sidecar(path, ["x", "absent"]).to_pydict() == {"x": [1]}
+
+
+def test_footer(tmp_path):
+    rows = [fields_of(0, number) for number in range(3)]
+    path = str(write_sidecar(tmp_path / "a.parquet", pa.Table.from_pylist(rows)))
+    footer = columns.read_footer(path)
+    assert (footer.rows, footer.record) == (3, {})
+    assert columns.read_footer(path).digest == footer.digest
+    rows[1]["score"] += 1000
+    write_sidecar(tmp_path / "a.parquet", pa.Table.from_pylist(rows))
+    assert columns.read_footer(path).digest != footer.digest
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"not parquet" * 100, b"PAR1" + bytes(50) + b"PAR1"]
+)
+def test_unreadable_sidecar_is_named_with_a_remedy(tmp_path, content):
+    path = tmp_path / "00007.parquet"
+    path.write_bytes(content)
+    for read in (columns.read_footer, columns.read_sidecar):
+        with pytest.raises(DatasetError, match=r"(?s)00007\.parquet is not a readable.*Delete it"):
+            read(str(path))
+
+
+def test_foreign_record_in_the_footer_is_no_reason_to_fail(tmp_path):
+    for raw in (b"not json", b"[1]", b"null", b"\xff"):
+        table = pa.table({"key": ["a"]}).replace_schema_metadata({columns.RECORD_KEY: raw})
+        path = str(write_sidecar(tmp_path / "a.parquet", table))
+        assert columns.read_footer(path).record == {}
+
+
+# --- one schema ------------------------------------------------------------------------------
+
+
+def unify(*types: pa.DataType) -> pa.DataType:
+    schemas = [(f"{n:05d}.tar", pa.schema({"x": one})) for n, one in enumerate(types)]
+    return columns.unify(schemas).field("x").type
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ([pa.int64(), pa.float64()], pa.float64()),
+        ([pa.int32(), pa.int64()], pa.int64()),
+        ([pa.float32(), pa.float64()], pa.float64()),
+        ([pa.int8(), pa.uint8()], pa.int16()),
+        ([pa.string(), pa.string()], pa.string()),
+        ([pa.list_(pa.float32()), pa.list_(pa.float32())], pa.list_(pa.float32())),
+        ([pa.list_(pa.float32()), pa.list_(pa.float64())], pa.list_(pa.float64())),
+    ],
+)
+def test_types_are_widened(types, expected):
+    assert unify(*types) == expected
+    assert unify(*reversed(types)) == expected
+
+
+def test_absent_columns_are_kept_in_order_of_appearance():
+    schemas = [
+        ("a", pa.schema({"key": pa.string(), "x": pa.int64()})),
+        ("b", pa.schema({"key": pa.string(), "y": pa.bool_(), "x": pa.int64()})),
+    ]
+    assert columns.unify(schemas).names == ["key", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    "types",
+    [
+        (pa.int64(), pa.string()),
+        (pa.string(), pa.list_(pa.float32())),
+        (pa.bool_(), pa.timestamp("s")),
+        (pa.struct({"a": pa.int64()}), pa.int64()),
+    ],
+)
+def test_types_with_nothing_in_common_are_refused_by_name(types):
+    for first, second in (types, types[::-1]):
+        with pytest.raises(SchemaError) as caught:
+            unify(first, second)
+        message = str(caught.value)
+        assert "shard 00001.tar" in message
+        assert "column 'x'" in message
+        assert str(first) in message
+        assert str(second) in message
+
+
+def test_columns_of_tars_without_a_common_type_become_text():
+    schemas = [
+        ("a.tar", pa.schema({"x": pa.int64(), "y": pa.list_(pa.int64())})),
+        ("b.tar", pa.schema({"x": pa.string(), "y": pa.string()})),
+        ("c.parquet", pa.schema({"x": pa.float64()})),
+    ]
+    found = columns.unify(schemas, {"a.tar", "b.tar"})
+    assert found == pa.schema({"x": pa.string(), "y": pa.string()})
+    with pytest.raises(SchemaError, match=r"shard b\.tar: column 'x'"):
+        columns.unify(schemas)
+    with pytest.raises(SchemaError, match=r"column 'y'"):
+        columns.unify(schemas, {"b.tar"})  # a list in a sidecar has no text
+
+
+def test_conform_casts_and_fills():
+    schema = pa.schema({"key": pa.string(), "x": pa.float64(), "new": pa.list_(pa.float32())})
+    table = columns.conform(pa.table({"x": [1, None], "key": ["a", "b"]}), schema)
+    assert table.schema == schema
+    assert table.to_pylist() == [
+        {"key": "a", "x": 1.0, "new": None},
+        {"key": "b", "x": None, "new": None},
+    ]

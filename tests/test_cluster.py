@@ -1,0 +1,142 @@
+"""Clients, and jobs whose failing partitions do not stop the others."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import dask
+import pytest
+
+from nemo_image_curate import cluster, frames
+from nemo_image_curate.errors import BackendError, ConfigError, DatasetError, JobError
+
+
+@pytest.fixture(params=["no client", "two workers"])
+def anyhow(request):
+    """With and without a cluster."""
+    if request.param == "two workers":
+        request.getfixturevalue("client")
+
+
+def square(number: int, log: str) -> int:
+    with open(log, "a") as file:
+        file.write(f"{number}\n")
+    if number < 0:
+        raise ValueError(f"negative: {number}")
+    return number * number
+
+
+def jobs(numbers: list[int], log: object) -> list[object]:
+    return [dask.delayed(square, pure=False)(number, str(log)) for number in numbers]
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_results_come_in_the_order_of_the_tasks(tmp_path):
+    done: list[int] = []
+    numbers = list(range(20))
+    found = cluster.compute_all(
+        jobs(numbers, tmp_path / "log"), [str(n) for n in numbers], "square", done=done.append
+    )
+    assert found == [number * number for number in numbers]
+    assert sorted(done) == found
+    assert cluster.compute_all([], [], "nothing") == []
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_a_failing_task_is_named_and_the_others_are_done(tmp_path):
+    done: list[int] = []
+    numbers = [1, -2, 3, -4, 5]
+    labels = [f"{n}.tar" for n in numbers]
+    with pytest.raises(JobError) as caught:
+        cluster.compute_all(jobs(numbers, tmp_path / "log"), labels, "square", done=done.append)
+    message = str(caught.value)
+    assert "2 of 5 partitions failed" in message
+    assert "-2.tar: ValueError: negative: -2" in message
+    assert "-4.tar: ValueError: negative: -4" in message
+    assert sorted(done) == [1, 9, 25]
+    counts = (tmp_path / "log").read_text().split()
+    assert sorted(map(int, counts)) == sorted(numbers), "each was run exactly once"
+
+
+def refuse() -> None:
+    raise DatasetError("the disk is full")
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_one_common_error_of_ours_is_passed_on():
+    tasks = [dask.delayed(refuse)() for _ in range(3)]
+    with pytest.raises(DatasetError, match=r"^the disk is full$"):
+        cluster.compute_all(tasks, ["a", "b", "c"], "write")
+
+
+def shared(log: str) -> int:
+    with open(log, "a") as file:
+        file.write("shared\n")
+    return 1
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_what_tasks_share_is_computed_once(tmp_path):
+    common = dask.delayed(shared)(str(tmp_path / "log"))
+    tasks = [dask.delayed(lambda a, b: a + b)(common, number) for number in range(5)]
+    assert cluster.compute_all(tasks, list("abcde"), "add", shared=True) == [1, 2, 3, 4, 5]
+    assert (tmp_path / "log").read_text().count("shared") == 1
+
+
+def test_a_started_cluster_ends_with_its_client():
+    with cluster.get_client("cpu", n_workers=1, processes=False) as client:
+        assert cluster.current_client() is client
+        assert client.submit(os.getpid).result() == os.getpid()
+        inner = client.cluster
+    assert inner.status.name == "closed"
+    assert cluster.current_client() is None
+
+
+def test_connect_to_a_running_scheduler(client, tmp_path):
+    address = client.scheduler.address
+    with cluster.get_client(scheduler_address=address, set_as_default=False) as other:
+        assert len(other.scheduler_info()["workers"]) == 2
+    (tmp_path / "s.json").write_text(json.dumps({"address": address}))
+    with cluster.get_client(scheduler_file=str(tmp_path / "s.json"), set_as_default=False) as other:
+        assert len(other.scheduler_info()["workers"]) == 2
+    assert client.submit(len, "abc").result() == 3, "the cluster of others lives on"
+
+
+def test_contradicting_arguments():
+    with pytest.raises(ConfigError, match="not both"):
+        cluster.get_client(scheduler_address="tcp://x:1", scheduler_file="x.json")
+    with pytest.raises(ConfigError, match="n_workers"):
+        cluster.get_client(scheduler_address="tcp://x:1", n_workers=2)
+    with pytest.raises(ConfigError, match="backend='tpu'"):
+        cluster.get_client("tpu")
+
+
+@pytest.mark.skipif(frames.gpu_problem() is None, reason="a GPU works here")
+def test_gpu_cluster_without_a_gpu():
+    with pytest.raises(BackendError, match="does not work here"):
+        cluster.get_client("gpu")
+
+
+def test_kept_objects_are_built_once_and_old_ones_dropped():
+    built: list[int] = []
+
+    def build(number: int) -> object:
+        built.append(number)
+        return [number]
+
+    cluster.forget()
+    first = cluster.kept("0", lambda: build(0))
+    assert cluster.kept("0", lambda: build(0)) is first
+    assert built == [0]
+    for number in range(1, 9):
+        cluster.kept(str(number), lambda number=number: build(number))
+    cluster.kept("8", lambda: build(8))
+    assert built == list(range(9))
+    cluster.kept("0", lambda: build(0))
+    assert built[-1] == 0, "the oldest was dropped"
+    assert built.count(0) == 2
+    cluster.forget()
+    cluster.kept("8", lambda: build(8))
+    assert built.count(8) == 2
+    cluster.forget()
