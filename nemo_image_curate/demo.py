@@ -34,7 +34,7 @@ RULES = {
 }
 
 CAPTIONS = {
-    "astronaut": "portrait of an astronaut in an orange space suit before a flag and a shuttle model",
+    "astronaut": "portrait of an astronaut in an orange suit before a flag and a shuttle model",
     "chelsea": "close portrait of a tabby cat looking to the side",
     "china": "a colourful Chinese temple roof with trees behind it",
     "coffee": "a cup of coffee with a spoon on a wooden table, seen from above",

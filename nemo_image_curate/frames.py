@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, DatasetError
@@ -243,8 +243,8 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
     return leaves.reshape(len(kept), int(widths[0])), kept
 
 
-def spread(values: Sequence[Any], kept: Sequence[int], rows: int, kind: pa.DataType) -> pa.Array:
-    """A column of `rows` values that has `values` at the row numbers `kept`, and nulls elsewhere."""
+def spread(values: Sequence[Any], kept: Iterable[int], rows: int, kind: pa.DataType) -> pa.Array:
+    """A column of `rows` rows with `values` at the row numbers `kept`, and nulls elsewhere."""
     import pyarrow as pa
 
     column: list[Any] = [None] * rows

@@ -22,7 +22,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     from distributed import LocalCluster
 
     with LocalCluster(
@@ -35,11 +35,11 @@ def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 
 @pytest.fixture
-def client(_cluster: object) -> Iterator[object]:
+def client(workers: object) -> Iterator[object]:
     """A real Dask client with two worker processes; closed when the test ends."""
     from distributed import Client
 
-    with Client(_cluster) as connected:
+    with Client(workers) as connected:
         yield connected
 
 

@@ -33,8 +33,6 @@ class ImageClassifier:
         ``float32``; null where there is no embedding.
     embedding_column : str, default "image_embedding"
         When called; in an embedder's pass the embedder's own column is used.
-    embedding_dim : int, optional
-        The width of embedding that the model takes; None for any.
     check_encoder : bool, default True
         Refuse embeddings that are not known to be of the right encoder: those of another model
         may have the right shape, and give nonsense.
@@ -44,12 +42,10 @@ class ImageClassifier:
         self,
         pred_column: str,
         embedding_column: str = "image_embedding",
-        embedding_dim: int | None = None,
         check_encoder: bool = True,
     ):
         self.pred_column = pred_column
         self.embedding_column = embedding_column
-        self.embedding_dim = embedding_dim
         self.check_encoder = check_encoder
 
     def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -68,6 +64,10 @@ class ImageClassifier:
 
     def encoder(self) -> str | None:
         """The encoder whose embeddings the model was trained on; None for any."""
+        return None
+
+    def embedding_dim(self) -> int | None:
+        """The width of embedding that the model takes; None for any."""
         return None
 
     def config(self) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class _Scorer:
     def __call__(self, embeddings: torch.Tensor) -> dict[str, Any]:
         import torch
 
-        wanted = self.classifier.embedding_dim
+        wanted = self.classifier.embedding_dim()
         if wanted is not None and embeddings.shape[1] != wanted:
             raise DatasetError(
                 f"{type(self.classifier).__name__} takes embeddings of {wanted} values, but these "
@@ -178,6 +178,9 @@ class _Scorer:
 
 class _ScorePartition:
     """Scores one computed partition; the function that Dask maps."""
+
+    # What Dask's dashboard calls these tasks.
+    __name__ = "score"
 
     def __init__(self, classifier: ImageClassifier):
         self.classifier = classifier

@@ -40,7 +40,7 @@ class PublishedHead(ImageClassifier):
         trained_on: str,
         version: str,
     ):
-        super().__init__(pred_column, embedding_column, None, check_encoder)
+        super().__init__(pred_column, embedding_column, check_encoder)
         self.model_path = model_path
         self.trained_on = trained_on
         self.version = version
@@ -61,6 +61,10 @@ class PublishedHead(ImageClassifier):
     def encoder(self) -> str:
         """The encoder that the head was trained on."""
         return self.head().encoder
+
+    def embedding_dim(self) -> int:
+        """The width of that encoder's embeddings."""
+        return self.head().embedding_dim
 
     def weights_sha256(self) -> str:
         """Hash of the weights file."""

@@ -69,7 +69,7 @@ def export(
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
-    config = ("export", root, filter_column, naming.id_col)
+    config = ("export", filter_column, naming.id_col)
     targets = saving.plan(frame, sources, locations, False, *config)
     prints = [target.fingerprint for target in targets]
     storage.make_dirs(path)

@@ -15,8 +15,9 @@ from typing import Any
 
 from nemo_image_curate.dataset.opening import MetadataReader
 
-# Operands that only repeat the schema; in-place runs see it grow while they are under way.
-_SCHEMA_OPERANDS = frozenset({"meta", "user_meta", "parent_meta", "_meta"})
+# Operands that only repeat the schema, which in-place runs see grow while they are under way, and
+# Dask's way to shuffle, which it chooses by whether there is a client.
+_IGNORED_OPERANDS = frozenset({"meta", "user_meta", "parent_meta", "_meta", "shuffle_method"})
 
 
 class Lineage:
@@ -81,7 +82,7 @@ def _describe(value: Any) -> Any:
             *(
                 [name, _describe(operand)]
                 for name, operand in zip(value._parameters, value.operands, strict=False)
-                if name not in _SCHEMA_OPERANDS
+                if name not in _IGNORED_OPERANDS
             ),
             *(_describe(operand) for operand in value.operands[len(value._parameters) :]),
         ]
@@ -116,7 +117,7 @@ def _describe_function(
     """
 
     def describe(value: Any) -> Any:
-        if value in callers or value is function:
+        if any(value is one for one in (*callers, function)):
             return "recursion"
         if isinstance(value, types.FunctionType) and not _importable(value):
             return _describe_function(value, (*callers, function))

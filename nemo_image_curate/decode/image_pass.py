@@ -142,6 +142,9 @@ class ImagePass:
 class _Partition:
     """Runs the pass over one computed partition; the function that Dask maps."""
 
+    # What Dask's dashboard calls these tasks.
+    __name__ = "image-pass"
+
     def __init__(self, image_pass: ImagePass, root: str, id_col: str):
         self.image_pass = image_pass
         self.root = root
@@ -183,9 +186,7 @@ class _Partition:
         }
         # Decoders are not for several threads at once, and Dask may run several partitions.
         token = _token(device, work.preprocessing, options, threading.get_ident())
-        decoder = cluster.kept(
-            token, lambda: image_decoder(work.preprocessing, device, **options)
-        )
+        decoder = cluster.kept(token, lambda: image_decoder(work.preprocessing, device, **options))
         rows: list[int] = []
         data: list[bytes | None] = []
         for row, content in self._contents(result):
@@ -198,8 +199,10 @@ class _Partition:
             yield rows, decoder.decode(data)
 
     def _contents(self, result: _Result) -> Iterator[tuple[int, bytes | None]]:
-        """Each row's image bytes, in the order of the tars: what batches hold does not depend on
-        the order of the rows, and disks read forward."""
+        """Each row's image bytes, in the order of the tars.
+
+        So what a batch holds does not depend on the order of the rows, and disks read forward.
+        """
         for shard, rows in result.rows_by_shard():
             location = storage.join(self.root, shard)
             with TarShard(location, self.image_pass.use_index_files) as opened:

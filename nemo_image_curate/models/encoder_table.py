@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 CLIP_VIT_B_32 = "openai/clip-vit-base-patch32"
@@ -70,3 +71,17 @@ _TABLE = (
 )  # fmt: skip
 
 ENCODERS: dict[str, Encoder] = {encoder.name: encoder for encoder in _TABLE}
+
+
+def known_encoder(model_name: str) -> Encoder | None:
+    """The table's entry for a timm name with its tag (or ``"offline"``), None if it has none.
+
+    ``timm/<name>`` and ``hf-hub:timm/<name>`` mean the same as ``<name>``.
+    """
+    wanted = plain_name(model_name)
+    return next((encoder for encoder in _TABLE if encoder.timm_name == wanted), None)
+
+
+def plain_name(model_name: str) -> str:
+    """The name as timm has it, without ``timm/`` or ``hf-hub:timm/`` before it."""
+    return re.sub(r"^(hf[-_]hub:)?timm/", "", model_name)

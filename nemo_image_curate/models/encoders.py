@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import ConfigError
@@ -15,6 +14,8 @@ from nemo_image_curate.models.encoder_table import (
     ENCODERS,
     OFFLINE,
     Encoder,
+    known_encoder,
+    plain_name,
 )
 from nemo_image_curate.models.offline import offline_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
@@ -40,15 +41,6 @@ __all__ = [
 ]
 
 
-def known_encoder(model_name: str) -> Encoder | None:
-    """The table's entry for a timm name with its tag (or ``"offline"``), None if it has none.
-
-    ``timm/<name>`` and ``hf-hub:timm/<name>`` mean the same as ``<name>``.
-    """
-    wanted = _plain(model_name)
-    return next((encoder for encoder in ENCODERS.values() if encoder.timm_name == wanted), None)
-
-
 def check_quickgelu(model_name: str, pretrained: bool = True) -> None:
     """Refuse weights trained with QuickGELU in an architecture that computes the exact GELU.
 
@@ -68,7 +60,7 @@ def check_quickgelu(model_name: str, pretrained: bool = True) -> None:
     ConfigError
         Naming the model name to use instead.
     """
-    name = _plain(model_name)
+    name = plain_name(model_name)
     if not pretrained or name == OFFLINE:
         return
     notes = " ".join(timm_config(name).notes or ())
@@ -113,7 +105,7 @@ def encoder_family(
     OSError
         When the checkpoint cannot be read.
     """
-    name = _plain(model_name)
+    name = plain_name(model_name)
     if name == OFFLINE:
         if checkpoint_path is not None or declared is not None:
             raise ConfigError('model_name="offline" brings its own weights, it takes no others')
@@ -161,7 +153,7 @@ def timm_config(model_name: str) -> Any:
         When timm has no such model or tag.
     """
     timm = import_timm()
-    name = _plain(model_name)
+    name = plain_name(model_name)
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=1)
@@ -201,7 +193,3 @@ def _check_architecture(encoder: Encoder, architecture: str) -> None:
     expected = encoder.timm_name.partition(".")[0]
     if architecture != expected:
         raise ConfigError(f"{encoder.name} has the architecture {expected!r}, not {architecture!r}")
-
-
-def _plain(model_name: str) -> str:
-    return re.sub(r"^(hf[-_]hub:)?timm/", "", model_name)

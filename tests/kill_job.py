@@ -1,0 +1,60 @@
+"""The job that `test_kill` kills: embed, save, export; it notes every shard it computes.
+
+    python -m tests.kill_job ROOT OUTPUT LOG RUN WORKERS
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from nemo_image_curate import ImageEmbedder, ImageTextPairDataset, get_client
+from nemo_image_curate.decode import Preprocessing
+
+
+class NotedEmbedder(ImageEmbedder):
+    """Averages pixels, slowly, and appends a line for each batch to a log file."""
+
+    def __init__(self, log: str, run: str):
+        super().__init__("average")
+        self.log = log
+        self.run = run
+
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(32, "squash", 1.0, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def load_embedding_model(self, device):
+        def average(pixels):
+            time.sleep(0.03)
+            means = pixels.mean(dim=(2, 3))
+            # The first image's mean tells which shard this batch is of.
+            line = f"{self.run} {means[0].tolist()}\n"
+            with open(self.log, "a") as file:
+                file.write(line)
+            return means
+
+        return average
+
+
+def job(root: str, output: str, log: str, run: str) -> None:
+    dataset = ImageTextPairDataset.from_webdataset(root, backend="cpu")
+    saved = NotedEmbedder(log, run)(dataset).save_metadata(f"{output}/metadata", progress=False)
+    kept = saved.filter("image_error.isna() and score > 2")
+    kept.to_webdataset(f"{output}/curated", samples_per_shard=7, progress=False)
+
+
+def main(root: str, output: str, log: str, run: str, workers: str) -> None:
+    if workers == "0":
+        job(root, output, log, run)
+    else:
+        with get_client("cpu", n_workers=int(workers)):
+            job(root, output, log, run)
+    print("finished", os.getpid())
+
+
+if __name__ == "__main__":
+    # Under its own name, so that workers can import what they are sent.
+    from tests import kill_job
+
+    kill_job.main(*sys.argv[1:])
