@@ -182,6 +182,11 @@ def inspect(
 )
 @click.option("--pretrained", is_flag=True, help="Take the weights that timm names.")
 @click.option("--checkpoint", metavar="FILE", help="Take the weights from this file.")
+@click.option(
+    "--checkpoint-encoder",
+    metavar="NAME",
+    help="What the checkpoint is a copy of, such as openai/clip-vit-large-patch14.",
+)
 @_output
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option(
@@ -202,6 +207,7 @@ def embed(
     model: str,
     pretrained: bool,
     checkpoint: str | None,
+    checkpoint_encoder: str | None,
     output: str | None,
     batch_size: int,
     threads: int,
@@ -225,6 +231,7 @@ def embed(
         model,
         pretrained=pretrained,
         checkpoint_path=checkpoint,
+        checkpoint_encoder=checkpoint_encoder,
         batch_size=batch_size,
         num_threads_per_worker=threads,
         classifiers=[make() for asked, make in wanted if asked],

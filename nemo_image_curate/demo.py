@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,15 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.embedders import TimmImageEmbedder
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.quality import ImageStatistics
 from nemo_image_curate.shards.pack import find_images, pack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+# Says that a folder's content is a demo's, and may be replaced by the next.
+_MARK = ".nemo-image-curate-demo"
 
 # What the demo rejects, in this order; a row counts for the first rule that it breaks.
 RULES = {
@@ -70,12 +74,13 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     Raises
     ------
     ConfigError
-        When the photographs' packages are not installed.
+        When the photographs' packages are not installed, or `output` holds other things under
+        these names.
+    DatasetError
+        When `folder` has no images, or `output` cannot be written to.
     """
     base = Path(output).absolute()
-    shards, metadata, curated = base / "shards", base / "metadata", base / "curated"
-    for old in (shards, metadata, curated):
-        shutil.rmtree(old, ignore_errors=True)
+    shards, metadata, curated = _clean(base)
     started = time.perf_counter()
     planted = _pack_folder(folder, shards) if folder else _pack_photographs(shards)
     dataset = ImageTextPairDataset.from_webdataset(str(shards))
@@ -106,10 +111,27 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     }
     if planted:
         record["variants"] = {
-            name: dict(group.rejected.fillna("kept").value_counts().sort_index())
+            name: dict(sorted(Counter(group.rejected.fillna("kept")).items()))
             for name, group in rows.groupby("variant", sort=False)
         }
     return DemoResult(record, _table(record))
+
+
+def _clean(base: Path) -> list[Path]:
+    """The three folders below `base`, without what an earlier demo left there."""
+    folders = [base / name for name in ("shards", "metadata", "curated")]
+    mark = base / _MARK
+    if not mark.exists() and (taken := [folder for folder in folders if folder.exists()]):
+        raise ConfigError(f"{taken[0]} is not of an earlier demo; choose another --output.")
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        for folder in folders:
+            if folder.exists():
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise DatasetError(f"cannot write to {base}: {error.strerror or error}") from error
+    return folders
 
 
 def _table(record: dict[str, Any]) -> str:
@@ -145,7 +167,8 @@ def _pack_photographs(shards: Path) -> bool:
     return True
 
 
-def _photographs() -> Iterator[tuple[str, Image]]:
+def photographs() -> Iterator[tuple[str, Image]]:
+    """The names and pictures of the photographs that scikit-image and scikit-learn carry."""
     from PIL import Image
 
     try:
@@ -167,7 +190,7 @@ def _photographs() -> Iterator[tuple[str, Image]]:
 
 
 def _variants() -> Iterator[tuple[str, str, bytes]]:
-    for name, photograph in _photographs():
+    for name, photograph in photographs():
         for variant, change in _CHANGES.items():
             yield name, variant, change(photograph)
 

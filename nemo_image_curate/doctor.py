@@ -47,7 +47,7 @@ def examine() -> dict[str, dict[str, Any]]:
             "cores": len(os.sched_getaffinity(0)),
             "bfloat16 on CPU": _attempt(_bfloat16),
             "GPU backend": frames.gpu_problem() or "works",
-            "backend in use": frames.resolve_backend(),
+            "backend in use": _attempt(frames.resolve_backend),
         },
         "weights": {"folder": str(home), "files": ", ".join(cached) or "none yet"},
         "what works": {

@@ -1,4 +1,4 @@
-"""Benchmark inputs: JPEG photographs in tar shards, made the same each time from what packages carry."""
+"""Benchmark inputs: photographs that packages carry, cut up the same way each time, in shards."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate.demo import _photographs
+from nemo_image_curate.demo import photographs as package_photographs
 
 
 def photographs(n: int, side: int, quality: int = 90) -> list[bytes]:
     """`n` different JPEGs of real content: random crops, about `side` pixels wide."""
     chance = random.Random(0)
-    sources = [image for _, image in _photographs()]
+    sources = [image for _, image in package_photographs()]
     made = []
     for number in range(n):
         image = sources[number % len(sources)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.errors import DatasetError, EncoderMismatchError
+from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class ImageClassifier:
         may have the right shape, and give nonsense.
     """
 
+    # Parameters that `config` or the token records, or that change no values.
+    _known: ClassVar[frozenset[str]] = frozenset(
+        ("pred_column", "embedding_column", "check_encoder")
+    )
+
     def __init__(
         self,
         pred_column: str,
@@ -56,7 +62,7 @@ class ImageClassifier:
         callable
             float32 unit embeddings (B, d) on `device` to scores (B,).
         """
-        raise TypeError(f"{type(self).__name__} does not define load_model(device).")
+        raise ConfigError(f"{type(self).__name__} does not define load_model(device).")
 
     def postprocess(self, scores: torch.Tensor) -> torch.Tensor:
         """Turn what the model gives, (B,) float32, into what the column holds."""
@@ -85,7 +91,8 @@ class ImageClassifier:
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         from dask.base import normalize_token
 
-        parts = (type(self), self.config(), self.columns(), self.embedding_column)
+        own = describe_stage(self, self._known)
+        parts = (own, self.config(), self.columns(), self.embedding_column)
         return tuple(normalize_token(part) for part in parts)
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -173,6 +180,11 @@ class _Scorer:
         with torch.inference_mode():
             unit = torch.nn.functional.normalize(embeddings.to(self.device).float(), dim=1)
             scores = self.classifier.postprocess(self.model(unit))
+        if scores.shape != (len(unit),):
+            raise ConfigError(
+                f"{type(self.classifier).__name__} gave scores of shape {tuple(scores.shape)} for "
+                f"{len(unit)} embeddings; it should be one number for each."
+            )
         return {self.classifier.pred_column: scores.cpu()}
 
 

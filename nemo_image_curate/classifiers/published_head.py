@@ -30,6 +30,8 @@ class PublishedHead(ImageClassifier):
     """
 
     kind: ClassVar[str]
+    # The file counts by its hash, wherever it lies.
+    _known = ImageClassifier._known | {"model_path", "trained_on", "version"}
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class PublishedHead(ImageClassifier):
 
     def build(self, state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         """The network with its weights."""
-        raise TypeError(f"{type(self).__name__} does not define build(state_dict).")
+        raise ConfigError(f"{type(self).__name__} does not define build(state_dict).")
 
     def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The head on a device."""

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import sys
 import types
+from collections.abc import Collection
 from typing import Any
 
 from nemo_image_curate.dataset.opening import MetadataReader
@@ -70,10 +71,13 @@ def _blockwise_only(node: Any) -> bool:
     return isinstance(node, Blockwise) and all(map(_blockwise_only, node.dependencies()))
 
 
-def _describe(value: Any) -> Any:
+def _describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
+    """A value as plain lists and strings; `callers` are the functions and classes around it."""
     from dask._expr import Expr
     from dask.base import tokenize
 
+    if any(value is one for one in callers):
+        return "recursion"
     if isinstance(value, Expr):
         if _is_reader(value):
             return ["read", value.operand("func").id_col]
@@ -87,53 +91,74 @@ def _describe(value: Any) -> Any:
             *(_describe(operand) for operand in value.operands[len(value._parameters) :]),
         ]
     if isinstance(value, (list, tuple)):
-        return [_describe(item) for item in value]
+        return [_describe(item, callers) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(map(repr, map(_describe, value)))
+        return sorted(repr(_describe(item, callers)) for item in value)
     if isinstance(value, dict):
-        return [[str(name), _describe(item)] for name, item in value.items()]
+        return [[str(name), _describe(item, callers)] for name, item in value.items()]
     if isinstance(value, functools.partial):
-        return ["partial", *map(_describe, (value.func, value.args, value.keywords))]
+        return ["partial", _describe((value.func, value.args, value.keywords), callers)]
     if isinstance(value, types.ModuleType):
         return ["module", value.__name__]
     if isinstance(value, types.FunctionType) and not _importable(value):
-        return _describe_function(value, ())
+        return _describe_function(value, (*callers, value))
+    if isinstance(value, type) and not _importable(value):
+        return _describe_class(value, (*callers, value))
     return tokenize(value)
 
 
-def _importable(function: types.FunctionType) -> bool:
-    """Whether other processes find a function by its name; else what counts is what it does."""
-    module = sys.modules.get(function.__module__)
-    found = getattr(module, function.__qualname__, None)
-    return function.__module__ != "__main__" and found is function
+def _importable(definition: types.FunctionType | type) -> bool:
+    """Whether other processes find it by its name; else what counts is what it does."""
+    module = sys.modules.get(definition.__module__)
+    found = getattr(module, definition.__qualname__, None)
+    return definition.__module__ != "__main__" and found is definition
 
 
-def _describe_function(
-    function: types.FunctionType, callers: tuple[types.FunctionType, ...]
-) -> Any:
+def _describe_function(function: types.FunctionType, callers: tuple[Any, ...]) -> Any:
     """A function as its code and the values that it uses.
 
     Dask would also hash the file name and line, which are others in every run of a notebook.
     """
-
-    def describe(value: Any) -> Any:
-        if any(value is one for one in (*callers, function)):
-            return "recursion"
-        if isinstance(value, types.FunctionType) and not _importable(value):
-            return _describe_function(value, (*callers, function))
-        return _describe(value)
-
     code = function.__code__
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
     names = sorted(_names(code) & function.__globals__.keys())
     return [
         "function",
         _describe_code(code),
-        _describe(function.__defaults__),
-        _describe(function.__kwdefaults__),
-        [describe(value) for value in cells],
-        [[name, describe(function.__globals__[name])] for name in names],
+        _describe(function.__defaults__, callers),
+        _describe(function.__kwdefaults__, callers),
+        [_describe(value, callers) for value in cells],
+        [[name, _describe(function.__globals__[name], callers)] for name in names],
     ]
+
+
+def _describe_class(cls: type, callers: tuple[Any, ...]) -> Any:
+    """A class as its bases and what its body defines: Dask's hash is another in every run."""
+    body = []
+    for name, value in sorted(vars(cls).items()):
+        # A method's function, of a static or class method, or of a property.
+        inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        plain = not name.startswith("__") and name != "_abc_impl"
+        if plain or isinstance(inner, types.FunctionType):
+            body.append([name, type(value).__name__, _describe(inner, callers)])
+    return ["class", cls.__qualname__, _describe(cls.__bases__, callers), body]
+
+
+def describe_stage(stage: Any, known: Collection[str]) -> Any:
+    """What users' subclasses of our stages add: the code of the class, and its own parameters.
+
+    Parameters
+    ----------
+    stage : object
+    known : collection of str
+        Attributes that are described elsewhere or do not matter; nor do private ones.
+    """
+    own = {
+        name: value
+        for name, value in sorted(vars(stage).items())
+        if name not in known and not name.startswith("_")
+    }
+    return [_describe(type(stage)), _describe(own)]
 
 
 def _describe_code(code: types.CodeType) -> Any:

@@ -1,4 +1,77 @@
+"""Encoded bytes become normalised tensors, with a reason for each image that fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.decode.cpu import CpuDecoder
+from nemo_image_curate.decode.dali import DaliDecoder
+from nemo_image_curate.decode.header import (
+    DEFAULT_MAX_PIXELS,
+    ImageHeader,
+    check_pixels,
+    read_header,
+)
+from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.decode.preprocessing import Preprocessing
-def image_decoder(p, device, *, num_threads, batch_size, max_pixels, thumbnail_size):
-    from nemo_image_curate.decode.cpu import CpuDecoder
-    return CpuDecoder(p, num_threads, max_pixels, thumbnail_size)
+from nemo_image_curate.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "CpuDecoder",
+    "DaliDecoder",
+    "DecodedBatch",
+    "ImageHeader",
+    "Preprocessing",
+    "check_pixels",
+    "decode_rgb",
+    "image_decoder",
+    "read_header",
+]
+
+
+def image_decoder(
+    preprocessing: Preprocessing,
+    device: torch.device | str,
+    *,
+    num_threads: int = 4,
+    batch_size: int = 256,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    thumbnail_size: int | None = None,
+) -> CpuDecoder | DaliDecoder:
+    """The decoder for a device: `DaliDecoder` on a GPU, `CpuDecoder` on a CPU.
+
+    FIGURES
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    device : torch.device or str
+        ``cpu``, ``cuda`` or such as ``cuda:1``.
+    num_threads : int
+        Threads that decode on the CPU.
+    batch_size : int
+        Images per run of DALI's pipeline.
+    max_pixels : int
+        Larger images are not decoded; they get ``too large``.
+    thumbnail_size : int, optional
+        Side of the whole-image thumbnails, if any are wanted.
+    """
+    kind, _, index = str(device).partition(":")
+    if kind == "cpu":
+        return CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_size)
+    if kind == "cuda":
+        return DaliDecoder(
+            preprocessing,
+            device="gpu",
+            device_id=int(index) if index else None,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            max_pixels=max_pixels,
+            thumbnail_size=thumbnail_size,
+        )
+    raise ConfigError(f"device={str(device)!r} should be 'cpu' or 'cuda'.")

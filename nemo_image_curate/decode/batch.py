@@ -1,11 +1,101 @@
+"""`DecodedBatch`: what comes out of a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from nemo_image_curate.decode.header import ImageHeader
+
+MISSING = "missing"
+
+
 @dataclass
 class DecodedBatch:
-    pixels: Any
-    kept: list
-    errors: list
-    widths: list
-    heights: list
-    formats: list
-    thumbnails: Any
+    """Decoded images and a reason for each that failed; n given, m of them decoded.
+
+    Attributes
+    ----------
+    pixels : torch.Tensor, shape (m, 3, S, S), float32
+        Normalised, on the decoder's device.
+    kept : list of int
+        For each row of `pixels`, which of the given images it is; rising.
+    errors : list of str or None, length n
+        None for an image that was decoded, else ``missing``, ``too large: ...`` or
+        ``decode: ...``.
+    widths, heights : list of int or None, length n
+        As encoded; None where there is no readable header.
+    formats : list of str or None, length n
+        What the bytes are, such as ``jpeg``.
+    thumbnails : torch.Tensor or None, shape (m, 3, T, T), uint8
+        The whole image squashed to a square, for statistics and perceptual hashes.
+    """
+
+    pixels: torch.Tensor
+    kept: list[int]
+    errors: list[str | None]
+    widths: list[int | None]
+    heights: list[int | None]
+    formats: list[str | None]
+    thumbnails: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        pixels: torch.Tensor,
+        errors: list[str | None],
+        headers: Sequence[ImageHeader | None],
+        thumbnails: torch.Tensor | None,
+    ) -> DecodedBatch:
+        """A batch from the rows that were decoded and what is known of every image."""
+        return cls(
+            pixels,
+            [number for number, error in enumerate(errors) if error is None],
+            errors,
+            [header and header.width for header in headers],
+            [header and header.height for header in headers],
+            [header and header.format for header in headers],
+            thumbnails,
+        )
+
+    def to(self, device: torch.device) -> DecodedBatch:
+        """The same batch with its tensors on a device."""
+        self.pixels = self.pixels.to(device)
+        if self.thumbnails is not None:
+            self.thumbnails = self.thumbnails.to(device)
+        return self
+
+    @classmethod
+    def merge(cls, parts: Sequence[tuple[list[int], DecodedBatch]]) -> DecodedBatch:
+        """One batch from parts.
+
+        Parameters
+        ----------
+        parts : sequence of (positions, batch)
+            For each image of a part, its position in the whole; together each position once.
+        """
+        import torch
+
+        if len(parts) == 1:
+            return parts[0][1]
+        n = sum(len(positions) for positions, _ in parts)
+        merged = cls(parts[0][1].pixels, [], *([None] * n for _ in range(4)), None)
+        rows: list[int] = []
+        for positions, part in parts:
+            rows += [positions[number] for number in part.kept]
+            for number, position in enumerate(positions):
+                merged.errors[position] = part.errors[number]
+                merged.widths[position] = part.widths[number]
+                merged.heights[position] = part.heights[number]
+                merged.formats[position] = part.formats[number]
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+        merged.kept = [rows[row] for row in order]
+        merged.pixels = torch.cat([part.pixels for _, part in parts])[order]
+        thumbnails = [part.thumbnails for _, part in parts if part.thumbnails is not None]
+        if thumbnails:
+            merged.thumbnails = torch.cat(thumbnails)[order]
+        return merged

@@ -1,27 +1,192 @@
-import io, os
-os.environ.setdefault("PYNVIMGCODEC_VERBOSITY","0")
-from nemo_image_curate.decode.batch import DecodedBatch
+"""`CpuDecoder`: nvImageCodec where its pixels are Pillow's, Pillow for the rest."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.decode.batch import MISSING, DecodedBatch
+from nemo_image_curate.decode.header import (
+    DEFAULT_MAX_PIXELS,
+    ImageHeader,
+    check_pixels,
+    read_header,
+    same_as_pillow,
+)
+from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# nvImageCodec's NVIMGCODEC_DEVICE_CPU_ONLY.
+_NO_DEVICE = -99999
+
+
 class CpuDecoder:
-    def __init__(self, preprocessing, num_threads=1, max_pixels=89478485, thumbnail_size=None):
-        self.p=preprocessing; self.t=thumbnail_size; self.m=max_pixels; self.d=None
-    def decode(self, data):
-        import torch, numpy as np
-        from PIL import Image
-        from nvidia import nvimgcodec as n
-        if self.d is None: self.d=n.Decoder(backends=[n.Backend(n.BackendKind.CPU_ONLY)],device_id=-99999,max_num_cpu_threads=1); self.dp=n.DecodeParams(apply_exif_orientation=False,color_spec=n.ColorSpec.SRGB)
-        N=len(data); errors=[None]*N; kept=[]; px=[]; th=[]; w=[None]*N; h=[None]*N; f=[None]*N
-        for i,b in enumerate(data):
-            if b is None: errors[i]="missing"; continue
+    """Decodes, resizes, crops and normalises on the CPU.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    num_threads : int
+        Images decoded at once.
+    max_pixels : int
+        Larger images are not decoded; they get ``too large``.
+    thumbnail_size : int, optional
+        Side of the whole-image thumbnails, if any are wanted.
+
+    Notes
+    -----
+    One batch holds ``3 * size**2`` bytes per image as uint8 and four times that as float32, and
+    each thread one decoded picture. A decoder is for one calling thread at a time. A pickled one
+    starts anew where it is loaded.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        num_threads: int = 1,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        thumbnail_size: int | None = None,
+    ):
+        self.preprocessing = preprocessing
+        self.num_threads = num_threads
+        self.max_pixels = max_pixels
+        self.thumbnail_size = thumbnail_size
+        self._pool: ThreadPoolExecutor | None = None
+        self._fast = _FastPath()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.preprocessing, self.num_threads, self.max_pixels, self.thumbnail_size)
+        return type(self), arguments
+
+    def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
+        """Decode a batch; an image that fails leaves a reason and no row.
+
+        Parameters
+        ----------
+        data : sequence of bytes, memoryview or None
+            Encoded images; None where there is none.
+        """
+        import torch
+
+        n, size, side = len(data), self.preprocessing.size, self.thumbnail_size
+        crops = torch.empty((n, 3, size, size), dtype=torch.uint8)
+        thumbnails = None if side is None else torch.empty((n, 3, side, side), dtype=torch.uint8)
+        headers: list[ImageHeader | None] = [None] * n
+
+        def one(number: int) -> str | None:
+            encoded = data[number]
+            if encoded is None:
+                return MISSING
             try:
-                im=Image.open(io.BytesIO(b)); w[i],h[i]=im.size; f[i]=im.format.lower()
-                if im.size[0]*im.size[1]>self.m: errors[i]="too large: x"; continue
-                r=self.d.decode(bytes(b), params=self.dp) if f[i]=="jpeg" and im.mode=="RGB" else None
-                a=np.asarray(r.cpu()) if r is not None else np.asarray(im.convert("RGB"))
-            except Exception as e: errors[i]=f"decode: {e}"; continue
-            x=torch.from_numpy(np.ascontiguousarray(a)).permute(2,0,1)[None]
-            nh,nw=self.p.resized(*a.shape[:2]); y=torch.nn.functional.interpolate(x,(nh,nw),mode=self.p.interpolation,antialias=True)
-            t,l=self.p.crop_offset(nh,nw); px.append(y[:,:,t:t+self.p.size,l:l+self.p.size]); kept.append(i)
-            if self.t: th.append(torch.nn.functional.interpolate(x,(self.t,self.t),mode="bilinear",antialias=True))
-        p=torch.cat(px).float() if px else torch.empty(0,3,self.p.size,self.p.size)
-        m=torch.tensor(self.p.mean).view(1,3,1,1)*255; s=torch.tensor(self.p.std).view(1,3,1,1)*255
-        return DecodedBatch((p-m)/s,kept,errors,w,h,f,torch.cat(th) if th else None)
+                header = headers[number] = read_header(encoded)
+                resized = self.preprocessing.resized(header.height, header.width)
+            except ImageError as error:
+                return f"decode: {error}"
+            try:
+                check_pixels(header, self.max_pixels, resized)
+            except ImageError as error:
+                return str(error)
+            try:
+                picture = self._rgb(encoded, header)
+            except ImageError as error:
+                return f"decode: {error}"
+            self._crop_into(crops[number], picture, resized)
+            if thumbnails is not None:
+                thumbnails[number] = _resize(picture, thumbnails.shape[2:], "bilinear")
+            return None
+
+        if self.num_threads > 1 and self._pool is None:
+            self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="image")
+        errors = list((self._pool.map if self._pool else map)(one, range(n)))
+        kept = [number for number, error in enumerate(errors) if error is None]
+        if len(kept) < n:
+            crops = crops[kept]
+            thumbnails = None if thumbnails is None else thumbnails[kept]
+        return DecodedBatch.of(self._normalised(crops), errors, headers, thumbnails)
+
+    def _rgb(self, encoded: bytes | memoryview, header: ImageHeader) -> np.ndarray:
+        if same_as_pillow(header):
+            picture = self._fast.decode(encoded)
+            if picture is not None and picture.shape == (header.height, header.width, 3):
+                return picture
+        return decode_rgb(encoded, self.max_pixels)
+
+    def _crop_into(self, out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int]) -> None:
+        size = self.preprocessing.size
+        top, left = self.preprocessing.crop_offset(*resized)
+        whole = _resize(picture, resized, self.preprocessing.interpolation)
+        out.copy_(whole[:, top : top + size, left : left + size])
+
+    def _normalised(self, crops: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        mean, std = (
+            255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        return crops.to(torch.float32).sub_(mean).div_(std)
+
+
+def _resize(picture: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
+    """Resize as Pillow does, within one level; three times as fast.
+
+    A picture's bytes, seen as (1, 3, H, W), are in channels-last layout: what torch's vectorised
+    uint8 kernel wants, which like Pillow rounds to bytes between its two passes.
+    """
+    import torch
+
+    whole = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    if tuple(whole.shape[2:]) != tuple(size):
+        whole = torch.nn.functional.interpolate(whole, tuple(size), mode=mode, antialias=True)
+    return whole[0]
+
+
+class _FastPath(threading.local):
+    """nvImageCodec, one decoder per thread, made at the first image."""
+
+    _decoder: Any = None
+    _params: Any = None
+    _missing = False
+
+    def decode(self, encoded: bytes | memoryview) -> np.ndarray | None:
+        """The RGB pixels, or None for whatever reason."""
+        import numpy as np
+
+        if self._decoder is None and not self._missing:
+            self._start()
+        if self._missing:
+            return None
+        # One by one: its call for a batch took 1.6 times as long (0.6 ms against 0.37).
+        try:
+            image = self._decoder.decode(bytes(encoded), params=self._params)
+            return None if image is None else np.asarray(image)
+        except MemoryError:
+            raise
+        # Pillow decides on what this one cannot do, and says why.
+        except Exception:
+            return None
+
+    def _start(self) -> None:
+        # Else it prints a line for every image that it cannot decode.
+        os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
+        try:
+            from nvidia import nvimgcodec
+        except ImportError:
+            self._missing = True
+            return
+        # Without `backends` every image silently comes back as None on a machine without GPU.
+        cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
+        self._decoder = nvimgcodec.Decoder(
+            backends=[cpu], device_id=_NO_DEVICE, max_num_cpu_threads=1
+        )
+        self._params = nvimgcodec.DecodeParams(
+            apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB
+        )

@@ -126,6 +126,9 @@ class ImagePass:
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the pass's columns, computed when they are needed."""
         self.check()
+        for name in (dataset.id_col, SHARD_COLUMN, ERROR_COLUMN):
+            if any(name in consumer.columns() for consumer in self.consumers):
+                raise ConfigError(f"no stage may write the column {name!r}; choose another name.")
         frame = dataset.metadata
         frames.require_columns(frame, dataset.id_col, SHARD_COLUMN)
         meta = frames.with_columns(
@@ -167,15 +170,24 @@ class _Partition:
                 cluster.kept(_token(device, consumer), lambda one=consumer: one.load(device))
                 for consumer in work.consumers
             ]
-            batches = self._loaded(result) if work.load_shard else self._decoded(result, device)
+            # Decoders are not for several threads at once, and Dask may run several partitions.
+            owner = threading.get_ident()
+            batches = (
+                self._loaded(result) if work.load_shard else self._decoded(result, device, owner)
+            )
             for rows, batch in _ahead(batches):
-                result.note_errors(rows, batch, raising=work.on_error == "raise")
+                result.note_errors(rows, batch.errors, raising=work.on_error == "raise")
                 if batch.kept:
                     values = [consume(batch) for consume in consumers]
                     result.add([rows[kept] for kept in batch.kept], values)
+            # Rows that no batch held are missing, too.
+            everything = list(range(len(keys)))
+            result.note_errors(everything, result.errors, raising=work.on_error == "raise")
         return frames.with_columns(frame, result.finish(work.columns()))
 
-    def _decoded(self, result: _Result, device: str) -> Iterator[tuple[list[int], DecodedBatch]]:
+    def _decoded(
+        self, result: _Result, device: str, owner: int
+    ) -> Iterator[tuple[list[int], DecodedBatch]]:
         work = self.image_pass
         size = work.batch_size if device == "cuda" else min(work.batch_size, _CPU_BATCH)
         options = {
@@ -184,8 +196,7 @@ class _Partition:
             "max_pixels": work.max_pixels,
             "thumbnail_size": work.thumbnail_size(),
         }
-        # Decoders are not for several threads at once, and Dask may run several partitions.
-        token = _token(device, work.preprocessing, options, threading.get_ident())
+        token = _token(device, work.preprocessing, options, owner)
         decoder = cluster.kept(token, lambda: image_decoder(work.preprocessing, device, **options))
         rows: list[int] = []
         data: list[bytes | None] = []
@@ -247,9 +258,9 @@ class _Result:
                 groups.setdefault(shard, []).append(row)
         yield from sorted(groups.items())
 
-    def note_errors(self, rows: list[int], batch: DecodedBatch, raising: bool) -> None:
-        """Record why images of a batch failed, or raise the first reason."""
-        for row, reason in zip(rows, batch.errors, strict=True):
+    def note_errors(self, rows: list[int], errors: list[str | None], raising: bool) -> None:
+        """Record why images failed, or raise the first reason."""
+        for row, reason in zip(rows, errors, strict=True):
             self.errors[row] = reason
             if raising and reason is not None:
                 raise ImageError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.lineage import describe_stage
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.image_pass import ImagePass
@@ -57,6 +58,11 @@ class ImageEmbedder:
     """
 
     thumbnail_size = None
+    # Parameters that `config` or the pass records, or that change no values.
+    _known: ClassVar[frozenset[str]] = frozenset(
+        "model_name batch_size num_threads_per_worker image_embedding_column normalize_embeddings "
+        "classifiers image_stages autocast use_index_files max_pixels on_error".split()
+    )
 
     def __init__(
         self,
@@ -147,8 +153,9 @@ class ImageEmbedder:
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         from dask.base import normalize_token
 
-        # The class itself too: a custom model may change while its name does not.
-        parts = (type(self), self.config(), self.columns(), list(self.classifiers))
+        # A custom class too, and what it adds: a model may change while its name does not.
+        own = describe_stage(self, self._known)
+        parts = (own, self.config(), self.columns(), list(self.classifiers))
         return tuple(normalize_token(part) for part in parts)
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
@@ -182,7 +189,10 @@ class ImageEmbedder:
 
         made = {self.image_embedding_column: pa.list_(pa.field("item", pa.float32()))}
         for classifier in self.classifiers:
-            made |= classifier.columns()
+            for name, kind in classifier.columns().items():
+                if name in made:
+                    raise ConfigError(f"two stages of one pass write the column {name!r}.")
+                made[name] = kind
         return made
 
     def provenance(self) -> dict[str, Any]:

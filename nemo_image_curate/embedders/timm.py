@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.models import encoders, weights
-from nemo_image_curate.models.encoder_table import OFFLINE
+from nemo_image_curate.models.encoder_table import OFFLINE, plain_name
 from nemo_image_curate.models.offline import OFFLINE_TIMM_NAME, offline_path, offline_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
 
@@ -40,6 +41,10 @@ class TimmImageEmbedder(ImageEmbedder):
     checkpoint_path : str, optional
         Take the weights from this ``.safetensors`` or ``.pth`` file. Without either, weights are
         random (the same each time): good for trying things out only.
+    checkpoint_encoder : str, optional
+        What the checkpoint is, when it is a copy of published weights, such as
+        ``openai/clip-vit-large-patch14``; classifiers trained on that encoder then take its
+        embeddings.
     **options
         As for `ImageEmbedder`.
 
@@ -56,6 +61,8 @@ class TimmImageEmbedder(ImageEmbedder):
     >>> embedder = TimmImageEmbedder("offline", batch_size=64)
     """
 
+    _known = ImageEmbedder._known | {"pretrained", "checkpoint_path"}
+
     def __init__(
         self,
         model_name: str,
@@ -71,6 +78,7 @@ class TimmImageEmbedder(ImageEmbedder):
         image_stages: Sequence[Any] = (),
         max_pixels: int = DEFAULT_MAX_PIXELS,
         on_error: str = "null",
+        checkpoint_encoder: str | None = None,
     ):
         super().__init__(
             model_name,
@@ -87,6 +95,7 @@ class TimmImageEmbedder(ImageEmbedder):
         )
         self.pretrained = pretrained
         self.checkpoint_path = checkpoint_path
+        self.checkpoint_encoder = checkpoint_encoder
 
     def preprocessing(self) -> Preprocessing:
         """As the model's configuration in timm says."""
@@ -95,7 +104,9 @@ class TimmImageEmbedder(ImageEmbedder):
     def encoder(self) -> str:
         """The canonical name of the encoder, or one that tells its weights apart from others."""
         self._check()
-        return encoders.encoder_family(self.model_name, self.pretrained, self.checkpoint_path)
+        return encoders.encoder_family(
+            self.model_name, self.pretrained, self.checkpoint_path, self.checkpoint_encoder
+        )
 
     def weights_sha256(self) -> str | None:
         """Hash of the weights file; None for random weights."""
@@ -121,18 +132,14 @@ class TimmImageEmbedder(ImageEmbedder):
             model.load_state_dict(offline_state_dict())
             model.reset_classifier(0)
             return model
-        heads = {} if _is_clip_projection(self._timm_config()) else {"num_classes": 0}
+        config = self._timm_config()
+        heads = {} if _is_clip_projection(config) else {"num_classes": 0}
         path = self._weights_path()
         if path is None:
-            return _random_model(self.model_name, heads)
+            return _random_model(plain_name(self.model_name), heads)
         state = weights.load_state_dict(path)
         try:
-            return timm.create_model(
-                self.model_name,
-                pretrained=True,
-                pretrained_cfg_overlay={"state_dict": state},
-                **heads,
-            )
+            return _filled_model(plain_name(self.model_name), state, config, heads)
         except (RuntimeError, KeyError) as error:
             raise WeightsError(
                 f"{path} does not fit {self.model_name}: {str(error)[:300]}"
@@ -178,17 +185,44 @@ def _random_model(name: str, heads: dict[str, int]) -> torch.nn.Module:
         return import_timm().create_model(name, pretrained=False, **heads)
 
 
+def _filled_model(
+    name: str, state: dict[str, torch.Tensor], config: Any, heads: dict[str, int]
+) -> torch.nn.Module:
+    create = partial(import_timm().create_model, name, pretrained=True, **heads)
+    if heads:
+        # timm loads whatever happens to fit when it drops a head. Asked for weights that never
+        # had one, it wants all tensors of the model.
+        classifiers = (
+            [config.classifier] if isinstance(config.classifier, str) else config.classifier
+        )
+        dropped = {f"{one}.{part}" for one in classifiers or () for part in ("weight", "bias")}
+        body = {key: tensor for key, tensor in state.items() if key not in dropped}
+        overlay = {"state_dict": body, "num_classes": 0, "label_offset": 0}
+        try:
+            return create(pretrained_cfg_overlay=overlay)
+        except RuntimeError as error:
+            # Tensors too many, as of a head under another name, do no harm.
+            if any(fault in str(error) for fault in ("Missing key", "size mismatch")):
+                raise
+    return create(pretrained_cfg_overlay={"state_dict": state})
+
+
 def _from_hub(config: Any, name: str) -> str:
+    if not config.hf_hub_id:
+        raise WeightsError(f"timm names no weights on the hub for {name}; give checkpoint_path.")
+    return _fetched(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")
+
+
+# Each look asks the hub for the newest version; one per process will do.
+@cache
+def _fetched(repository: str, file: str) -> str:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if not config.hf_hub_id:
-        raise WeightsError(f"timm names no weights on the hub for {name}; give checkpoint_path.")
-    file = config.hf_hub_filename or "model.safetensors"
     try:
-        return str(hf_hub_download(config.hf_hub_id, file))
+        return str(hf_hub_download(repository, file))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise WeightsError(
-            f"cannot fetch {file} of {config.hf_hub_id} from the Hugging Face hub: {error}. Fetch "
+            f"cannot fetch {file} of {repository} from the Hugging Face hub: {error}. Fetch "
             "it elsewhere and give it as checkpoint_path, or fill the hub's cache (HF_HOME)."
         ) from error

@@ -7,12 +7,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS, format_idx
 from nemo_image_curate.shards.writer import TarWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FILE_NAMES = ("image", "file", "filename", "file_name", "path")
 _CAPTION_NAMES = ("caption", "text")
@@ -41,7 +44,7 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str
     for path in map(Path, paths):
         if path.is_dir():
             inside = (file for file in path.rglob("*") if file.is_file())
-            images = [file for file in inside if _extension(file) in IMAGE_EXTENSIONS]
+            images = [file for file in inside if _suffix(file) in IMAGE_EXTENSIONS]
             found += [(file, file.relative_to(path).as_posix()) for file in sorted(images)]
         elif path.is_file():
             found.append((path, path.name))
@@ -113,7 +116,6 @@ def pack(
     ConfigError, DatasetError
         For unusable arguments, unreadable files, or an output that has shards already.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if samples_per_shard < 1:
@@ -147,7 +149,7 @@ def pack(
             tar.close()
         storage.write_bytes(stem + ".idx", format_idx(written).encode())
         with storage.atomic_write(stem + ".parquet") as file:
-            pq.write_table(pa.Table.from_pylist(records), file)
+            pq.write_table(_table(records), file)
         tars.append(stem + ".tar")
     return tars
 
@@ -163,8 +165,25 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
+def _suffix(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
 def _extension(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".") or "jpg"
+    """What the image is called in the tar; what it is, its bytes tell."""
+    suffix = _suffix(path)
+    return suffix if suffix in IMAGE_EXTENSIONS else "jpg"
+
+
+def _table(records: list[dict[str, Any]]) -> pa.Table:
+    """All columns that some record has; captions are text even where there are none."""
+    import pyarrow as pa
+
+    text, texts = pa.string(), pa.list_(pa.field("item", pa.string()))
+    kinds = {"key": text, "file": text, "caption": text, "captions": texts}
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,232 @@
+"""`DaliDecoder`: a DALI pipeline, built once; the same graph on the GPU and on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.decode.cpu import CpuDecoder
+from nemo_image_curate.decode.header import (
+    DEFAULT_MAX_PIXELS,
+    ImageHeader,
+    check_pixels,
+    read_header,
+    same_as_pillow,
+)
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.errors import BackendError, ConfigError, ImageError
+
+if TYPE_CHECKING:
+    import torch
+
+# Decoded at once, whatever the batch size: 3 GB of RGB.
+_MAX_CHUNK_PIXELS = 1 << 30
+
+_log = logging.getLogger(__name__)
+
+
+class DaliDecoder:
+    """Decodes, resizes, crops and normalises with DALI.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    device : {"gpu", "cpu"}
+        Where the pixels are made and stay.
+    device_id : int, optional
+        Which GPU; by default torch's current one.
+    batch_size : int
+        Images per run of the pipeline; larger inputs are split.
+    num_threads : int
+        Threads for what is decoded on the CPU.
+    max_pixels : int
+        Larger images are not decoded; they get ``too large``.
+    thumbnail_size : int, optional
+        Side of the whole-image thumbnails, if any are wanted.
+
+    Notes
+    -----
+    Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16-bit gray
+    and others) goes through `CpuDecoder`, and so do all images of a run in which one is damaged:
+    DALI fails such a run as a whole and its pipeline is unusable after, so that it is built anew.
+
+    Runs hold at most 2**30 decoded pixels, 3 GB.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        device: Literal["gpu", "cpu"] = "gpu",
+        device_id: int | None = None,
+        batch_size: int = 256,
+        num_threads: int = 4,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        thumbnail_size: int | None = None,
+    ):
+        if device not in ("gpu", "cpu"):
+            raise ConfigError(f"device={device!r} should be 'gpu' or 'cpu'.")
+        self.preprocessing = preprocessing
+        self.device = device
+        self.device_id = device_id
+        self.batch_size = batch_size
+        self.num_threads = num_threads
+        self.max_pixels = max_pixels
+        self.thumbnail_size = thumbnail_size
+        self._pipeline: Any = None
+        self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (
+            *(self.preprocessing, self.device, self.device_id, self.batch_size),
+            *(self.num_threads, self.max_pixels, self.thumbnail_size),
+        )
+
+    def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
+        """Decode a batch; an image that fails leaves a reason and no row.
+
+        Parameters
+        ----------
+        data : sequence of bytes, memoryview or None
+            Encoded images; None where there is none.
+        """
+        headers = [self._header(encoded) for encoded in data]
+        parts = [(chunk, self._run(data, headers, chunk)) for chunk in self._chunks(headers)]
+        others = [number for number, header in enumerate(headers) if header is None]
+        if others or not parts:
+            decoded = self._one_by_one.decode([data[number] for number in others])
+            parts.append((others, decoded.to(self._torch_device())))
+        return DecodedBatch.merge(parts)
+
+    def _header(self, encoded: bytes | memoryview | None) -> ImageHeader | None:
+        """The header of an image for DALI; None for one that is left to `CpuDecoder`."""
+        if encoded is None:
+            return None
+        try:
+            header = read_header(encoded)
+            resized = self.preprocessing.resized(header.height, header.width)
+            check_pixels(header, self.max_pixels, resized)
+        except ImageError:
+            return None
+        return header if same_as_pillow(header) else None
+
+    def _chunks(self, headers: Sequence[ImageHeader | None]) -> list[list[int]]:
+        chunks: list[list[int]] = []
+        room = 0
+        for number, header in enumerate(headers):
+            if header is None:
+                continue
+            pixels = header.width * header.height
+            if not chunks or len(chunks[-1]) == self.batch_size or pixels > room:
+                chunks.append([])
+                room = _MAX_CHUNK_PIXELS
+            chunks[-1].append(number)
+            room -= pixels
+        return chunks
+
+    def _run(
+        self,
+        data: Sequence[bytes | memoryview | None],
+        headers: Sequence[ImageHeader | None],
+        chunk: list[int],
+    ) -> DecodedBatch:
+        import numpy as np
+
+        known = [header for number in chunk if (header := headers[number]) is not None]
+        sizes = [self.preprocessing.resized(header.height, header.width) for header in known]
+        starts = [self.preprocessing.crop_offset(*size) for size in sizes]
+        if self._pipeline is None:
+            self._pipeline = self._built()
+        pipeline = self._pipeline
+        feeds = {
+            "encoded": [np.frombuffer(data[number] or b"", np.uint8) for number in chunk],
+            "size": [np.array(size, np.float32) for size in sizes],
+            "start": [np.array(start, np.int32) for start in starts],
+        }
+        for name, values in feeds.items():
+            pipeline.feed_input(name, values)
+        try:
+            tensors = [self._to_torch(output) for output in pipeline.run()]
+        except RuntimeError as error:
+            self._pipeline = None
+            decoded = self._one_by_one.decode([data[number] for number in chunk])
+            if len(decoded.kept) == len(chunk):
+                _log.warning("DALI failed on %d images that can be decoded: %s", len(chunk), error)
+            return decoded.to(self._torch_device())
+        thumbnails = tensors[1].permute(0, 3, 1, 2).contiguous() if len(tensors) > 1 else None
+        return DecodedBatch.of(tensors[0], [None] * len(chunk), known, thumbnails)
+
+    def _built(self) -> Any:
+        try:
+            from nvidia.dali import Pipeline, fn, types
+        except ImportError as error:
+            raise BackendError(
+                f"DALI does not work here ({error}); install nemo_image_curate[cuda13], [cuda12] "
+                "or, without a GPU, [cpu]."
+            ) from error
+
+        wanted, on_gpu = self.preprocessing, self.device == "gpu"
+        pipeline = Pipeline(
+            batch_size=self.batch_size,
+            num_threads=self.num_threads,
+            device_id=self._torch_device().index if on_gpu else None,
+            # `decode` waits for its result: a second batch in the queue would only hold memory.
+            prefetch_queue_depth=1,
+        )
+        cubic = wanted.interpolation == "bicubic"
+        # A region of interest that ends on whole pixels, as Pillow's does.
+        exact = {"antialias": True, "subpixel_scale": False}
+        with pipeline:
+            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
+            size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
+            start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
+            images = fn.decoders.image(
+                encoded,
+                device="mixed" if on_gpu else "cpu",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                # As libjpeg-turbo, hence Pillow, enlarges the colour planes.
+                jpeg_fancy_upsampling=True,
+            )
+            kind = types.INTERP_CUBIC if cubic else types.INTERP_LINEAR
+            resized = fn.resize(images, size=size, interp_type=kind, **exact)
+            square = (wanted.size, wanted.size)
+            outputs = [
+                fn.crop_mirror_normalize(
+                    fn.slice(resized, start=start, shape=square, axes=(0, 1)),
+                    dtype=types.FLOAT,
+                    output_layout="CHW",
+                    mean=[255 * value for value in wanted.mean],
+                    std=[255 * value for value in wanted.std],
+                )
+            ]
+            if self.thumbnail_size is not None:
+                side = (self.thumbnail_size, self.thumbnail_size)
+                linear = types.INTERP_LINEAR
+                outputs.append(fn.resize(images, size=side, interp_type=linear, **exact))
+            pipeline.set_outputs(*outputs)
+        pipeline.build()
+        return pipeline
+
+    def _to_torch(self, output: Any) -> torch.Tensor:
+        """A copy: DALI's buffer is written again in the next run."""
+        import torch
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        dense = output.as_tensor()
+        kind = torch.uint8 if dense.dtype.name == "UINT8" else torch.float32
+        device = self._torch_device()
+        copied = torch.empty(dense.shape(), dtype=kind, device=device)
+        if device.type == "cuda":
+            return feed_ndarray(dense, copied, cuda_stream=torch.cuda.current_stream(device))
+        return feed_ndarray(dense, copied)
+
+    def _torch_device(self) -> torch.device:
+        import torch
+
+        if self.device == "cpu":
+            return torch.device("cpu")
+        return torch.device(
+            "cuda", torch.cuda.current_device() if self.device_id is None else self.device_id
+        )
