@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ def _write_tar(
 
 def _contents(
     root: str, shards: list[str], members: list[list[Member]]
-) -> Iterator[bytes | memoryview]:
+) -> Generator[bytes | memoryview, None, None]:
     """The bytes of all members in order; at most one source shard open at a time."""
     start = 0
     while start < len(shards):

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
-def optimise(model: torch.nn.Module, device: str, autocast: bool) -> Forward:
+def optimise(model: Any, device: str, autocast: bool) -> Forward:
     """A forward pass of `model` on `device`: float32 pixels in, float32 embeddings out.
 
     Models made of matrix products run with bfloat16 weights and activations where the device

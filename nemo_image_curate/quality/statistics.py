@@ -101,6 +101,8 @@ def _statistics(batch: DecodedBatch) -> dict[str, Any]:
         "height": [batch.heights[row] for row in batch.kept],
         "image_format": [batch.formats[row] for row in batch.kept],
     }
+    # The pass makes thumbnails because `thumbnail_size` asks for them.
+    assert batch.thumbnails is not None
     return made | measure(batch.thumbnails)
 
 

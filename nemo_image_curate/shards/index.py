@@ -243,8 +243,8 @@ class _Headers:
             if header[257:263] == b"ustar\0":
                 prefix = header[345:500].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
                 names[row] = f"{prefix}/{names[row]}"
-        for row, name in self.renamed.items():
-            names[row] = name
+        for number, name in self.renamed.items():
+            names[number] = name
         return names
 
 

@@ -11,6 +11,8 @@ from nemo_image_curate.shards.index import BLOCK, Member
 
 # writev takes at most IOV_MAX (1024 on Linux) pieces.
 _PIECES = 1000
+# Contents of remote shards wait in memory until they are written.
+_WAITING_BYTES = 64 * 2**20
 _PADDING = bytes(BLOCK)
 
 
@@ -60,17 +62,18 @@ class TarWriter:
     def __init__(self, file: IO[bytes]):
         self._descriptor = file.fileno()
         self._pieces: list[bytes | memoryview] = []
+        self._flushed = 0
         self.position = 0
 
     def add(self, name: str, extension: str, content: bytes | memoryview) -> Member:
         """Append one member; returns where its content lies."""
-        size = len(memoryview(content))
+        size = len(content)
         head = header(name, size)
         offset = self.position + len(head)
         padding = -size % BLOCK
         self._pieces += (head, content, _PADDING[:padding])
         self.position = offset + size + padding
-        if len(self._pieces) >= _PIECES - 3:
+        if len(self._pieces) > _PIECES - 3 or self.position - self._flushed > _WAITING_BYTES:
             self.flush()
         return Member(extension, offset, size)
 
@@ -78,6 +81,7 @@ class TarWriter:
         """Hand everything waiting to the operating system."""
         _write_all(self._descriptor, self._pieces)
         self._pieces = []
+        self._flushed = self.position
 
     def close(self) -> None:
         """Write the end-of-archive marker, padded as tar does. The file stays open."""
@@ -89,10 +93,8 @@ class TarWriter:
 
 
 def _write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
-    views = [memoryview(piece) for piece in pieces if len(memoryview(piece))]
-    while views:
-        written = os.writev(descriptor, views)
-        while views and written >= len(views[0]):
-            written -= len(views.pop(0))
-        if written:
-            views[0] = views[0][written:]
+    left = sum(map(len, pieces)) - os.writev(descriptor, pieces)
+    while left:
+        # The system took only a part: what is left are the last bytes.
+        rest = b"".join(pieces)[-left:]
+        left -= os.write(descriptor, rest)

@@ -24,7 +24,8 @@ def base(width: int = 123, height: int = 91) -> Image.Image:
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    # A copy, because a picture that was saved as JPEG cannot be saved as TIFF after (Pillow 13).
+    image.copy().save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -1,0 +1,270 @@
+"""All decoders keep one contract: the same odd files, reasons, geometry and order."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nemo_image_curate.decode import (
+    CpuDecoder,
+    DaliDecoder,
+    DecodedBatch,
+    Preprocessing,
+    image_decoder,
+)
+from nemo_image_curate.decode.cpu import _FastPath
+from nemo_image_curate.decode.header import read_header, same_as_pillow
+from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.errors import ConfigError
+from tests.decode.pictures import bad, base, good, saved
+
+MEAN, STD = (0.48, 0.45, 0.4), (0.27, 0.26, 0.25)
+SMALL = Preprocessing(48, "shortest", 0.875, "bicubic", MEAN, STD)
+SQUASHED = Preprocessing(40, "squash", 0.9, "bilinear", MEAN, STD)
+# Levels of 255. Pillow rounds to bytes between its two passes and clips overshoot there, as
+# torch does; DALI does not, which shows at hard edges. On a GPU nvJPEG's rounding adds to that.
+LARGEST = {"cpu": 1.01, "cpu threads": 1.01, "dali cpu": 26.0, "dali gpu": 30.0}
+MEANS = {"cpu": 0.05, "cpu threads": 0.05, "dali cpu": 0.8, "dali gpu": 1.5}
+
+Maker = Callable[..., Any]
+MAKERS: dict[str, Maker] = {
+    "cpu": CpuDecoder,
+    "cpu threads": lambda p, **options: CpuDecoder(p, num_threads=3, **options),
+    "dali cpu": lambda p, **options: DaliDecoder(
+        p, device="cpu", batch_size=16, num_threads=1, **options
+    ),
+    "dali gpu": lambda p, **options: DaliDecoder(p, device="gpu", batch_size=16, **options),
+}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.gpu] * ("gpu" in name)) for name in MAKERS]
+)
+def kind(request: pytest.FixtureRequest) -> str:
+    if request.param.startswith("dali"):
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    if request.param.endswith("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return request.param
+
+
+def levels(pixels: torch.Tensor) -> np.ndarray:
+    """Normalised pixels back to 0..255."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    return ((pixels.cpu() * std + mean) * 255).numpy()
+
+
+def by_pillow(data: bytes, wanted: Preprocessing) -> np.ndarray:
+    """What torchvision's transform of a PIL image does, said with Pillow alone."""
+    image = Image.fromarray(decode_rgb(data))
+    nh, nw = wanted.resized(image.height, image.width)
+    top, left = wanted.crop_offset(nh, nw)
+    resized = image.resize((nw, nh), Image.Resampling[wanted.interpolation.upper()])
+    crop = resized.crop((left, top, left + wanted.size, top + wanted.size))
+    return np.asarray(crop).transpose(2, 0, 1).astype(np.float32)
+
+
+def assert_is(batch: DecodedBatch, files: list[bytes | None], wanted: Preprocessing, kind: str):
+    for row, number in enumerate(batch.kept):
+        data = files[number]
+        assert data is not None
+        off = np.abs(levels(batch.pixels[row]) - by_pillow(data, wanted))
+        assert off.max() < LARGEST[kind], (kind, number, off.max())
+        assert off.mean() < MEANS[kind], (kind, number, off.mean())
+
+
+@pytest.mark.parametrize("wanted", [SMALL, SQUASHED], ids=["shortest", "squash"])
+def test_every_good_file_gives_pillows_picture(kind: str, wanted: Preprocessing) -> None:
+    names, files = list(good()), list(good().values())
+    batch = MAKERS[kind](wanted).decode(files)
+    assert dict(zip(names, batch.errors, strict=True)) == dict.fromkeys(names)
+    assert batch.kept == list(range(len(files)))
+    assert batch.pixels.shape == (len(files), 3, wanted.size, wanted.size)
+    assert batch.pixels.dtype == torch.float32
+    assert batch.pixels.is_contiguous()
+    assert batch.thumbnails is None
+    assert_is(batch, files, wanted, kind)
+    headers = [read_header(data) for data in files]
+    assert batch.widths == [header.width for header in headers]
+    assert batch.heights == [header.height for header in headers]
+    assert batch.formats == [header.format for header in headers]
+
+
+def test_every_bad_file_leaves_its_reason_and_nothing_else(kind: str) -> None:
+    names = list(bad())
+    files = [bad()[name][0] for name in names]
+    batch = MAKERS[kind](SMALL).decode(files)
+    assert batch.kept == []
+    assert batch.pixels.shape == (0, 3, 48, 48)
+    for name, error in zip(names, batch.errors, strict=True):
+        assert error is not None, name
+        assert error.startswith(bad()[name][1]), (name, error)
+    bomb = names.index("bomb")
+    assert (batch.widths[bomb], batch.heights[bomb], batch.formats[bomb]) == (30000, 20000, "png")
+    assert batch.formats[names.index("truncated jpeg")] == "jpeg"
+    assert batch.formats[names.index("html")] is None
+
+
+def test_reasons_are_the_same_everywhere(kind: str) -> None:
+    files = [data for data, _ in bad().values()]
+    assert MAKERS[kind](SMALL).decode(files).errors == CpuDecoder(SMALL).decode(files).errors
+
+
+def test_bad_files_among_good_ones_cost_nothing_but_themselves(kind: str) -> None:
+    order = np.random.default_rng(1).permutation(len(good()) + len(bad()))
+    mixed = [*good().values(), *(data for data, _ in bad().values())]
+    files = [mixed[position] for position in order]
+    batch = MAKERS[kind](SMALL, thumbnail_size=32).decode(files)
+    assert batch.kept == [row for row, position in enumerate(order) if position < len(good())]
+    assert [batch.errors[row] for row in batch.kept] == [None] * len(good())
+    assert sum(error is not None for error in batch.errors) == len(bad())
+    assert len(batch.pixels) == len(batch.thumbnails) == len(batch.kept)
+    assert_is(batch, files, SMALL, kind)
+
+
+def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
+    decoder = MAKERS[kind](SMALL)
+    fine = [saved(base(90 + k, 70 + 3 * k), "JPEG") for k in range(5)]
+    first = decoder.decode(fine)
+    broken = decoder.decode([*fine[:2], fine[2][:-300], *fine[3:]])
+    assert broken.kept == [0, 1, 3, 4]
+    assert broken.errors[2] is not None
+    assert broken.errors[2].startswith("decode: image file is truncated")
+    again = decoder.decode(fine)
+    assert again.errors == [None] * 5
+    torch.testing.assert_close(again.pixels, first.pixels, rtol=0, atol=0)
+    assert_is(broken, [*fine[:2], None, *fine[3:]], SMALL, kind)
+
+
+def test_many_sizes_each_in_its_place(kind: str) -> None:
+    rng = np.random.default_rng(2)
+    sizes = rng.integers(1, 260, (40, 2)).tolist()
+    files = [saved(base(w, h), "PNG" if k % 2 else "JPEG") for k, (w, h) in enumerate(sizes)]
+    decoder = MAKERS[kind](SMALL)
+    whole = decoder.decode(files)
+    assert [*zip(whole.widths, whole.heights, strict=True)] == [tuple(size) for size in sizes]
+    assert whole.kept == list(range(40))
+    # How images are put together into batches changes no bit.
+    parts = [decoder.decode(files[at : at + 7]).pixels for at in range(0, 40, 7)]
+    torch.testing.assert_close(torch.cat(parts), whole.pixels, rtol=0, atol=0)
+    for row, data in enumerate(files):
+        off = np.abs(levels(whole.pixels[row]) - by_pillow(data, SMALL))
+        assert off.mean() < 3 * MEANS[kind], (sizes[row], off.mean())
+
+
+def test_thumbnails_are_the_whole_picture_squashed(kind: str) -> None:
+    files: list[bytes | None] = [good()["jpeg"], None, good()["gif"], good()["png alpha"]]
+    batch = MAKERS[kind](SMALL, thumbnail_size=24).decode(files)
+    assert batch.kept == [0, 2, 3]
+    assert batch.thumbnails is not None
+    assert (batch.thumbnails.shape, batch.thumbnails.dtype) == ((3, 3, 24, 24), torch.uint8)
+    assert batch.thumbnails.device == batch.pixels.device
+    for row, number in enumerate(batch.kept):
+        data = files[number]
+        assert data is not None
+        small = Image.fromarray(decode_rgb(data)).resize((24, 24), Image.Resampling.BILINEAR)
+        off = batch.thumbnails[row].cpu().numpy().astype(int) - np.asarray(small).transpose(2, 0, 1)
+        assert np.abs(off).max() <= (1 if "gpu" not in kind else 4)
+
+
+def test_no_images(kind: str) -> None:
+    decoder = MAKERS[kind](SMALL, thumbnail_size=8)
+    for files in ([], [None, None]):
+        batch = decoder.decode(files)
+        assert batch.pixels.shape == (0, 3, 48, 48)
+        assert batch.thumbnails.shape == (0, 3, 8, 8)
+        assert batch.errors == ["missing"] * len(files)
+
+
+def test_memoryviews_are_bytes(kind: str) -> None:
+    files = [good()["jpeg"], good()["gif"]]
+    decoder = MAKERS[kind](SMALL)
+    views = decoder.decode([memoryview(data) for data in files])
+    torch.testing.assert_close(views.pixels, decoder.decode(files).pixels, rtol=0, atol=0)
+
+
+def test_the_limit_of_pixels(kind: str) -> None:
+    batch = MAKERS[kind](SMALL, max_pixels=11_000).decode([good()["jpeg"], good()["small"]])
+    assert batch.errors == ["too large: 123x91 = 11193 pixels, limit 11000", None]
+    assert (batch.widths, batch.heights) == ([123, 5], [91, 7])
+
+
+def test_a_decoder_travels_before_and_after_its_first_use(kind: str) -> None:
+    decoder = MAKERS[kind](SMALL, thumbnail_size=16)
+    sent = pickle.loads(pickle.dumps(decoder))
+    expected = decoder.decode([good()["jpeg"]])
+    for other in (sent, pickle.loads(pickle.dumps(decoder))):
+        batch = other.decode([good()["jpeg"]])
+        torch.testing.assert_close(batch.pixels, expected.pixels, rtol=0, atol=0)
+        torch.testing.assert_close(batch.thumbnails, expected.thumbnails, rtol=0, atol=0)
+
+
+def test_nvimgcodec_gives_pillows_pixels() -> None:
+    pytest.importorskip("nvidia.nvimgcodec", reason="nvImageCodec is not installed")
+    fast = _FastPath()
+    tried = set()
+    for name, data in good().items():
+        if same_as_pillow(read_header(data)):
+            pixels = fast.decode(data)
+            assert pixels is not None, name
+            np.testing.assert_array_equal(pixels, decode_rgb(data), err_msg=name)
+            tried.add(read_header(data).format)
+    assert tried == {"jpeg", "mpo", "png", "webp"}
+
+
+def test_without_nvimgcodec_pillow_does_it_all() -> None:
+    code = """
+import sys
+sys.modules["nvidia.nvimgcodec"] = None
+from tests.decode.pictures import good
+from tests.decode.test_decoders import SMALL
+from nemo_image_curate.decode import CpuDecoder
+batch = CpuDecoder(SMALL).decode(list(good().values()))
+assert set(batch.errors) == {None}, batch.errors
+print(float(batch.pixels.double().sum()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours = CpuDecoder(SMALL).decode(list(good().values()))
+    # Pixel for pixel what nvImageCodec gives.
+    assert float(done.stdout) == float(ours.pixels.double().sum())
+
+
+def test_importing_is_cheap() -> None:
+    code = (
+        "import sys, nemo_image_curate.decode.dali, nemo_image_curate.decode.cpu\n"
+        "heavy = {'torch', 'PIL', 'timm', 'nvidia.dali', 'nvidia.nvimgcodec', 'torchvision'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_decoders_in_several_threads_agree() -> None:
+    files = list(good().values())
+    expected = CpuDecoder(SMALL).decode(files).pixels
+    with ThreadPoolExecutor(3) as pool:
+        batches = list(pool.map(lambda _: CpuDecoder(SMALL, 2).decode(files), range(6)))
+    for batch in batches:
+        torch.testing.assert_close(batch.pixels, expected, rtol=0, atol=0)
+
+
+def test_image_decoder_chooses_by_device() -> None:
+    assert isinstance(image_decoder(SMALL, "cpu"), CpuDecoder)
+    chosen = image_decoder(SMALL, torch.device("cuda:1"), batch_size=7, thumbnail_size=5)
+    assert isinstance(chosen, DaliDecoder)
+    assert (chosen.device, chosen.device_id, chosen.batch_size) == ("gpu", 1, 7)
+    assert image_decoder(SMALL, "cuda").device_id is None
+    with pytest.raises(ConfigError, match="device='tpu' should be 'cpu' or 'cuda'"):
+        image_decoder(SMALL, "tpu")
+    with pytest.raises(ConfigError, match="device='cuda' should be 'gpu' or 'cpu'"):
+        DaliDecoder(SMALL, device="cuda")
