@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from nemo_image_curate import frames
 from nemo_image_curate.cluster import get_client
@@ -107,7 +107,7 @@ def _nvimgcodec() -> str:
 def _dali() -> str:
     from nemo_image_curate.decode.dali import DaliDecoder
 
-    device = "cpu" if frames.gpu_problem() else "gpu"
+    device: Literal["cpu", "gpu"] = "cpu" if frames.gpu_problem() else "gpu"
     return f"{_decode(DaliDecoder(_preprocessing(), device=device, batch_size=1))} on the {device}"
 
 

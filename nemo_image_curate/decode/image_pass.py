@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nemo_image_curate import cluster, frames, storage
@@ -167,7 +168,7 @@ class _Partition:
         result = _Result(keys, shards)
         if keys:
             consumers = [
-                cluster.kept(_token(device, consumer), lambda one=consumer: one.load(device))
+                cluster.kept(_token(device, consumer), partial(consumer.load, device))
                 for consumer in work.consumers
             ]
             # Decoders are not for several threads at once, and Dask may run several partitions.
@@ -188,16 +189,26 @@ class _Partition:
     def _decoded(
         self, result: _Result, device: str, owner: int
     ) -> Iterator[tuple[list[int], DecodedBatch]]:
+        import torch
+
         work = self.image_pass
-        size = work.batch_size if device == "cuda" else min(work.batch_size, _CPU_BATCH)
-        options = {
-            "num_threads": work.num_threads,
-            "batch_size": size,
-            "max_pixels": work.max_pixels,
-            "thumbnail_size": work.thumbnail_size(),
-        }
-        token = _token(device, work.preprocessing, options, owner)
-        decoder = cluster.kept(token, lambda: image_decoder(work.preprocessing, device, **options))
+        size, threads = work.batch_size, work.num_threads
+        if device == "cpu":
+            # A worker's cores are shared with its forward pass; more threads than cores only
+            # get in its way.
+            size, threads = min(size, _CPU_BATCH), min(threads, torch.get_num_threads())
+        thumbnails = work.thumbnail_size()
+        decoder = cluster.kept(
+            _token(device, work.preprocessing, size, threads, work.max_pixels, thumbnails, owner),
+            lambda: image_decoder(
+                work.preprocessing,
+                device,
+                num_threads=threads,
+                batch_size=size,
+                max_pixels=work.max_pixels,
+                thumbnail_size=thumbnails,
+            ),
+        )
         rows: list[int] = []
         data: list[bytes | None] = []
         for row, content in self._contents(result):
@@ -311,8 +322,7 @@ def _column(
 def _all_good(pixels: Any) -> DecodedBatch:
     """A batch whose pixels came from elsewhere, where nothing is known of the files."""
     n = len(pixels)
-    unknown: list[None] = [None] * n
-    return DecodedBatch(pixels, list(range(n)), unknown, unknown, unknown, unknown, None)
+    return DecodedBatch.of(pixels, [None] * n, [None] * n, None)
 
 
 def _plain(values: Any) -> list[Any]:

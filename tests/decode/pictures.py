@@ -24,7 +24,9 @@ def base(width: int = 123, height: int = 91) -> Image.Image:
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    # A copy, because a picture that was saved as JPEG cannot be saved as TIFF after (Pillow 13).
+    # Copies, because a picture that was saved as JPEG cannot be saved as TIFF after (Pillow 13).
+    if "append_images" in options:
+        options["append_images"] = [frame.copy() for frame in options["append_images"]]
     image.copy().save(buffer, kind, **options)
     return buffer.getvalue()
 
