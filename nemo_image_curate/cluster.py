@@ -38,7 +38,8 @@ def get_client(
     ----------
     kind : {"auto", "cpu", "gpu"}
         ``auto`` takes the GPUs when they work. ``cpu`` starts a ``LocalCluster`` with one process
-        per core, since a model's forward pass scales better over processes than over threads.
+        per core, since a model's forward pass scales better over processes than over threads;
+        ``env={"OMP_NUM_THREADS": "4"}`` gives each more, when memory allows only few.
         ``gpu`` starts a ``LocalCUDACluster`` with one worker per GPU, an RMM pool that torch
         shares, and cuDF spilling.
     scheduler_address, scheduler_file : str, optional
@@ -72,14 +73,12 @@ def get_client(
         return _start_cuda(n_workers, options)
     from distributed import LocalCluster
 
-    cores = _cores()
-    workers = n_workers or cores
-    # Cores not used by processes go to each process's forward pass.
-    threads = max(1, cores // workers)
-    defaults: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0"}
+    # One thread for each forward pass, however many workers: the last bits of a result depend on
+    # how its sums are split over threads, and must not depend on the number of workers.
     if options.get("processes", True):
-        defaults["env"] = {"OMP_NUM_THREADS": str(threads), **options.pop("env", {})}
-    cluster = LocalCluster(n_workers=workers, **(defaults | options))
+        options["env"] = {"OMP_NUM_THREADS": "1", **options.get("env", {})}
+    defaults = {"threads_per_worker": 1, "dashboard_address": ":0"}
+    cluster = LocalCluster(n_workers=n_workers or _cores(), **(defaults | options))
     return _owned(cluster)
 
 

@@ -18,7 +18,7 @@ from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_sha
 from nemo_image_curate.dataset.lineage import fingerprint
 from nemo_image_curate.dataset.opening import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.reader import TarShard
+from nemo_image_curate.shards.reader import TarShard, idx_location
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,19 +76,21 @@ def export(
     newest = max((target.newest_input for target in targets), default=0.0)
     manifest = _read_manifest(path, prints, naming, newest)
     locate = _Locate(root, naming.id_col, filter_column, use_index_files)
+    fresh = manifest is None
     if manifest is None:
         found = saving.save(frame, targets, provenance, "staging", progress, locate)
         manifest = {"fingerprints": prints, "naming": repr(naming), "staged": found}
-        _write_manifest(path, manifest)
     staged = manifest["staged"]
     plan = _plan([summary["rows"] for summary in staged], naming)
+    if fresh:
+        _write_manifest(path, manifest)
     outputs = [
         _output_target(path, naming, number, slices, prints) for number, slices in enumerate(plan)
     ]
     todo = [
         number
         for number, done in enumerate(saving.summaries(outputs))
-        if done is None or storage.stat(tar_of(outputs[number].location)) is None
+        if done is None or not _has_files(outputs[number])
     ]
     if todo:
         # A shard that was deleted after its export has lost its staged rows as well.
@@ -207,6 +209,11 @@ def _plan(rows: list[int], naming: Naming) -> list[list[_Slice]]:
             f"Raise max_shards to {len(str(len(plan) - 1))} or more, or samples_per_shard."
         )
     return plan
+
+
+def _has_files(output: saving.Target) -> bool:
+    tar = tar_of(output.location)
+    return storage.stat(tar) is not None and storage.stat(idx_location(tar)) is not None
 
 
 def _output_target(

@@ -45,7 +45,10 @@ def image_decoder(
 ) -> CpuDecoder | DaliDecoder:
     """The decoder for a device: `DaliDecoder` on a GPU, `CpuDecoder` on a CPU.
 
-    FIGURES
+    DALI is for the GPU. On one CPU thread and full-size photographs (the first 128 of
+    EliSchwartz/imagenet-sample-images, to 224 x 224) `CpuDecoder` makes 587 images per CPU-second,
+    DALI's CPU pipeline 279, Pillow with timm's transform 254: DALI resizes in float32, torch in
+    uint8. And `CpuDecoder` stays within 2 levels of 255 of timm's pixels, DALI within 13.
 
     Parameters
     ----------

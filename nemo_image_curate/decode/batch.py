@@ -83,7 +83,15 @@ class DecodedBatch:
         if len(parts) == 1:
             return parts[0][1]
         n = sum(len(positions) for positions, _ in parts)
-        merged = cls(parts[0][1].pixels, [], *([None] * n for _ in range(4)), None)
+        merged = cls(
+            pixels=parts[0][1].pixels,
+            kept=[],
+            errors=[None] * n,
+            widths=[None] * n,
+            heights=[None] * n,
+            formats=[None] * n,
+            thumbnails=None,
+        )
         rows: list[int] = []
         for positions, part in parts:
             rows += [positions[number] for number in part.kept]

@@ -30,9 +30,10 @@ _log = logging.getLogger(__name__)
 class DaliDecoder:
     """Decodes, resizes, crops and normalises with DALI.
 
+    Parameters not named here are those of `CpuDecoder`.
+
     Parameters
     ----------
-    preprocessing : Preprocessing
     device : {"gpu", "cpu"}
         Where the pixels are made and stay.
     device_id : int, optional
@@ -41,10 +42,6 @@ class DaliDecoder:
         Images per run of the pipeline; larger inputs are split.
     num_threads : int
         Threads for what is decoded on the CPU.
-    max_pixels : int
-        Larger images are not decoded; they get ``too large``.
-    thumbnail_size : int, optional
-        Side of the whole-image thumbnails, if any are wanted.
 
     Notes
     -----
@@ -84,13 +81,7 @@ class DaliDecoder:
         )
 
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
-        """Decode a batch; an image that fails leaves a reason and no row.
-
-        Parameters
-        ----------
-        data : sequence of bytes, memoryview or None
-            Encoded images; None where there is none.
-        """
+        """Decode a batch; an image that fails leaves a reason and no row."""
         headers = [self._header(encoded) for encoded in data]
         parts = [(chunk, self._run(data, headers, chunk)) for chunk in self._chunks(headers)]
         others = [number for number, header in enumerate(headers) if header is None]
@@ -148,7 +139,9 @@ class DaliDecoder:
             pipeline.feed_input(name, values)
         try:
             tensors = [self._to_torch(output) for output in pipeline.run()]
-        except RuntimeError as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             self._pipeline = None
             decoded = self._one_by_one.decode([data[number] for number in chunk])
             if len(decoded.kept) == len(chunk):
@@ -167,16 +160,12 @@ class DaliDecoder:
             ) from error
 
         wanted, on_gpu = self.preprocessing, self.device == "gpu"
-        pipeline = Pipeline(
-            batch_size=self.batch_size,
-            num_threads=self.num_threads,
-            device_id=self._torch_device().index if on_gpu else None,
-            # `decode` waits for its result: a second batch in the queue would only hold memory.
-            prefetch_queue_depth=1,
-        )
+        device_id = self._torch_device().index if on_gpu else None
+        # `decode` waits for its result: a second batch in the queue would only hold memory.
+        pipeline = Pipeline(self.batch_size, self.num_threads, device_id, prefetch_queue_depth=1)
         cubic = wanted.interpolation == "bicubic"
         # A region of interest that ends on whole pixels, as Pillow's does.
-        exact = {"antialias": True, "subpixel_scale": False}
+        exact: dict[str, Any] = {"antialias": True, "subpixel_scale": False}
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
             size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
@@ -202,9 +191,8 @@ class DaliDecoder:
                 )
             ]
             if self.thumbnail_size is not None:
-                side = (self.thumbnail_size, self.thumbnail_size)
-                linear = types.INTERP_LINEAR
-                outputs.append(fn.resize(images, size=side, interp_type=linear, **exact))
+                exact |= {"size": [self.thumbnail_size] * 2, "interp_type": types.INTERP_LINEAR}
+                outputs.append(fn.resize(images, **exact))
             pipeline.set_outputs(*outputs)
         pipeline.build()
         return pipeline
@@ -212,15 +200,12 @@ class DaliDecoder:
     def _to_torch(self, output: Any) -> torch.Tensor:
         """A copy: DALI's buffer is written again in the next run."""
         import torch
-        from nvidia.dali.plugin.pytorch import feed_ndarray
+        from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
-        dense = output.as_tensor()
-        kind = torch.uint8 if dense.dtype.name == "UINT8" else torch.float32
-        device = self._torch_device()
-        copied = torch.empty(dense.shape(), dtype=kind, device=device)
-        if device.type == "cuda":
-            return feed_ndarray(dense, copied, cuda_stream=torch.cuda.current_stream(device))
-        return feed_ndarray(dense, copied)
+        dense, device = output.as_tensor(), self._torch_device()
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        copied = torch.empty(dense.shape(), dtype=to_torch_type[dense.dtype], device=device)
+        return feed_ndarray(dense, copied, cuda_stream=stream)
 
     def _torch_device(self) -> torch.device:
         import torch

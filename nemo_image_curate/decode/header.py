@@ -65,8 +65,6 @@ def read_header(data: bytes | memoryview) -> ImageHeader:
 
 def header_of(image: ImageFile) -> ImageHeader:
     """The header of an image that Pillow has opened."""
-    if image.width < 1 or image.height < 1:
-        raise ImageError(f"no pixels ({image.width}x{image.height})")
     return ImageHeader((image.format or "").lower(), image.width, image.height, image.mode)
 
 
@@ -124,16 +122,19 @@ def open_image(data: bytes | memoryview) -> ImageFile:
     for name in _FORMATS:
         # A build of Pillow may lack one.
         factory, accept = Image.OPEN.get(name, (None, None))
-        # A string instead of a truth says why the codec is missing.
-        if factory is None or accept is None or accept(signature) is not True:
-            continue
+        recognised = False
         try:
+            # A string instead of a truth says why the codec is missing.
+            if factory is None or accept is None or accept(signature) is not True:
+                continue
+            recognised = True
             return factory(io.BytesIO(data), "")
         except MemoryError:
             raise
         # Parsers of untrusted bytes raise whatever they stumble over.
         except Exception as error:
-            problem = f"broken {name.lower()} header ({error_text(error)})"
+            if recognised:
+                problem = f"broken {name.lower()} header ({error_text(error)})"
     raise ImageError(problem or f"not an image (first bytes {signature[:8].hex()})")
 
 

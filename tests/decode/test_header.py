@@ -53,16 +53,23 @@ def test_reasons(name: str) -> None:
     assert f"decode: {caught.value}".startswith(reason)
 
 
+def reason_of(data: bytes) -> str | None:
+    try:
+        read_header(data)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("name", sorted(name for name in good() if "x" not in name))
 def test_damaged_headers_raise_image_errors_only(name: str) -> None:
     data = good()[name]
     for cut in range(0, min(len(data), 200), 7):
         for damaged in (data[:cut], data[:cut] + b"\xff\xff" + data[cut + 2 :]):
-            try:
-                read_header(damaged)
-            except ImageError as error:
-                assert "0x" not in str(error)
-                assert len(str(error)) < 300
+            reason = reason_of(damaged)
+            # Neither an address in memory, which differs from run to run, nor a treatise.
+            assert reason is None or (" at 0x" not in reason and len(reason) < 300)
 
 
 def test_a_bomb_is_measured_without_a_warning() -> None:

@@ -105,7 +105,7 @@ def test_what_the_configuration_leaves_out_is_what_timm_takes() -> None:
     import_timm()
     from timm.data import resolve_data_config
 
-    resolved = resolve_data_config({}, pretrained_cfg={})
+    resolved = resolve_data_config({}, pretrained_cfg={"num_classes": 0})
     assert Preprocessing.from_timm({}) == Preprocessing.from_timm(resolved)
 
 

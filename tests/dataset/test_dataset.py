@@ -1,0 +1,135 @@
+"""The small methods of ImageTextPairDataset."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from PIL import Image
+
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, ImageError
+from nemo_image_curate.frames import to_arrow
+from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
+
+
+@pytest.fixture
+def made(tmp_path):
+    return make_dataset(tmp_path, sizes=[4, 0, 3])
+
+
+@pytest.fixture
+def dataset(made, backend):
+    return ImageTextPairDataset.from_webdataset(made.root, backend=backend)
+
+
+def keys_of(dataset: ImageTextPairDataset) -> list[str]:
+    return to_arrow(dataset.metadata[["key"]].compute())["key"].to_pylist()
+
+
+def test_length_head_and_text(dataset, made):
+    assert len(dataset) == 7
+    assert to_arrow(dataset.head(6))["key"].to_pylist() == made.keys[:6]
+    assert len(dataset.head(100)) == 7
+    text = repr(dataset)
+    assert str(made.root) in text
+    assert "3 shards" in text
+    assert dataset.backend in text
+    assert "caption" in text
+
+
+def test_filter(dataset, made):
+    expected = [row["key"] for row in made.rows if row["score"] > 4 and row["width"] != 33]
+    assert 0 < len(expected) < 7
+    assert keys_of(dataset.filter("score > 4 and width != 33")) == expected
+    df = dataset.metadata
+    assert keys_of(dataset.filter((df.score > 4) & (df.width != 33))) == expected
+    assert len(dataset) == 7, "the dataset itself is not changed"
+
+
+def test_nulls_do_not_pass_a_filter(dataset, made):
+    df = dataset.metadata
+    dataset.metadata = df.assign(score=df.score.where(df.width != 33))
+    expected = [row["key"] for row in made.rows if row["width"] != 33]
+    assert keys_of(dataset.filter("score >= 0")) == expected
+    assert keys_of(dataset.filter(dataset.metadata.score >= 0)) == expected
+
+
+def test_wrong_expressions(dataset):
+    with pytest.raises(ColumnNotFoundError, match=r"no column 'scroe'\. Did you mean 'score'"):
+        dataset.filter("scroe > 5")
+    for wrong in ("score >", "import os", "score > 'x' +", ""):
+        with pytest.raises(ConfigError, match="cannot use the expression"):
+            dataset.filter(wrong)
+
+
+def test_select(dataset):
+    assert list(dataset.select(["score", "key"]).metadata.columns) == ["key", "shard", "score"]
+    with pytest.raises(ColumnNotFoundError, match=r"no column 'captions'\. Did you mean 'caption'"):
+        dataset.select(["captions"])
+
+
+def test_the_frame_is_a_plain_dask_frame(dataset, made):
+    df = dataset.metadata
+    df["wide"] = df.width > 32
+    assert int(df.wide.sum().compute()) == sum(row["width"] > 32 for row in made.rows)
+    counts = to_arrow(df.groupby("shard").size().compute().to_frame("n"))
+    assert sorted(counts["n"].to_pylist()) == [3, 4]
+
+
+@pytest.mark.parametrize("shard", [None, "00002.tar"])
+def test_image(dataset, made, shard):
+    key = made.keys[-1]
+    picture = dataset.image(key, shard)
+    expected = Image.open(io.BytesIO(made.images["00002.tar", key]))
+    assert picture.tobytes() == expected.tobytes()
+
+
+def test_image_that_cannot_be_shown(tmp_path):
+    root = tmp_path / "t"
+    members = [("a.jpg", b"not a picture"), ("b.txt", b"b"), ("c.jpg", jpeg(1)[:300])]
+    write_tar(root / "0.tar", [*members, ("same.jpg", jpeg(1))])
+    write_tar(root / "1.tar", [("same.jpg", jpeg(2))])
+    dataset = ImageTextPairDataset.from_webdataset(root)
+    for key in "ac":
+        with pytest.raises(ImageError, match=rf"^0\.tar: {key}: "):
+            dataset.image(key)
+    with pytest.raises(DatasetError, match=r"sample 'b' has no image in 0\.tar"):
+        dataset.image("b")
+    with pytest.raises(DatasetError, match="key 'zzz' is not in the dataset"):
+        dataset.image("zzz")
+    with pytest.raises(DatasetError, match=r"'same' is in several shards: 0\.tar, 1\.tar; give"):
+        dataset.image("same")
+    expected = Image.open(io.BytesIO(jpeg(2))).tobytes()
+    assert dataset.image("same", "1.tar").tobytes() == expected
+
+
+def test_keys_of_any_kind_find_their_picture(tmp_path):
+    keys = ["a b", "日本 🐈", "v1.0/x y", "0012", "-5", "Ünï", "a'\"b", "x" * 150, "%41"]
+    import tarfile
+
+    members = [(f"{key}.jpg", jpeg(n)) for n, key in enumerate(keys)]
+    write_tar(tmp_path / "a b.c.tar", members, tarfile.GNU_FORMAT)
+    write_sidecar(tmp_path / "a b.c.parquet", {"key": keys[::-1]})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    for number, key in enumerate(keys):
+        expected = Image.open(io.BytesIO(jpeg(number))).tobytes()
+        assert dataset.image(key).tobytes() == expected
+    dataset.to_webdataset(tmp_path / "new", old_id_col="old")
+    again = ImageTextPairDataset.from_webdataset(tmp_path / "new")
+    found = to_arrow(again.metadata.compute()).to_pylist()
+    assert [row["old"] for row in found] == keys[::-1]
+    expected = Image.open(io.BytesIO(jpeg(0))).tobytes()
+    assert again.image(found[-1]["key"]).tobytes() == expected
+
+
+def test_replace_keeps_what_is_known(dataset):
+    record = {"stage": "a"}
+    other = dataset.replace(dataset.metadata.assign(x=1), {"x": record})
+    assert other.provenance == {"x": record}
+    assert dataset.provenance == {}
+    assert (other.path, other.tar_files, other.id_col) == (
+        dataset.path,
+        dataset.tar_files,
+        dataset.id_col,
+    )

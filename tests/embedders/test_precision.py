@@ -1,0 +1,111 @@
+"""Faster forward passes give the embeddings that plain float32 gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemo_image_curate.embedders.precision import has_bfloat16, optimise
+from nemo_image_curate.models.torchvision_compat import import_timm
+
+
+def pictures(number: int, side: int) -> torch.Tensor:
+    """Smooth pictures, more like photographs than noise is."""
+    generator = torch.Generator().manual_seed(number)
+    coarse = torch.randn(number, 3, 8, 8, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic")
+
+
+def model(name: str, **options) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return import_timm().create_model(name, num_classes=0, **options).eval()
+
+
+def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=1).min())
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_quickgelu_224"])
+def test_transformers_keep_their_embeddings(name):
+    pixels = pictures(4, 224)
+    with torch.inference_mode():
+        expected = model(name)(pixels)
+        plain = optimise(model(name), "cpu", autocast=False)(pixels)
+        network = model(name)
+        fast = optimise(network, "cpu", autocast=True)(pixels)
+    assert torch.equal(plain, expected)
+    assert fast.dtype == torch.float32
+    assert cosine(fast, expected) >= 0.9995
+    used = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
+    assert {weight.dtype for weight in network.parameters()} == {used}
+
+
+def lively(network: torch.nn.Module) -> torch.nn.Module:
+    """With batch statistics that change something when they are folded away."""
+    generator = torch.Generator().manual_seed(3)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return network
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_convolutional_networks_stay_in_float32(name, autocast):
+    network = lively(model(name))
+    pixels = pictures(5, 160)
+    with torch.inference_mode():
+        expected = network(pixels)
+        forward = optimise(network, "cpu", autocast)
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+        for size in (5, 1):
+            found = forward(pixels[:size])
+            assert found.dtype == torch.float32
+            assert torch.allclose(found, expected[:size], rtol=1e-3, atol=1e-4)
+            assert cosine(found, expected[:size]) > 0.999999
+
+
+class Unfit(torch.nn.Module):
+    """A convolution whose offset a trace would take for a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3)
+
+    def forward(self, pixels):
+        return self.conv(pixels).mean(dim=(2, 3)) + float(pixels.mean())
+
+
+class Untraceable(Unfit):
+    def forward(self, pixels):
+        if pixels.shape[0] == 2:
+            raise ValueError("twos are not liked here")
+        return self.conv(pixels).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("kind", [Unfit, Untraceable])
+def test_a_network_that_cannot_be_frozen_runs_as_it_is(kind):
+    network = kind().eval()
+    forward = optimise(network, "cpu", autocast=True)
+    with torch.inference_mode():
+        for number in (1, 5):
+            pixels = pictures(number, 224) * number
+            assert torch.allclose(forward(pixels), network(pixels), atol=1e-5)
+
+
+class Untrained(torch.nn.Module):
+    def forward(self, pixels):
+        return pixels.mean(dim=(2, 3))
+
+
+def test_a_model_without_weights():
+    assert optimise(Untrained(), "cpu", autocast=True)(torch.ones(2, 3, 4, 4)).shape == (2, 3)
+
+
+def test_dropout_is_off():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(48, 8))
+    forward = optimise(network.train(), "cpu", autocast=False)
+    pixels = torch.ones(2, 3, 4, 4)
+    assert torch.equal(forward(pixels), forward(pixels))
+    assert not forward(pixels).requires_grad
