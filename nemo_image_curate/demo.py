@@ -139,7 +139,8 @@ def _table(record: dict[str, Any]) -> str:
     for reason, count in record["rejected"].items():
         lines.append(f"{'  rejected: ' + reason:<24}{count:>6}")
     lines.append(f"{'kept':<24}{record['kept']:>6}")
-    lines.append(f"{'images per second':<24}{record['images_per_second']:>6}")
+    rate = record["images_per_second"]
+    lines.append(f"{'images per second':<24}{rate:>6}  (with the start of the workers)")
     if variants := record.get("variants"):
         lines += ["", "variant made for the demo   what became of it"]
         for name, outcome in variants.items():

@@ -88,12 +88,13 @@ def open_image(data: bytes, where: str) -> Image:
     return image
 
 
-def _cell(data: bytes | None, where: str, key: str, caption: str | None) -> str:
+def _cell(data: bytes | None, where: str, key: str | None, caption: object) -> str:
     try:
         picture = _thumbnail(data, where)
     except ImageError as error:
         picture = f"<em>{html.escape(str(error))}</em>"
-    text = f"<b>{html.escape(key)}</b><br>{html.escape(caption or '')}"
+    words = "" if caption is None else str(caption)
+    text = f"<b>{html.escape(str(key))}</b><br>{html.escape(words)}"
     return f'<figure style="width:{_THUMBNAIL}px;margin:0">{picture}<br>{text}</figure>'
 
 

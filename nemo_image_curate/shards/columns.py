@@ -103,17 +103,11 @@ def tar_columns(shard: TarShard, id_col: str, schema: pa.Schema | None = None) -
         for row, content in enumerate(shard.read(texts)):
             if content is not None:
                 captions[row] = content.decode("utf-8", "replace").rstrip("\r\n")
-    names = [_storable(key) for key in keys]
-    arrays = {id_col: pa.array(names, pa.string())}
+    arrays = {id_col: pa.array(keys, pa.string())}
     texts_wanted = {one.name for one in schema or () if pa.types.is_string(one.type)}
     arrays |= {name: _column(values, name in texts_wanted) for name, values in columns.items()}
     table = pa.table(arrays)
     return conform(table, storage_schema(table.schema))
-
-
-def _storable(key: str) -> str:
-    """Arrow strings are UTF-8: a name in another encoding is shown with its bytes escaped."""
-    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _json_fields(content: bytes | None) -> dict[str, Any]:

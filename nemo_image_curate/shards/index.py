@@ -1,8 +1,9 @@
-"""Where each sample's members lie in a WebDataset tar, without reading their contents.
+r"""Where each sample's members lie in a WebDataset tar, without reading their contents.
 
 Header layout: POSIX.1-2017 pax, "ustar Interchange Format", and GNU tar's long names.
 Grouping of members into samples follows webdataset: the key is the path up to the first dot of
-the file name, the extension is all that follows it.
+the file name, the extension is all that follows it. Names that are not UTF-8 have their odd bytes
+escaped (``caf\xe9``), so that every key is a string that Arrow can hold.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def _unquoted(name: str) -> str:
         return bytes([value])
 
     raw = _QUOTED.sub(byte, name.encode("utf-8", "surrogateescape"))
-    return raw.decode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def format_idx(samples: Iterable[Iterable[tuple[str, Member]]]) -> str:
@@ -236,12 +237,12 @@ class _Headers:
             return []
         blocks = self._blocks()
         raw = np.ascontiguousarray(blocks[:, :100]).view("S100").ravel().tolist()
-        names = [name.split(b"\0", 1)[0].decode("utf-8", "surrogateescape") for name in raw]
+        names = [name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") for name in raw]
         for row in np.flatnonzero(blocks[:, 345]):
             header = self.headers[row]
             # GNU's own format keeps other things where ustar keeps the prefix.
             if header[257:263] == b"ustar\0":
-                prefix = header[345:500].split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+                prefix = header[345:500].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
                 names[row] = f"{prefix}/{names[row]}"
         for number, name in self.renamed.items():
             names[number] = name
@@ -347,7 +348,7 @@ def _octal(field: bytes) -> int | None:
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+    return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
 def _pax(record: bytes) -> dict[str, str]:
@@ -360,7 +361,7 @@ def _pax(record: bytes) -> dict[str, str]:
             break
         line = record[position + len(length) + 1 : position + int(length) - 1]
         name, _, value = line.partition(b"=")
-        values[name.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        values[name.decode("utf-8", "replace")] = value.decode("utf-8", "backslashreplace")
         position += int(length)
     if not re.fullmatch(r"[0-9]{1,19}", values.get("size", "0")):
         del values["size"]

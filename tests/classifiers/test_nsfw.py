@@ -22,7 +22,10 @@ CONVERTED = {L: WEIGHTS / "nsfw_vit_l_14.pth", B: WEIGHTS / "nsfw_vit_b_32.pth"}
 
 def by_hand(path: Path, vectors: np.ndarray) -> np.ndarray:
     """The network as it is described, in NumPy."""
-    weights = {name: value.numpy() for name, value in torch.load(path, weights_only=True).items()}
+    weights = {
+        name: value.numpy()
+        for name, value in torch.load(path, weights_only=True, map_location="cpu").items()
+    }
     x = (vectors - weights["norm.mean"]) / np.sqrt(weights["norm.variance"])
     last = sum(name.endswith(".weight") for name in weights if name.startswith("linear"))
     for layer in range(1, last + 1):

@@ -157,9 +157,7 @@ def test_names_in_another_encoding(tmp_path):
         info.size = 3
         tar.addfile(info, io.BytesIO(b"abc"))
     report = inspect(tmp_path)
-    assert report["samples"] == 1
-    for one in report["faults"]:
-        "".join(one.values()).encode()
+    assert (report["samples"], report["counts"]) == (1, {})
 
 
 @pytest.mark.usefixtures("client")

@@ -1,0 +1,279 @@
+"""The command as people run it: in a process of its own, from pictures to clean shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from nemo_image_curate import ImageTextPairDataset, __version__
+from nemo_image_curate.cli import main
+from nemo_image_curate.models.torchvision_compat import import_timm
+from tests.classifiers.test_base import with_vectors
+from tests.make_data import jpeg, make_dataset, write_tar
+from tests.make_embedders import column, rows
+from tests.shared import SHARED, needs_shared
+
+COMMAND = Path(sys.executable).with_name("nemo-image-curate")
+COMMANDS = ["demo", "doctor", "embed", "filter", "inspect", "pack", "score", "stats"]
+
+
+class Shell:
+    """Runs the command; those that compute share a running cluster, to save the time to start."""
+
+    def __init__(self, address: str):
+        self.address = address
+
+    def __call__(self, *words: object, code: int = 0, cluster: bool = True) -> str:
+        """Standard output, or for a failure standard error."""
+        last = ["--scheduler", self.address] if cluster else []
+        done = subprocess.run(
+            [COMMAND, *map(str, words), *last],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        if code == 0:
+            return done.stdout
+        assert done.stdout == ""
+        return done.stderr
+
+
+@pytest.fixture
+def run(client) -> Shell:
+    return Shell(client.scheduler.address)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A dataset with two shards, of which one picture is broken."""
+    folder = tmp_path_factory.mktemp("made")
+    make_dataset(folder, sizes=[3, 2], sidecars=False)
+    write_tar(folder / "00002.tar", [("x.jpg", b"no picture"), ("y.jpg", jpeg(50, 64, 64))])
+    return folder
+
+
+def test_help_of_every_command():
+    told = CliRunner().invoke(main, ["--help"])
+    assert told.exit_code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in told.output
+        own = CliRunner().invoke(main, [name, "--help"])
+        assert own.exit_code == 0
+        assert own.output.startswith("Usage: ")
+        assert "--json" in own.output
+    assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embeds", "x"],
+        ["embed"],
+        ["embed", "x", "--batch-size", "0"],
+        ["embed", "x", "--batch-size", "many"],
+        ["embed", "x", "--backend", "tpu"],
+        ["filter", "x", "--output", "y"],
+        ["filter", "x", "--where", "a > 1"],
+        ["score", "x"],
+        ["pack", "--output", "x"],
+        ["pack", "/nowhere/at/all", "--output", "x"],
+        ["demo", "/nowhere/at/all"],
+        ["inspect", "x", "--what"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(words):
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert done.output.startswith("Usage: ")
+
+
+def test_from_pictures_to_clean_shards(run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(5):
+        (photos / f"{number}.jpg").write_bytes(jpeg(number, 40 + 20 * number, 60))
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "c.csv").write_text("image,caption\n0.jpg,erstes – größer\n3.jpg,fourth\n")
+    shards, scored, curated = (tmp_path / name for name in ("shards", "scored", "curated"))
+
+    words = ["pack", photos, "--output", shards, "--captions", tmp_path / "c.csv"]
+    told = json.loads(run(*words, "--samples-per-shard", 4, "--json", cluster=False))
+    assert told == {"samples": 6, "captioned": 2, "shards": 2, "output": str(shards)}
+
+    told = json.loads(run("inspect", shards, "--json"))
+    assert (told["samples"], told["shards"], told["faults"]) == (6, 2, [])
+
+    words = ["embed", shards, "--model", "offline", "--stats", "--output", scored]
+    told = json.loads(run(*words, "--json"))
+    assert told["samples"] == 6
+    assert told["errors"] == {"decode": 1}
+    found = rows(ImageTextPairDataset.from_webdataset(scored))
+    assert [len(row["image_embedding"] or ()) for row in found] == [1280] * 5 + [0]
+    assert [row["width"] for row in found] == [40, 60, 80, 100, 120, None]
+
+    # The same again computes nothing; a lost file is computed, and it alone.
+    files = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    (scored / "00001.parquet").unlink()
+    run(*words)
+    after = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    assert {name for name in after if after[name] == files[name]} == {"00000.parquet"}
+
+    words = ["filter", scored, "--where", "width >= 80 and brightness > 0", "--output", curated]
+    told = json.loads(run(*words, "--old-id-column", "was", "--samples-per-shard", 2, "--json"))
+    assert told == {
+        "samples": 6,
+        "kept": 3,
+        "rejected": 3,
+        "missing": 0,
+        "shards": 2,
+        "output": str(curated),
+    }
+    kept = rows(ImageTextPairDataset.from_webdataset(curated))
+    assert [row["file"] for row in kept] == ["2.jpg", "3.jpg", "4.jpg"]
+    assert [row["was"] for row in kept] == [row["key"] for row in found[2:5]]
+    told = run("inspect", curated)
+    assert "samples  3" in told
+    assert "faults   none" in told
+
+
+def test_statistics_beside_the_shards(run, tmp_path):
+    make_dataset(tmp_path, sizes=[2, 2], sidecars=False)
+    told = run("stats", tmp_path, "--threads", 1)
+    assert "samples  4" in told
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path))
+    assert {row["image_format"] for row in found} == {"jpeg"}
+
+
+def test_faults_are_listed(run, tmp_path):
+    write_tar(tmp_path / "0.tar", [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("a.jpg", jpeg(3))])
+    told = run("inspect", tmp_path)
+    assert "0.tar: " in told
+    assert "duplicate: a" in told
+
+
+@needs_shared
+def test_score_with_the_published_files(run, tmp_path):
+    folder = SHARED / "data" / "laion_ratings" / "vit_l_14_embeddings"
+    vectors = [np.load(folder / f"rating{n}.npy")[0] for n in range(10)]
+    with_vectors(tmp_path / "in", [*vectors, None], encoder="openai/clip-vit-large-patch14")
+    weights = SHARED / "weights"
+    run(
+        *("score", tmp_path / "in", "--aesthetic", "--nsfw", "--output", tmp_path / "out"),
+        *("--aesthetic-weights", weights / "sac+logos+ava1-l14-linearMSE.pth"),
+        *("--nsfw-weights", weights / "clip_autokeras_binary_nsfw.zip"),
+    )
+    saved = ImageTextPairDataset.from_webdataset(tmp_path / "out")
+    scores = column(saved, "aesthetic_score")
+    assert np.corrcoef(scores[:10], range(10))[0, 1] > 0.9
+    assert scores[10] is column(saved, "nsfw_score")[10] is None
+
+    with_vectors(tmp_path / "other", vectors, encoder="someone/else")
+    words = ["score", tmp_path / "other", "--nsfw", "--output", tmp_path / "out2"]
+    words += ["--nsfw-weights", weights / "clip_autokeras_binary_nsfw.zip"]
+    told = run(*words, code=1)
+    assert "someone/else" in told
+    run(*words, "--no-check-encoder")
+    assert len(column(ImageTextPairDataset.from_webdataset(tmp_path / "out2"), "nsfw_score")) == 10
+
+
+def test_a_wrong_column_is_named_with_the_closest(run, made, tmp_path):
+    told = run("filter", made, "--where", "scor > 5", "--output", tmp_path / "out", code=2)
+    assert "no column 'scor'" in told
+    assert "Did you mean 'score'?" in told
+    assert "caption" in told
+    assert not list((tmp_path).rglob("*.tar"))
+
+
+def test_a_bad_expression(run, made, tmp_path):
+    told = run("filter", made, "--where", "score >", "--output", tmp_path / "out", code=2)
+    assert "cannot use the expression 'score >'" in told
+    assert "width >= 256" in told
+
+
+def test_a_dataset_that_is_not_there(run, tmp_path):
+    told = run("inspect", tmp_path / "nowhere", code=1)
+    assert (
+        told == f"error: {tmp_path / 'nowhere'} does not exist (or is neither a folder nor a "
+        ".tar file).\n"
+    )
+    told = run("stats", tmp_path, code=1)
+    assert "no .tar shards" in told
+    assert "nemo-image-curate pack" in told
+
+
+def test_nothing_to_score(run, made):
+    told = run("score", made, code=2)
+    assert "--aesthetic, --nsfw or both" in told
+    told = run("score", made, "--nsfw", "--nsfw-weights", "x", code=2)
+    assert "no column 'image_embedding'" in told
+
+
+def test_an_unknown_model(run, made):
+    told = run("embed", made, "--model", "vit_tiny_patch_224", code=2)
+    assert "Did you mean 'vit_tiny_patch16_224'?" in told
+
+
+def test_an_output_that_cannot_be_written(run, made, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    # Even root cannot make a folder below a file, or in /proc.
+    told = run("stats", made, "--output", tmp_path / "file" / "out", code=1)
+    assert "cannot create" in told
+    told = run("filter", made, "--where", "score > 0", "--output", "/proc/out", code=1)
+    assert "/proc/out" in told
+    told = run("pack", made / "00000.tar", "--output", "/proc/out", code=1, cluster=False)
+    assert "cannot create /proc/out" in told
+    told = run("demo", made, "--output", "/proc/out", code=1)
+    assert "/proc/out" in told
+
+
+def test_a_broken_sidecar(run, tmp_path):
+    make_dataset(tmp_path, sizes=[2])
+    (tmp_path / "00000.parquet").write_bytes(b"no parquet")
+    told = run("embed", tmp_path, code=1)
+    assert f"sidecar {tmp_path}/00000.parquet is not a readable Parquet file" in told
+
+
+def test_a_checkpoint_of_another_model(run, made, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(import_timm().create_model("test_resnet").state_dict(), path)
+    words = ["embed", made, "--model", "test_vit", "--output", tmp_path / "out"]
+    told = run(*words, "--checkpoint", path, code=1)
+    assert "w.safetensors does not fit test_vit" in told
+    assert "is not a file" in run(*words, "--checkpoint", tmp_path / "nowhere", code=1)
+
+
+def test_a_checkpoint_that_fits_on_a_cluster_of_its_own(run, made, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(import_timm().create_model("test_vit").state_dict(), path)
+    words = ["embed", made, "--model", "test_vit", "--checkpoint", path, "--workers", 1]
+    told = run(*words, "--output", tmp_path / "out", "--json", cluster=False)
+    assert json.loads(told)["errors"] == {"decode": 1}
+    schema = pq.read_schema(tmp_path / "out" / "00000.parquet")
+    assert schema.field("image_embedding").type.value_type == pa.float32()
+
+
+def test_heads_of_another_encoder(run, made, tmp_path):
+    told = run("embed", made, "--nsfw", "--output", tmp_path / "out", code=1)
+    assert "openai/clip-vit-large-patch14" in told
+    assert "offline/tf_efficientnet_lite0" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scheduler_that_does_not_answer(made, tmp_path):
+    told = Shell("")(
+        *("inspect", made, "--scheduler-file", tmp_path / "nowhere.json"), code=1, cluster=False
+    )
+    assert "nowhere.json" in told

@@ -1,0 +1,51 @@
+"""The public names, and that importing the package costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import nemo_image_curate
+
+HEAVY = "torch dask distributed pandas timm numpy pyarrow PIL fsspec torchvision sklearn"
+
+
+def loaded_by(code: str) -> set[str]:
+    """The heavy libraries that some code imports in a fresh process."""
+    tell = f"import sys; print(*(name for name in {HEAVY.split()!r} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{tell}"], check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import nemo_image_curate; nemo_image_curate.__version__; dir(nemo_image_curate)",
+        "import nemo_image_curate.cli",
+        "import nemo_image_curate.errors",
+    ],
+)
+def test_importing_loads_nothing_heavy(code):
+    assert loaded_by(code) == set()
+
+
+def test_stages_are_declared_without_loading_a_model_library():
+    code = (
+        "from nemo_image_curate import *\n"
+        "TimmImageEmbedder('offline', classifiers=[AestheticClassifier(), NsfwClassifier()], "
+        "image_stages=[ImageStatistics()])"
+    )
+    assert not loaded_by(code) & {"timm", "torchvision", "sklearn"}
+
+
+def test_all_public_names_are_there():
+    assert sorted(nemo_image_curate.__all__) == nemo_image_curate.__all__
+    for name in nemo_image_curate.__all__:
+        assert getattr(nemo_image_curate, name) is not None
+    assert dir(nemo_image_curate) == nemo_image_curate.__all__
+    with pytest.raises(AttributeError, match="Nonsense"):
+        nemo_image_curate.Nonsense  # noqa: B018
