@@ -94,7 +94,7 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
 
     assert interrupted, "no kill fell into the work; the test would prove nothing"
     assert _content(stormy) == _content(calm)
-    assert not [path for path in stormy.rglob(".*")], "temporary files were left"
+    assert not list(stormy.rglob(".*")), "temporary files were left"
     calm_batches = sorted(batch for _, batch in _batches(calm_log))
     stormy_batches = sorted({batch for _, batch in _batches(log)})
     assert stormy_batches == sorted(set(calm_batches))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset import saving
-from nemo_image_curate.dataset.opening import SHARD_COLUMN
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.shards.index import Member, format_idx

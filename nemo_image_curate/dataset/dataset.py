@@ -10,14 +10,9 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.lineage import Lineage
-from nemo_image_curate.dataset.opening import (
-    SHARD_COLUMN,
-    MetadataReader,
-    Opened,
-    Source,
-    open_webdataset,
-    write_manifest,
-)
+from nemo_image_curate.dataset.manifest import write_manifest
+from nemo_image_curate.dataset.opening import Opened, open_webdataset
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.shards.reader import TarShard, stem
 

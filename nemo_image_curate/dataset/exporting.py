@@ -16,7 +16,7 @@ from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_shard
 from nemo_image_curate.dataset.lineage import fingerprint
-from nemo_image_curate.dataset.opening import SHARD_COLUMN, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.reader import TarShard, idx_location
 

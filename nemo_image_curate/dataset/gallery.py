@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset.opening import SHARD_COLUMN
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ImageError
 from nemo_image_curate.shards.reader import TarShard
 

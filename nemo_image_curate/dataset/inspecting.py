@@ -9,7 +9,7 @@ from typing import Any
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.opening import SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import Fault
 from nemo_image_curate.shards.reader import TarShard

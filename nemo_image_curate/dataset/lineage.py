@@ -14,7 +14,7 @@ import types
 from collections.abc import Collection
 from typing import Any
 
-from nemo_image_curate.dataset.opening import MetadataReader
+from nemo_image_curate.dataset.sources import MetadataReader
 
 # Operands that only repeat the schema, which in-place runs see grow while they are under way, and
 # Dask's way to shuffle, which it chooses by whether there is a client.

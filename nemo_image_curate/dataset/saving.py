@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset.lineage import Lineage, fingerprint
-from nemo_image_curate.dataset.opening import Source
+from nemo_image_curate.dataset.sources import Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.version import __version__

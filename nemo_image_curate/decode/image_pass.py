@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.opening import SHARD_COLUMN
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.decode import image_decoder
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS

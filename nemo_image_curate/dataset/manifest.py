@@ -1,0 +1,77 @@
+"""The file that makes a folder of Parquet files a dataset: where the tars are, and which files."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset.sources import Source
+from nemo_image_curate.errors import DatasetError
+
+MANIFEST = "_dataset.json"
+_FORMAT = 1
+_STAT_THREADS = 32
+
+
+def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], list[str], str]:
+    """The root, sources, tars and id column that a folder's manifest names.
+
+    Parameters
+    ----------
+    folder : str
+    root : str or None
+        Where the tars are now, if not where they were.
+
+    Raises
+    ------
+    DatasetError
+        When the manifest is missing or damaged, or a file that it names is not there.
+    """
+    location = storage.join(folder, MANIFEST)
+    if storage.stat(location) is None:
+        raise unfinished(folder)
+    try:
+        manifest = json.loads(storage.read_bytes(location))
+        written = manifest.get("format")
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{location} is damaged: {error}. Run save_metadata again.") from error
+    if written != _FORMAT:
+        raise DatasetError(f"{location} has format {written!r}; this version reads {_FORMAT}.")
+    root = root or storage.normalise(manifest["root"])
+
+    def source(entry: dict[str, Any]) -> Source:
+        shard, target = entry["shard"], storage.join(folder, entry["file"])
+        sidecar = storage.stat(target)
+        if sidecar is None:
+            raise DatasetError(f"{target} is listed in {location} but does not exist.")
+        tar = storage.stat(storage.join(root, shard)) if shard else None
+        if shard and tar is None:
+            raise DatasetError(
+                f"{location} refers to {shard} under {root}, which does not exist. If the tars "
+                "were moved: from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
+            )
+        return Source(shard, target, tar, sidecar)
+
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:
+        sources = list(pool.map(source, manifest["files"]))
+    tars = [storage.join(root, shard) for shard in manifest["shards"]]
+    return root, sources, tars, manifest["id_col"]
+
+
+def unfinished(folder: str) -> DatasetError:
+    """The error for a folder whose manifest was not written yet."""
+    return DatasetError(
+        f"{folder} has no {MANIFEST}: the save_metadata that wrote it did not finish. Run the "
+        "same job again; what is done already is not computed again."
+    )
+
+
+def write_manifest(
+    folder: str, root: str, id_col: str, shards: list[str], files: list[dict[str, Any]]
+) -> None:
+    """Write the file that makes a folder of Parquet files a dataset; last, when all are there."""
+    manifest = {"format": _FORMAT, "root": root, "id_col": id_col, "shards": shards, "files": files}
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    storage.write_bytes(storage.join(folder, MANIFEST), text.encode())

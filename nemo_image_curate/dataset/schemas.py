@@ -1,0 +1,105 @@
+"""The common schema of a dataset's shards, and the provenance of their columns."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
+from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
+from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Footers are small and latency-bound, above all on object stores.
+_FOOTER_THREADS = 32
+
+
+def common_schema(
+    schemas: list[tuple[str, pa.Schema]], id_col: str, from_tars: set[str]
+) -> pa.Schema:
+    """The schema of the frame: id column and ``shard`` first, then the rest as they appear."""
+    import pyarrow as pa
+
+    for label, schema in schemas:
+        if id_col not in schema.names:
+            raise DatasetError(
+                f"{label}: {ColumnNotFoundError(id_col, schema.names)}. "
+                "Name the column that holds the sample keys with id_col=."
+            )
+        if not pa.types.is_string(schema.field(id_col).type):
+            raise SchemaError(
+                f"{label}: column {id_col!r} is {schema.field(id_col).type}, but keys are names of "
+                "tar members, such as '000000012', and must be strings. Write them as strings, "
+                "zeros included."
+            )
+    strings = pa.schema([pa.field(id_col, pa.string()), pa.field(SHARD_COLUMN, pa.string())])
+    own = [
+        (label, pa.schema([field for field in schema if field.name not in strings.names]))
+        for label, schema in schemas
+    ]
+    return columns.unify([("", strings), *own], from_tars)
+
+
+def read_footers(
+    root: str, sources: list[Source], id_col: str
+) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any]]:
+    """Sources with what their footers say, the schema of each, and the columns' provenance."""
+    import dask
+
+    def read(source: Source) -> columns.Footer | None:
+        return columns.read_footer(source.sidecar_location) if source.sidecar else None
+
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        footers = list(pool.map(read, sources))
+    # Without a sidecar only the tar itself knows its columns.
+    scans = [
+        dask.delayed(_scan_schema)(root, source.shard, id_col)
+        for source, footer in zip(sources, footers, strict=True)
+        if footer is None
+    ]
+    scanned = iter(dask.compute(*scans))
+    schemas, known, provenance = [], [], Provenance()
+    for source, footer in zip(sources, footers, strict=True):
+        if footer is None:
+            schemas.append((source.label, next(scanned)))
+            known.append(source)
+            continue
+        schemas.append((source.sidecar_location, footer.schema))
+        provenance.merge(footer.record.get("columns", {}))
+        known.append(
+            replace(
+                source,
+                digest=footer.digest,
+                origin=footer.record.get("origin"),
+            )
+        )
+    return known, schemas, provenance.columns
+
+
+def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:
+    with TarShard(storage.join(root, shard)) as opened:
+        return columns.tar_columns(opened, id_col).schema
+
+
+class Provenance:
+    """How each produced column was made, merged over shards.
+
+    Attributes
+    ----------
+    columns : dict of str to dict
+        A column that shards made in different ways has only the key ``conflict``.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Any] = {}
+
+    def merge(self, other: dict[str, Any]) -> None:
+        """Add what one shard recorded."""
+        for name, record in other.items():
+            if self.columns.setdefault(name, record) != record:
+                self.columns[name] = {"conflict": "shards were made by different stages"}

@@ -1,0 +1,104 @@
+"""What the partitions of a dataset are read from, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import frames, storage
+from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHARD_COLUMN = "shard"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one partition's rows come from.
+
+    Attributes
+    ----------
+    shard : str or None
+        The tar, relative to the dataset's root; None for a Parquet file with rows of many shards.
+    sidecar_location : str
+        Where the Parquet file is, or would be.
+    tar, sidecar : FileInfo or None
+    digest : str
+        Digest of the sidecar's footer; empty without one.
+    origin : str or None
+        The digest of the sidecar that an earlier save made this one from, if it recorded one.
+    """
+
+    shard: str | None
+    sidecar_location: str
+    tar: storage.FileInfo | None
+    sidecar: storage.FileInfo | None = None
+    digest: str = ""
+    origin: str | None = None
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return (self.shard, self.tar, self.sidecar, self.digest)
+
+    @property
+    def label(self) -> str:
+        """The name to show to people."""
+        return self.shard or self.sidecar_location
+
+    def identity(self, in_place: bool) -> tuple[str | None, int | None, str]:
+        """What a fingerprint knows of the input: neither its place nor its time.
+
+        In a save in place the sidecar is input and output at once: there, what counts is the
+        sidecar that the first save started from.
+        """
+        original = self.origin if in_place and self.origin is not None else self.digest
+        return (self.shard, self.tar.size if self.tar else None, original)
+
+
+class MetadataReader:
+    """Reads one source as a frame; the leaf of every dataset's Dask graph.
+
+    Parameters
+    ----------
+    root : str
+        What shard paths are relative to.
+    id_col : str
+    schema : pyarrow.Schema
+        The schema of all partitions, `id_col` and ``shard`` included.
+    backend : {"cpu", "gpu"}
+    """
+
+    def __init__(self, root: str, id_col: str, schema: pa.Schema, backend: frames.Backend):
+        self.root = root
+        self.id_col = id_col
+        self.schema = schema
+        self.backend = backend
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("MetadataReader", self.root, self.id_col, str(self.schema), self.backend)
+
+    def __call__(self, source: Source, columns: Sequence[str] | None = None) -> Any:
+        table = self.read(source, columns)
+        return frames.from_arrow(table, self.backend)
+
+    def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
+        """Read (some columns of) one source as an Arrow table of the common schema."""
+        import pyarrow as pa
+
+        names = self.schema.names if wanted is None else list(wanted)
+        schema = pa.schema([self.schema.field(name) for name in names])
+        if source.sidecar is not None:
+            # The id column is read even when only `shard` is wanted: it gives the number of rows.
+            table = columns.read_sidecar(source.sidecar_location, [*names, self.id_col])
+        else:
+            with TarShard(storage.join(self.root, source.shard or "")) as shard:
+                table = columns.tar_columns(shard, self.id_col, self.schema)
+        if source.shard is not None and SHARD_COLUMN in names:
+            if SHARD_COLUMN in table.column_names:
+                table = table.drop_columns(SHARD_COLUMN)
+            shards = pa.array([source.shard] * len(table), pa.string())
+            table = table.append_column(SHARD_COLUMN, shards)
+        return columns.conform(table, schema)
