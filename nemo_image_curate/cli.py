@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, CurateError
+from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, CurateError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -72,7 +72,12 @@ def _client(backend: str, workers: int | None, scheduler: str | None, file: str 
     from nemo_image_curate.cluster import get_client
 
     quiet = {} if scheduler or file else {"silence_logs": logging.ERROR}
-    with get_client(backend, scheduler, file, workers, **quiet) as client:
+    try:
+        client = get_client(backend, scheduler, file, workers, **quiet)
+    except OSError as error:
+        where = scheduler or file or "this machine"
+        raise BackendError(f"no Dask scheduler answers at {where}: {error}") from error
+    with client:
         yield client
 
 

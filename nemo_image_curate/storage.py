@@ -59,7 +59,16 @@ def normalise(location: str | os.PathLike[str]) -> str:
 
 
 def join(root: str, *parts: str) -> str:
-    """A location below `root`."""
+    """A location below `root`.
+
+    Raises
+    ------
+    DatasetError
+        When a part is absolute or climbs out: shard names come from files that others wrote.
+    """
+    for part in parts:
+        if part.startswith("/") or "://" in part or ".." in part.split("/"):
+            raise DatasetError(f"{part!r} is no path below {root}; shard names are relative to it.")
     return posixpath.join(root, *parts)
 
 

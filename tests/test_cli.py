@@ -272,8 +272,7 @@ def test_heads_of_another_encoder(run, made, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_scheduler_that_does_not_answer(made, tmp_path):
-    told = Shell("")(
-        *("inspect", made, "--scheduler-file", tmp_path / "nowhere.json"), code=1, cluster=False
-    )
-    assert "nowhere.json" in told
+def test_a_scheduler_that_does_not_answer(run, made, monkeypatch):
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    told = run("inspect", made, "--scheduler", "tcp://127.0.0.1:9", code=1, cluster=False)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told

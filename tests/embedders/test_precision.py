@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_image_curate.embedders.precision import has_bfloat16, optimise
+from nemo_image_curate.embedders.precision import _fuse_quick_gelu, has_bfloat16, optimise
 from nemo_image_curate.models.torchvision_compat import import_timm
 
 
@@ -38,6 +38,16 @@ def test_transformers_keep_their_embeddings(name):
     assert cosine(fast, expected) >= 0.9995
     used = torch.bfloat16 if has_bfloat16("cpu") else torch.float32
     assert {weight.dtype for weight in network.parameters()} == {used}
+
+
+def test_quick_gelu_in_one_operation_is_the_same_function():
+    name, pixels = "vit_base_patch32_clip_quickgelu_224", pictures(3, 224)
+    fused = model(name).requires_grad_(False)
+    with torch.inference_mode():
+        _fuse_quick_gelu(fused)
+        expected, found = model(name)(pixels), fused(pixels)
+    assert {type(block.mlp.act) for block in fused.blocks} == {torch.nn.SiLU}
+    assert torch.allclose(expected, found, atol=1e-5 * float(expected.abs().max()))
 
 
 def lively(network: torch.nn.Module) -> torch.nn.Module:
