@@ -93,6 +93,8 @@ def _report(record: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, record))
     for name, value in record.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) or "none"
         shown = f"{value:,}" if isinstance(value, int) else value
         click.echo(f"{name:<{width}}  {shown}")
 

@@ -1,6 +1,6 @@
 """The job that `test_kill` kills: embed, save, export; it notes every shard it computes.
 
-    python -m tests.kill_job ROOT OUTPUT LOG RUN WORKERS
+python -m tests.kill_job ROOT OUTPUT LOG RUN WORKERS
 """
 
 from __future__ import annotations

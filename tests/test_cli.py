@@ -151,7 +151,7 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
 def test_statistics_beside_the_shards(run, tmp_path):
     make_dataset(tmp_path, sizes=[2, 2], sidecars=False)
     told = run("stats", tmp_path, "--threads", 1)
-    assert "samples  4" in told
+    assert "samples  4\nerrors   none\n" in told
     assert len(list(tmp_path.glob("*.parquet"))) == 2
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path))
     assert {row["image_format"] for row in found} == {"jpeg"}
@@ -252,7 +252,6 @@ def test_a_checkpoint_of_another_model(run, made, tmp_path):
     words = ["embed", made, "--model", "test_vit", "--output", tmp_path / "out"]
     told = run(*words, "--checkpoint", path, code=1)
     assert "w.safetensors does not fit test_vit" in told
-    assert "is not a file" in run(*words, "--checkpoint", tmp_path / "nowhere", code=1)
 
 
 def test_a_checkpoint_that_fits_on_a_cluster_of_its_own(run, made, tmp_path):
@@ -263,13 +262,6 @@ def test_a_checkpoint_that_fits_on_a_cluster_of_its_own(run, made, tmp_path):
     assert json.loads(told)["errors"] == {"decode": 1}
     schema = pq.read_schema(tmp_path / "out" / "00000.parquet")
     assert schema.field("image_embedding").type.value_type == pa.float32()
-
-
-def test_heads_of_another_encoder(run, made, tmp_path):
-    told = run("embed", made, "--nsfw", "--output", tmp_path / "out", code=1)
-    assert "openai/clip-vit-large-patch14" in told
-    assert "offline/tf_efficientnet_lite0" in told
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_scheduler_that_does_not_answer(run, made, monkeypatch):
