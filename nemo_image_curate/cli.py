@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -71,20 +72,29 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON for mac
 def _client(backend: str, workers: int | None, scheduler: str | None, file: str | None) -> Iterator:
     from nemo_image_curate.cluster import get_client
 
-    quiet = {} if scheduler or file else {"silence_logs": logging.ERROR}
+    # What goes wrong on a worker is told once, by us.
+    quiet = {} if scheduler or file else {"silence_logs": logging.CRITICAL}
+    # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only this
+    # process stops, in an orderly way, and not while the workers are half started.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         client = get_client(backend, scheduler, file, workers, **quiet)
     except OSError as error:
         where = scheduler or file or "this machine"
         raise BackendError(f"no Dask scheduler answers at {where}: {error}") from error
     with client:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         yield client
 
 
-def _open(dataset: str, backend: str = "auto") -> ImageTextPairDataset:
+def _open(
+    dataset: str, backend: str = "auto", skip_unreadable: bool = False
+) -> ImageTextPairDataset:
     from nemo_image_curate.dataset import ImageTextPairDataset
 
-    return ImageTextPairDataset.from_webdataset(dataset, backend=backend)
+    return ImageTextPairDataset.from_webdataset(
+        dataset, backend=backend, skip_unreadable=skip_unreadable
+    )
 
 
 def _report(record: dict[str, Any], as_json: bool) -> None:
@@ -107,7 +117,7 @@ def _save(dataset: ImageTextPairDataset, output: str | None, as_json: bool) -> N
     saved = dataset.save_metadata(output)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = saved.summary()
-    record |= {"seconds": round(seconds, 1), "output": output or saved.path}
+    record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}
     _report(record, as_json)
 
 
@@ -158,7 +168,7 @@ def inspect(
     from nemo_image_curate.dataset import inspect_dataset
 
     with _client("cpu", workers, scheduler, scheduler_file):
-        found = inspect_dataset(_open(dataset, "cpu"))
+        found = inspect_dataset(_open(dataset, "cpu", skip_unreadable=True))
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
         return

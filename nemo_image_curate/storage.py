@@ -8,6 +8,7 @@ fsspec's own configuration), so that the same string works on the driver and on 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import posixpath
 import tempfile
@@ -26,21 +27,37 @@ _TEMPORARY = ".curate-tmp-"
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size in bytes and modification time (seconds since the epoch) of one file."""
+    """What a listing tells of one file.
+
+    Attributes
+    ----------
+    location : str
+    size : int
+        Bytes.
+    mtime : float
+        When its content was written, in seconds since the epoch.
+    changed : float
+        When it came to be there as it is: also moving or copying a file with its old time counts.
+    """
 
     location: str
     size: int
     mtime: float
+    changed: float
 
 
 def filesystem(location: str) -> tuple[Any, str]:
     """The fsspec filesystem of a location, and the path inside it."""
     import fsspec.core
 
-    if is_local(location):
-        return fsspec.core.url_to_fs(location)
     # Other processes write while we look: a remembered listing would hide what they did.
-    return fsspec.core.url_to_fs(location, use_listings_cache=False)
+    options = {} if is_local(location) else {"use_listings_cache": False}
+    try:
+        return fsspec.core.url_to_fs(location, **options)
+    except (ImportError, ValueError) as error:
+        raise DatasetError(
+            f"cannot use {location}: {error}. For s3:// install nemo_image_curate[s3]."
+        ) from error
 
 
 def is_local(location: str) -> bool:
@@ -84,7 +101,10 @@ def stat(location: str) -> FileInfo | None:
             found = os.stat(location)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return FileInfo(location, found.st_size, found.st_mtime)
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"cannot use {location[:200]}: {error}") from error
+        changed = max(found.st_mtime, found.st_ctime)
+        return FileInfo(location, found.st_size, found.st_mtime, changed)
     fs, path = filesystem(location)
     try:
         return _info(location, fs.info(path))
@@ -93,16 +113,14 @@ def stat(location: str) -> FileInfo | None:
 
 
 def _info(location: str, info: dict[str, Any]) -> FileInfo:
-    changed = info.get("mtime") or info.get("LastModified") or info.get("updated") or 0.0
-    if hasattr(changed, "timestamp"):
-        changed = changed.timestamp()
-    return FileInfo(
-        location, int(info["size"] or 0), float(changed) if _is_number(changed) else 0.0
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+    written = info.get("mtime") or info.get("LastModified") or info.get("updated") or 0.0
+    if hasattr(written, "timestamp"):
+        written = written.timestamp()
+    mtime = float(written) if isinstance(written, (int, float)) else 0.0
+    # What fsspec calls "created" is a local file's time of last change of any kind.
+    placed = info.get("created") if is_local(location) else None
+    changed = max(mtime, float(placed)) if isinstance(placed, (int, float)) else mtime
+    return FileInfo(location, int(info["size"] or 0), mtime, changed)
 
 
 def is_dir(location: str) -> bool:
@@ -206,10 +224,15 @@ def atomic_write(location: str) -> Iterator[IO[bytes]]:
             with open(temporary, "wb") as file:
                 yield file
             os.replace(temporary, location)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
+        except OSError as error:
+            raise DatasetError(
+                f"cannot write {location}: {error.strerror or error}. An old file of that name is "
+                "whole. Choose a place with space that you may write to; inputs may be read-only "
+                "when the output is a folder of its own."
+            ) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.remove(temporary)
-            raise
         return
     fs, path = filesystem(location)
     with tempfile.NamedTemporaryFile() as file:
@@ -236,6 +259,36 @@ def remove_tree(folder: str) -> None:
     fs, path = filesystem(folder)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
+
+
+@contextlib.contextmanager
+def exclusive(folder: str) -> Iterator[None]:
+    """Keep other processes of this machine from writing the same local folder meanwhile.
+
+    Raises
+    ------
+    DatasetError
+        At once, when another process writes to it. The system drops the claim of a dead process.
+    """
+    if not is_local(folder):
+        yield
+        return
+    import filelock
+
+    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    # Beside the folder's own files it would be one more file for readers to wonder about.
+    path = os.path.join(tempfile.gettempdir(), f"nemo-image-curate-{os.getuid()}-{name}.lock")
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise DatasetError(
+            f"another process is writing to {folder}. Wait for it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_temporaries(folder: str) -> None:

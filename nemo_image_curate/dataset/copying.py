@@ -175,4 +175,8 @@ def _with_new_id(
     fields[naming.id_col] = key
     if naming.old_id_col is not None:
         fields[naming.old_id_col] = old_key
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Half a surrogate pair is allowed in JSON as an escape only.
+        return json.dumps(fields).encode()

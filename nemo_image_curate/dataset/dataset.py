@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset import exporting, saving
+from nemo_image_curate.dataset import exporting, expressions, saving
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.lineage import Lineage
 from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.reader import TarShard, stem
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class ImageTextPairDataset:
         For each produced column: stage, model, weights sha256, preprocessing, version.
     orphans : list of str
         Sidecars without a tar, which are left out.
+    unreadable : dict of str to str
+        Sidecars that could not be read, and why, when opened with ``skip_unreadable=True``.
 
     Examples
     --------
@@ -69,6 +71,7 @@ class ImageTextPairDataset:
         self.id_col = id_col
         self.provenance: dict[str, Any] = {}
         self.orphans: list[str] = []
+        self.unreadable: dict[str, str] = {}
         self._home: str | None = None
 
     @classmethod
@@ -78,6 +81,7 @@ class ImageTextPairDataset:
         id_col: str | None = None,
         metadata: str | os.PathLike[str] | None = None,
         backend: str = "auto",
+        skip_unreadable: bool = False,
     ) -> ImageTextPairDataset:
         """Open a dataset lazily, one partition per shard.
 
@@ -94,6 +98,9 @@ class ImageTextPairDataset:
             any folder with a ``STEM.parquet`` for each tar.
         backend : {"auto", "cpu", "gpu"}
             Of the frame: pandas or cuDF.
+        skip_unreadable : bool, default False
+            Leave out shards whose sidecar is no readable Parquet file, and list them in
+            ``unreadable``, instead of refusing the dataset.
 
         Returns
         -------
@@ -106,14 +113,22 @@ class ImageTextPairDataset:
         SchemaError
             When sidecars have no common type for a column.
         """
-        return cls._of(open_webdataset(path, id_col, metadata, backend))
+        return cls._of(
+            open_webdataset(path, id_col, metadata, backend, skip_unreadable=skip_unreadable)
+        )
 
     @classmethod
     def _of(cls, opened: Opened) -> ImageTextPairDataset:
         dataset = cls(opened.root, opened.frame, opened.tar_files, opened.id_col)
         dataset.provenance, dataset.orphans = opened.provenance, opened.orphans
+        dataset.unreadable = opened.unreadable
         dataset._home = opened.home
         return dataset
+
+    @property
+    def metadata_path(self) -> str:
+        """Where the sidecars are: beside the tars, or the folder that holds the metadata alone."""
+        return self._home or self.path
 
     @property
     def backend(self) -> frames.Backend:
@@ -126,7 +141,8 @@ class ImageTextPairDataset:
         """The same tars with another frame, and what is known of its new columns."""
         other = type(self)(self.path, metadata, self.tar_files, self.id_col)
         other.provenance = {**self.provenance, **(provenance or {})}
-        other.orphans, other._home = self.orphans, self._home
+        other.orphans, other.unreadable = self.orphans, self.unreadable
+        other._home = self._home
         return other
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
@@ -136,27 +152,20 @@ class ImageTextPairDataset:
         ----------
         condition : str or Dask series of bool
             An expression over the columns in pandas/cuDF query syntax, such as
-            ``"aesthetic_score > 5 and width >= 256"``, or a mask made from `metadata`.
+            ``"aesthetic_score > 5 and width >= 256"`` (comparisons, arithmetic and methods like
+            ``caption.str.contains('dog')``), or a mask made from `metadata`.
 
         Raises
         ------
         ColumnNotFoundError
             When the expression names a column that does not exist.
         ConfigError
-            When it is no valid expression.
+            When it is no expression that is true or false for each row.
         """
-        if not isinstance(condition, str):
-            return self.replace(self.metadata[condition])
-        try:
-            return self.replace(self.metadata.query(condition))
-        except Exception as error:
-            name = getattr(error, "name", None) or _undefined_name(error)
-            if name:
-                raise ColumnNotFoundError(name, self.metadata.columns) from error
-            raise ConfigError(
-                f"cannot use the expression {condition!r}: {error}. Compare columns with values, "
-                "for example: aesthetic_score > 5 and width >= 256"
-            ) from error
+        chosen = (
+            expressions.mask(self.metadata, condition) if isinstance(condition, str) else condition
+        )
+        return self.replace(self.metadata[chosen])
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:
         """Keep these columns, and those that say where a row's bytes are."""
@@ -298,18 +307,19 @@ class ImageTextPairDataset:
             locations = [storage.join(folder, name) for name in names]
         in_place = path is None or locations == [source.sidecar_location for source in sources]
         targets = saving.plan(frame, sources, locations, in_place, "save", self.id_col)
-        saving.save(frame, targets, self.provenance, "save", progress)
-        if folder is not None:
-            shards = [source.shard for source in sources] if lineage.aligned else []
-            shards += [None] * (len(locations) - len(shards))
-            files = [
-                {"file": location[len(folder) + 1 :], "shard": shard}
-                for location, shard in zip(locations, shards, strict=True)
-            ]
-            tars = [tar[len(self.path) + 1 :] for tar in self.tar_files]
-            write_manifest(folder, self.path, self.id_col, tars, files)
-        for below in {folder} if folder else {storage.parent(one) for one in locations}:
-            storage.remove_temporaries(below)
+        with storage.exclusive(folder or self.path):
+            saving.save(frame, targets, self.provenance, "save", progress)
+            if folder is not None:
+                shards = [source.shard for source in sources] if lineage.aligned else []
+                shards += [None] * (len(locations) - len(shards))
+                files = [
+                    {"file": location[len(folder) + 1 :], "shard": shard}
+                    for location, shard in zip(locations, shards, strict=True)
+                ]
+                tars = [tar[len(self.path) + 1 :] for tar in self.tar_files]
+                write_manifest(folder, self.path, self.id_col, tars, files)
+            for below in {folder} if folder else {storage.parent(one) for one in locations}:
+                storage.remove_temporaries(below)
         where: str | list[str] = folder if folder is not None else self.tar_files
         return self._of(open_webdataset(where, self.id_col, None, self.backend, self.path))
 
@@ -357,17 +367,19 @@ class ImageTextPairDataset:
             When `path` holds something else.
         """
         naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
-        return exporting.export(
-            self.metadata,
-            self.source()[1],
-            self.path,
-            self.provenance,
-            storage.normalise(path),
-            naming,
-            filter_column,
-            use_index_files,
-            progress,
-        )
+        output = storage.normalise(path)
+        with storage.exclusive(output):
+            return exporting.export(
+                self.metadata,
+                self.source()[1],
+                self.path,
+                self.provenance,
+                output,
+                naming,
+                filter_column,
+                use_index_files,
+                progress,
+            )
 
     def source(self) -> tuple[MetadataReader, list[Source]]:
         """What the frame reads, before anything was done to it.
@@ -383,11 +395,3 @@ class ImageTextPairDataset:
             for tar in self.tar_files
         ]
         return MetadataReader(self.path, self.id_col, schema, self.backend), sources
-
-
-def _undefined_name(error: BaseException) -> str | None:
-    """The name that a failed query could not find, from pandas' or cuDF's message."""
-    import re
-
-    match = re.search(r"name '([^']+)' is not defined", str(error))
-    return match[1] if match else None

@@ -16,6 +16,7 @@ from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_shard
 from nemo_image_curate.dataset.lineage import fingerprint
+from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.reader import TarShard, idx_location
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _STAGING = "_staging"
-_MANIFEST = "_export.json"
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,10 @@ def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str 
         )
     if naming.max_shards < 1:
         raise ConfigError(f"max_shards={naming.max_shards} should be a positive number of digits.")
-    if naming.old_id_col in (naming.id_col, SHARD_COLUMN):
+    if naming.old_id_col in frame.columns:
         raise ConfigError(f"old_id_col={naming.old_id_col!r} is the name of another column.")
+    if MEMBERS in frame.columns:
+        raise ConfigError(f"the column name {MEMBERS!r} is needed by the export; rename yours.")
     if filter_column is not None:
         frames.require_columns(frame, filter_column)
         kind = str(frame.dtypes[filter_column])
@@ -157,12 +159,15 @@ def _read_manifest(
     DatasetError
         When the folder holds something else: mixing two exports would give wrong data silently.
     """
-    location = storage.join(path, _MANIFEST)
+    location = storage.join(path, EXPORT_MANIFEST)
     info = storage.stat(location)
     if info is not None:
-        manifest = json.loads(storage.read_bytes(location))
-        same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
-        if same and info.mtime >= newest:
+        try:
+            manifest = json.loads(storage.read_bytes(location))
+            same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DatasetError(f"{location} is damaged; delete {path} and export again.") from error
+        if same and info.changed >= newest:
             return dict(manifest)
         what = "inputs that have changed since" if same else "other rows or settings"
         raise DatasetError(
@@ -178,7 +183,7 @@ def _read_manifest(
 
 def _write_manifest(path: str, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, sort_keys=True)
-    storage.write_bytes(storage.join(path, _MANIFEST), text.encode())
+    storage.write_bytes(storage.join(path, EXPORT_MANIFEST), text.encode())
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         counts["no tar"] += 1
         detail = "a sidecar without a tar beside it is left out"
         faults.append({"shard": orphan, "kind": "no tar", "key": "", "detail": detail})
+    for sidecar, reason in dataset.unreadable.items():
+        counts["unreadable"] += 1
+        faults.append({"shard": sidecar, "kind": "unreadable", "key": "", "detail": reason})
     schema = frames.to_arrow(dataset.metadata._meta).schema
     return {
         "path": dataset.path,

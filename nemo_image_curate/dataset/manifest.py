@@ -39,10 +39,20 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
         raise DatasetError(f"{location} is damaged: {error}. Run save_metadata again.") from error
     if written != _FORMAT:
         raise DatasetError(f"{location} has format {written!r}; this version reads {_FORMAT}.")
-    root = root or storage.normalise(manifest["root"])
+    try:
+        root = root or storage.normalise(manifest["root"])
+        tars = [storage.join(root, shard) for shard in manifest["shards"]]
+        files = [
+            (entry["shard"], storage.join(folder, entry["file"])) for entry in manifest["files"]
+        ]
+        id_col = str(manifest["id_col"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{location} is damaged: {error!r}. Run save_metadata again.") from error
+    if not files:
+        raise DatasetError(f"{location} names no files. Run save_metadata again.")
 
-    def source(entry: dict[str, Any]) -> Source:
-        shard, target = entry["shard"], storage.join(folder, entry["file"])
+    def source(entry: tuple[str | None, str]) -> Source:
+        shard, target = entry
         sidecar = storage.stat(target)
         if sidecar is None:
             raise DatasetError(f"{target} is listed in {location} but does not exist.")
@@ -55,9 +65,7 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
         return Source(shard, target, tar, sidecar)
 
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        sources = list(pool.map(source, manifest["files"]))
-    tars = [storage.join(root, shard) for shard in manifest["shards"]]
-    return root, sources, tars, manifest["id_col"]
+        return root, list(pool.map(source, files)), tars, id_col
 
 
 def unfinished(folder: str) -> DatasetError:

@@ -19,6 +19,9 @@ from nemo_image_curate.shards.reader import stem
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# What the export writes beside its shards.
+EXPORT_MANIFEST = "_export.json"
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +37,7 @@ class Opened:
     provenance: dict[str, Any]
     home: str | None
     orphans: list[str]
+    unreadable: dict[str, str]
 
 
 def open_webdataset(
@@ -42,6 +46,7 @@ def open_webdataset(
     metadata: str | os.PathLike[str] | None,
     backend: str,
     root: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Opened:
     """Resolve `path` and `metadata` to sources and make the lazy frame of them.
 
@@ -64,11 +69,13 @@ def open_webdataset(
     id_col = id_col or "key"
     for orphan in orphans:
         logger.warning("%s has no tar beside it and is left out", orphan)
-    sources, schemas, provenance = read_footers(root, sources, id_col)
+    sources, schemas, provenance, unreadable = read_footers(root, sources, id_col)
+    if unreadable and not (skip_unreadable and sources):
+        raise DatasetError("\n".join(list(unreadable.values())[:20]))
     from_tars = {source.label for source in sources if source.sidecar is None}
     schema = common_schema(schemas, id_col, from_tars)
     frame = _frame(root, id_col, schema, resolved, sources)
-    return Opened(root, frame, sources, tars, id_col, provenance, folder, orphans)
+    return Opened(root, frame, sources, tars, id_col, provenance, folder, orphans, unreadable)
 
 
 def _frame(
@@ -128,7 +135,14 @@ def _tars_of(location: str) -> list[storage.FileInfo]:
         return [info]
     if not storage.is_dir(location):
         raise DatasetError(f"{location} does not exist (or is neither a folder nor a .tar file).")
-    return storage.find(location, ".tar")
+    tars = storage.find(location, ".tar")
+    # An export written below its own input is another dataset.
+    exports = {storage.parent(info.location) for info in storage.find(location, EXPORT_MANIFEST)}
+    return [
+        info
+        for info in tars
+        if storage.parent(info.location) not in exports or storage.parent(info.location) == location
+    ]
 
 
 def _root_of(path: str | os.PathLike[str] | Sequence[str]) -> str:
@@ -156,6 +170,14 @@ def _from_tars(
         shard = tar.location[len(root) + 1 :]
         location = storage.join(home, stem(shard) + ".parquet")
         sources.append(Source(shard, location, tar, sidecars.get(location)))
+    owners: dict[str, str | None] = {}
+    for one in sources:
+        other = owners.setdefault(one.sidecar_location, one.shard)
+        if other != one.shard:
+            raise DatasetError(
+                f"shards {other} and {one.shard} share the sidecar {one.sidecar_location}; "
+                "rename one of them."
+            )
     missing = [one.sidecar_location for one in sources if one.sidecar is None]
     if sidecar_folder is not None and missing:
         raise DatasetError(

@@ -79,19 +79,24 @@ def plan(
 
 def _input_time(source: Source, in_place: bool) -> float:
     inputs = [source.tar, None if in_place else source.sidecar]
-    return max((info.mtime for info in inputs if info is not None), default=0.0)
+    return max((info.changed for info in inputs if info is not None), default=0.0)
 
 
 def summary_if_done(target: Target) -> dict[str, Any] | None:
     """What a finished target holds, or None when it is missing, half, or of other work."""
     info = storage.stat(target.location)
-    if info is None or info.mtime < target.newest_input:
+    if info is None or info.changed < target.newest_input:
         return None
     try:
-        record = shard_columns.read_footer(target.location).record
+        footer = shard_columns.read_footer(target.location)
     except DatasetError:
         return None
-    return record.get("summary") if record.get("fingerprint") == target.fingerprint else None
+    record, summary = footer.record, footer.record.get("summary")
+    if record.get("fingerprint") != target.fingerprint or not isinstance(summary, dict):
+        return None
+    # Other programs keep the record when they write the file again with other rows or columns.
+    whole = summary.get("rows") == footer.rows and record.get("names") == footer.schema.names
+    return summary if whole else None
 
 
 def summaries(targets: Sequence[Target]) -> list[dict[str, Any] | None]:
@@ -173,6 +178,7 @@ def write_table(
         "version": __version__,
         "fingerprint": target.fingerprint,
         "origin": target.origin,
+        "names": table.column_names,
         "columns": {name: provenance[name] for name in table.column_names if name in provenance},
         "summary": summary,
     }
@@ -180,14 +186,8 @@ def write_table(
     table = table.replace_schema_metadata({shard_columns.RECORD_KEY: text.encode()})
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]
-    try:
-        with storage.atomic_write(target.location) as file:
-            pq.write_table(table, file, use_dictionary=plain)
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write {target.location}: {error.strerror or error}. The old file, if any, is "
-            "whole. For read-only inputs give an output folder (save_metadata(path), --output)."
-        ) from error
+    with storage.atomic_write(target.location) as file:
+        pq.write_table(table, file, use_dictionary=plain)
     return summary
 
 

@@ -47,12 +47,18 @@ def common_schema(
 
 def read_footers(
     root: str, sources: list[Source], id_col: str
-) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any]]:
-    """Sources with what their footers say, the schema of each, and the columns' provenance."""
+) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any], dict[str, str]]:
+    """Sources with what their footers say, the schema of each, and the columns' provenance.
+
+    Last: which sidecars cannot be read, and why; their sources are left out.
+    """
     import dask
 
-    def read(source: Source) -> columns.Footer | None:
-        return columns.read_footer(source.sidecar_location) if source.sidecar else None
+    def read(source: Source) -> columns.Footer | DatasetError | None:
+        try:
+            return columns.read_footer(source.sidecar_location) if source.sidecar else None
+        except DatasetError as error:
+            return error
 
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(read, sources))
@@ -64,13 +70,18 @@ def read_footers(
     ]
     scanned = iter(dask.compute(*scans))
     schemas, known, provenance = [], [], Provenance()
+    unreadable: dict[str, str] = {}
     for source, footer in zip(sources, footers, strict=True):
+        if isinstance(footer, DatasetError):
+            unreadable[source.sidecar_location] = str(footer)
+            continue
         if footer is None:
             schemas.append((source.label, next(scanned)))
             known.append(source)
             continue
         schemas.append((source.sidecar_location, footer.schema))
-        provenance.merge(footer.record.get("columns", {}))
+        recorded = footer.record.get("columns")
+        provenance.merge(recorded if isinstance(recorded, dict) else {})
         known.append(
             replace(
                 source,
@@ -78,7 +89,7 @@ def read_footers(
                 origin=footer.record.get("origin"),
             )
         )
-    return known, schemas, provenance.columns
+    return known, schemas, provenance.columns, unreadable
 
 
 def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:

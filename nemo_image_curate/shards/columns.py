@@ -52,6 +52,8 @@ def read_footer(location: str) -> Footer:
             ]
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise DatasetError(f"sidecar {location} has more than one column {twice[0]!r}; rename one.")
     digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
     digest.update(repr(sorted(raw.items())).encode())
     record = _json_fields(raw.get(RECORD_KEY))

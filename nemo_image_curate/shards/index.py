@@ -61,7 +61,8 @@ class TarIndex:
     samples : dict of str to list of Member
         Key to members, both in tar order.
     faults : list of Fault
-        Kinds: ``truncated``, ``corrupt``, ``duplicate``, ``interleaved``, ``unnamed``, ``sparse``.
+        Kinds: ``truncated``, ``corrupt``, ``duplicate``, ``interleaved``, ``unnamed``, ``sparse``,
+        ``link``.
     """
 
     samples: dict[str, list[Member]] = field(default_factory=dict)
@@ -189,7 +190,7 @@ def _entries(data: mmap.mmap, end: int, faults: list[Fault]) -> Iterator[tuple[s
     _walk(data, end, found, faults)
     good = found.count_good()
     if good < len(found.headers):
-        faults[:] = [fault for fault in faults if fault.kind == "sparse"]
+        faults[:] = [fault for fault in faults if fault.kind in ("sparse", "link")]
         at = found.starts[good]
         faults.append(Fault("corrupt", "", f"header checksum wrong at byte {at}"))
     rows = zip(found.names(), found.starts[:good], found.sizes, strict=False)
@@ -271,7 +272,9 @@ def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> No
                 size = int(pax.get("size", size))
                 name = pax.get("path") or long_name
                 if "GNU.sparse.name" in pax or "GNU.sparse.map" in pax:
-                    faults.append(_sparse(pax.get("GNU.sparse.name") or _text(header[:100])))
+                    faults.append(
+                        _left_out("sparse", pax.get("GNU.sparse.name") or _text(header[:100]))
+                    )
                     name = "/"
                 if name:
                     found.renamed[len(found.headers)] = name
@@ -297,10 +300,12 @@ def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> No
                 long_name = _text(record)
         elif kind not in b"gK":
             if kind == ord("S"):
-                faults.append(_sparse(long_name or _text(header[:100])))
+                faults.append(_left_out("sparse", long_name or _text(header[:100])))
                 start = _after_sparse_map(data, position)
             elif kind in _WITHOUT_CONTENT:
                 size = 0
+                if kind != ord("5"):
+                    faults.append(_left_out("link", long_name or _text(header[:100])))
             pax, long_name = {}, None
         position = start + -(-size // BLOCK) * BLOCK
 
@@ -320,9 +325,10 @@ def is_header_of(header: bytes, key: str, member: Member) -> bool:
     )
 
 
-def _sparse(name: str) -> Fault:
+def _left_out(kind: str, name: str) -> Fault:
+    what = {"sparse": "stored with holes", "link": "a link or device, without content"}[kind]
     key = (split_name(name) or (name, ""))[0]
-    return Fault("sparse", key, f"{name} is stored with holes; the member is left out")
+    return Fault(kind, key, f"{name} is {what}; the member is left out")
 
 
 def _after_sparse_map(data: mmap.mmap, position: int) -> int:

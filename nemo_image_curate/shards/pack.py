@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FILE_NAMES = ("image", "file", "filename", "file_name", "path")
+_MANIFEST = "_pack.json"
 _CAPTION_NAMES = ("caption", "text")
 
 
@@ -99,7 +102,7 @@ def pack(
     images : iterable of (Path, str)
         Files, and the names they go by in `captions`, `fields` and the ``file`` column.
     output : str or path
-        A folder or URL without shards.
+        A folder or URL without shards, or where the same pack was stopped.
     captions : mapping of str to sequence of str, optional
         The first becomes ``caption``; all of them ``captions``, when some image has several.
     samples_per_shard : int
@@ -122,19 +125,24 @@ def pack(
         raise ConfigError(f"samples_per_shard={samples_per_shard} should be a positive integer.")
     output = storage.normalise(output)
     storage.make_dirs(output)
-    if storage.find(output, ".tar"):
-        raise DatasetError(f"{output} already holds shards. Choose an empty folder.")
-    captions, fields = captions or {}, fields or {}
+    images, captions, fields = list(images), captions or {}, fields or {}
+    _claim(output, images, captions, fields, samples_per_shard)
+    bases = Counter(path.name for path, _ in images)
     several = any(len(texts) > 1 for texts in captions.values())
     digits = len(str(samples_per_shard - 1))
     tars = []
     for number, chunk in enumerate(_chunks(images, samples_per_shard)):
         stem = storage.join(output, f"{number:05d}")
+        tars.append(stem + ".tar")
+        # The sidecar is written last.
+        if storage.stat(stem + ".parquet") is not None:
+            continue
         records, written = [], []
         with storage.atomic_write(stem + ".tar") as file:
             tar = TarWriter(file)
             for row, (path, name) in enumerate(chunk):
-                texts = list(captions.get(name) or captions.get(path.name) or ())
+                by_base = captions.get(path.name) if bases[path.name] == 1 else None
+                texts = list(captions.get(name) or by_base or ())
                 key = f"{number:05d}{row:0{digits}d}"
                 record = {"key": key, "file": name, "caption": texts[0] if texts else None}
                 record |= {"captions": texts} if several else {}
@@ -150,8 +158,28 @@ def pack(
         storage.write_bytes(stem + ".idx", format_idx(written).encode())
         with storage.atomic_write(stem + ".parquet") as file:
             pq.write_table(_table(records), file)
-        tars.append(stem + ".tar")
+    storage.remove_temporaries(output)
     return tars
+
+
+def _claim(output: str, images: Sequence[tuple[Path, str]], *settings: Any) -> None:
+    """Note what is packed here, so that a stopped run goes on and another is refused."""
+    try:
+        found = [(name, path.stat()) for path, name in images]
+    except OSError as error:
+        raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from error
+    files = [(name, info.st_size, info.st_mtime_ns) for name, info in found]
+    mark = {"fingerprint": hashlib.sha256(repr((files, settings)).encode()).hexdigest()}
+    location = storage.join(output, _MANIFEST)
+    if storage.stat(location) is not None and storage.read_bytes(location) == _encoded(mark):
+        return
+    if storage.find(output, ".tar"):
+        raise DatasetError(f"{output} holds shards of other images. Choose an empty folder.")
+    storage.write_bytes(location, _encoded(mark))
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

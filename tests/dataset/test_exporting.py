@@ -266,12 +266,18 @@ def test_id_column_of_another_name(tmp_path):
     ]
 
 
-def test_old_id_column_that_exists_is_replaced(made, tmp_path):
-    open_dataset(made.root).to_webdataset(tmp_path / "a", old_id_col="old")
-    dataset = open_dataset(tmp_path / "a")
-    dataset.to_webdataset(tmp_path / "b", samples_per_shard=4, old_id_col="old")
-    found = rows_of(open_dataset(tmp_path / "b"))
-    assert [row["old"] for row in found] == [row["key"] for row in rows_of(dataset)]
+def test_old_id_column_that_exists_is_not_overwritten(made, tmp_path):
+    with pytest.raises(ConfigError, match="old_id_col='caption'"):
+        open_dataset(made.root).to_webdataset(tmp_path / "a", old_id_col="caption")
+
+
+def test_an_export_below_its_input_is_another_dataset(made, tmp_path):
+    dataset = open_dataset(made.root)
+    first = dataset.to_webdataset(made.root / "curated")
+    again = open_dataset(made.root)
+    assert len(again) == len(made.rows) == first.samples
+    assert again.to_webdataset(made.root / "curated") == first
+    assert len(open_dataset(made.root / "curated")) == first.samples
 
 
 def test_faulty_input_is_counted_and_the_whole_rows_are_kept(tmp_path):

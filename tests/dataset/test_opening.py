@@ -314,7 +314,7 @@ except CurateError as error:
     (tmp_path / "tars").chmod(0o755)
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout
-    assert "output folder" in done.stdout
+    assert "folder of its own" in done.stdout
     assert sorted(os.listdir(tmp_path / "tars")) == ["00000.tar"]
     assert (tmp_path / "new" / "00000.tar").exists()
     assert len(open_dataset(tmp_path / "meta")) == 2

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_image_curate import storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, JobError
 from nemo_image_curate.frames import to_arrow
@@ -165,13 +166,48 @@ def test_a_new_shard_alone_is_computed(made, tmp_path):
     log = tmp_path / "log"
     with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
     counted(log)
-    make_dataset(made.root, sizes=[4, 5, 3, 2])
-    for path in made.root.iterdir():
-        if not path.name.startswith("00003"):
-            os.utime(path, (1, 1))
+    larger = make_dataset(tmp_path / "larger", sizes=[4, 5, 3, 2])
+    for path in larger.root.glob("00003.*"):
+        path.rename(made.root / path.name)
     saved = with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
     assert counted(log) == ["00003.tar"]
     assert len(saved) == 14
+
+
+def test_a_tar_that_is_replaced_by_an_older_one_of_its_size_is_noticed(made, tmp_path):
+    log = tmp_path / "log"
+    with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
+    counted(log)
+    tar = made.root / "00001.tar"
+    other = tmp_path / "other.tar"
+    other.write_bytes(tar.read_bytes().replace(b"JFIF", b"JFIX"))
+    os.utime(other, (1, 1))
+    other.rename(tar)
+    with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
+    assert counted(log) == ["00001.tar"]
+
+
+@pytest.mark.parametrize("damage", ["rows", "columns"])
+def test_an_output_that_another_program_cut_is_computed_again(made, tmp_path, damage):
+    log, output = tmp_path / "log", tmp_path / "meta" / "00001.parquet"
+    with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
+    whole = output.read_bytes()
+    counted(log)
+    table = pq.read_table(output)
+    cut = table.slice(0, 1) if damage == "rows" else table.drop_columns("dear")
+    pq.write_table(cut, output)
+    with_dear(open_dataset(made.root), log).save_metadata(tmp_path / "meta")
+    assert counted(log) == ["00001.tar"]
+    assert output.read_bytes() == whole
+
+
+def test_two_processes_do_not_write_one_folder(made, tmp_path):
+    with (
+        storage.exclusive(str(tmp_path / "meta")),
+        pytest.raises(DatasetError, match="another process is writing"),
+    ):
+        open_dataset(made.root).save_metadata(tmp_path / "meta")
+    assert len(open_dataset(made.root).save_metadata(tmp_path / "meta")) == len(made.rows)
 
 
 def test_a_second_column_later_keeps_the_first(made, tmp_path):

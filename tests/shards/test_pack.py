@@ -138,7 +138,7 @@ def test_the_same_files_give_the_same_bytes(folder, tmp_path):
 def test_an_output_that_holds_shards_is_left_alone(folder, tmp_path):
     (first,) = pack(find_images([folder]), tmp_path / "out")
     before = Path(first).read_bytes()
-    with pytest.raises(DatasetError, match="already holds shards"):
+    with pytest.raises(DatasetError, match="holds shards of other images"):
         pack(find_images([folder / "b.jpg"]), tmp_path / "out")
     assert Path(first).read_bytes() == before
 

@@ -1,0 +1,119 @@
+"""Filter expressions over columns: what is allowed in them, told before anything is computed.
+
+pandas' own ``query`` runs any method and reaches variables of its callers. An expression here may
+come from a command line, a file or a request, so only comparisons, arithmetic and methods that
+look at one value at a time pass: their result does not depend on how rows lie in partitions.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from nemo_image_curate import frames
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+
+_METHODS = frozenset(
+    "isna notna isnull notnull isin between abs round".split()
+    + "contains startswith endswith match fullmatch len lower upper strip".split()
+)
+_ACCESSORS = frozenset({"str", "list"})
+_NODES = (
+    *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
+    *(ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
+    *(ast.BitAnd, ast.BitOr, ast.BitXor, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE),
+    *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
+    *(ast.Call, ast.keyword, ast.Attribute),
+)
+_EXAMPLE = "Compare columns with values, for example: aesthetic_score > 5 and width >= 256"
+
+
+def mask(frame: Any, expression: str) -> Any:
+    """The rows of a Dask frame for which an expression is true, as a lazy bool series.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        When it names a column that does not exist.
+    ConfigError
+        When it is no expression, has something in it that is not allowed, compares what cannot
+        be compared, or is neither true nor false.
+    """
+    _check(expression, [str(name) for name in frame.columns])
+    try:
+        # A frame without rows would let a text be compared with a number.
+        result = _one_row(frame).eval(expression)
+        lazy = frame.eval(expression)
+    except Exception as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
+    kind = str(getattr(result, "dtype", type(result).__name__))
+    if not kind.startswith("bool") or getattr(result, "ndim", 0) != 1:
+        raise ConfigError(
+            f"the expression {expression!r} gives {kind}, not true or false for each row. "
+            f"{_EXAMPLE}"
+        )
+    return lazy
+
+
+def _check(expression: str, columns: list[str]) -> None:
+    quoted: dict[str, str] = {}
+
+    def placeholder(match: re.Match[str]) -> str:
+        name = f"_quoted{len(quoted)}_"
+        quoted[name] = match[1]
+        return name
+
+    plain = re.sub(r"`([^`]*)`", placeholder, expression.strip())
+    try:
+        tree = ast.parse(plain, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if not isinstance(node, _NODES):
+            raise _refused(expression, type(node).__name__)
+        if isinstance(node, ast.Name):
+            name = quoted.get(node.id, node.id)
+            if name not in columns:
+                raise ColumnNotFoundError(name, columns)
+        elif isinstance(node, ast.Attribute):
+            allowed = _METHODS if id(node) in called else _ACCESSORS
+            if node.attr not in allowed:
+                raise _refused(expression, f".{node.attr}")
+        elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
+            raise _refused(expression, "calling a function")
+
+
+def _refused(expression: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} is not allowed in the expression {expression!r}. Allowed are comparisons, "
+        f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
+        "anything else filter in Python: ds.metadata[...]"
+    )
+
+
+def _one_row(frame: Any) -> Any:
+    """A frame of one row with a plain value of each column's type."""
+    import pyarrow as pa
+
+    schema = frames.to_arrow(frame._meta).schema
+    arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
+    return frames.from_arrow(pa.table(arrays, schema=schema), frames.backend_of(frame))
+
+
+def _sample(kind: Any) -> Any:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_boolean(kind):
+        return True
+    if types.is_integer(kind) or types.is_floating(kind):
+        return 1
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "a"
+    return [] if types.is_list(kind) else None

@@ -1,0 +1,84 @@
+"""Expressions choose rows and do nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_image_curate import ImageTextPairDataset
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from tests.make_data import make_dataset
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    made = make_dataset(tmp_path / "in", sizes=[4, 3])
+    dataset = ImageTextPairDataset.from_webdataset(made.root, backend="cpu")
+    dataset.metadata["flag"] = dataset.metadata.width // 33
+    dataset.metadata["two words"] = dataset.metadata.width
+    return dataset
+
+
+@pytest.mark.parametrize(
+    ("expression", "truth"),
+    [
+        ("width > 33", lambda row: row.width > 33),
+        ("(width > 33) & ~(score < 5)", lambda row: row.width > 33 and not row.score < 5),
+        ("33 <= width < 35 or score > 9", lambda row: 33 <= row.width < 35 or row.score > 9),
+        ("caption.str.contains('picture 1')", lambda row: "picture 1" in row.caption),
+        ("width in [32, 35]", lambda row: row.width in (32, 35)),
+        ("width.isin([32, 35])", lambda row: row.width in (32, 35)),
+        ("`two words` * 2 == 66", lambda row: row.width == 33),
+        ("not caption.isna()", lambda row: True),
+        ("flag == 1", lambda row: row.width >= 33),
+    ],
+)
+def test_allowed(dataset, expression, truth):
+    rows = dataset.metadata.compute()
+    expected = [row.key for row in rows.itertuples() if truth(row)]
+    assert dataset.filter(expression).metadata.compute().key.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "@os.system('touch {path}')",
+        "@sys.modules['os'].system('touch {path}')",
+        "key.to_csv('{path}')",
+        "key.to_pickle('{path}')",
+        "key.map(@os.system)",
+        "key.str.__class__.__mro__[-1].__subclasses__()",
+        "caption.apply(len) > 3",
+        "width.mean() < width",
+        "index < 5",
+        "__import__('os').system('touch {path}')",
+        "width ** 99999999 > 1",
+        "[x for x in key]",
+        "(lambda: 1)()",
+        "width",
+        "width + 1",
+        "flag",
+        "caption",
+        "caption > 5",
+        "width > 'a'",
+        "1 > 0",
+        "True",
+        "",
+        "width >",
+        "width = 3",
+        "width > 3; 1",
+        "(" * 300 + "width" + ")" * 300,
+        chr(0),
+    ],
+)
+def test_refused_before_anything_runs(dataset, tmp_path, expression):
+    made = tmp_path / "made"
+    with pytest.raises((ConfigError, ColumnNotFoundError)):
+        dataset.filter(expression.replace("{path}", str(made)))
+    assert not made.exists()
+
+
+def test_a_wrong_name_lists_the_columns_and_the_closest(dataset):
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'caption'"):
+        dataset.filter("captoin == 'a'")
+    with pytest.raises(ColumnNotFoundError, match="two wrds"):
+        dataset.filter("`two wrds` > 1")
