@@ -18,8 +18,9 @@ class NotedEmbedder(ImageEmbedder):
 
     def __init__(self, log: str, run: str):
         super().__init__("average")
-        self.log = log
-        self.run = run
+        # Private attributes are no part of what is computed.
+        self._log = log
+        self._run = run
 
     def preprocessing(self) -> Preprocessing:
         return Preprocessing(32, "squash", 1.0, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -29,8 +30,8 @@ class NotedEmbedder(ImageEmbedder):
             time.sleep(0.03)
             means = pixels.mean(dim=(2, 3))
             # The first image's mean tells which shard this batch is of.
-            line = f"{self.run} {means[0].tolist()}\n"
-            with open(self.log, "a") as file:
+            line = f"{self._run} {means[0].tolist()}\n"
+            with open(self._log, "a") as file:
                 file.write(line)
             return means
 
