@@ -1,6 +1,6 @@
-"""All benchmarks, one command: prints ratios of the same run and keeps them in RESULTS.md.
+"""All benchmarks, one command: ratios of the same run, kept in RESULTS.md part by part.
 
-.venv/bin/python ci/bench/run.py [embed export index memory startup] [--rounds N]
+.venv/bin/python ci/bench/run.py [PART ...] [--rounds N]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("embed", "export", "index", "memory", "startup")
+PARTS = ("startup", "index", "embed", "export", "memory")
 
 
 def _machine() -> str:
@@ -43,20 +43,33 @@ def _matmul() -> str:
     return f"matmul {found[0]:.0f} GFLOP/s in float32, {found[1]:.0f} in bfloat16"
 
 
+def _write(part: str, lines: list[str]) -> None:
+    """Put one part's section into RESULTS.md in place of its last one."""
+    results = HERE / "RESULTS.md"
+    sections = results.read_text().split("\n## ")[1:] if results.exists() else []
+    kept = {section.split("\n", 1)[0]: section for section in sections}
+    kept[part] = "\n".join([part, "", *lines, ""])
+    heading = "# Benchmarks\n\nMade by `ci/bench/run.py`; each ratio is of the same run.\n"
+    ordered = [kept[name] for name in PARTS if name in kept]
+    results.write_text("\n## ".join([heading, *ordered]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS, choices=PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    lines = [
-        f"{datetime.date.today()}, commit {commit}, {_machine()}; {_matmul()}.",
-        "",
-        "| what | ours | peer | ratio | bar | met |",
-        "|---|---|---|---|---|---|",
-    ]
-    for part in options.parts:
+    for part in options.parts or PARTS:
+        lines = [
+            f"{datetime.date.today()}, commit {commit}, {_machine()}; {_matmul()}.",
+            "",
+            "| what | ours | peer | ratio | bar | met |",
+            "|---|---|---|---|---|---|",
+        ]
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
             for row in importlib.import_module(part).run(Path(scratch), options.rounds):
                 met = "yes" if row["met"] else "**no**"
@@ -65,8 +78,7 @@ def main() -> None:
                     f"| {row['bar']} | {met} |"
                 )
                 print(lines[-1], flush=True)
-    heading = "# Benchmarks\n\nOne command, `ci/bench/run.py`; each ratio is of the same run.\n\n"
-    (HERE / "RESULTS.md").write_text(heading + "\n".join(lines) + "\n")
+        _write(part, lines)
 
 
 if __name__ == "__main__":
