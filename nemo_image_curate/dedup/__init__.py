@@ -1,0 +1,1 @@
+"""Find duplicates: exact, perceptual, semantic."""
