@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _DONE = "_done"
 
 
-def work_folder(dataset: ImageTextPairDataset, work_dir: Any, used: Sequence[str], *config: Any):
+def work_folder(
+    dataset: ImageTextPairDataset, work_dir: Any, used: Sequence[str], *config: Any
+) -> Path:
     """The folder for the intermediate files of one deduplication; the same one after a restart.
 
     Parameters
