@@ -227,6 +227,16 @@ def _each(tasks: Sequence[Any]) -> Any:
             yield position, None, error
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether this process's device multiplies bfloat16 matrices natively, rather than by emulation."""
+    import torch
+
+    if device != "cpu":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
 def current_client() -> Client | None:
     """The Dask client of this process, or None."""
     from distributed import get_client as active_client

@@ -124,7 +124,7 @@ def _offline() -> str:
 
 
 def _bfloat16() -> str:
-    from nemo_image_curate.embedders.precision import has_bfloat16
+    from nemo_image_curate.cluster import has_bfloat16
 
     return "native" if has_bfloat16("cpu") else "emulated: float32 is used"
 

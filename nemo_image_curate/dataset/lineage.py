@@ -96,6 +96,9 @@ def _describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
         return sorted(repr(_describe(item, callers)) for item in value)
     if isinstance(value, dict):
         return [[str(name), _describe(item, callers)] for name, item in value.items()]
+    if hasattr(type(value), "lineage_token"):
+        # To Dask it matters where something is read from, here only what is read.
+        return list(value.lineage_token())
     if isinstance(value, functools.partial):
         return ["partial", _describe((value.func, value.args, value.keywords), callers)]
     if isinstance(value, types.ModuleType):

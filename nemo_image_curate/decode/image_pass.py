@@ -19,9 +19,9 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.decode import image_decoder
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.image_bytes import image_bytes, rows_by_shard
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, DatasetError, ImageError
-from nemo_image_curate.shards.reader import TarShard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +211,8 @@ class _Partition:
         )
         rows: list[int] = []
         data: list[bytes | None] = []
-        for row, content in self._contents(result):
+        contents = image_bytes(self.root, result.keys, result.shards, work.use_index_files)
+        for row, content in contents:
             rows.append(row)
             data.append(content)
             if len(rows) == size:
@@ -220,22 +221,10 @@ class _Partition:
         if rows:
             yield rows, decoder.decode(data)
 
-    def _contents(self, result: _Result) -> Iterator[tuple[int, bytes | None]]:
-        """Each row's image bytes, in the order of the tars.
-
-        So what a batch holds does not depend on the order of the rows, and disks read forward.
-        """
-        for shard, rows in result.rows_by_shard():
-            location = storage.join(self.root, shard)
-            with TarShard(location, self.image_pass.use_index_files) as opened:
-                members = {row: opened.index.image(result.keys[row]) for row in rows}
-                order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
-                yield from zip(order, opened.read(members[row] for row in order), strict=True)
-
     def _loaded(self, result: _Result) -> Iterator[tuple[list[int], DecodedBatch]]:
         load = self.image_pass.load_shard
         assert load is not None
-        for shard, rows in result.rows_by_shard():
+        for shard, rows in rows_by_shard(result.keys, result.shards):
             waiting: dict[str, list[int]] = {}
             for row in rows:
                 waiting.setdefault(result.keys[row], []).append(row)
@@ -260,14 +249,6 @@ class _Result:
         self.errors: list[str | None] = [_MISSING] * len(keys)
         self._rows: list[int] = []
         self._values: dict[str, list[Any]] = {}
-
-    def rows_by_shard(self) -> Iterator[tuple[str, list[int]]]:
-        """Rows of each shard; rows without key or shard stay ``missing``."""
-        groups: dict[str, list[int]] = {}
-        for row, shard in enumerate(self.shards):
-            if shard is not None and self.keys[row] is not None:
-                groups.setdefault(shard, []).append(row)
-        yield from sorted(groups.items())
 
     def note_errors(self, rows: list[int], errors: list[str | None], raising: bool) -> None:
         """Record why images failed, or raise the first reason."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import abc
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
@@ -10,6 +13,7 @@ from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.ranking import check_keep, random_score, ranks
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.shards.columns import read_footer
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -32,12 +36,20 @@ class ColumnDedup(abc.ABC):
     work_dir: Any
 
     @abc.abstractmethod
-    def prepare(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
-        """The dataset with the columns that `decide` looks at."""
+    def check(self) -> None:
+        """Refuse unusable parameters with `ConfigError`, before any work is done."""
+
+    @abc.abstractmethod
+    def stage(self) -> Any:
+        """The stage that makes the columns to look at, for datasets that lack them."""
 
     @abc.abstractmethod
     def needs(self) -> list[str]:
-        """Those columns."""
+        """The columns of that stage that `decide` looks at."""
+
+    @abc.abstractmethod
+    def makes(self) -> list[str]:
+        """All columns that the stage adds."""
 
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
@@ -58,22 +70,61 @@ class ColumnDedup(abc.ABC):
             When there is no column `by`.
         """
         check_keep(self.keep, self.by, ("first", "random", "best"))
-        dataset = self.prepare(dataset)
+        self.check()
+        stage = self.stage()
+        made = {name: stage.provenance()[name] for name in self.needs()}
+        whole, carried = dataset, dict[str, Any]()
+        if not has_made(dataset, made):
+            whole = stage(dataset)
+            carried = {name: stage.provenance().get(name) for name in self.makes()}
         columns = [*self.needs(), *([self.by] if self.by else [])]
         folder = decisions.work_folder(
-            dataset, self.work_dir, columns, type(self).__name__, self.config()
+            whole, self.work_dir, columns, type(self).__name__, self.config()
         )
         with storage.exclusive(str(folder)):
-            if not decisions.complete(folder):
-                rows = decisions.gather(dataset, columns, None)
-                keys = rows.table[dataset.id_col]
-                rank = ranks(
-                    keys, keep_score(self.keep, self.by, self.random_state, rows.table, keys)
-                )
-                found, compared = self.decide(rows.table, rank)
-                decisions.write(folder, rows, dataset.id_col, rank, found, compared)
+            if not decisions.complete(folder, dataset):
+                self._find(whole, columns, list(carried), folder)
         record = {"stage": type(self).__name__, **self.config(), "version": __version__}
-        return decisions.attach(dataset, folder, self.prefix, record)
+        return decisions.attach(dataset, folder, self.prefix, record, carried)
+
+    def _find(
+        self, whole: ImageTextPairDataset, columns: list[str], carried: list[str], folder: Path
+    ) -> None:
+        kept = folder / "columns"
+        if carried:
+            # So a run that was stopped goes on with the next shard; and images are read now, but
+            # not again when the result is saved.
+            whole = whole.save_metadata(kept, list(dict.fromkeys([*columns, *carried])))
+        rows = decisions.gather(whole, list(dict.fromkeys([*columns, *carried])), None)
+        keys = rows.table[whole.id_col]
+        score = keep_score(self.keep, self.by, self.random_state, rows.table, keys)
+        rank = ranks(keys, score)
+        found, compared = self.decide(rows.table, rank)
+        more = {name: rows.table[name] for name in carried}
+        decisions.write(folder, rows, whole.id_col, rank, found, compared, **more)
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def has_made(dataset: ImageTextPairDataset, made: dict[str, Any]) -> bool:
+    """Whether a stage has made all these columns, for every row.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    made : dict of str to dict
+        Columns, each with its provenance.
+    """
+    if any(name not in dataset.metadata.columns for name in made):
+        return False
+    if any(dataset.provenance.get(name) != record for name, record in made.items()):
+        return False
+    reader, sources = dataset.source()
+    if not set(made) & set(reader.schema.names):
+        return True
+    # A save in place that was stopped leaves shards without them, which are read as nulls.
+    with ThreadPoolExecutor(32) as pool:
+        footers = pool.map(lambda one: one.sidecar and read_footer(one.sidecar_location), sources)
+        return all(footer and set(made) <= set(footer.schema.names) for footer in footers)
 
 
 def keep_score(
@@ -88,7 +139,7 @@ def keep_score(
     import pyarrow as pa
 
     if keep == "random":
-        return random_score(keys.to_pylist(), seed)
+        return random_score(keys, seed)
     if keep == "best":
         try:
             return table[by].cast(pa.float64()).to_numpy()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,8 @@ def write(
 ) -> None:
     """Write the decisions, one Arrow file per partition, then the mark that they are complete.
 
+    One more file, of no rows, tells their columns.
+
     Parameters
     ----------
     folder : Path
@@ -126,6 +129,11 @@ def write(
         False for rows that could not be compared with others: their columns are null.
     **more : pyarrow.Array
         Further columns.
+
+    Raises
+    ------
+    DatasetError
+        When partitions hold the same rows, whose decisions could not be told apart.
     """
     import numpy as np
     import pyarrow as pa
@@ -147,75 +155,144 @@ def write(
         }
     )
     folder.mkdir(parents=True, exist_ok=True)
-    start = 0
-    for number, count in enumerate(rows.counts):
-        with storage.atomic_write(str(_file(folder, number))) as file:
-            part = table.slice(start, count).combine_chunks()
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(part)
+    digest, start, written = hashlib.sha256(), 0, dict[str, bytes]()
+    for count in [0, *rows.counts]:
+        keys, shards = (
+            rows.table[name].slice(start, count).combine_chunks() for name in (id_col, SHARD_COLUMN)
+        )
+        order = _order(keys, shards)
+        content = _serialised(table.slice(start, count).take(order))
+        name = _file_name(keys.take(order), shards.take(order))
+        if written.setdefault(name, content) != content:
+            raise DatasetError(
+                f"two partitions of the dataset hold the same {count:,} rows, for example of key "
+                f"{keys[0].as_py()!r}; have each sample once in it."
+            )
+        digest.update(content)
+        storage.write_bytes(str(folder / name), content)
         start += count
-    storage.write_bytes(str(folder / _DONE), b"")
+    storage.write_bytes(str(folder / _DONE), digest.hexdigest().encode())
 
 
-def complete(folder: Path) -> bool:
-    """Whether `write` finished here."""
-    return (folder / _DONE).exists()
+def _serialised(table: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
 
 
-def _file(folder: Path, partition: int) -> Path:
+def complete(folder: Path, dataset: ImageTextPairDataset) -> bool:
+    """Whether `write` finished here, and no tar was replaced since."""
+    done = storage.stat(str(folder / _DONE))
+    tars = [source.tar for source in dataset.source()[1]]
+    # As in `saving`: the fingerprint knows the size of a tar, but not its time.
+    return done is not None and all(tar is None or tar.changed <= done.changed for tar in tars)
+
+
+def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
+    """Rows by shard, then key; equal ones stay in order."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = pa.table({"shard": shards, "key": keys, "row": np.arange(len(keys))})
+    return pc.sort_indices(
+        table, sort_keys=[(name, "ascending") for name in table.column_names]
+    ).to_numpy()
+
+
+def _file_name(keys: pa.Array, shards: pa.Array) -> str:
+    """The name of the decisions about these very rows."""
+    text = repr((keys.to_pylist(), shards.to_pylist()))
     # Not Parquet: in a dataset's folder it would be taken for a sidecar.
-    return folder / f"part-{partition:05d}.arrow"
+    return f"rows-{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
 
 
-class DecisionsReader:
-    """Reads the decisions of one partition as a frame."""
+class _Join:
+    """Adds to a partition what was decided about its rows; the function that Dask maps.
 
-    def __init__(self, folder: Path, backend: frames.Backend):
+    Files are found by the keys and shards of the rows, not by the number of the partition: a
+    second frame to read them from would have Dask align, that is shuffle, the two whenever a user
+    filters by their columns. And rows come out of a shuffle in one order or another.
+    """
+
+    # What Dask's dashboard calls these tasks.
+    __name__ = "join-decisions"
+
+    def __init__(self, folder: Path, id_col: str, names: dict[str, str]):
         self.folder = folder
-        self.backend = backend
+        self.id_col = id_col
+        self.names = names
+        self.digest = (folder / _DONE).read_text()
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # The name is the fingerprint; where the folder is does not matter.
-        return ("DecisionsReader", *self.folder.parts[-2:], self.backend)
+        # With the place: Dask takes expressions of one name for one, and a folder may be gone.
+        return (*self.lineage_token(), str(self.folder))
 
-    def __call__(self, partition: int) -> Any:
-        import pyarrow as pa
+    def lineage_token(self) -> tuple[str, ...]:
+        """What was decided, and why: the folder's name is a fingerprint of that."""
+        names = [text for pair in self.names.items() for text in pair]
+        return ("Decisions", self.folder.name, self.digest, self.id_col, *names)
 
-        path = _file(self.folder, partition)
-        try:
-            with pa.OSFile(str(path)) as file:
-                table = pa.ipc.open_file(file).read_all()
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"{path} is gone: it holds what deduplication found, until that is saved. Run the "
-                "deduplication again; give work_dir a folder that all workers share."
-            ) from error
-        return frames.from_arrow(table, self.backend)
+    def __call__(self, frame: Any) -> Any:
+        import numpy as np
+
+        keys, shards = (frames.column_to_arrow(frame[name]) for name in (self.id_col, SHARD_COLUMN))
+        order = _order(keys, shards)
+        path = self.folder / _file_name(keys.take(order), shards.take(order))
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        found = _read(path).take(place)
+        return frames.with_columns(frame, {self.names[name]: found[name] for name in self.names})
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        with pa.OSFile(str(path)) as file:
+            return pa.ipc.open_file(file).read_all()
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{path.parent} holds no decisions about the rows of a partition ({path.name}): they "
+            "are others than those that were deduplicated, or its files are gone. Run the "
+            "deduplication again; give work_dir a folder that all workers share."
+        ) from error
 
 
 def attach(
-    dataset: ImageTextPairDataset, folder: Path, prefix: str, record: dict[str, Any]
+    dataset: ImageTextPairDataset,
+    folder: Path,
+    prefix: str,
+    record: dict[str, Any],
+    carried: Mapping[str, Any] | None = None,
 ) -> ImageTextPairDataset:
-    """The dataset with the columns of the decisions, each name with `prefix` before it."""
-    import dask.dataframe as dd
+    """The dataset with the columns of the decisions, each name with `prefix` before it.
 
-    frame = dataset.metadata
-    read = DecisionsReader(folder, frames.backend_of(frame))
-    meta = read(0).iloc[:0]
-    found = dd.from_map(read, range(frame.npartitions), meta=meta)
-    names = {name: prefix + name for name in meta.columns}
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    folder : Path
+    prefix : str
+    record : dict
+        How the decisions were made.
+    carried : mapping of str to dict or None, optional
+        Further columns that were written, which keep their names, and how they were made.
+    """
+    import pyarrow as pa
+
+    frame, carried = dataset.metadata, carried or {}
+    nothing = pa.array([], pa.string())
+    schema = _read(folder / _file_name(nothing, nothing))
+    names = {name: name if name in carried else prefix + name for name in schema.column_names}
     for name in names.values():
         if name in (dataset.id_col, SHARD_COLUMN):
             raise ConfigError(f"prefix={prefix!r} would overwrite the column {name!r}.")
-    out = frames.with_columns(frame._meta, {names[name]: meta[name] for name in names})
-    joined = frame.map_partitions(_join, found, names, meta=out, align_dataframes=False)
-    return dataset.replace(joined, dict.fromkeys(names.values(), record))
-
-
-def _join(frame: Any, found: Any, names: dict[str, str]) -> Any:
-    if len(frame) != len(found):
-        raise DatasetError(
-            f"a partition has {len(frame):,} rows, but had {len(found):,} when it was "
-            "deduplicated. Deduplicate again."
-        )
-    return frames.with_columns(frame, {names[name]: found[name] for name in names})
+    meta = frames.with_columns(frame._meta, {names[name]: schema[name] for name in names})
+    joined = frame.map_partitions(_Join(folder, dataset.id_col, names), meta=meta)
+    made = {name: carried.get(name, record) for name in names}
+    known = {names[name]: one for name, one in made.items() if one is not None}
+    return dataset.replace(joined, known)

@@ -60,28 +60,21 @@ def ranks(keys: pa.ChunkedArray, score: np.ndarray | None) -> np.ndarray:
     return result
 
 
-def random_score(keys: list[str], seed: int) -> np.ndarray:
+def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     """A number in [0, 1) for each key that depends on the key and the seed alone.
 
     Parameters
     ----------
-    keys : list of str, length n
+    keys : pyarrow.Array of string, length n
     seed : int
 
     Returns
     -------
     numpy.ndarray of float64, shape (n,)
-        53 bits of BLAKE2b.
+        53 bits of pandas' SipHash.
     """
-    import hashlib
+    import pandas as pd
 
-    import numpy as np
-
-    salt = seed.to_bytes(8, "little", signed=True)
-    digests = b"".join(
-        hashlib.blake2b(
-            str(key).encode("utf-8", "surrogatepass"), digest_size=8, salt=salt
-        ).digest()
-        for key in keys
-    )
-    return (np.frombuffer(digests, dtype="<u8") >> 11) / 2.0**53
+    names = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
+    salt = f"{seed % 10**16:016d}"
+    return (pd.util.hash_array(names, hash_key=salt, categorize=False) >> 11) / 2.0**53

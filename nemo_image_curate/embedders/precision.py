@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from nemo_image_curate import cluster
+
 if TYPE_CHECKING:
     import torch
 
@@ -44,21 +46,11 @@ def optimise(model: Any, device: str, autocast: bool) -> Forward:
         return lambda pixels: layers(pixels.contiguous(memory_format=torch.channels_last)).float()
     if autocast:
         _fuse_quick_gelu(model)
-    if autocast and has_bfloat16(device):
+    if autocast and cluster.has_bfloat16(device):
         model = model.to(device=device, dtype=torch.bfloat16)
         return lambda pixels: model(pixels.to(torch.bfloat16)).float()
     model = model.to(device)
     return lambda pixels: model(pixels).float()
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 matrices natively, rather than by emulation."""
-    import torch
-
-    if device != "cpu":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 
 
 def _fuse_quick_gelu(model: Any) -> None:

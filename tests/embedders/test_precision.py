@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_image_curate.embedders.precision import _fuse_quick_gelu, has_bfloat16, optimise
+from nemo_image_curate.cluster import has_bfloat16
+from nemo_image_curate.embedders.precision import _fuse_quick_gelu, optimise
 from nemo_image_curate.models.torchvision_compat import import_timm
 
 

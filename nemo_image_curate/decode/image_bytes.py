@@ -1,0 +1,53 @@
+"""Find rows' encoded images by (shard, key)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nemo_image_curate import storage
+from nemo_image_curate.shards.reader import TarShard
+
+
+def rows_by_shard(
+    keys: Sequence[str | None], shards: Sequence[str | None]
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield each shard with its rows; rows without key or shard belong to none."""
+    groups: dict[str, list[int]] = {}
+    for row, (key, shard) in enumerate(zip(keys, shards, strict=True)):
+        if shard is not None and key is not None:
+            groups.setdefault(shard, []).append(row)
+    yield from sorted(groups.items())
+
+
+def image_bytes(
+    root: str, keys: Sequence[str], shards: Sequence[str | None], use_index_files: bool = False
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yield each row with its image's bytes, in the order of the tars.
+
+    So what comes together does not depend on the order of the rows, and disks read forward.
+
+    Parameters
+    ----------
+    root : str
+        What `shards` are relative to.
+    keys, shards : sequence of str, length n
+        Rows where either is null are left out.
+    use_index_files : bool
+        Take members' places from ``STEM.idx``.
+
+    Yields
+    ------
+    row : int
+    content : bytes or None
+        None where the shard has no image of that key.
+
+    Raises
+    ------
+    DatasetError
+        When a shard does not exist or cannot be read.
+    """
+    for shard, rows in rows_by_shard(keys, shards):
+        with TarShard(storage.join(root, shard), use_index_files) as opened:
+            members = {row: opened.index.image(keys[row]) for row in rows}
+            order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
+            yield from zip(order, opened.read(members[row] for row in order), strict=True)

@@ -1,0 +1,104 @@
+"""`ExactDedup`: the same file, or the same pixels, more than once."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.dedup.base import ColumnDedup
+from nemo_image_curate.dedup.digests import DIGEST_COLUMN, ImageDigest
+from nemo_image_curate.dedup.groups import Groups
+from nemo_image_curate.dedup.rules import Decisions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+
+class ExactDedup(ColumnDedup):
+    """Finds images that are identical.
+
+    Parameters
+    ----------
+    of : {"bytes", "pixels"}
+        Compare the encoded files, which costs no decoding; or the decoded pixels at full size, so
+        that other metadata or another lossless format makes no difference.
+    keep : {"first", "random", "best"}
+        Which of several duplicates is kept: the first in the dataset, a random one, or the one
+        with the highest value in the column `by`.
+    by : str, optional
+    random_state : int, default 0
+        For ``keep="random"``.
+    prefix : str, default ""
+        Put before the names of the decisions' columns.
+    work_dir : str or path, optional
+        A folder that all workers share, for intermediate files. Default: in the system's
+        temporary folder.
+
+    Columns
+    -------
+    is_duplicate : bool
+        Null where there is no digest: rows without an image, or with ``of="pixels"`` one that
+        cannot be decoded, are duplicates of nothing.
+    duplicate_of, duplicate_of_shard : string
+        The row that is kept instead; null for others.
+    duplicate_similarity : float32
+        1 for duplicates, else null.
+    image_sha256 : string
+        As `ImageDigest` makes it, and with ``of="pixels"`` its ``image_error``; unless the
+        dataset has them already.
+
+    Examples
+    --------
+    >>> ds = ExactDedup()(ds)  # doctest: +SKIP
+    >>> ds = ds.filter("is_duplicate != True")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        of: str = "bytes",
+        keep: str = "first",
+        by: str | None = None,
+        random_state: int = 0,
+        prefix: str = "",
+        work_dir: str | os.PathLike[str] | None = None,
+    ):
+        self.of = of
+        self.keep = keep
+        self.by = by
+        self.random_state = random_state
+        self.prefix = prefix
+        self.work_dir = work_dir
+
+    def check(self) -> None:
+        """Refuse unusable parameters."""
+        self.stage().check()
+
+    def stage(self) -> ImageDigest:
+        """The stage that makes the digests."""
+        return ImageDigest(self.of)
+
+    def needs(self) -> list[str]:
+        """The digest."""
+        return [DIGEST_COLUMN]
+
+    def makes(self) -> list[str]:
+        """The digest, and why there is none."""
+        return list(self.stage().columns())
+
+    def config(self) -> dict[str, Any]:
+        """The parameters that decide the result."""
+        names = ("of", "keep", "by", "random_state")
+        return {name: getattr(self, name) for name in names}
+
+    def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
+        """The decisions by rank, and which rows have a digest."""
+        import numpy as np
+
+        digests = table[DIGEST_COLUMN].combine_chunks()
+        compared = digests.is_valid().to_numpy(zero_copy_only=False)
+        codes = digests.dictionary_encode().indices.fill_null(-1).to_numpy()
+        groups = Groups.of([codes], rank, compared)
+        count = len(groups.first)
+        apart = Decisions(np.full(count, -1), np.full(count, np.nan, dtype=np.float32))
+        return groups.expand(apart), compared

@@ -1,0 +1,325 @@
+"""The second step of semantic deduplication: pairs within eps, cluster by cluster."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_image_curate import cluster, storage
+from nemo_image_curate.dedup.clustering import Layout
+from nemo_image_curate.dedup.neighbours import Found, earliest, forest
+from nemo_image_curate.dedup.rules import (
+    Decisions,
+    GreedyState,
+    Pairs,
+    decide,
+    first_of_each,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Earlier neighbours listed for each row under the greedy rule. Rows that have more, all of them
+# removed, are looked up again.
+_LIMIT = 16
+# Vectors that one task takes at once.
+_TASK_BYTES = 64 * 2**20
+# A task with more, which then is one cluster, keeps them in a file.
+_MEMORY_BYTES = 512 * 2**20
+# The least number of tasks, so that there is work for all.
+_TASKS = 16
+
+
+def extract(
+    layout: Layout,
+    rank: np.ndarray,
+    rule: str,
+    eps: float,
+    folder: Path,
+    device: str,
+    progress: bool | None,
+) -> Decisions:
+    """Find near-duplicates and apply a rule to them.
+
+    Parameters
+    ----------
+    layout : Layout
+    rank : numpy.ndarray of int64, shape (n,)
+        The place of each row in the keep order.
+    rule : {"greedy", "reference", "components"}
+    eps : float
+    folder : Path
+        For what the tasks find, so that a stopped run goes on where it was; emptied at the end.
+    device : {"cpu", "cuda"}
+    progress : bool or None
+    """
+    n = len(rank)
+    if not layout.dim:
+        return decide(rule, _join([]), n)
+    folder.mkdir(parents=True, exist_ok=True)
+    search = _Search(layout, folder, rank, eps, device, progress)
+    if rule == "components":
+        pairs, _ = search(None)
+        decisions = _with_similarities(layout, rank, decide(rule, pairs, n))
+    elif rule == "reference":
+        pairs, _ = search(1)
+        decisions = decide(rule, pairs, n)
+    else:
+        decisions = _greedy(search, n)
+    shutil.rmtree(folder)
+    return decisions
+
+
+def _greedy(search: _Search, n: int) -> Decisions:
+    state = GreedyState(n)
+    every: list[Pairs] = []
+    while state.open.any():
+        pairs, truncated = search(_LIMIT, state if every else None)
+        every.append(pairs)
+        state.settle(pairs, truncated)
+    pairs = _join(every)
+    standing = state.kept[pairs.earlier]
+    chosen = Pairs(pairs.later[standing], pairs.earlier[standing], pairs.similarity[standing])
+    return first_of_each(chosen.sorted(), n)
+
+
+class _Search:
+    """Runs the search for pairs as Dask tasks, each over some clusters."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        folder: Path,
+        rank: np.ndarray,
+        eps: float,
+        device: str,
+        progress: bool | None,
+    ):
+
+        self.layout = layout
+        self.folder = folder
+        self.eps = eps
+        self.device = device
+        self.progress = progress
+        self.ranges = _ranges(layout)
+        self.rounds = 0
+        self._save("rank.npy", rank)
+
+    def _save(self, name: str, array: np.ndarray) -> Path:
+        import numpy as np
+
+        with storage.atomic_write(str(self.folder / name)) as file:
+            np.save(file, array)
+        return self.folder / name
+
+    def __call__(
+        self, limit: int | None, state: GreedyState | None = None
+    ) -> tuple[Pairs, np.ndarray]:
+        """Pairs of the rows that are open, and the rows of which there may be more.
+
+        Pairs that follow the end of a truncated list are left out, so that what is there of each
+        row is a complete beginning.
+        """
+        import dask
+        import numpy as np
+
+        role = None
+        if state is not None:
+            # 0: of no interest; 1: may be found; 2: is looked up, too.
+            roles = state.kept + 2 * state.open.astype(np.int8)
+            role = self._save(f"role-{self.rounds}.npy", roles)
+        files = [self.folder / f"found-{self.rounds}-{first}.npz" for first, _ in self.ranges]
+        todo = [number for number, file in enumerate(files) if not file.exists()]
+        work = dask.delayed(_search, pure=False)
+        cluster.compute_all(
+            [
+                work(
+                    self.layout,
+                    self.ranges[number],
+                    role,
+                    self.eps,
+                    limit,
+                    self.device,
+                    files[number],
+                )
+                for number in todo
+            ],
+            ["clusters {} to {}".format(*self.ranges[number]) for number in todo],
+            "compare",
+            self.progress,
+        )
+        self.rounds += 1
+        found = [np.load(file) for file in files]
+        pairs = _join([Pairs(one["later"], one["earlier"], one["similarity"]) for one in found])
+        pairs = pairs.sorted()
+        rows = np.concatenate([one["rows"] for one in found])
+        ends = np.concatenate([one["ends"] for one in found])
+        if not len(rows):
+            return pairs, rows
+        horizon: np.ndarray = np.full(sum(self.layout.counts), 2**62)
+        np.minimum.at(horizon, rows, ends)
+        inside = pairs.earlier <= horizon[pairs.later]
+        return (
+            Pairs(pairs.later[inside], pairs.earlier[inside], pairs.similarity[inside]),
+            np.unique(rows),
+        )
+
+
+def _join(parts: Sequence[Pairs]) -> Pairs:
+    import numpy as np
+
+    return Pairs(
+        np.concatenate([np.empty(0, np.int64), *(one.later for one in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(one.earlier for one in parts)]),
+        np.concatenate([np.empty(0, np.float32), *(one.similarity for one in parts)]),
+    )
+
+
+def _ranges(layout: Layout) -> list[tuple[int, int]]:
+    """Consecutive clusters for one task each: by memory, and by the number of comparisons."""
+    import numpy as np
+
+    sizes = np.zeros(layout.n_clusters, dtype=np.int64)
+    for part in range(len(layout.counts)):
+        sizes += np.diff(np.load(layout.file(part, "offsets.npy")))
+    load = sizes * layout.dim * 4 / _TASK_BYTES
+    work = sizes.astype(float) ** 2
+    share = np.maximum(load, work * _TASKS / max(1.0, work.sum()))
+    ranges, start, total = [], 0, 0.0
+    for number in range(layout.n_clusters):
+        if number > start and total + share[number] > 1:
+            ranges.append((start, number))
+            start, total = number, 0.0
+        total += share[number]
+    return [*ranges, (start, layout.n_clusters)]
+
+
+def _search(
+    layout: Layout,
+    clusters: tuple[int, int],
+    role: Path | None,
+    eps: float,
+    limit: int | None,
+    device: str,
+    output: Path,
+) -> None:
+    """Write the pairs of some clusters, by rank; truncated rows and where their lists end."""
+    import numpy as np
+    import torch
+
+    members = _Members(layout, *clusters, output.parent / "rank.npy", role)
+    parts, rows, ends = [], [], []
+    for start, end in members.clusters():
+        ranks = members.ranks[start:end]
+        query, target = members.roles[start:end] == 2, members.roles[start:end] >= 1
+        if end - start < 2 or not query.any():
+            continue
+
+        def take(a: int, b: int, base: int = start) -> torch.Tensor:
+            return torch.from_numpy(members.vectors[base + a : base + b]).to(device)
+
+        found: Found
+        if limit is None:
+            found = forest(take, end - start, eps)
+        else:
+            found = earliest(take, query, target, eps, limit)
+        parts.append(Pairs(ranks[found.later], ranks[found.earlier], found.similarity))
+        if len(found.truncated):
+            end_of = np.zeros(end - start, dtype=np.int64)
+            np.maximum.at(end_of, found.later, ranks[found.earlier])
+            rows.append(ranks[found.truncated])
+            ends.append(end_of[found.truncated])
+    pairs = _join(parts)
+    nothing = np.empty(0, dtype=np.int64)
+    with storage.atomic_write(str(output)) as file:
+        np.savez(
+            file,
+            later=pairs.later,
+            earlier=pairs.earlier,
+            similarity=pairs.similarity,
+            rows=np.concatenate([nothing, *rows]),
+            ends=np.concatenate([nothing, *ends]),
+        )
+
+
+class _Members:
+    """The vectors of some clusters, each cluster in keep order.
+
+    Attributes
+    ----------
+    ranks, roles : numpy.ndarray, shape (m,)
+    vectors : numpy.ndarray, shape (m, d), float32
+        In memory, or in a file that has no name when they are too many.
+    """
+
+    def __init__(self, layout: Layout, first: int, last: int, rank: Path, role: Path | None):
+        import numpy as np
+
+        all_ranks = np.load(rank, mmap_mode="r")
+        all_roles = None if role is None else np.load(role, mmap_mode="r")
+        homes, ranks, roles, places = [], [], [], []
+        for part, base in enumerate(layout.starts()):
+            offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
+            rows = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
+            found = all_ranks[base + rows.astype(np.int64)]
+            played = (
+                np.full(len(found), 2, dtype=np.int8)
+                if all_roles is None
+                else all_roles[found].astype(np.int8)
+            )
+            used = np.flatnonzero(played)
+            homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
+            ranks.append(found[used])
+            roles.append(played[used])
+            places.append(offsets[0] + used)
+        self._home = np.concatenate(homes)
+        order = np.lexsort((np.concatenate(ranks), self._home))
+        self._home = self._home[order]
+        self.ranks = np.concatenate(ranks)[order]
+        self.roles = np.concatenate(roles)[order]
+        self.vectors = _room(len(order), layout)
+        goal = np.empty(len(order), dtype=np.int64)
+        goal[order] = np.arange(len(order))
+        start = 0
+        for part, place in enumerate(places):
+            if len(place):
+                stored = layout.vectors(part)
+                self.vectors[goal[start : start + len(place)]] = stored[place]
+            start += len(place)
+
+    def clusters(self) -> list[tuple[int, int]]:
+        """Where each cluster starts and ends."""
+        import numpy as np
+
+        edges = np.flatnonzero(np.diff(self._home)) + 1
+        bounds = [0, *edges.tolist(), len(self._home)]
+        return list(itertools.pairwise(bounds))
+
+
+def _room(rows: int, layout: Layout) -> np.ndarray:
+    import numpy as np
+
+    if rows * layout.dim * 4 <= _MEMORY_BYTES:
+        return np.empty((rows, layout.dim), dtype=np.float32)
+    with tempfile.TemporaryFile(dir=layout.folder) as file:
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, layout.dim))
+
+
+def _with_similarities(layout: Layout, rank: np.ndarray, found: Decisions) -> Decisions:
+    """The decisions with the similarities that no comparison gave."""
+    import numpy as np
+
+    row_of = np.empty(len(rank), dtype=np.int64)
+    row_of[rank] = np.arange(len(rank))
+    wanting = np.flatnonzero((found.duplicate_of >= 0) & np.isnan(found.similarity))
+    similarity = found.similarity.copy()
+    for start in range(0, len(wanting), 65536):
+        some = wanting[start : start + 65536]
+        ours = layout.lookup(row_of[some])
+        theirs = layout.lookup(row_of[found.duplicate_of[some]])
+        similarity[some] = np.minimum(1, np.einsum("ij,ij->i", ours, theirs))
+    return Decisions(found.duplicate_of, similarity)

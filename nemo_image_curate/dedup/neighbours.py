@@ -1,0 +1,218 @@
+"""Near-duplicates inside a cluster, block by block: candidates in bfloat16, decided in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nemo_image_curate.dedup.vectors import COARSE_MARGIN, coarse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Vectors compared with as many others at once.
+_BLOCK = 512
+# Similarities are rounded to multiples of this, about float32's accuracy for a sum of squares:
+# copies of one vector then have similarity 1, and the last bits of a sum decide nothing.
+GRAIN = 2.0**-20
+
+
+@dataclass(frozen=True)
+class Found:
+    """Pairs inside one list of vectors, by position in it.
+
+    Attributes
+    ----------
+    later, earlier : numpy.ndarray of int64, shape (p,)
+    similarity : numpy.ndarray of float32, shape (p,)
+    truncated : numpy.ndarray of int64
+        Positions that may have more earlier neighbours than were listed, all of them after the
+        last one listed.
+    """
+
+    later: np.ndarray
+    earlier: np.ndarray
+    similarity: np.ndarray
+    truncated: np.ndarray
+
+
+# The vectors from one position to another, shape (b, d), float32.
+Take = Callable[[int, int], "torch.Tensor"]
+
+
+def earliest(take: Take, query: np.ndarray, target: np.ndarray, eps: float, limit: int) -> Found:
+    """For each query the first `limit` targets before it that are within eps.
+
+    Once a query has found so many it is compared no more, so that thousands of copies of one
+    picture do not cost the square of their number.
+
+    Parameters
+    ----------
+    take : callable
+    query, target : numpy.ndarray of bool, shape (n,)
+        Which of the vectors, in keep order, are looked up, and which may be found.
+    eps : float
+    limit : int
+    """
+    import numpy as np
+
+    n = len(query)
+    listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    truncated: list[np.ndarray] = []
+    for start in range(0, n, _BLOCK):
+        end = min(start + _BLOCK, n)
+        rows = np.flatnonzero(query[start:end])
+        if not len(rows):
+            continue
+        asked = _Asked(take(start, end), rows)
+        counts = np.zeros(end - start, dtype=np.int64)
+        for first in range(0, end, _BLOCK):
+            last = min(first + _BLOCK, n)
+            if not target[first:last].any():
+                continue
+            hit = asked.compare(
+                take(first, last) if first < start else asked.block, eps, first == start
+            )
+            if hit is None:
+                continue
+            rows, columns, near, similarity = hit
+            near &= target[first + columns]
+            numbers = near.cumsum(axis=1) + counts[rows, None]
+            row, column = (near & (numbers <= limit)).nonzero()
+            listed.append((start + rows[row], first + columns[column], similarity[row, column]))
+            counts[rows] = numbers[:, -1]
+            # A full list may lack later ones, also of the blocks that come.
+            full = rows[counts[rows] > limit if first == start else counts[rows] >= limit]
+            truncated.append(start + full)
+            asked = asked.without(full)
+            if not len(asked.rows):
+                break
+    listed = listed or [_nothing()]
+    later, earlier, similarity = (np.concatenate(parts) for parts in zip(*listed, strict=True))
+    gone = np.concatenate(truncated) if truncated else np.empty(0, dtype=np.int64)
+    return Found(later, earlier, similarity, gone)
+
+
+def forest(take: Take, n: int, eps: float) -> Found:
+    """Pairs within eps that connect all that is connected: at most n - 1 of them.
+
+    Blocks whose vectors are all known to be connected are not compared.
+
+    Parameters
+    ----------
+    take : callable
+    n : int
+        Number of vectors.
+    eps : float
+    """
+    import numpy as np
+
+    from nemo_image_curate.dedup.rules import component_firsts
+
+    first_of = np.arange(n)
+    later, earlier = _nothing()[:2]
+    for start in range(0, n, _BLOCK):
+        end = min(start + _BLOCK, n)
+        asked = _Asked(take(start, end), np.arange(end - start))
+        for first in range(0, end, _BLOCK):
+            last = min(first + _BLOCK, n)
+            labels = np.union1d(first_of[start:end], first_of[first:last])
+            if len(labels) == 1:
+                continue
+            hit = asked.compare(
+                take(first, last) if first < start else asked.block, eps, first == start
+            )
+            if hit is None:
+                continue
+            rows, columns, near, _ = hit
+            row, column = near.nonzero()
+            later = np.concatenate([later, start + rows[row]])
+            earlier = np.concatenate([earlier, first + columns[column]])
+            # Keep a star for each component: as few pairs as tell the same.
+            first_of = component_firsts(later, earlier, n)
+            later = np.flatnonzero(first_of != np.arange(n))
+            earlier = first_of[later]
+    nothing = np.empty(0, dtype=np.int64)
+    return Found(later, earlier, np.full(len(later), np.nan, dtype=np.float32), nothing)
+
+
+def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import numpy as np
+
+    empty = np.empty(0, dtype=np.int64)
+    return empty, empty, np.empty(0, dtype=np.float32)
+
+
+class _Asked:
+    """Some rows of a block of vectors, to be compared with other blocks.
+
+    Parameters
+    ----------
+    block : torch.Tensor, shape (b, d), float32
+    rows : numpy.ndarray of int64
+        Which rows are still of interest.
+    """
+
+    def __init__(self, block: torch.Tensor, rows: np.ndarray):
+        self.block = block
+        self.rows = rows
+        self._fine = block[rows] if len(rows) < len(block) else block
+        self._coarse = coarse(self._fine)
+
+    def without(self, gone: np.ndarray) -> _Asked:
+        """The same without some of the block's rows."""
+        import numpy as np
+
+        return _Asked(self.block, np.setdiff1d(self.rows, gone)) if len(gone) else self
+
+    def compare(
+        self, others: torch.Tensor, eps: float, diagonal: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """Which of the other vectors are within eps of which rows; only earlier ones.
+
+        Returns
+        -------
+        rows : numpy.ndarray of int64, shape (r,)
+            Of the block.
+        columns : numpy.ndarray of int64, shape (c,)
+            Of the others.
+        near : numpy.ndarray of bool, shape (r, c)
+        similarity : numpy.ndarray of float32, shape (r, c)
+            Of these rows and columns. None instead of all four when nothing is near.
+        """
+        candidates, columns = self._candidates(others, 1 - eps, diagonal)
+        if not len(candidates):
+            return None
+        exact = self._fine[candidates] @ others[columns].T
+        exact = ((exact / GRAIN).round() * GRAIN).clamp_max(1.0)
+        near = (exact >= 1 - eps - GRAIN).cpu().numpy()
+        rows, places = self.rows[candidates.cpu().numpy()], columns.cpu().numpy()
+        if diagonal:
+            near &= places < rows[:, None]
+        return (rows, places, near, exact.cpu().numpy()) if near.any() else None
+
+    def _candidates(
+        self, others: torch.Tensor, threshold: float, diagonal: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and columns that may hold a similarity of at least `threshold`."""
+        import torch
+
+        lowest = threshold - COARSE_MARGIN - GRAIN
+        if lowest <= 0:
+            return torch.arange(len(self._fine)), torch.arange(len(others))
+        products = self._coarse @ coarse(others).T
+        if diagonal:
+            # A vector is no duplicate of itself, and each pair is looked at once.
+            products[torch.arange(len(self.rows)), self.rows] = 0
+        if products.dtype == torch.bfloat16:
+            # As integers, positive floats have the same order, and the maxima of integers are
+            # found many times as fast on a CPU (measured).
+            bound = torch.tensor(lowest).bfloat16().view(torch.int16).item() - 1
+            products = products.view(torch.int16)
+        else:
+            bound = lowest
+        rows = (products.amax(1) >= bound).nonzero().squeeze(1)
+        columns = (products.amax(0) >= bound).nonzero().squeeze(1)
+        return rows, columns

@@ -1,0 +1,323 @@
+"""`SemanticDedup`: near-duplicates by the cosine similarity of embeddings."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.lineage import fingerprint
+from nemo_image_curate.dedup import decisions
+from nemo_image_curate.dedup.base import keep_score
+from nemo_image_curate.dedup.clustering import Layout, choose_clusters, cluster_vectors
+from nemo_image_curate.dedup.extraction import extract
+from nemo_image_curate.dedup.ranking import check_keep, ranks
+from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
+from nemo_image_curate.dedup.rules import check_rule
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class SemanticDedup:
+    """Adds columns that say which images are near-duplicates of others, by their embeddings.
+
+    Embeddings are clustered, and compared with those of the same cluster; embeddings near the
+    border of two clusters belong to both. After SemDeDup (Abbas et al., "SemDeDup: data-efficient
+    learning at web-scale through semantic deduplication", 2023), which misses pairs that a border
+    parts. Rows without an embedding, or whose embedding is zero or not finite, are not compared:
+    their columns are null.
+
+    Parameters
+    ----------
+    eps : float, default 0.05
+        Two embeddings are duplicates when their cosine similarity is at least 1 - eps, to an
+        accuracy of 1e-6. 0 to 1.
+    n_clusters : int or "auto"
+        Default: one up to 10,000 rows, so that all pairs are compared; then 2 sqrt(n).
+    keep : {"hard", "easy", "random", "first", "best"}
+        Which of several duplicates is kept: the one least (``hard``) or most (``easy``) similar
+        to its cluster's centroid, a random one, the first of the dataset, or the one with the
+        highest value in the column `by`. Ties by key.
+    by : str, optional
+        A column of numbers, for ``keep="best"``, such as ``aesthetic_score``.
+    rule : {"greedy", "reference", "components"}
+        What is removed; see `nemo_image_curate.dedup.rules`. With ``greedy`` no two kept rows are
+        duplicates of each other, and every removed one has a kept duplicate.
+    n_probe : int, default 3
+        To how many clusters an embedding may belong. More find more pairs, and cost more.
+    embedding_column : str, default "image_embedding"
+    random_state : int, default 0
+        For the sample that clusters are found on, where they start, and ``keep="random"``.
+    prefix : str, default ""
+        Put before the names of the columns.
+    work_dir : str or path, optional
+        A folder for intermediate files, about twice the size of the embeddings, that all workers
+        share. It is not emptied, so that clusters serve several runs. Default: in the system's
+        temporary folder, where only the result is left.
+
+    Columns
+    -------
+    cluster : int32
+    is_duplicate : bool
+    duplicate_of, duplicate_of_shard : string
+        Key and shard of the row that stands for it; null when it is kept.
+    duplicate_similarity : float32
+        Cosine similarity with that row.
+
+    Notes
+    -----
+    Memory: a worker holds one partition's embeddings three times, or 64 MB of embeddings if that
+    is more; the client holds keys and about 60 bytes for each row, and a sample of 40 embeddings
+    for each cluster. Time: the products of n k + n^2 n_probe^2 / 2 k vectors.
+
+    Examples
+    --------
+    >>> ds = SemanticDedup(eps=0.05, keep="best", by="aesthetic_score")(ds)  # doctest: +SKIP
+    >>> ds.metadata = ds.metadata[~ds.metadata.is_duplicate]  # doctest: +SKIP
+
+    In two steps, for several values of eps:
+
+    >>> clusters = SemanticDedup(eps=0.1, work_dir="work/").cluster(ds)  # doctest: +SKIP
+    >>> for eps in (0.02, 0.05, 0.1):  # doctest: +SKIP
+    ...     found = clusters.extract(eps)
+    """
+
+    def __init__(
+        self,
+        eps: float = 0.05,
+        n_clusters: int | str = "auto",
+        keep: str = "hard",
+        by: str | None = None,
+        rule: str = "greedy",
+        n_probe: int = 3,
+        embedding_column: str = "image_embedding",
+        random_state: int = 0,
+        prefix: str = "",
+        work_dir: Any = None,
+    ):
+        self.eps = eps
+        self.n_clusters = n_clusters
+        self.keep = keep
+        self.by = by
+        self.rule = rule
+        self.n_probe = n_probe
+        self.embedding_column = embedding_column
+        self.random_state = random_state
+        self.prefix = prefix
+        self.work_dir = work_dir
+
+    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with the columns, found now.
+
+        Raises
+        ------
+        ConfigError
+            For unusable parameters, or a `work_dir` that workers do not see.
+        ColumnNotFoundError
+            When there is no embedding column, or no column `by`.
+        DatasetError
+            When embeddings differ in length.
+        """
+        clusters = self.cluster(dataset)
+        result = clusters.extract()
+        if self.work_dir is None:
+            clusters.remove_vectors()
+        return result
+
+    def cluster(
+        self, dataset: ImageTextPairDataset, progress: bool | None = None
+    ) -> SemanticClusters:
+        """The first step: cluster the embeddings, and store them by cluster.
+
+        Parameters
+        ----------
+        dataset : ImageTextPairDataset
+            Embeddings that are not computed yet are computed, and stored with the other columns
+            in the work folder, first.
+        progress : bool, optional
+            Default: on a terminal.
+        """
+        self.check()
+        used = [dataset.id_col, self.embedding_column]
+        folder = decisions.work_folder(
+            dataset,
+            self.work_dir,
+            used,
+            "semantic",
+            self.n_clusters,
+            self.n_probe,
+            self.eps,
+            self.random_state,
+        )
+        if self.embedding_column not in dataset.source()[0].schema.names:
+            dataset = dataset.save_metadata(str(folder / "embedded"), progress=progress)
+        rows = decisions.gather(dataset, [], progress)
+        n = len(rows.table)
+        k = choose_clusters(n) if self.n_clusters == "auto" else min(int(self.n_clusters), n)
+        with storage.exclusive(str(folder)):
+            layout = cluster_vectors(
+                dataset,
+                self.embedding_column,
+                rows.counts,
+                max(1, k),
+                self.n_probe,
+                self.eps,
+                self.random_state,
+                folder,
+                progress,
+            )
+        return SemanticClusters(self, dataset, layout)
+
+    def check(self) -> None:
+        """Refuse unusable parameters.
+
+        Raises
+        ------
+        ConfigError
+        """
+        _check_eps(self.eps)
+        check_keep(self.keep, self.by)
+        check_rule(self.rule)
+        for name in ("n_clusters", "n_probe"):
+            value = getattr(self, name)
+            if name == "n_clusters" and value == "auto":
+                continue
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r} should be a positive integer.")
+
+
+@dataclass
+class SemanticClusters:
+    """Clustered embeddings: what `SemanticDedup.cluster` gives.
+
+    Attributes
+    ----------
+    stage : SemanticDedup
+    dataset : ImageTextPairDataset
+    layout : Layout
+        Where the embeddings are, and how many clusters there are.
+    """
+
+    stage: SemanticDedup
+    dataset: ImageTextPairDataset
+    layout: Layout
+
+    def extract(
+        self,
+        eps: float | None = None,
+        keep: str | None = None,
+        by: str | None = None,
+        rule: str | None = None,
+        progress: bool | None = None,
+    ) -> ImageTextPairDataset:
+        """The second step: the dataset with the columns that say which rows are duplicates.
+
+        Parameters
+        ----------
+        eps, keep, by, rule : optional
+            Default: those of the stage. `eps` at most that of the stage.
+        progress : bool, optional
+            Default: on a terminal.
+
+        Raises
+        ------
+        ConfigError
+        """
+        keep, by = (keep, by) if keep else (self.stage.keep, by or self.stage.by)
+        rule = rule or self.stage.rule
+        eps = self._eps(eps)
+        check_keep(keep, by)
+        check_rule(rule)
+        folder = self._decided(eps, keep, by, rule, progress)
+        record = {
+            "stage": "SemanticDedup",
+            "eps": eps,
+            "keep": keep,
+            "by": by,
+            "rule": rule,
+            "n_clusters": self.layout.n_clusters,
+            "n_probe": self.stage.n_probe,
+            "embedding_column": self.stage.embedding_column,
+            "random_state": self.stage.random_state,
+            "version": __version__,
+        }
+        return decisions.attach(self.dataset, folder, self.stage.prefix, record)
+
+    def _eps(self, eps: float | None) -> float:
+        eps = self.stage.eps if eps is None else eps
+        _check_eps(eps)
+        if eps > self.stage.eps:
+            raise ConfigError(
+                f"eps={eps} is more than the eps={self.stage.eps} that these clusters are made "
+                "for; pairs across their borders would be missed. Cluster with the largest eps."
+            )
+        return eps
+
+    def _decided(
+        self, eps: float, keep: str, by: str | None, rule: str, progress: bool | None
+    ) -> Path:
+        import pyarrow as pa
+
+        made = self.dataset.provenance.get(by) if by else None
+        config = fingerprint(eps, keep, by, made, rule)[:16]
+        folder = self.layout.folder / f"decisions-{config}"
+        with storage.exclusive(str(self.layout.folder)):
+            if decisions.complete(folder, self.dataset):
+                return folder
+            rows = decisions.gather(self.dataset, [by] if by else [], progress)
+            homes = self.layout.homes()
+            rank = self._ranks(rows, keep, by, homes)
+            device = "cuda" if self.dataset.backend == "gpu" else "cpu"
+            pairs = self.layout.folder / f"pairs-{config}"
+            found = extract(self.layout, rank, rule, eps, pairs, device, progress)
+            compared = homes["cluster"] >= 0
+            cluster = pa.array(homes["cluster"], mask=~compared)
+            id_col = self.dataset.id_col
+            decisions.write(folder, rows, id_col, rank, found, compared, cluster=cluster)
+        return folder
+
+    def _ranks(
+        self, rows: decisions.Rows, keep: str, by: str | None, homes: np.ndarray
+    ) -> np.ndarray:
+        keys = rows.table[self.dataset.id_col]
+        if keep in ("hard", "easy"):
+            sign = 1.0 if keep == "easy" else -1.0
+            return ranks(keys, sign * homes["similarity"].astype(float))
+        return ranks(keys, keep_score(keep, by, self.stage.random_state, rows.table, keys))
+
+    def estimate_recall(
+        self, eps: float | None = None, sample_size: int = 1000, progress: bool | None = None
+    ) -> RecallEstimate:
+        """How many of the true pairs are found, by comparing a sample with everything.
+
+        Parameters
+        ----------
+        eps : float, optional
+            Default: that of the stage.
+        sample_size : int
+            Rows, chosen by a hash of their number.
+        progress : bool, optional
+            Default: on a terminal.
+        """
+        device = "cuda" if self.dataset.backend == "gpu" else "cpu"
+        seed = self.stage.random_state
+        return measure_recall(self.layout, self._eps(eps), sample_size, seed, device, progress)
+
+    def remove_vectors(self) -> None:
+        """Delete the stored embeddings; results that were extracted stay."""
+        for path in self.layout.folder.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path.name.startswith("pairs-"):
+                shutil.rmtree(path)
+
+
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps <= 1:
+        raise ConfigError(f"eps={eps!r} should be a cosine distance from 0 to 1.")

@@ -1,0 +1,110 @@
+"""Unit vectors and the products between them, in the precision that a device is fast at."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# bfloat16 has 8 significant bits: rounding both unit vectors moves a cosine by at most
+# 2 * 2^-8 + 2^-16, rounding a result below 1 by at most 2^-9 (Higham, "Accuracy and stability of
+# numerical algorithms", 2002, section 3.1).
+COARSE_MARGIN = 2.6 * 2**-8
+# Lengths between this and its inverse are what float32 squares can tell.
+_SMALL = 1e-15
+# Rows whose products with all centroids are held at once.
+_ROWS = 4096
+
+
+def unit(values: Any, device: str) -> tuple[torch.Tensor, np.ndarray]:
+    """The directions of those vectors that have one.
+
+    Parameters
+    ----------
+    values : numpy.ndarray or cupy.ndarray, shape (n, d)
+    device : {"cpu", "cuda"}
+
+    Returns
+    -------
+    vectors : torch.Tensor, shape (m, d), float32
+        Of length 1.
+    rows : numpy.ndarray of int64, shape (m,)
+        Which rows they are; rows that are all zero, or hold NaN or infinity, are left out.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        # Arrow's memory is read-only, of which torch warns; nothing writes to it.
+        warnings.simplefilter("ignore", UserWarning)
+        x = torch.as_tensor(values, device=device).float()
+    if not x.numel():
+        return x.reshape(0, x.shape[1]), torch.empty(0, dtype=torch.int64).numpy()
+    length = x.norm(dim=1)
+    plain = (length > _SMALL) & (length < 1 / _SMALL)
+    if plain.all():
+        return x / length[:, None], torch.arange(len(x)).numpy()
+    # The squares of these overflowed or vanished: divide by the largest value first.
+    peak = x.abs().amax(1)
+    rows = (torch.isfinite(peak) & (peak > 0)).nonzero().squeeze(1)
+    x = x[rows] / peak[rows, None]
+    return x / x.norm(dim=1, keepdim=True), rows.cpu().numpy()
+
+
+def coarse(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors in bfloat16 where the device multiplies it natively, else as they are."""
+    return vectors.bfloat16() if cluster.has_bfloat16(vectors.device.type) else vectors
+
+
+def nearest(
+    vectors: torch.Tensor, centroids: torch.Tensor, n: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `n` centroids of highest cosine similarity for each vector, the nearest first.
+
+    Parameters
+    ----------
+    vectors : torch.Tensor, shape (m, d), float32
+    centroids : torch.Tensor, shape (k, d), float32
+        Both of length 1.
+    n : int
+        At most k.
+
+    Returns
+    -------
+    index : torch.Tensor of int64, shape (m, n)
+    similarity : torch.Tensor of float32, shape (m, n)
+        To the accuracy of `coarse`.
+    """
+    import torch
+
+    fixed = coarse(centroids).T
+    parts = []
+    for start in range(0, len(vectors), _ROWS):
+        products = (coarse(vectors[start : start + _ROWS]) @ fixed).float()
+        parts.append(_top(products, n))
+    if not parts:
+        empty = torch.empty(0, n, device=vectors.device)
+        return empty.long(), empty
+    index, similarity = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return index, similarity
+
+
+def _top(products: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    if products.is_cuda:
+        similarity, index = products.topk(n, dim=1)
+        return index, similarity
+    # numpy's argmax is five times as fast as torch's on a CPU (measured), and `n` is small.
+    table = products.numpy()
+    found = []
+    for _ in range(n):
+        best = torch.from_numpy(table.argmax(axis=1))[:, None]
+        found.append((best, products.gather(1, best)))
+        products.scatter_(1, best, -torch.inf)
+    index, similarity = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
+    return index, similarity

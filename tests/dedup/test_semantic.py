@@ -1,0 +1,422 @@
+import logging
+import shutil
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from nemo_image_curate import TimmImageEmbedder, cluster, frames
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dedup import SemanticDedup, extraction
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.shards.pack import pack
+from tests.dedup.make_embeddings import brute_force, planted, write_embeddings
+from tests.dedup.photographs import flickr, recompressed
+from tests.make_data import digests
+from tests.shared import needs_shared
+
+NAMES = ["is_duplicate", "duplicate_of", "duplicate_of_shard", "duplicate_similarity", "cluster"]
+
+
+def found(dataset, *more):
+    """The columns as lists, in the order of the dataset."""
+    return frames.to_arrow(dataset.metadata[["key", *NAMES, *more]].compute()).to_pydict()
+
+
+def stands_for(dataset):
+    columns = found(dataset)
+    row_of = {key: row for row, key in enumerate(columns["key"])}
+    return {
+        row: None if other is None else row_of[other]
+        for row, other in enumerate(columns["duplicate_of"])
+    }
+
+
+@pytest.mark.parametrize("rule", ["greedy", "reference", "components"])
+@pytest.mark.parametrize("n_clusters", ["auto", 7])
+def test_equals_brute_force(tmp_path, backend, rule, n_clusters):
+    vectors = planted(400) * np.random.default_rng(0).uniform(0.1, 9, (400, 1)).astype(np.float32)
+    dataset = write_embeddings(tmp_path / "data", vectors, 90, backend)
+    stage = SemanticDedup(
+        0.05, n_clusters, keep="first", rule=rule, n_probe=7, work_dir=tmp_path / "work"
+    )
+    result = stage(dataset)
+    assert stands_for(result) == brute_force(vectors, range(400), 0.05, rule)
+    columns = found(result)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    for row, other in stands_for(result).items():
+        assert columns["is_duplicate"][row] == (other is not None)
+        similarity = columns["duplicate_similarity"][row]
+        if other is None:
+            assert similarity is None
+            assert columns["duplicate_of_shard"][row] is None
+        else:
+            assert similarity == pytest.approx(float(unit[row] @ unit[other]), abs=2e-6)
+            assert columns["duplicate_of_shard"][row] == f"{other // 90:05d}.tar"
+    assert set(columns["cluster"]) <= set(range(400 if n_clusters == "auto" else 7))
+
+
+@pytest.mark.parametrize("keep", ["first", "random", "best", "hard", "easy"])
+def test_keep_policies(tmp_path, backend, keep):
+    vectors = planted(300, copies=0.5)
+    scores = [None if row % 11 == 0 else float(row * 7919 % 13) for row in range(300)]
+    dataset = write_embeddings(tmp_path / "data", vectors, 70, backend, score=scores)
+    stage = SemanticDedup(
+        n_clusters=1, keep=keep, by="score" if keep == "best" else None, work_dir=tmp_path / "work"
+    )
+    told = stands_for(stage(dataset))
+    middle = vectors.mean(axis=0)
+    closeness = vectors @ (middle / np.linalg.norm(middle))
+    if keep == "best":
+        order = sorted(range(300), key=lambda row: (-(scores[row] or -1), row))
+        assert told == brute_force(vectors, order, 0.05, "greedy")
+    elif keep == "first":
+        assert told == brute_force(vectors, range(300), 0.05, "greedy")
+    elif keep == "random":
+        assert told != brute_force(vectors, range(300), 0.05, "greedy")
+        stage.random_state = 1
+        assert stands_for(stage(dataset)) != told
+    else:
+        # The centroid's products are in bfloat16, so only clear cases are told apart.
+        sign = 1 if keep == "hard" else -1
+        worse = [
+            sign * (closeness[row] - closeness[other])
+            for row, other in told.items()
+            if other is not None
+        ]
+        assert len(worse) > 100
+        assert min(worse) > -1e-6
+
+
+def test_rules_on_a_chain(tmp_path):
+    """The worked example of the module `rules`: A ~ B ~ C, A and C not near enough."""
+    angles = np.radians([0, 15, 30])
+    chain = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for order, expected in {
+        "ABC": {"greedy": "B", "reference": "BC", "components": "BC"},
+        "BAC": {"greedy": "AC", "reference": "AC", "components": "AC"},
+    }.items():
+        rows = ["ABC".index(name) for name in order]
+        dataset = write_embeddings(tmp_path / order, chain[rows], key=list(order))
+        for rule, gone in expected.items():
+            columns = found(SemanticDedup(0.05, keep="first", rule=rule)(dataset))
+            removed = [
+                key
+                for key, duplicate in zip(columns["key"], columns["is_duplicate"], strict=True)
+                if duplicate
+            ]
+            assert "".join(sorted(removed)) == gone, (order, rule)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(0, 40),
+    k=st.integers(1, 50),
+    rule=st.sampled_from(["greedy", "reference", "components"]),
+    limit=st.integers(1, 3),
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_data_any_rule(tmp_path, seed, n, k, rule, limit):
+    """Also with lists so short that the greedy rule has to look again."""
+    vectors = planted(n, dim=4, copies=0.7, centres=2, seed=seed) if n else np.empty((0, 4))
+    folder = tmp_path / f"{seed}-{n}-{k}-{rule}-{limit}"
+    shutil.rmtree(folder, ignore_errors=True)
+    dataset = write_embeddings(folder / "data", vectors, 7)
+    before, extraction._LIMIT = extraction._LIMIT, limit
+    try:
+        stage = SemanticDedup(
+            0.05, k, keep="first", rule=rule, n_probe=50, work_dir=folder / "work"
+        )
+        # All clusters, so that nothing is missed and brute force is the truth.
+        result = stage(dataset)
+    finally:
+        extraction._LIMIT = before
+    told = stands_for(result)
+    if k == 1:
+        assert told == brute_force(vectors, range(n), 0.05, rule)
+    if rule == "greedy":
+        kept = [row for row, other in told.items() if other is None]
+        assert all(told[other] is None for other in told.values() if other is not None)
+        assert n == 0 or kept
+
+
+def test_rows_that_cannot_be_compared(tmp_path, backend):
+    good = np.float32([0.6, 0.8])
+    vectors = [good, None, [0, 0], [np.nan, 1], good, None, [0, 0], [np.inf, 0]]
+    dataset = write_embeddings(tmp_path / "data", vectors, 3, backend)
+    columns = found(SemanticDedup()(dataset))
+    assert columns["is_duplicate"] == [False, None, None, None, True, None, None, None]
+    assert columns["cluster"] == [0, None, None, None, 0, None, None, None]
+    assert columns["duplicate_of"][4] == columns["key"][0]
+    assert sum(other is not None for other in columns["duplicate_of"]) == 1
+
+
+@pytest.mark.parametrize("rule", ["greedy", "reference", "components"])
+@pytest.mark.parametrize("vectors", [[], [[1, 0]], [None, None], [[0, 0]]])
+def test_hardly_any_rows(tmp_path, backend, vectors, rule):
+    dataset = write_embeddings(tmp_path / "data", vectors, 1, backend)
+    columns = found(SemanticDedup(rule=rule, n_clusters=5)(dataset))
+    assert not any(columns["is_duplicate"])
+    assert len(columns["key"]) == len(vectors)
+
+
+@pytest.mark.parametrize("rule", ["greedy", "reference", "components"])
+def test_thousands_of_copies(tmp_path, rule):
+    vectors = np.concatenate([np.tile(planted(1, copies=0), (5000, 1)), planted(50, copies=0)])
+    dataset = write_embeddings(tmp_path / "data", vectors, 1000)
+    told = stands_for(SemanticDedup(0.0, 20, keep="first", rule=rule)(dataset))
+    assert [told[row] for row in range(1, 5000)] == [0] * 4999
+    assert all(told[row] is None for row in (0, *range(5000, 5050)))
+
+
+def test_everything_is_a_duplicate_at_eps_1(tmp_path):
+    vectors = abs(planted(200))
+    dataset = write_embeddings(tmp_path / "data", vectors, 60)
+    told = stands_for(SemanticDedup(1.0, keep="first")(dataset))
+    assert [row for row, other in told.items() if other is None] == [0]
+
+
+def test_pairs_that_a_border_parts(tmp_path):
+    """What SemDeDup misses: with one cluster each, and with neighbours."""
+    vectors = planted(3000, dim=16, copies=0.4, centres=3, seed=2)
+    dataset = write_embeddings(tmp_path / "data", vectors, 1000)
+    truth = brute_force(vectors, range(3000), 0.05, "greedy")
+    duplicates = sum(other is not None for other in truth.values())
+    found_by = {}
+    for n_probe in (1, 4):
+        stage = SemanticDedup(0.05, 110, keep="first", n_probe=n_probe)
+        told = stands_for(stage(dataset))
+        found_by[n_probe] = sum(other is not None for other in told.values()) / duplicates
+    assert found_by[1] < 0.97
+    assert found_by[4] > 0.99
+
+
+def test_keys_in_any_script(tmp_path, backend):
+    keys = ["größer", "画像 🐈", "a/b c", "Ω\u0301", "'; --", "\u200b", "é", "e\u0301"]
+    vectors = np.tile(planted(4, copies=0), (2, 1))
+    dataset = write_embeddings(tmp_path / "data", vectors, 3, backend, key=keys)
+    columns = found(SemanticDedup(keep="random")(dataset))
+    pairs = {
+        frozenset([key, other])
+        for key, other in zip(columns["key"], columns["duplicate_of"], strict=True)
+        if other
+    }
+    assert pairs == {frozenset([keys[row], keys[row + 4]]) for row in range(4)}
+
+
+def test_ties_are_broken_by_key(tmp_path):
+    vectors = np.tile([1.0, 0.0], (5, 1))
+    dataset = write_embeddings(
+        tmp_path / "data", vectors, 2, key=["d", "b", "e", "a", "c"], score=[1, 1, 1, 1, 0]
+    )
+    columns = found(SemanticDedup(keep="best", by="score")(dataset))
+    assert columns["duplicate_of"] == ["a", "a", "a", None, "a"]
+
+
+def test_same_result_for_any_number_of_workers(tmp_path):
+    vectors = planted(3000, seed=5)
+    dataset = write_embeddings(tmp_path / "data", vectors, 400)
+    results = []
+    for workers in (1, 2, 4):
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
+            Client(local),
+        ):
+            stage = SemanticDedup(n_clusters=60, work_dir=tmp_path / f"work{workers}")
+            stage(dataset).save_metadata(tmp_path / f"out{workers}", progress=False)
+            results.append(digests(tmp_path / f"out{workers}"))
+    assert results[0] == results[1] == results[2]
+
+
+def test_one_clustering_serves_several_eps(tmp_path, monkeypatch):
+    vectors = planted(600)
+    dataset = write_embeddings(tmp_path / "data", vectors, 200)
+    work = tmp_path / "work"
+    clusters = SemanticDedup(0.1, 5, keep="first", n_probe=5, work_dir=work).cluster(dataset)
+    stored = digests(clusters.layout.folder)
+    counts = []
+    for eps in (0.001, 0.02, 0.1):
+        told = stands_for(clusters.extract(eps))
+        assert told == brute_force(vectors, range(600), eps, "greedy")
+        counts.append(sum(other is not None for other in told.values()))
+    assert counts == sorted(set(counts))
+    assert stored.items() <= digests(clusters.layout.folder).items()
+    with pytest.raises(ConfigError, match=r"eps=0.2 is more than the eps=0.1"):
+        clusters.extract(0.2)
+    by_rule = stands_for(clusters.extract(0.1, rule="components"))
+    assert by_rule == brute_force(vectors, range(600), 0.1, "components")
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    dataset = write_embeddings(tmp_path / "data", planted(900), 100)
+    whole = SemanticDedup(n_clusters=40, work_dir=tmp_path / "whole")(dataset)
+    expected = found(whole)
+    original = cluster.compute_all
+    computed: list[str] = []
+
+    def stopping(tasks, labels, what, *more, **options):
+        computed.extend([what] * len(tasks))
+        if what == stop:
+            original(tasks[: len(tasks) // 2], labels, what, *more, **options)
+            raise KeyboardInterrupt
+        return original(tasks, labels, what, *more, **options)
+
+    monkeypatch.setattr(cluster, "compute_all", stopping)
+    counts = {}
+    for stop in ("sample", "k-means", "assign", "compare", "nothing"):
+        computed.clear()
+        stage = SemanticDedup(n_clusters=40, work_dir=tmp_path / "work")
+        if stop == "nothing":
+            assert found(stage(dataset)) == expected
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                stage(dataset)
+        counts[stop] = {what: computed.count(what) for what in ("assign", "compare")}
+    assert counts["assign"]["assign"] == 9
+    # Parts that were stored, and pairs that were found, are not computed again.
+    assert counts["compare"]["assign"] == 5
+    assert counts["nothing"]["assign"] == 0
+    assert counts["nothing"]["compare"] < counts["compare"]["compare"]
+    computed.clear()
+    assert found(stage(dataset)) == expected
+    assert set(computed) == {"read"}
+
+
+def test_intermediate_files_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+    (tmp_path / "temp").mkdir()
+    dataset = write_embeddings(tmp_path / "data", planted(300), 100)
+    result = SemanticDedup(n_clusters=9)(dataset)
+    left = [path.name for path in (tmp_path / "temp").rglob("*") if path.is_file()]
+    assert all(
+        (name.startswith("part-") and name.endswith(".arrow")) or name == "_done"
+        for name in left
+        if not name.endswith(".lock")
+    )
+    saved = result.save_metadata(tmp_path / "out", progress=False)
+    shutil.rmtree(tmp_path / "temp")
+    assert sum(found(saved)["is_duplicate"]) > 50
+
+
+def test_filtered_and_repartitioned_frames(tmp_path, backend):
+    vectors = planted(300)
+    dataset = write_embeddings(tmp_path / "data", vectors, 60, backend, number=list(range(300)))
+    part = dataset.filter("number >= 100")
+    part.metadata = part.metadata.repartition(npartitions=2)
+    columns = found(SemanticDedup(keep="first")(part))
+    truth = brute_force(vectors[100:], range(200), 0.05, "greedy")
+    assert columns["is_duplicate"] == [truth[row] is not None for row in range(200)]
+
+
+def test_users_filter_and_export(tmp_path):
+    vectors = planted(200)
+    dataset = write_embeddings(tmp_path / "data", vectors, 60)
+    result = SemanticDedup()(dataset)
+    kept = result.filter("not is_duplicate")
+    told = stands_for(result)
+    assert len(kept) == sum(other is None for other in told.values())
+
+
+def test_in_place_and_again(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(200), 60)
+    work = tmp_path / "work"
+    saved = SemanticDedup(work_dir=work)(dataset).save_metadata(progress=False)
+    first = digests(tmp_path / "data")
+    again = SemanticDedup(work_dir=work)(saved)
+    assert found(again) == found(saved)
+    again.save_metadata(progress=False)
+    assert digests(tmp_path / "data") == first
+    assert saved.provenance["is_duplicate"]["eps"] == 0.05
+
+
+def test_prefix_keeps_columns_apart(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(200), 60)
+    both = SemanticDedup(0.05, prefix="wide_")(SemanticDedup(0.01, prefix="narrow_")(dataset))
+    table = frames.to_arrow(both.metadata.compute()).to_pydict()
+    narrow, wide = table["narrow_is_duplicate"], table["wide_is_duplicate"]
+    assert sum(narrow) < sum(wide)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"eps": -0.1}, r"eps=-0.1 should be"),
+        ({"eps": 1.5}, r"eps=1.5 should be"),
+        ({"keep": "worst"}, r"keep='worst' should be one of 'first'"),
+        ({"keep": "best"}, r"needs by=COLUMN"),
+        ({"by": "score"}, r"by='score' goes with keep='best'"),
+        ({"rule": "any"}, r"rule='any' should be one of 'greedy'"),
+        ({"n_clusters": 0}, r"n_clusters=0 should be a positive integer"),
+        ({"n_clusters": "many"}, r"n_clusters='many' should be"),
+        ({"n_probe": 0}, r"n_probe=0 should be"),
+        ({"work_dir": "s3://bucket/work"}, r"work_dir='s3://bucket/work' should be a folder"),
+        ({"keep": "best", "by": "caption"}, r"by='caption' should be a column of numbers"),
+    ],
+)
+def test_unusable_parameters(tmp_path, options, message):
+    dataset = write_embeddings(tmp_path / "data", planted(20), caption=["a b"] * 20)
+    with pytest.raises(ConfigError, match=message):
+        SemanticDedup(**options)(dataset)
+
+
+def test_missing_columns(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(20), aesthetic_score=[1.0] * 20)
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'image_embedding'"):
+        SemanticDedup(embedding_column="image_embeddings")(dataset)
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'aesthetic_score'"):
+        SemanticDedup(keep="best", by="aesthetic_scores")(dataset)
+
+
+def test_embeddings_of_different_lengths(tmp_path):
+    vectors = [[1, 0]] * 5 + [[1, 0, 0]] * 5
+    dataset = write_embeddings(tmp_path / "data", vectors, 5)
+    with pytest.raises(DatasetError, match=r"different lengths \(2 and 3\)"):
+        SemanticDedup()(dataset)
+
+
+def test_a_folder_that_workers_do_not_see(tmp_path, monkeypatch):
+    dataset = write_embeddings(tmp_path / "data", planted(20))
+    original = cluster.compute_all
+
+    def elsewhere(*arguments, **options):
+        for marker in (tmp_path / "work").rglob("driver"):
+            marker.unlink()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(cluster, "compute_all", elsewhere)
+    with pytest.raises(ConfigError, match="a file system that all workers share"):
+        SemanticDedup(work_dir=tmp_path / "work")(dataset)
+
+
+@needs_shared
+def test_real_photographs_and_their_copies(tmp_path, client):
+    """EfficientNet on real photographs: as brute force tells, embedded once, copies found."""
+    images = []
+    for number, path in enumerate(flickr(120)):
+        images.append((path, f"{number:04d}-a.jpg"))
+        if number % 3 == 0:
+            copy = tmp_path / f"{number}.jpg"
+            copy.write_bytes(recompressed(85)(Image.open(path)))
+            images.append((copy, f"{number:04d}-b.jpg"))
+    pack(images, tmp_path / "shards", samples_per_shard=60)
+    dataset = TimmImageEmbedder("offline")(
+        ImageTextPairDataset.from_webdataset(tmp_path / "shards", backend="cpu")
+    )
+    result = SemanticDedup(0.1, keep="first", work_dir=tmp_path / "work")(dataset)
+    assert "image_embedding" in result.source()[0].schema.names, "embedded and stored on the way"
+    table = frames.to_arrow(result.metadata.compute())
+    vectors = np.array(table["image_embedding"].to_pylist(), dtype=np.float32)
+    assert stands_for(result) == brute_force(vectors, range(160), 0.1, "greedy")
+    assert sum(table["is_duplicate"].to_pylist()) >= 36
+
+
+def test_progress_is_silent_when_told(tmp_path, caplog, capsys):
+    dataset = write_embeddings(tmp_path / "data", planted(20))
+    with caplog.at_level(logging.WARNING):
+        SemanticDedup()(dataset)
+    assert capsys.readouterr().err == ""
