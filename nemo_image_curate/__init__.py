@@ -11,17 +11,29 @@ if TYPE_CHECKING:
     from nemo_image_curate.classifiers import AestheticClassifier, ImageClassifier, NsfwClassifier
     from nemo_image_curate.cluster import get_client
     from nemo_image_curate.dataset import ImageTextPairDataset, inspect_dataset
+    from nemo_image_curate.dedup import (
+        ExactDedup,
+        PerceptualDedup,
+        PerceptualHash,
+        SemanticClusters,
+        SemanticDedup,
+    )
     from nemo_image_curate.embedders import ImageEmbedder, TimmImageEmbedder
     from nemo_image_curate.quality import ImageStatistics
 
 # Imported at first use (PEP 562), so that importing the package loads nothing heavy.
 _HOMES = {
     "AestheticClassifier": "classifiers",
+    "ExactDedup": "dedup",
     "ImageClassifier": "classifiers",
     "ImageEmbedder": "embedders",
     "ImageStatistics": "quality",
     "ImageTextPairDataset": "dataset",
     "NsfwClassifier": "classifiers",
+    "PerceptualDedup": "dedup",
+    "PerceptualHash": "dedup",
+    "SemanticClusters": "dedup",
+    "SemanticDedup": "dedup",
     "TimmImageEmbedder": "embedders",
     "get_client": "cluster",
     "inspect_dataset": "dataset",
@@ -29,11 +41,16 @@ _HOMES = {
 
 __all__ = [
     "AestheticClassifier",
+    "ExactDedup",
     "ImageClassifier",
     "ImageEmbedder",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NsfwClassifier",
+    "PerceptualDedup",
+    "PerceptualHash",
+    "SemanticClusters",
+    "SemanticDedup",
     "TimmImageEmbedder",
     "__version__",
     "get_client",

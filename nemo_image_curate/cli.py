@@ -109,14 +109,19 @@ def _report(record: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{name:<{width}}  {shown}")
 
 
-def _save(dataset: ImageTextPairDataset, output: str | None, as_json: bool) -> None:
+def _save(
+    dataset: ImageTextPairDataset,
+    output: str | None,
+    as_json: bool,
+    extra: dict[str, Any] | None = None,
+) -> None:
     """Compute and save a dataset's frame, then say what came of it."""
     import time
 
     started = time.perf_counter()
     saved = dataset.save_metadata(output)
     seconds = time.perf_counter() - started
-    record: dict[str, Any] = saved.summary()
+    record: dict[str, Any] = saved.summary() | (extra or {})
     record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}
     _report(record, as_json)
 
@@ -338,6 +343,119 @@ def score(
         for stage in stages:
             scored = stage(scored)
         _save(scored, output, as_json)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--method",
+    type=click.Choice(["exact", "perceptual", "semantic"]),
+    default="semantic",
+    show_default=True,
+    help="By the bytes, by a hash of what is seen, or by the embeddings.",
+)
+@click.option(
+    "--eps",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="semantic: duplicates have a cosine similarity of at least 1 - eps.",
+)
+@click.option(
+    "--radius", type=click.IntRange(min=0), help="perceptual: bits of 64 that may differ."
+)
+@click.option("--flips", is_flag=True, help="perceptual: mirrored images are duplicates, too.")
+@click.option(
+    "--keep",
+    type=click.Choice(["first", "random", "best", "hard", "easy"]),
+    help="Which duplicate stays. Default: best with --by, else hard (semantic) or first.",
+)
+@click.option("--by", metavar="COLUMN", help="The duplicate with the highest value stays.")
+@click.option(
+    "--rule",
+    type=click.Choice(["greedy", "reference", "components"]),
+    default="greedy",
+    show_default=True,
+    help="What goes when A is like B and B like C, but A is not like C.",
+)
+@click.option("--n-clusters", type=click.IntRange(min=1), help="semantic: default 2 sqrt(n).")
+@click.option(
+    "--n-probe",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="semantic: clusters that an embedding near their borders is compared in.",
+)
+@click.option("--embedding-column", default="image_embedding", show_default=True)
+@click.option(
+    "--recall-sample",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="semantic: rows to measure the recall on by brute force; 0 for none.",
+)
+@click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
+@_output
+@_json
+@_cluster_options
+def dedup(
+    dataset: str,
+    method: str,
+    eps: float,
+    radius: int | None,
+    flips: bool,
+    keep: str | None,
+    by: str | None,
+    rule: str,
+    n_clusters: int | None,
+    n_probe: int,
+    embedding_column: str,
+    recall_sample: int,
+    work_dir: str | None,
+    output: str | None,
+    as_json: bool,
+    backend: str,
+    workers: int | None,
+    scheduler: str | None,
+    scheduler_file: str | None,
+) -> None:
+    """Mark duplicates: columns is_duplicate, duplicate_of and duplicate_similarity.
+
+    Nothing is removed; do that with: filter DATASET --where "not is_duplicate" --output DIR
+    """
+    from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, SemanticDedup
+
+    keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
+    with _client(backend, workers, scheduler, scheduler_file):
+        opened = _open(dataset, backend)
+        if method == "semantic":
+            stage = SemanticDedup(
+                eps,
+                n_clusters or "auto",
+                keep,
+                by,
+                rule,
+                n_probe,
+                embedding_column,
+                work_dir=work_dir,
+            )
+            click.echo(f"{stage.estimate_cost(opened)}", err=True)
+            clusters = stage.cluster(opened)
+            marked = clusters.extract()
+            recall = clusters.estimate_recall(sample_size=recall_sample) if recall_sample else None
+            told = recall.record() if recall else {}
+            if work_dir is None:
+                clusters.remove_vectors()
+        else:
+            options: dict[str, Any] = {"keep": keep, "by": by, "work_dir": work_dir}
+            if method == "perceptual":
+                options |= {"flips": flips, "rule": rule}
+                options |= {} if radius is None else {"radius": radius}
+            marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
+            told = {}
+        found = marked.metadata["is_duplicate"].compute()
+        counts = {"duplicates": int(found.sum()), "not_compared": int(found.isna().sum())}
+        _save(marked, output, as_json, {**counts, **told})
 
 
 @main.command(name="filter")

@@ -227,8 +227,14 @@ def _each(tasks: Sequence[Any]) -> Any:
             yield position, None, error
 
 
+def parallelism() -> int:
+    """How many tasks run at once: the threads of all workers, or the cores without a client."""
+    client = current_client()
+    return sum(client.nthreads().values()) if client else _cores()
+
+
 def has_bfloat16(device: str) -> bool:
-    """Whether this process's device multiplies bfloat16 matrices natively, rather than by emulation."""
+    """Whether this process's device multiplies bfloat16 matrices natively, not by emulation."""
     import torch
 
     if device != "cpu":

@@ -1,4 +1,4 @@
-"""The whole job on real photographs, offline: pack, decode, embed, measure, filter, export.
+"""The whole job on real photographs, offline: pack, embed, measure, filter, deduplicate, export.
 
 The photographs are those that scikit-image and scikit-learn carry. Beside each stand variants
 whose truth is known, so that the result can be checked by eye: what should be rejected, and why.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, PerceptualHash, SemanticDedup
 from nemo_image_curate.embedders import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.quality import ImageStatistics
@@ -35,6 +36,14 @@ RULES = {
     "too small": "width < 64 or height < 64",
     "too dark": "brightness < 30",
     "blurred": "sharpness < 20",
+}
+
+# What is looked for among the rest, in this order: the same file, the same picture (also mirrored),
+# a picture of the same. The largest stays.
+DUPLICATES: dict[str, ExactDedup | PerceptualDedup | SemanticDedup] = {
+    "exact copy": ExactDedup(keep="best", by="width", prefix="exact_"),
+    "same picture": PerceptualDedup(flips=True, keep="best", by="width", prefix="perceptual_"),
+    "near-duplicate": SemanticDedup(eps=0.1, keep="best", by="width", prefix="semantic_"),
 }
 
 CAPTIONS = {
@@ -84,7 +93,9 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     started = time.perf_counter()
     planted = _pack_folder(folder, shards) if folder else _pack_photographs(shards)
     dataset = ImageTextPairDataset.from_webdataset(str(shards))
-    embedder = TimmImageEmbedder("offline", image_stages=[ImageStatistics()])
+    embedder = TimmImageEmbedder(
+        "offline", image_stages=[ImageStatistics(), PerceptualHash(flips=True)]
+    )
     embedding_started = time.perf_counter()
     scored = embedder(dataset).save_metadata(str(metadata))
     seconds = time.perf_counter() - embedding_started
@@ -94,13 +105,22 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
         broken = rows.image_error.notna() if rule == "image_error" else rows.eval(rule)
         rows.loc[rows.rejected.isna() & broken.fillna(False).astype(bool), "rejected"] = reason
     good = " and ".join(f"not ({rule})" for rule in RULES.values() if rule != "image_error")
-    kept = scored.replace(scored.metadata[scored.metadata.image_error.isna()]).filter(good)
-    done = kept.to_webdataset(str(curated), old_id_col="old_key")
+    marked = scored.replace(scored.metadata[scored.metadata.image_error.isna()]).filter(good)
+    for stage in DUPLICATES.values():
+        marked = stage(marked)
+    flags = {name: f"{stage.prefix}is_duplicate" for name, stage in DUPLICATES.items()}
+    found = frames.to_arrow(marked.metadata[["key", *flags.values()]].compute()).to_pandas()
+    unique = marked.metadata
+    for reason, flag in flags.items():
+        keys = found.loc[found[flag].fillna(False).astype(bool), "key"]
+        rows.loc[rows.rejected.isna() & rows.key.isin(keys), "rejected"] = reason
+        unique = unique[~unique[flag].fillna(False)]
+    done = marked.replace(unique).to_webdataset(str(curated), old_id_col="old_key")
     record = {
         "samples": len(rows),
         "rejected": {
             reason: int((rows.rejected == reason).sum())
-            for reason in RULES
+            for reason in (*RULES, *DUPLICATES)
             if (rows.rejected == reason).any()
         },
         "kept": done.samples,
@@ -135,12 +155,12 @@ def _clean(base: Path) -> list[Path]:
 
 
 def _table(record: dict[str, Any]) -> str:
-    lines = [f"{'samples in':<24}{record['samples']:>6}"]
+    lines = [f"{'samples in':<28}{record['samples']:>6}"]
     for reason, count in record["rejected"].items():
-        lines.append(f"{'  rejected: ' + reason:<24}{count:>6}")
-    lines.append(f"{'kept':<24}{record['kept']:>6}")
+        lines.append(f"{'  rejected: ' + reason:<28}{count:>6}")
+    lines.append(f"{'kept':<28}{record['kept']:>6}")
     rate = record["images_per_second"]
-    lines.append(f"{'images per second':<24}{rate:>6}  (with the start of the workers)")
+    lines.append(f"{'images per second':<28}{rate:>6}  (with the start of the workers)")
     if variants := record.get("variants"):
         lines += ["", "variant made for the demo   what became of it"]
         for name, outcome in variants.items():
@@ -221,6 +241,7 @@ def _blurred(image: Image) -> bytes:
 
 _CHANGES: dict[str, Callable[[Any], bytes]] = {
     "original": _jpeg,
+    "copied": _jpeg,
     "resized": lambda image: _jpeg(image.resize((image.width // 2, image.height // 2))),
     "recompressed": lambda image: _jpeg(image, quality=40),
     "cropped": _cropped,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,12 @@ from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup.kmeans import spherical_kmeans
 from nemo_image_curate.dedup.ranking import random_score
-from nemo_image_curate.dedup.vectors import nearest, unit
+from nemo_image_curate.dedup.vectors import multiply_rate, nearest, unit
 from nemo_image_curate.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
-
-logger = logging.getLogger(__name__)
 
 # Vectors in the sample for each centroid. FAISS warns below 39.
 _SAMPLE = 40
@@ -138,6 +135,47 @@ _LAYOUT = "layout.json"
 def choose_clusters(n: int) -> int:
     """How many clusters make the work least: assignment costs n k, comparison about n^2 / k."""
     return 1 if n <= _BRUTE else math.ceil(2 * math.sqrt(n))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a semantic deduplication is about to take, as far as it can be told before.
+
+    Attributes
+    ----------
+    rows, dim, n_clusters : int
+    multiply_adds : float
+        Of clustering and comparing, when clusters are of equal size.
+    disk_bytes : float
+        Of the intermediate files, at most.
+    seconds : float
+        At the rate that this process multiplies matrices now, with all workers; reading and
+        writing not included.
+    """
+
+    rows: int
+    dim: int
+    n_clusters: int
+    multiply_adds: float
+    disk_bytes: float
+    seconds: float
+
+    @classmethod
+    def of(cls, rows: int, dim: int, n_clusters: int, n_probe: int, device: str) -> Cost:
+        """The estimate, which measures the machine for some 50 ms."""
+        probe = min(n_probe, n_clusters)
+        compared = rows * rows * probe**2 / 2 / max(1, n_clusters)
+        sample = min(rows, max(_SAMPLE * n_clusters, _BLOCK_ROWS), _MAX_SAMPLE)
+        work = dim * (compared + rows * n_clusters + 5.0 * sample * n_clusters)
+        rate = multiply_rate(device) * cluster.parallelism()
+        return cls(rows, dim, n_clusters, work, 4.0 * rows * dim * probe, work / rate)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} embeddings of {self.dim} values in {self.n_clusters:,} clusters: about "
+            f"{self.multiply_adds / 1e12:.2f} T multiply-adds, {self.seconds:.0f} s here, and up "
+            f"to {self.disk_bytes / 1e9:.1f} GB on disk"
+        )
 
 
 def cluster_vectors(
@@ -300,6 +338,8 @@ def _assign(
     import torch
 
     vectors, rows = _vectors(frame, column, device)
+    # A partition of nulls does not tell how long its embeddings would be.
+    vectors = vectors.reshape(len(rows), layout.dim)
     centroids = torch.from_numpy(np.load(layout.folder / "centroids.npy")).to(device)
     index, similarity = nearest(vectors, centroids, min(n_probe, len(centroids)))
     member, place = _memberships(index, similarity, centroids, layout.eps)

@@ -208,7 +208,7 @@ def _file_name(keys: pa.Array, shards: pa.Array) -> str:
     """The name of the decisions about these very rows."""
     text = repr((keys.to_pylist(), shards.to_pylist()))
     # Not Parquet: in a dataset's folder it would be taken for a sidecar.
-    return f"rows-{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
+    return f"part-{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
 
 
 class _Join:

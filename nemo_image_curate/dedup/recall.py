@@ -13,8 +13,6 @@ from nemo_image_curate.dedup.neighbours import GRAIN
 if TYPE_CHECKING:
     import numpy as np
 
-# Of the normal distribution, for 95 %.
-_Z = 1.959964
 # Stored vectors compared with the sample at once.
 _ROWS = 8192
 
@@ -48,6 +46,19 @@ class RecallEstimate:
     interval: tuple[float, float]
     precision: float
     precision_interval: tuple[float, float]
+
+    def record(self) -> dict[str, str | int]:
+        """The figures as people read them."""
+        shares = {
+            "recall": (self.recall, self.interval),
+            "precision": (self.precision, self.precision_interval),
+        }
+        return {"recall_sample": self.sample, "pairs_in_sample": self.true_pairs} | {
+            name: f"{share:.4f} (95 %: {low:.4f} to {high:.4f})"
+            if share == share
+            else "no pairs in the sample"
+            for name, (share, (low, high)) in shares.items()
+        }
 
 
 def measure_recall(
@@ -134,17 +145,16 @@ def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:
         truths,
         found,
         found / truths if truths else math.nan,
-        wilson(found, truths),
+        _interval(found, truths),
         right / said if said else math.nan,
-        wilson(right, said),
+        _interval(right, said),
     )
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share, `hits` of `total`."""
+def _interval(hits: int, total: int) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
     if not total:
         return (0.0, 1.0)
-    share, width = hits / total, _Z * _Z / total
-    centre = (share + width / 2) / (1 + width)
-    spread = _Z / (1 + width) * math.sqrt(share * (1 - share) / total + width / (4 * total))
-    return (max(0.0, centre - spread), min(1.0, centre + spread))
+    interval = binomtest(hits, total).proportion_ci(method="wilson")
+    return (float(interval.low), float(interval.high))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate import storage
+from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import fingerprint
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.base import keep_score
-from nemo_image_curate.dedup.clustering import Layout, choose_clusters, cluster_vectors
+from nemo_image_curate.dedup.clustering import Cost, Layout, choose_clusters, cluster_vectors
 from nemo_image_curate.dedup.extraction import extract
 from nemo_image_curate.dedup.ranking import check_keep, ranks
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
@@ -144,6 +144,7 @@ class SemanticDedup:
             Default: on a terminal.
         """
         self.check()
+        frames.require_columns(dataset.metadata, *([self.by] if self.by else []))
         used = [dataset.id_col, self.embedding_column]
         folder = decisions.work_folder(
             dataset,
@@ -158,14 +159,12 @@ class SemanticDedup:
         if self.embedding_column not in dataset.source()[0].schema.names:
             dataset = dataset.save_metadata(str(folder / "embedded"), progress=progress)
         rows = decisions.gather(dataset, [], progress)
-        n = len(rows.table)
-        k = choose_clusters(n) if self.n_clusters == "auto" else min(int(self.n_clusters), n)
         with storage.exclusive(str(folder)):
             layout = cluster_vectors(
                 dataset,
                 self.embedding_column,
                 rows.counts,
-                max(1, k),
+                self._clusters_for(len(rows.table)),
                 self.n_probe,
                 self.eps,
                 self.random_state,
@@ -173,6 +172,26 @@ class SemanticDedup:
                 progress,
             )
         return SemanticClusters(self, dataset, layout)
+
+    def _clusters_for(self, n: int) -> int:
+        wanted = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
+        return max(1, min(wanted, n))
+
+    def estimate_cost(self, dataset: ImageTextPairDataset) -> Cost:
+        """What the work will take, before it is done; only rows are counted.
+
+        Raises
+        ------
+        ConfigError, ColumnNotFoundError
+            As the work itself would.
+        """
+        self.check()
+        frames.require_columns(dataset.metadata, self.embedding_column)
+        first = dataset.replace(dataset.metadata[[self.embedding_column]]).head(100)
+        dim = frames.embedding_array(first[self.embedding_column])[0].shape[1]
+        device = "cuda" if dataset.backend == "gpu" else "cpu"
+        n = len(dataset)
+        return Cost.of(n, dim, self._clusters_for(n), self.n_probe, device)
 
     def check(self) -> None:
         """Refuse unusable parameters.

@@ -60,6 +60,27 @@ def coarse(vectors: torch.Tensor) -> torch.Tensor:
     return vectors.bfloat16() if cluster.has_bfloat16(vectors.device.type) else vectors
 
 
+def multiply_rate(device: str) -> float:
+    """Multiply-adds per second of one thread of a CPU, or of a GPU, for matrices as we use them."""
+    import time
+
+    import torch
+
+    matrix = coarse(torch.ones(1024, 1024, device=device))
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        (matrix @ matrix).sum().item()
+        began = time.perf_counter()
+        for _ in range(4):
+            product = matrix @ matrix
+        product[0, 0].item()
+        return 4 * 1024**3 / (time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def nearest(
     vectors: torch.Tensor, centroids: torch.Tensor, n: int
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from PIL import Image
+
 from nemo_image_curate import ImageTextPairDataset
+from tests.dedup.photographs import flickr, flipped, scaled
 from tests.make_data import make_dataset
 from tests.make_embedders import embeddings
+from tests.shared import needs_shared
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
 
@@ -29,3 +33,25 @@ def test_an_embedder_of_ones_own(tmp_path):
     assert len(before) == 2
     subprocess.run(command, check=True, capture_output=True)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@needs_shared
+def test_duplicates_side_by_side(tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for path in flickr(12):
+        (photographs / path.name).write_bytes(path.read_bytes())
+    first = Image.open(flickr(1)[0])
+    (photographs / "smaller.jpg").write_bytes(scaled(0.7, 80)(first))
+    (photographs / "mirrored.jpg").write_bytes(flipped(first))
+    (photographs / "broken.jpg").write_bytes(b"no picture")
+    script = TUTORIALS / "deduplicate_photographs.py"
+    command = [sys.executable, script, photographs, tmp_path / "out"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    page = (tmp_path / "out" / "groups.html").read_text()
+    group = page.split("<h3>")[1]
+    assert group.count("<img") == 3
+    for name in (flickr(1)[0].name, "smaller.jpg", "mirrored.jpg"):
+        assert name in group
+    clean = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "clean")
+    assert set(clean.metadata["file"].compute()) == {path.name for path in flickr(12)}
