@@ -1,4 +1,4 @@
-"""The job that `test_kill` kills: embed, save, export; it notes every shard it computes.
+"""The job that `test_kill` kills: embed, save, deduplicate, export; it notes what it embeds.
 
 python -m tests.kill_job ROOT OUTPUT LOG RUN WORKERS
 """
@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from nemo_image_curate import ImageEmbedder, ImageTextPairDataset, get_client
+from nemo_image_curate import ImageEmbedder, ImageTextPairDataset, SemanticDedup, get_client
 from nemo_image_curate.decode import Preprocessing
 
 
@@ -41,7 +41,9 @@ class NotedEmbedder(ImageEmbedder):
 def job(root: str, output: str, log: str, run: str) -> None:
     dataset = ImageTextPairDataset.from_webdataset(root, backend="cpu")
     saved = NotedEmbedder(log, run)(dataset).save_metadata(f"{output}/metadata", progress=False)
-    kept = saved.filter("image_error.isna() and score > 2")
+    dedup = SemanticDedup(0.001, n_clusters=4, keep="first", work_dir=f"{output}-work")
+    marked = dedup(saved).save_metadata(f"{output}/deduplicated", progress=False)
+    kept = marked.filter("score > 2 and not is_duplicate")
     kept.to_webdataset(f"{output}/curated", samples_per_shard=7, progress=False)
 
 

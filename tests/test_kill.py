@@ -42,7 +42,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 def _finished(output: Path) -> dict[str, int]:
     """Files under their final names, by inode: one that is written again gets another."""
-    wanted = [*output.glob("metadata/*.parquet"), *output.glob("curated/*.parquet")]
+    wanted = output.glob("*/*.parquet")
     return {str(path.relative_to(output)): path.stat().st_ino for path in wanted}
 
 

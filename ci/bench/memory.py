@@ -11,12 +11,18 @@ import sys
 from pathlib import Path
 
 from data import photographs, write_shards
+from distributed import Client
 
 from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
 
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_of_all(client: Client) -> float:
+    """Peak resident memory in MB of this process and its workers, added up."""
+    return (_peak() + sum(client.run(_peak).values())) / 1024
 
 
 def measure(what: str, shards: str, output: str) -> float:
@@ -27,7 +33,7 @@ def measure(what: str, shards: str, output: str) -> float:
             TimmImageEmbedder("offline")(dataset).save_metadata(output, progress=False)
         else:
             dataset.to_webdataset(output, samples_per_shard=64, progress=False)
-        return (_peak() + sum(client.run(_peak).values())) / 1024
+        return peak_of_all(client)
 
 
 def run(scratch: Path, rounds: int) -> list[dict]:
