@@ -382,7 +382,7 @@ def score(
 @click.option(
     "--n-probe",
     type=click.IntRange(min=1),
-    default=3,
+    default=4,
     show_default=True,
     help="semantic: clusters that an embedding near their borders is compared in.",
 )

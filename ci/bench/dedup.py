@@ -25,6 +25,7 @@ from memory import peak_of_all
 from nemo_image_curate import ImageTextPairDataset, SemanticDedup, frames, get_client
 
 DIM, EPS, PER_SHARD = 512, 0.05, 10_000
+KW = eval(__import__("os").environ.get("KW", "{}"))
 SMALL, LARGE = 100_000, 1_000_000
 SPECTRUM = (np.arange(1, DIM + 1) ** -0.5).astype(np.float32)
 
@@ -66,7 +67,7 @@ def ours(shards: Path, work: Path) -> tuple[float, SemanticDedup, ImageTextPairD
     """Seconds of the stage, with workers that have started; intermediate files are left."""
     shutil.rmtree(work, ignore_errors=True)
     dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
-    stage = SemanticDedup(EPS, work_dir=work)
+    stage = SemanticDedup(EPS, work_dir=work, **KW)
     began = time.perf_counter()
     stage(dataset)
     return time.perf_counter() - began, stage, dataset
@@ -95,7 +96,7 @@ def semdedup(x: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
     k = round(len(x) ** 0.5)
     pairs = set()
     began = time.perf_counter()
-    kmeans = faiss.Kmeans(DIM, k, niter=100, spherical=True, seed=0, max_points_per_centroid=2**31)
+    kmeans = faiss.Kmeans(DIM, k, niter=100, spherical=True, seed=0, max_points_per_centroid=2**30)
     kmeans.train(x)
     home = kmeans.index.search(x, 1)[1][:, 0]
     order = np.argsort(home, kind="stable")

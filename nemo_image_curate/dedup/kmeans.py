@@ -12,8 +12,8 @@ from nemo_image_curate.dedup.vectors import nearest
 if TYPE_CHECKING:
     import numpy as np
 
-# Lloyd's steps: more of them move the recall of near-duplicates by less than 0.1 % (measured).
-_STEPS = 10
+# Lloyd's steps: with 10 near-duplicates are not found more often (measured).
+_STEPS = 5
 # Stop early when the mean similarity to the nearest centroid rises by less than this.
 _TOLERANCE = 1e-3
 

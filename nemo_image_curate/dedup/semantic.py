@@ -49,7 +49,7 @@ class SemanticDedup:
     rule : {"greedy", "reference", "components"}
         What is removed; see `nemo_image_curate.dedup.rules`. With ``greedy`` no two kept rows are
         duplicates of each other, and every removed one has a kept duplicate.
-    n_probe : int, default 3
+    n_probe : int, default 4
         To how many clusters an embedding may belong. More find more pairs, and cost more.
     embedding_column : str, default "image_embedding"
     random_state : int, default 0
@@ -95,7 +95,7 @@ class SemanticDedup:
         keep: str = "hard",
         by: str | None = None,
         rule: str = "greedy",
-        n_probe: int = 3,
+        n_probe: int = 4,
         embedding_column: str = "image_embedding",
         random_state: int = 0,
         prefix: str = "",
