@@ -137,7 +137,7 @@ def decode() -> None:
         num_threads=8,
         batch_size=256,
         max_pixels=DEFAULT_MAX_PIXELS,
-        thumbnail_size=None,
+        thumbnail_sizes=(),
     )
     images = photographs(256, 512)
     record("DALI decode, 512 px JPEG", _rate(lambda: decoder.decode(images), 256), "images/s")
@@ -169,7 +169,7 @@ def fidelity() -> None:
         num_threads=8,
         batch_size=128,
         max_pixels=DEFAULT_MAX_PIXELS,
-        thumbnail_size=None,
+        thumbnail_sizes=(),
     )
     run = embedder.load_embedding_model("cuda")
     with torch.inference_mode():

@@ -35,13 +35,13 @@ __all__ = [
 
 
 def image_decoder(
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     device: torch.device | str,
     *,
     num_threads: int = 4,
     batch_size: int = 256,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    thumbnail_size: int | None = None,
+    thumbnail_sizes: tuple[int, ...] = (),
 ) -> CpuDecoder | DaliDecoder:
     """The decoder for a device: `DaliDecoder` on a GPU, `CpuDecoder` on a CPU.
 
@@ -52,7 +52,8 @@ def image_decoder(
 
     Parameters
     ----------
-    preprocessing : Preprocessing
+    preprocessing : Preprocessing or None
+        What a model's pixels should look like; None when only thumbnails are wanted.
     device : torch.device or str
         ``cpu``, ``cuda`` or such as ``cuda:1``.
     num_threads : int
@@ -61,12 +62,12 @@ def image_decoder(
         Images per run of DALI's pipeline.
     max_pixels : int
         Larger images are not decoded; they get ``too large``.
-    thumbnail_size : int, optional
-        Side of the whole-image thumbnails, if any are wanted.
+    thumbnail_sizes : tuple of int, default ()
+        Sides of the whole-image thumbnails that are wanted.
     """
     kind, _, index = str(device).partition(":")
     if kind == "cpu":
-        return CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_size)
+        return CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
     if kind == "cuda":
         return DaliDecoder(
             preprocessing,
@@ -75,6 +76,6 @@ def image_decoder(
             batch_size=batch_size,
             num_threads=num_threads,
             max_pixels=max_pixels,
-            thumbnail_size=thumbnail_size,
+            thumbnail_sizes=thumbnail_sizes,
         )
     raise ConfigError(f"device={str(device)!r} should be 'cpu' or 'cuda'.")

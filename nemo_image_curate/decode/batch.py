@@ -20,10 +20,10 @@ class DecodedBatch:
 
     Attributes
     ----------
-    pixels : torch.Tensor, shape (m, 3, S, S), float32
-        Normalised, on the decoder's device.
-    kept : list of int
-        For each row of `pixels`, which of the given images it is; rising.
+    pixels : torch.Tensor or None, shape (m, 3, S, S), float32
+        Normalised, on the decoder's device; None where no model wants any.
+    kept : list of int, length m
+        Which of the given images were decoded; rising.
     errors : list of str or None, length n
         None for an image that was decoded, else ``missing``, ``too large: ...`` or
         ``decode: ...``.
@@ -31,25 +31,26 @@ class DecodedBatch:
         As encoded; None where there is no readable header.
     formats : list of str or None, length n
         What the bytes are, such as ``jpeg``.
-    thumbnails : torch.Tensor or None, shape (m, 3, T, T), uint8
-        The whole image squashed to a square, for statistics and perceptual hashes.
+    thumbnails : dict of int to torch.Tensor, shape (m, 3, T, T), uint8
+        For each side T that was asked for the whole image squashed to a square, for statistics
+        and perceptual hashes.
     """
 
-    pixels: torch.Tensor
+    pixels: torch.Tensor | None
     kept: list[int]
     errors: list[str | None]
     widths: list[int | None]
     heights: list[int | None]
     formats: list[str | None]
-    thumbnails: torch.Tensor | None
+    thumbnails: dict[int, torch.Tensor]
 
     @classmethod
     def of(
         cls,
-        pixels: torch.Tensor,
+        pixels: torch.Tensor | None,
         errors: list[str | None],
         headers: Sequence[ImageHeader | None],
-        thumbnails: torch.Tensor | None,
+        thumbnails: dict[int, torch.Tensor],
     ) -> DecodedBatch:
         """A batch from the rows that were decoded and what is known of every image."""
         return cls(
@@ -64,9 +65,9 @@ class DecodedBatch:
 
     def to(self, device: torch.device) -> DecodedBatch:
         """The same batch with its tensors on a device."""
-        self.pixels = self.pixels.to(device)
-        if self.thumbnails is not None:
-            self.thumbnails = self.thumbnails.to(device)
+        if self.pixels is not None:
+            self.pixels = self.pixels.to(device)
+        self.thumbnails = {side: one.to(device) for side, one in self.thumbnails.items()}
         return self
 
     @classmethod
@@ -90,7 +91,7 @@ class DecodedBatch:
             widths=[None] * n,
             heights=[None] * n,
             formats=[None] * n,
-            thumbnails=None,
+            thumbnails={},
         )
         rows: list[int] = []
         for positions, part in parts:
@@ -102,8 +103,8 @@ class DecodedBatch:
                 merged.formats[position] = part.formats[number]
         order = sorted(range(len(rows)), key=rows.__getitem__)
         merged.kept = [rows[row] for row in order]
-        merged.pixels = torch.cat([part.pixels for _, part in parts])[order]
-        thumbnails = [part.thumbnails for _, part in parts if part.thumbnails is not None]
-        if thumbnails:
-            merged.thumbnails = torch.cat(thumbnails)[order]
+        pixels = [part.pixels for _, part in parts if part.pixels is not None]
+        merged.pixels = torch.cat(pixels)[order] if pixels else None
+        for side in parts[0][1].thumbnails:
+            merged.thumbnails[side] = torch.cat([part.thumbnails[side] for _, part in parts])[order]
         return merged

@@ -33,13 +33,14 @@ class CpuDecoder:
 
     Parameters
     ----------
-    preprocessing : Preprocessing
+    preprocessing : Preprocessing or None
+        What a model's pixels should look like; None when only thumbnails are wanted.
     num_threads : int
         Images decoded at once.
     max_pixels : int
         Larger images are not decoded; they get ``too large``.
-    thumbnail_size : int, optional
-        Side of the whole-image thumbnails, if any are wanted.
+    thumbnail_sizes : tuple of int, default ()
+        Sides of the whole-image thumbnails that are wanted.
 
     Notes
     -----
@@ -50,20 +51,20 @@ class CpuDecoder:
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         num_threads: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        thumbnail_size: int | None = None,
+        thumbnail_sizes: tuple[int, ...] = (),
     ):
         self.preprocessing = preprocessing
         self.num_threads = num_threads
         self.max_pixels = max_pixels
-        self.thumbnail_size = thumbnail_size
+        self.thumbnail_sizes = thumbnail_sizes
         self._pool: ThreadPoolExecutor | None = None
         self._fast = _FastPath()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.preprocessing, self.num_threads, self.max_pixels, self.thumbnail_size)
+        arguments = (self.preprocessing, self.num_threads, self.max_pixels, self.thumbnail_sizes)
         return type(self), arguments
 
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
@@ -74,11 +75,9 @@ class CpuDecoder:
         data : sequence of bytes, memoryview or None
             Encoded images; None where there is none.
         """
-        import torch
-
-        n, size, side = len(data), self.preprocessing.size, self.thumbnail_size
-        crops = torch.empty((n, 3, size, size), dtype=torch.uint8)
-        thumbnails = None if side is None else torch.empty((n, 3, side, side), dtype=torch.uint8)
+        n, wanted = len(data), self.preprocessing
+        crops = _squares(n, wanted.size if wanted else 0)
+        thumbnails = {side: _squares(n, side) for side in self.thumbnail_sizes}
         headers: list[ImageHeader | None] = [None] * n
 
         def one(number: int) -> str | None:
@@ -87,7 +86,7 @@ class CpuDecoder:
                 return MISSING
             try:
                 header = headers[number] = read_header(encoded)
-                resized = self.preprocessing.resized(header.height, header.width)
+                resized = wanted.resized(header.height, header.width) if wanted else None
             except ImageError as error:
                 return f"decode: {error}"
             try:
@@ -98,9 +97,10 @@ class CpuDecoder:
                 picture = self._rgb(encoded, header)
             except ImageError as error:
                 return f"decode: {error}"
-            self._crop_into(crops[number], picture, resized)
-            if thumbnails is not None:
-                thumbnails[number] = _resize(picture, thumbnails.shape[2:], "bilinear")
+            if wanted and resized:
+                _crop_into(crops[number], picture, resized, wanted)
+            for side, squashed in thumbnails.items():
+                squashed[number] = _resize(picture, (side, side), "bilinear")
             return None
 
         if self.num_threads > 1 and self._pool is None:
@@ -109,8 +109,9 @@ class CpuDecoder:
         kept = [number for number, error in enumerate(errors) if error is None]
         if len(kept) < n:
             crops = crops[kept]
-            thumbnails = None if thumbnails is None else thumbnails[kept]
-        return DecodedBatch.of(self._normalised(crops), errors, headers, thumbnails)
+            thumbnails = {side: squashed[kept] for side, squashed in thumbnails.items()}
+        pixels = _normalised(crops, wanted) if wanted else None
+        return DecodedBatch.of(pixels, errors, headers, thumbnails)
 
     def _rgb(self, encoded: bytes | memoryview, header: ImageHeader) -> np.ndarray:
         if same_as_pillow(header):
@@ -119,20 +120,29 @@ class CpuDecoder:
                 return picture
         return decode_rgb(encoded, self.max_pixels)
 
-    def _crop_into(self, out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int]) -> None:
-        size = self.preprocessing.size
-        top, left = self.preprocessing.crop_offset(*resized)
-        whole = _resize(picture, resized, self.preprocessing.interpolation)
-        out.copy_(whole[:, top : top + size, left : left + size])
 
-    def _normalised(self, crops: torch.Tensor) -> torch.Tensor:
-        import torch
+def _squares(n: int, side: int) -> torch.Tensor:
+    import torch
 
-        mean, std = (
-            255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        return crops.to(torch.float32).sub_(mean).div_(std)
+    return torch.empty((n, 3, side, side), dtype=torch.uint8)
+
+
+def _crop_into(
+    out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int], wanted: Preprocessing
+) -> None:
+    top, left = wanted.crop_offset(*resized)
+    whole = _resize(picture, resized, wanted.interpolation)
+    out.copy_(whole[:, top : top + wanted.size, left : left + wanted.size])
+
+
+def _normalised(crops: torch.Tensor, wanted: Preprocessing) -> torch.Tensor:
+    import torch
+
+    mean, std = (
+        255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+        for values in (wanted.mean, wanted.std)
+    )
+    return crops.to(torch.float32).sub_(mean).div_(std)
 
 
 def _resize(picture: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:

@@ -54,13 +54,13 @@ class DaliDecoder:
 
     def __init__(
         self,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         device: Literal["gpu", "cpu"] = "gpu",
         device_id: int | None = None,
         batch_size: int = 256,
         num_threads: int = 4,
         max_pixels: int = DEFAULT_MAX_PIXELS,
-        thumbnail_size: int | None = None,
+        thumbnail_sizes: tuple[int, ...] = (),
     ):
         if device not in ("gpu", "cpu"):
             raise ConfigError(f"device={device!r} should be 'gpu' or 'cpu'.")
@@ -70,14 +70,14 @@ class DaliDecoder:
         self.batch_size = batch_size
         self.num_threads = num_threads
         self.max_pixels = max_pixels
-        self.thumbnail_size = thumbnail_size
+        self.thumbnail_sizes = thumbnail_sizes
         self._pipeline: Any = None
-        self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_size)
+        self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (
             *(self.preprocessing, self.device, self.device_id, self.batch_size),
-            *(self.num_threads, self.max_pixels, self.thumbnail_size),
+            *(self.num_threads, self.max_pixels, self.thumbnail_sizes),
         )
 
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
@@ -96,7 +96,8 @@ class DaliDecoder:
             return None
         try:
             header = read_header(encoded)
-            resized = self.preprocessing.resized(header.height, header.width)
+            wanted = self.preprocessing
+            resized = wanted.resized(header.height, header.width) if wanted else None
             check_pixels(header, self.max_pixels, resized)
         except ImageError:
             return None
@@ -125,16 +126,15 @@ class DaliDecoder:
         import numpy as np
 
         known = [header for number in chunk if (header := headers[number]) is not None]
-        sizes = [self.preprocessing.resized(header.height, header.width) for header in known]
-        starts = [self.preprocessing.crop_offset(*size) for size in sizes]
         if self._pipeline is None:
             self._pipeline = self._built()
         pipeline = self._pipeline
-        feeds = {
-            "encoded": [np.frombuffer(data[number] or b"", np.uint8) for number in chunk],
-            "size": [np.array(size, np.float32) for size in sizes],
-            "start": [np.array(start, np.int32) for start in starts],
-        }
+        feeds = {"encoded": [np.frombuffer(data[number] or b"", np.uint8) for number in chunk]}
+        if wanted := self.preprocessing:
+            sizes = [wanted.resized(header.height, header.width) for header in known]
+            starts = [wanted.crop_offset(*size) for size in sizes]
+            feeds["size"] = [np.array(size, np.float32) for size in sizes]
+            feeds["start"] = [np.array(start, np.int32) for start in starts]
         for name, values in feeds.items():
             pipeline.feed_input(name, values)
         try:
@@ -147,8 +147,12 @@ class DaliDecoder:
             if len(decoded.kept) == len(chunk):
                 _log.warning("DALI failed on %d images that can be decoded: %s", len(chunk), error)
             return decoded.to(self._torch_device())
-        thumbnails = tensors[1].permute(0, 3, 1, 2).contiguous() if len(tensors) > 1 else None
-        return DecodedBatch.of(tensors[0], [None] * len(chunk), known, thumbnails)
+        pixels = tensors.pop(0) if wanted else None
+        thumbnails = {
+            side: tensor.permute(0, 3, 1, 2).contiguous()
+            for side, tensor in zip(self.thumbnail_sizes, tensors, strict=True)
+        }
+        return DecodedBatch.of(pixels, [None] * len(chunk), known, thumbnails)
 
     def _built(self) -> Any:
         try:
@@ -163,13 +167,11 @@ class DaliDecoder:
         device_id = self._torch_device().index if on_gpu else None
         # `decode` waits for its result: a second batch in the queue would only hold memory.
         pipeline = Pipeline(self.batch_size, self.num_threads, device_id, prefetch_queue_depth=1)
-        cubic = wanted.interpolation == "bicubic"
         # A region of interest that ends on whole pixels, as Pillow's does.
         exact: dict[str, Any] = {"antialias": True, "subpixel_scale": False}
+        outputs = []
         with pipeline:
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
-            start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
             images = fn.decoders.image(
                 encoded,
                 device="mixed" if on_gpu else "cpu",
@@ -178,21 +180,25 @@ class DaliDecoder:
                 # As libjpeg-turbo, hence Pillow, enlarges the colour planes.
                 jpeg_fancy_upsampling=True,
             )
-            kind = types.INTERP_CUBIC if cubic else types.INTERP_LINEAR
-            resized = fn.resize(images, size=size, interp_type=kind, **exact)
-            square = (wanted.size, wanted.size)
-            outputs = [
-                fn.crop_mirror_normalize(
-                    fn.slice(resized, start=start, shape=square, axes=(0, 1)),
-                    dtype=types.FLOAT,
-                    output_layout="CHW",
-                    mean=[255 * value for value in wanted.mean],
-                    std=[255 * value for value in wanted.std],
+            if wanted:
+                size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
+                start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
+                cubic = wanted.interpolation == "bicubic"
+                kind = types.INTERP_CUBIC if cubic else types.INTERP_LINEAR
+                resized = fn.resize(images, size=size, interp_type=kind, **exact)
+                square = (wanted.size, wanted.size)
+                outputs.append(
+                    fn.crop_mirror_normalize(
+                        fn.slice(resized, start=start, shape=square, axes=(0, 1)),
+                        dtype=types.FLOAT,
+                        output_layout="CHW",
+                        mean=[255 * value for value in wanted.mean],
+                        std=[255 * value for value in wanted.std],
+                    )
                 )
-            ]
-            if self.thumbnail_size is not None:
-                exact |= {"size": [self.thumbnail_size] * 2, "interp_type": types.INTERP_LINEAR}
-                outputs.append(fn.resize(images, **exact))
+            for side in self.thumbnail_sizes:
+                whole = {"size": [side] * 2, "interp_type": types.INTERP_LINEAR}
+                outputs.append(fn.resize(images, **whole, **exact))
             pipeline.set_outputs(*outputs)
         pipeline.build()
         return pipeline

@@ -67,8 +67,8 @@ class ImagePass:
     Parameters
     ----------
     consumers : tuple of PixelConsumer
-    preprocessing : Preprocessing
-        What the model that wants ``pixels`` was trained with.
+    preprocessing : Preprocessing or None
+        What the model that wants ``pixels`` was trained with; None without such a model.
     batch_size : int
         Images per forward pass on a GPU; on a CPU at most 32 are taken together.
     num_threads : int
@@ -84,7 +84,7 @@ class ImagePass:
     """
 
     consumers: tuple[Any, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     batch_size: int = 256
     num_threads: int = 4
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -101,7 +101,7 @@ class ImagePass:
                 raise ConfigError(f"{name}={getattr(self, name)} should be a positive integer.")
         if self.on_error not in ("null", "raise"):
             raise ConfigError(f"on_error={self.on_error!r} should be 'null' or 'raise'.")
-        if self.load_shard is not None and self.thumbnail_size() is not None:
+        if self.load_shard is not None and self.thumbnail_sizes():
             raise ConfigError("load_dataset_shard gives pixels only; statistics need our decoding.")
         names = [name for consumer in self.consumers for name in consumer.columns()]
         for name in names:
@@ -117,12 +117,9 @@ class ImagePass:
             made |= consumer.columns()
         return made
 
-    def thumbnail_size(self) -> int | None:
-        """The thumbnail size that the consumers agree on."""
-        sizes = {one.thumbnail_size for one in self.consumers} - {None}
-        if len(sizes) > 1:
-            raise ConfigError(f"the stages of one pass need thumbnails of one size, not {sizes}.")
-        return sizes.pop() if sizes else None
+    def thumbnail_sizes(self) -> tuple[int, ...]:
+        """The sides of the thumbnails that consumers need."""
+        return tuple(sorted({one.thumbnail_size for one in self.consumers} - {None}))
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the pass's columns, computed when they are needed."""
@@ -197,7 +194,7 @@ class _Partition:
             # A worker's cores are shared with its forward pass; more threads than cores only
             # get in its way.
             size, threads = min(size, _CPU_BATCH), min(threads, torch.get_num_threads())
-        thumbnails = work.thumbnail_size()
+        thumbnails = work.thumbnail_sizes()
         decoder = cluster.kept(
             _token(device, work.preprocessing, size, threads, work.max_pixels, thumbnails, owner),
             lambda: image_decoder(
@@ -206,7 +203,7 @@ class _Partition:
                 num_threads=threads,
                 batch_size=size,
                 max_pixels=work.max_pixels,
-                thumbnail_size=thumbnails,
+                thumbnail_sizes=thumbnails,
             ),
         )
         rows: list[int] = []
@@ -303,7 +300,7 @@ def _column(
 def _all_good(pixels: Any) -> DecodedBatch:
     """A batch whose pixels came from elsewhere, where nothing is known of the files."""
     n = len(pixels)
-    return DecodedBatch.of(pixels, [None] * n, [None] * n, None)
+    return DecodedBatch.of(pixels, [None] * n, [None] * n, {})
 
 
 def _plain(values: Any) -> list[Any]:

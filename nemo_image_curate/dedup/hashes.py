@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.image_pass import ImagePass
-from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -21,15 +20,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
 
-# The side of the thumbnails, which `ImageStatistics` takes too, and of what the DCT is of.
-_SIDE = 256
+# The side of the thumbnails, and of what the DCT is of.
+_SIDE = 64
 _CELLS = 32
+_PIXELS = _SIDE // _CELLS
 # Luma weights of ITU-R BT.601 in thousandths, as JPEG uses them.
 _LUMA = (299, 587, 114)
-# A cell is the sum of its 8 x 8 pixels' luma, so a level of luma is 64.
-_LEVEL = 64
+# A cell is the sum of its 2 x 2 pixels' luma, so a level of luma is 4.
+_LEVEL = _PIXELS**2
 # The DCT's cosines are rounded to multiples of 2**-14. So no sum exceeds 2**52: cells are below
-# 2**14, and the 32 cosines of a row, twice, below 2**19.
+# 2**10, and the 32 cosines of a row, twice, below 2**19.
 _COSINE_UNIT = 2.0**14
 # Levels of 255. Photographs reach 12 and more (Flickr8k, 1,500); with their contrast lowered to
 # about 2.5 a JPEG quality of 75 changes more than 6 bits of pHash in 3 % of them, at 1.5 in 12 %.
@@ -112,18 +112,9 @@ class PerceptualHash:
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, computed when they are needed."""
-        # No model wants pixels here; the smallest will do.
-        small = Preprocessing(
-            size=32,
-            resize_mode="squash",
-            crop_pct=1.0,
-            interpolation="bilinear",
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-        )
         image_pass = ImagePass(
             consumers=(self,),
-            preprocessing=small,
+            preprocessing=None,
             num_threads=self.num_threads_per_worker,
             use_index_files=self.use_index_files,
         )
@@ -131,9 +122,7 @@ class PerceptualHash:
 
 
 def _of_batch(batch: DecodedBatch, flips: bool) -> dict[str, list[int | None]]:
-    # The pass makes thumbnails because `thumbnail_size` asks for them.
-    assert batch.thumbnails is not None
-    return hashes(batch.thumbnails, flips)
+    return hashes(batch.thumbnails[_SIDE], flips)
 
 
 def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | None]]:
@@ -141,7 +130,7 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
 
     Parameters
     ----------
-    images : torch.Tensor, shape (n, 3, 256, 256), uint8
+    images : torch.Tensor, shape (n, 3, 64, 64), uint8
     flips : bool
         Those of the mirrored images, too.
 
@@ -153,16 +142,16 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
     import torch
 
     n = len(images)
-    # Sums of 8 rows, at most 2,040, added as bytes are: a sum over a dimension takes four times
+    # Sums of 2 rows, at most 510, added as bytes are: a sum over a dimension takes four times
     # as long. Then luma times 1,000: exact in float32, too.
-    rows = images.view(n, 3, _CELLS, 8, _SIDE).unbind(3)
+    rows = images.view(n, 3, _CELLS, _PIXELS, _SIDE).unbind(3)
     summed = rows[0].to(torch.int16)
     for row in rows[1:]:
         summed += row
     red, green, blue = summed.float().unbind(1)
     strips = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-    # At most 16,320,000: still exact in float32.
-    sums = strips.view(n, _CELLS, _CELLS, 8).sum(3).double()
+    # At most 1,020,000: still exact in float32.
+    sums = strips.view(n, _CELLS, _CELLS, _PIXELS).sum(3).double()
     cells = (sums / sum(_LUMA)).round()
     wide = strips.view(n, 8, 4, _SIDE).sum(2).double()
     flat = _flat(cells).tolist()
@@ -222,7 +211,7 @@ def _cosines() -> torch.Tensor:
 
 @functools.cache
 def _ninths() -> torch.Tensor:
-    """How many ninths of each of 256 pixels belong to each of 9 cells; float64, shape (256, 9)."""
+    """How many ninths of each of 64 pixels belong to each of 9 cells; float64, shape (64, 9)."""
     import torch
 
     edges = torch.arange(_SIDE)[:, None] * 9

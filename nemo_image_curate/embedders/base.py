@@ -223,6 +223,7 @@ class _Forward:
         import torch
 
         with torch.inference_mode():
+            assert batch.pixels is not None, "the pass of an embedder has a preprocessing"
             embeddings = self._forward(batch.pixels.to(self.device))
             values: dict[str, Any] = {self.column: embeddings}
             for head in self.heads:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.image_pass import ImagePass
-from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -77,18 +76,9 @@ class ImageStatistics:
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, computed when they are needed."""
-        # No model wants pixels here; the smallest will do.
-        small = Preprocessing(
-            size=32,
-            resize_mode="squash",
-            crop_pct=1.0,
-            interpolation="bilinear",
-            mean=(0.0, 0.0, 0.0),
-            std=(1.0, 1.0, 1.0),
-        )
         image_pass = ImagePass(
             consumers=(self,),
-            preprocessing=small,
+            preprocessing=None,
             num_threads=self.num_threads_per_worker,
             use_index_files=self.use_index_files,
         )
@@ -101,9 +91,7 @@ def _statistics(batch: DecodedBatch) -> dict[str, Any]:
         "height": [batch.heights[row] for row in batch.kept],
         "image_format": [batch.formats[row] for row in batch.kept],
     }
-    # The pass makes thumbnails because `thumbnail_size` asks for them.
-    assert batch.thumbnails is not None
-    return made | measure(batch.thumbnails)
+    return made | measure(batch.thumbnails[_SIDE])
 
 
 def measure(images: torch.Tensor) -> dict[str, torch.Tensor]:

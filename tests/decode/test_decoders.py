@@ -98,7 +98,7 @@ def test_every_good_file_gives_pillows_picture(kind: str, wanted: Preprocessing)
     assert batch.pixels.shape == (len(files), 3, wanted.size, wanted.size)
     assert batch.pixels.dtype == torch.float32
     assert batch.pixels.is_contiguous()
-    assert batch.thumbnails is None
+    assert batch.thumbnails == {}
     assert_is(batch, files, wanted, kind)
     headers = [read_header(data) for data in files]
     assert batch.widths == [header.width for header in headers]
@@ -130,11 +130,11 @@ def test_bad_files_among_good_ones_cost_nothing_but_themselves(kind: str) -> Non
     order = np.random.default_rng(1).permutation(len(good()) + len(bad()))
     mixed = [*good().values(), *(data for data, _ in bad().values())]
     files = [mixed[position] for position in order]
-    batch = MAKERS[kind](SMALL, thumbnail_size=32).decode(files)
+    batch = MAKERS[kind](SMALL, thumbnail_sizes=(32,)).decode(files)
     assert batch.kept == [row for row, position in enumerate(order) if position < len(good())]
     assert [batch.errors[row] for row in batch.kept] == [None] * len(good())
     assert sum(error is not None for error in batch.errors) == len(bad())
-    assert len(batch.pixels) == len(batch.thumbnails) == len(batch.kept)
+    assert len(batch.pixels) == len(batch.thumbnails[32]) == len(batch.kept)
     assert_is(batch, files, SMALL, kind)
 
 
@@ -170,25 +170,37 @@ def test_many_sizes_each_in_its_place(kind: str) -> None:
 
 def test_thumbnails_are_the_whole_picture_squashed(kind: str) -> None:
     files: list[bytes | None] = [good()["jpeg"], None, good()["gif"], good()["png alpha"]]
-    batch = MAKERS[kind](SMALL, thumbnail_size=24).decode(files)
+    batch = MAKERS[kind](SMALL, thumbnail_sizes=(24, 40)).decode(files)
     assert batch.kept == [0, 2, 3]
-    assert batch.thumbnails is not None
-    assert (batch.thumbnails.shape, batch.thumbnails.dtype) == ((3, 3, 24, 24), torch.uint8)
-    assert batch.thumbnails.device == batch.pixels.device
-    for row, number in enumerate(batch.kept):
-        data = files[number]
-        assert data is not None
-        small = Image.fromarray(decode_rgb(data)).resize((24, 24), Image.Resampling.BILINEAR)
-        off = batch.thumbnails[row].cpu().numpy().astype(int) - np.asarray(small).transpose(2, 0, 1)
-        assert np.abs(off).max() <= THUMBNAILS[kind]
+    assert list(batch.thumbnails) == [24, 40]
+    for side, thumbnails in batch.thumbnails.items():
+        assert (thumbnails.shape, thumbnails.dtype) == ((3, 3, side, side), torch.uint8)
+        assert thumbnails.device == batch.pixels.device
+        for row, number in enumerate(batch.kept):
+            data = files[number]
+            assert data is not None
+            whole = Image.fromarray(decode_rgb(data))
+            small = np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR))
+            off = thumbnails[row].cpu().numpy().astype(int) - small.transpose(2, 0, 1)
+            assert np.abs(off).max() <= THUMBNAILS[kind]
+
+
+def test_thumbnails_without_pixels(kind: str) -> None:
+    files = [good()["jpeg"], None, good()["gif"], bad()["html"][0]]
+    batch = MAKERS[kind](None, thumbnail_sizes=(12,)).decode(files)
+    both = MAKERS[kind](SMALL, thumbnail_sizes=(12,)).decode(files)
+    assert batch.pixels is None
+    assert batch.kept == both.kept == [0, 2]
+    assert batch.errors == both.errors
+    assert_same(batch.thumbnails[12].float(), both.thumbnails[12].float(), kind)
 
 
 def test_no_images(kind: str) -> None:
-    decoder = MAKERS[kind](SMALL, thumbnail_size=8)
+    decoder = MAKERS[kind](SMALL, thumbnail_sizes=(8,))
     for files in ([], [None, None]):
         batch = decoder.decode(files)
         assert batch.pixels.shape == (0, 3, 48, 48)
-        assert batch.thumbnails.shape == (0, 3, 8, 8)
+        assert batch.thumbnails[8].shape == (0, 3, 8, 8)
         assert batch.errors == ["missing"] * len(files)
 
 
@@ -206,13 +218,13 @@ def test_the_limit_of_pixels(kind: str) -> None:
 
 
 def test_a_decoder_travels_before_and_after_its_first_use(kind: str) -> None:
-    decoder = MAKERS[kind](SMALL, thumbnail_size=16)
+    decoder = MAKERS[kind](SMALL, thumbnail_sizes=(16,))
     sent = pickle.loads(pickle.dumps(decoder))
     expected = decoder.decode([good()["jpeg"]])
     for other in (sent, pickle.loads(pickle.dumps(decoder))):
         batch = other.decode([good()["jpeg"]])
         assert_same(batch.pixels, expected.pixels, kind)
-        assert_same(batch.thumbnails.float(), expected.thumbnails.float(), kind)
+        assert_same(batch.thumbnails[16].float(), expected.thumbnails[16].float(), kind)
 
 
 def test_a_run_holds_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +291,7 @@ def test_decoders_in_several_threads_agree() -> None:
 
 def test_image_decoder_chooses_by_device() -> None:
     assert isinstance(image_decoder(SMALL, "cpu"), CpuDecoder)
-    chosen = image_decoder(SMALL, torch.device("cuda:1"), batch_size=7, thumbnail_size=5)
+    chosen = image_decoder(SMALL, torch.device("cuda:1"), batch_size=7, thumbnail_sizes=(5,))
     assert isinstance(chosen, DaliDecoder)
     assert (chosen.device, chosen.device_id, chosen.batch_size) == ("gpu", 1, 7)
     assert image_decoder(SMALL, "cuda").device_id is None

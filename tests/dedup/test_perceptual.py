@@ -79,7 +79,8 @@ def test_mirrored_pictures_are_duplicates_when_asked_for(tmp_path, name):
             "-" in key and to == key.partition("-")[0] for key, to in standing(stage(ds)).items()
         )
 
-    assert hits(flips=False) == 0
+    # Some pictures are nearly symmetric.
+    assert hits(flips=False) <= 1
     assert hits(flips=True) >= 99
 
 
