@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -442,8 +443,10 @@ def dedup(
             click.echo(f"{stage.estimate_cost(opened)}", err=True)
             clusters = stage.cluster(opened)
             marked = clusters.extract()
-            recall = clusters.estimate_recall(sample_size=recall_sample) if recall_sample else None
-            told = recall.record() if recall else {}
+            told: dict[str, Any] = {}
+            if recall_sample:
+                recall = clusters.estimate_recall(sample_size=recall_sample)
+                told["recall"] = dataclasses.asdict(recall) if as_json else str(recall)
             if work_dir is None:
                 clusters.remove_vectors()
         else:

@@ -24,7 +24,7 @@ from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
 COMMAND = Path(sys.executable).with_name("nemo-image-curate")
-COMMANDS = ["demo", "doctor", "embed", "filter", "inspect", "pack", "score", "stats"]
+COMMANDS = ["dedup", "demo", "doctor", "embed", "filter", "inspect", "pack", "score", "stats"]
 
 
 class Shell:
@@ -268,3 +268,59 @@ def test_a_scheduler_that_does_not_answer(run, made, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
     told = run("inspect", made, "--scheduler", "tcp://127.0.0.1:9", code=1, cluster=False)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory) -> Path:
+    """Two shards of 6; the second holds the first's pictures again, and a broken one."""
+    folder = tmp_path_factory.mktemp("copies")
+    for shard in range(2):
+        members = [(f"{shard}{number}.jpg", jpeg(number, 300, 200)) for number in range(5)]
+        write_tar(folder / f"{shard}.tar", [*members, (f"{shard}5.jpg", b"broken %d" % shard)])
+    return folder
+
+
+@pytest.mark.parametrize("method", ["exact", "perceptual", "semantic"])
+def test_dedup_then_filter(run, copies, tmp_path, method):
+    scored, curated = tmp_path / "scored", tmp_path / "curated"
+    run("embed", copies, "--stats", "--output", scored)
+    before = scored / "0.parquet"
+    told = json.loads(
+        run("dedup", scored, "--method", method, "--work-dir", tmp_path / "work", "--json")
+    )
+    assert told["samples"] == 12
+    assert told["duplicates"] == 5
+    assert told["not_compared"] == (0 if method == "exact" else 2)
+    if method == "semantic":
+        assert told["recall"]["recall"] == told["recall"]["precision"] == 1
+        assert told["recall"]["sample"] == 10
+    assert "is_duplicate" in pq.read_schema(before).names
+    done = json.loads(
+        run("filter", scored, "--where", "not is_duplicate", "--output", curated, "--json")
+    )
+    assert done["kept"] == 12 - 5 - told["not_compared"]
+
+
+def test_dedup_keeps_the_best(run, copies, tmp_path):
+    scored = tmp_path / "scored"
+    run("embed", copies, "--stats", "--output", scored)
+    for shard in range(2):
+        table = pq.read_table(scored / f"{shard}.parquet")
+        table = table.append_column("taste", pa.array([float(shard)] * 6))
+        pq.write_table(table, scored / f"{shard}.parquet")
+    shown = run("dedup", scored, "--by", "taste", "--output", tmp_path / "out")
+    assert "recall 1.0000" in shown
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
+    assert {row["shard"] for row in found if row["is_duplicate"]} == {"0.tar"}
+
+
+def test_dedup_says_what_is_wrong(run, copies, tmp_path):
+    assert "no column 'image_embedding'" in run("dedup", copies, code=2)
+    scored = tmp_path / "scored"
+    run("embed", copies, "--stats", "--output", scored)
+    assert "Did you mean 'sharpness'" in run("dedup", scored, "--by", "sharpnes", code=2)
+    assert "should be a column of numbers" in run("dedup", scored, "--by", "image_format", code=2)
+    assert "0<=x<=1" in run("dedup", scored, "--eps", "5", code=2)
+    assert "'exact', 'perceptual', 'semantic'" in run("dedup", scored, "--method", "x", code=2)
+    problem = run("dedup", scored, "--method", "exact", "--keep", "hard", code=2)
+    assert "keep='hard' should be one of 'first', 'random', 'best'" in problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,12 +28,12 @@ class RecallEstimate:
         Pairs within eps that they are part of.
     found_pairs : int
         Those that share a cluster, and so are found.
-    recall : float
-        Their share; NaN when there are no true pairs.
+    recall : float or None
+        Their share; None when there are no true pairs.
     interval : tuple of float
         95 % confidence interval of the recall: Wilson, "Probable inference, the law of succession,
         and statistical inference", 1927, taking pairs as independent.
-    precision : float
+    precision : float or None
         Of the pairs that are reported, the share that is true in float64.
     precision_interval : tuple of float
     """
@@ -42,23 +41,22 @@ class RecallEstimate:
     sample: int
     true_pairs: int
     found_pairs: int
-    recall: float
+    recall: float | None
     interval: tuple[float, float]
-    precision: float
+    precision: float | None
     precision_interval: tuple[float, float]
 
-    def record(self) -> dict[str, str | int]:
-        """The figures as people read them."""
-        shares = {
-            "recall": (self.recall, self.interval),
-            "precision": (self.precision, self.precision_interval),
-        }
-        return {"recall_sample": self.sample, "pairs_in_sample": self.true_pairs} | {
-            name: f"{share:.4f} (95 %: {low:.4f} to {high:.4f})"
-            if share == share
-            else "no pairs in the sample"
-            for name, (share, (low, high)) in shares.items()
-        }
+    def __str__(self) -> str:
+        if self.recall is None:
+            return f"unknown: {self.sample:,} rows have no duplicates at all"
+        told = []
+        for name, share, (low, high) in (
+            ("recall", self.recall, self.interval),
+            ("precision", self.precision, self.precision_interval),
+        ):
+            if share is not None:
+                told.append(f"{name} {share:.4f} ({low:.4f} to {high:.4f})")
+        return f"{', '.join(told)}, of {self.true_pairs:,} pairs that {self.sample:,} rows are in"
 
 
 def measure_recall(
@@ -144,9 +142,9 @@ def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:
         sample,
         truths,
         found,
-        found / truths if truths else math.nan,
+        found / truths if truths else None,
         _interval(found, truths),
-        right / said if said else math.nan,
+        right / said if said else None,
         _interval(right, said),
     )
 

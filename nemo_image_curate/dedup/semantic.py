@@ -57,9 +57,9 @@ class SemanticDedup:
     prefix : str, default ""
         Put before the names of the columns.
     work_dir : str or path, optional
-        A folder for intermediate files, about twice the size of the embeddings, that all workers
-        share. It is not emptied, so that clusters serve several runs. Default: in the system's
-        temporary folder, where only the result is left.
+        A folder for intermediate files, up to `n_probe` times the size of the embeddings (mostly
+        less than twice), that all workers share. It is not emptied, so that clusters serve several
+        runs. Default: in the system's temporary folder, where only the result is left.
 
     Columns
     -------
@@ -73,8 +73,8 @@ class SemanticDedup:
     Notes
     -----
     Memory: a worker holds one partition's embeddings three times, or 64 MB of embeddings if that
-    is more; the client holds keys and about 60 bytes for each row, and a sample of 40 embeddings
-    for each cluster. Time: the products of n k + n^2 n_probe^2 / 2 k vectors.
+    is more; the client holds keys and about 60 bytes for each row, and a sample of 25 embeddings
+    for each cluster. Time: the products of n k + n^2 n_probe^2 / 2 k pairs of vectors at most.
 
     Examples
     --------

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
