@@ -77,10 +77,11 @@ class ColumnDedup(abc.ABC):
         if not has_made(dataset, made):
             whole = stage(dataset)
             carried = {name: stage.provenance().get(name) for name in self.makes()}
-        columns = [*self.needs(), *([self.by] if self.by else [])]
-        folder = decisions.work_folder(
-            whole, self.work_dir, columns, type(self).__name__, self.config()
-        )
+        columns, config = self.needs(), [type(self).__name__, self.config()]
+        if self.by:
+            columns.append(self.by)
+            config.append(decisions.gather(dataset, [self.by], None).digest(self.by))
+        folder = decisions.work_folder(whole, self.work_dir, columns, *config)
         with storage.exclusive(str(folder)):
             if not decisions.complete(folder, dataset):
                 self._find(whole, columns, list(carried), folder)

@@ -223,7 +223,9 @@ def cluster_vectors(
     marker = folder / "driver"
     marker.touch()
     device = "cuda" if dataset.backend == "gpu" else "cpu"
-    partitions = dataset.metadata[[dataset.id_col, column]].to_delayed()
+    # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
+    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+        partitions = dataset.metadata[[dataset.id_col, column]].to_delayed()
     labels = [f"partition {number}" for number in range(len(partitions))]
     sample = min(max(_SAMPLE * n_clusters, _MIN_SAMPLE), _MAX_SAMPLE)
     share = min(1.0, sample / max(1, sum(counts)))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from nemo_image_curate.dataset.lineage import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.shards.columns import column_statistics
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -60,10 +62,17 @@ def work_folder(
             "workers share; object stores are too slow for what is kept there."
         )
     # As in a save in place: the input is what the files were before columns were added to them.
-    inputs = [source.identity(in_place=True) for source in dataset.source()[1]]
+    # A column that no stage of ours made may have been written again since.
+    sources = dataset.source()[1]
+    inputs = [source.identity(in_place=True) for source in sources]
     made = {name: dataset.provenance.get(name) for name in used}
+    unknown = [name for name, record in made.items() if record is None]
+    stored = [source.sidecar_location for source in sources if source.sidecar and unknown]
+    with ThreadPoolExecutor(32) as pool:
+        content = list(pool.map(lambda one: column_statistics(one, unknown), stored))
     token = Lineage(dataset.metadata).token
-    digest = fingerprint(__version__, token, inputs, dataset.metadata.npartitions, made, config)
+    parts = (token, inputs, content, dataset.metadata.npartitions, made, config)
+    digest = fingerprint(__version__, *parts)
     return Path(base) / f"dedup-{digest[:24]}"
 
 
@@ -80,6 +89,10 @@ class Rows:
 
     table: pa.Table
     counts: list[int]
+
+    def digest(self, column: str) -> str:
+        """A hash of what a column holds."""
+        return hashlib.sha256(_serialised(self.table.select([column]))).hexdigest()
 
 
 def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool | None) -> Rows:

@@ -283,13 +283,12 @@ class SemanticClusters:
     ) -> Path:
         import pyarrow as pa
 
-        made = self.dataset.provenance.get(by) if by else None
-        config = fingerprint(eps, keep, by, made, rule)[:16]
+        rows = decisions.gather(self.dataset, [by] if by else [], progress)
+        config = fingerprint(eps, keep, by, by and rows.digest(by), rule)[:16]
         folder = self.layout.folder / f"decisions-{config}"
         with storage.exclusive(str(self.layout.folder)):
             if decisions.complete(folder, self.dataset):
                 return folder
-            rows = decisions.gather(self.dataset, [by] if by else [], progress)
             homes = self.layout.homes()
             rank = self._ranks(rows, keep, by, homes)
             device = "cuda" if self.dataset.backend == "gpu" else "cpu"

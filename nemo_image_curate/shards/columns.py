@@ -60,6 +60,27 @@ def read_footer(location: str) -> Footer:
     return Footer(metadata.num_rows, storage_schema(schema), digest.hexdigest(), record)
 
 
+def column_statistics(location: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """What a Parquet file's footer tells of some columns' content: counts, minima, maxima."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: list[tuple[Any, ...]] = []
+    try:
+        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                row_group = parquet.metadata.row_group(group)
+                for number in range(row_group.num_columns):
+                    chunk = row_group.column(number)
+                    if chunk.path_in_schema.split(".")[0] in names:
+                        known = chunk.statistics
+                        values = (known.null_count, known.min, known.max) if known else ()
+                        found.append((chunk.path_in_schema, chunk.num_values, *values))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(location, error) from error
+    return found
+
+
 def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or those of `columns` that it has, without its metadata."""
     import pyarrow as pa

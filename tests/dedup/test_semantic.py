@@ -3,6 +3,7 @@ import shutil
 
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
@@ -333,6 +334,35 @@ def test_in_place_and_again(tmp_path):
     again.save_metadata(progress=False)
     assert digests(tmp_path / "data") == first
     assert saved.provenance["is_duplicate"]["eps"] == 0.05
+
+
+def test_changed_columns_are_noticed(tmp_path):
+    """Saved in place, without any provenance, between two runs with one work_dir."""
+    dataset = write_embeddings(tmp_path / "data", np.tile([1.0, 0.0], (6, 1)), 3)
+    kept = {}
+    for best in (1, 4):
+        scores = pd.Series([float(row == best) for row in range(6)])
+        dataset.metadata = dataset.metadata.assign(
+            score=dataset.metadata["key"].map(
+                lambda key, scores=scores: scores[int(key)], meta=("score", "float64")
+            )
+        )
+        dataset = dataset.save_metadata(progress=False)
+        stage = SemanticDedup(keep="best", by="score", work_dir=tmp_path / "work")
+        kept[best] = [row for row, other in stands_for(stage(dataset)).items() if other is None]
+    assert kept == {1: [1], 4: [4]}
+
+
+def test_changed_embeddings_are_noticed(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(40), 20)
+    work = tmp_path / "work"
+    first = found(SemanticDedup(work_dir=work)(dataset))
+    dataset.metadata["image_embedding"] = dataset.metadata["image_embedding"].map(
+        lambda vector: [1.0, *vector[1:]], meta=dataset.metadata["image_embedding"]._meta
+    )
+    dataset = dataset.save_metadata(progress=False)
+    again = found(SemanticDedup(work_dir=work)(dataset))
+    assert sum(again["is_duplicate"]) > sum(first["is_duplicate"])
 
 
 def test_prefix_keeps_columns_apart(tmp_path):
