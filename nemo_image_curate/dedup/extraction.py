@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_image_curate import cluster, storage
-from nemo_image_curate.dedup.clustering import Layout
+from nemo_image_curate.dedup.layout import Layout
+from nemo_image_curate.dedup.members import Members
 from nemo_image_curate.dedup.neighbours import Found, earliest, forest
 from nemo_image_curate.dedup.rules import (
     Decisions,
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 _LIMIT = 16
 # Vectors that one task takes at once.
 _TASK_BYTES = 64 * 2**20
-# A task with more, which then is one cluster, keeps them in a file.
-_MEMORY_BYTES = 512 * 2**20
 # The least number of tasks, so that there is work for all.
 _TASKS = 16
 
@@ -211,7 +208,7 @@ def _search(
     import numpy as np
     import torch
 
-    members = _Members(layout, *clusters, output.parent / "rank.npy", role)
+    members = Members(layout, *clusters, output.parent / "rank.npy", role)
     parts, rows, ends = [], [], []
     for start, end in members.clusters():
         ranks = members.ranks[start:end]
@@ -244,69 +241,6 @@ def _search(
             rows=np.concatenate([nothing, *rows]),
             ends=np.concatenate([nothing, *ends]),
         )
-
-
-class _Members:
-    """The vectors of some clusters, each cluster in keep order.
-
-    Attributes
-    ----------
-    ranks, roles : numpy.ndarray, shape (m,)
-    vectors : numpy.ndarray, shape (m, d), float32
-        In memory, or in a file that has no name when they are too many.
-    """
-
-    def __init__(self, layout: Layout, first: int, last: int, rank: Path, role: Path | None):
-        import numpy as np
-
-        all_ranks = np.load(rank, mmap_mode="r")
-        all_roles = None if role is None else np.load(role, mmap_mode="r")
-        homes, ranks, roles, places = [], [], [], []
-        for part, base in enumerate(layout.starts()):
-            offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
-            rows = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
-            found = all_ranks[base + rows.astype(np.int64)]
-            played = (
-                np.full(len(found), 2, dtype=np.int8)
-                if all_roles is None
-                else all_roles[found].astype(np.int8)
-            )
-            used = np.flatnonzero(played)
-            homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
-            ranks.append(found[used])
-            roles.append(played[used])
-            places.append(offsets[0] + used)
-        self._home = np.concatenate(homes)
-        order = np.lexsort((np.concatenate(ranks), self._home))
-        self._home = self._home[order]
-        self.ranks = np.concatenate(ranks)[order]
-        self.roles = np.concatenate(roles)[order]
-        self.vectors = _room(len(order), layout)
-        goal = np.empty(len(order), dtype=np.int64)
-        goal[order] = np.arange(len(order))
-        start = 0
-        for part, place in enumerate(places):
-            if len(place):
-                stored = layout.vectors(part)
-                self.vectors[goal[start : start + len(place)]] = stored[place]
-            start += len(place)
-
-    def clusters(self) -> list[tuple[int, int]]:
-        """Where each cluster starts and ends."""
-        import numpy as np
-
-        edges = np.flatnonzero(np.diff(self._home)) + 1
-        bounds = [0, *edges.tolist(), len(self._home)]
-        return list(itertools.pairwise(bounds))
-
-
-def _room(rows: int, layout: Layout) -> np.ndarray:
-    import numpy as np
-
-    if rows * layout.dim * 4 <= _MEMORY_BYTES:
-        return np.empty((rows, layout.dim), dtype=np.float32)
-    with tempfile.TemporaryFile(dir=layout.folder) as file:
-        return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, layout.dim))
 
 
 def _with_similarities(layout: Layout, rank: np.ndarray, found: Decisions) -> Decisions:

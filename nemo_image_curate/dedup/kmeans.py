@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Lloyd's steps: with 10 near-duplicates are not found more often (measured).
-_STEPS = 5
+STEPS = 5
 # Stop early when the mean similarity to the nearest centroid rises by less than this.
 _TOLERANCE = 1e-3
 
@@ -47,7 +47,7 @@ def spherical_kmeans(
 
     centroids = _start(blocks, k, seed)
     last = -np.inf
-    for _ in range(_STEPS):
+    for _ in range(STEPS):
         counts, sums, total = _step(blocks, centroids, folder, device, progress)
         full = counts > 0
         lengths = np.linalg.norm(sums, axis=1)

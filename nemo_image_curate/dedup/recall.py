@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nemo_image_curate import cluster
-from nemo_image_curate.dedup.clustering import Layout
+from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.neighbours import GRAIN
 
 if TYPE_CHECKING:

@@ -12,8 +12,10 @@ from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import fingerprint
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.base import keep_score
-from nemo_image_curate.dedup.clustering import Cost, Layout, choose_clusters, cluster_vectors
+from nemo_image_curate.dedup.clustering import cluster_vectors
+from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
+from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.ranking import check_keep, ranks
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule

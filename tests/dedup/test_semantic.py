@@ -11,7 +11,7 @@ from PIL import Image
 
 from nemo_image_curate import TimmImageEmbedder, cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dedup import SemanticDedup, extraction
+from nemo_image_curate.dedup import SemanticDedup, extraction, members
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.shards.pack import pack
 from tests.dedup.make_embeddings import brute_force, planted, write_embeddings
@@ -174,6 +174,14 @@ def test_thousands_of_copies(tmp_path, rule):
     told = stands_for(SemanticDedup(0.0, 20, keep="first", rule=rule)(dataset))
     assert [told[row] for row in range(1, 5000)] == [0] * 4999
     assert all(told[row] is None for row in (0, *range(5000, 5050)))
+
+
+def test_a_cluster_too_large_for_memory(tmp_path, monkeypatch):
+    vectors = planted(1500)
+    dataset = write_embeddings(tmp_path / "data", vectors, 400)
+    monkeypatch.setattr(members, "_MEMORY_BYTES", 10_000)
+    told = stands_for(SemanticDedup(n_clusters=1, keep="first")(dataset))
+    assert told == brute_force(vectors, range(1500), 0.05, "greedy")
 
 
 def test_everything_is_a_duplicate_at_eps_1(tmp_path):

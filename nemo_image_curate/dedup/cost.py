@@ -1,0 +1,67 @@
+"""How many clusters to make, and what the work will take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from nemo_image_curate import cluster
+from nemo_image_curate.dedup.kmeans import STEPS
+from nemo_image_curate.dedup.vectors import multiply_rate
+
+# Vectors in the sample for each centroid: 40 find no more pairs (measured).
+_SAMPLE = 25
+_MIN_SAMPLE, _MAX_SAMPLE = 16384, 2_000_000
+# Up to here all pairs are compared: it takes a second.
+_BRUTE = 10_000
+
+
+def choose_clusters(n: int) -> int:
+    """How many clusters make the work least: assignment costs n k, comparison about n^2 / k."""
+    return 1 if n <= _BRUTE else math.ceil(2 * math.sqrt(n))
+
+
+def sample_size(n_clusters: int) -> int:
+    """How many vectors to find so many clusters on."""
+    return min(max(_SAMPLE * n_clusters, _MIN_SAMPLE), _MAX_SAMPLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a semantic deduplication is about to take, as far as it can be told before.
+
+    Attributes
+    ----------
+    rows, dim, n_clusters : int
+    multiply_adds : float
+        Of clustering and comparing, when clusters are of equal size.
+    disk_bytes : float
+        Of the intermediate files, at most.
+    seconds : float
+        At the rate that this process multiplies matrices now, with all workers; reading and
+        writing not included.
+    """
+
+    rows: int
+    dim: int
+    n_clusters: int
+    multiply_adds: float
+    disk_bytes: float
+    seconds: float
+
+    @classmethod
+    def of(cls, rows: int, dim: int, n_clusters: int, n_probe: int, device: str) -> Cost:
+        """The estimate, which measures the machine for some 50 ms."""
+        probe = min(n_probe, n_clusters)
+        compared = rows * rows * probe**2 / 2 / max(1, n_clusters)
+        looked_at = rows + STEPS * min(rows, sample_size(n_clusters))
+        work = float(dim * (compared + looked_at * n_clusters))
+        rate = multiply_rate(device) * cluster.parallelism()
+        return cls(rows, dim, n_clusters, work, 4.0 * rows * dim * probe, work / rate)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} embeddings of {self.dim} values in {self.n_clusters:,} clusters: about "
+            f"{self.multiply_adds / 1e12:.2f} T multiply-adds, {self.seconds:.0f} s here, and up "
+            f"to {self.disk_bytes / 1e9:.1f} GB on disk"
+        )

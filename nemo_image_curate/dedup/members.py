@@ -1,0 +1,79 @@
+"""The vectors of some clusters, gathered from all parts."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_image_curate.dedup.layout import Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A task with more, which then is one cluster, keeps them in a file.
+_MEMORY_BYTES = 512 * 2**20
+
+
+class Members:
+    """The vectors of some clusters, each cluster in keep order.
+
+    Attributes
+    ----------
+    ranks, roles : numpy.ndarray, shape (m,)
+    vectors : numpy.ndarray, shape (m, d), float32
+        In memory, or in a file that has no name when they are too many.
+    """
+
+    def __init__(self, layout: Layout, first: int, last: int, rank: Path, role: Path | None):
+        import numpy as np
+
+        all_ranks = np.load(rank, mmap_mode="r")
+        all_roles = None if role is None else np.load(role, mmap_mode="r")
+        homes, ranks, roles, places = [], [], [], []
+        for part, base in enumerate(layout.starts()):
+            offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
+            rows = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
+            found = all_ranks[base + rows.astype(np.int64)]
+            played = (
+                np.full(len(found), 2, dtype=np.int8)
+                if all_roles is None
+                else all_roles[found].astype(np.int8)
+            )
+            used = np.flatnonzero(played)
+            homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
+            ranks.append(found[used])
+            roles.append(played[used])
+            places.append(offsets[0] + used)
+        self._home = np.concatenate(homes)
+        order = np.lexsort((np.concatenate(ranks), self._home))
+        self._home = self._home[order]
+        self.ranks = np.concatenate(ranks)[order]
+        self.roles = np.concatenate(roles)[order]
+        self.vectors = _room(len(order), layout)
+        goal = np.empty(len(order), dtype=np.int64)
+        goal[order] = np.arange(len(order))
+        start = 0
+        for part, place in enumerate(places):
+            if len(place):
+                stored = layout.vectors(part)
+                self.vectors[goal[start : start + len(place)]] = stored[place]
+            start += len(place)
+
+    def clusters(self) -> list[tuple[int, int]]:
+        """Where each cluster starts and ends."""
+        import numpy as np
+
+        edges = np.flatnonzero(np.diff(self._home)) + 1
+        bounds = [0, *edges.tolist(), len(self._home)]
+        return list(itertools.pairwise(bounds))
+
+
+def _room(rows: int, layout: Layout) -> np.ndarray:
+    import numpy as np
+
+    if rows * layout.dim * 4 <= _MEMORY_BYTES:
+        return np.empty((rows, layout.dim), dtype=np.float32)
+    with tempfile.TemporaryFile(dir=layout.folder) as file:
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, layout.dim))
