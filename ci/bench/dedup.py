@@ -25,20 +25,19 @@ from memory import peak_of_all
 from nemo_image_curate import ImageTextPairDataset, SemanticDedup, frames, get_client
 
 DIM, EPS, PER_SHARD = 512, 0.05, 10_000
-KW = eval(__import__("os").environ.get("KW", "{}"))
 SMALL, LARGE = 100_000, 1_000_000
-SPECTRUM = (np.arange(1, DIM + 1) ** -0.5).astype(np.float32)
 
 
-def vectors(n: int) -> np.ndarray:
-    """The benchmark's vectors, shape (n, 512), float32, of length 1."""
+def vectors(n: int, dim: int = DIM) -> np.ndarray:
+    """The benchmark's vectors, shape (n, dim), float32, of length 1."""
     chance = np.random.default_rng(0)
-    centres = _unit(chance.standard_normal((1000, DIM), dtype=np.float32))
+    spectrum = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
+    centres = _unit(chance.standard_normal((1000, dim), dtype=np.float32))
     base = n - n // 10
-    made = np.empty((n, DIM), dtype=np.float32)
+    made = np.empty((n, dim), dtype=np.float32)
     for start in range(0, n, 50_000):
         part = made[start : start + 50_000]
-        part[:] = _unit(chance.standard_normal(part.shape, dtype=np.float32) * SPECTRUM)
+        part[:] = _unit(chance.standard_normal(part.shape, dtype=np.float32) * spectrum)
     made[:base] += centres[chance.integers(0, len(centres), base)]
     made[:base] = _unit(made[:base])
     moved = chance.uniform(0, 0.33, (n - base, 1)).astype(np.float32)
@@ -67,7 +66,7 @@ def ours(shards: Path, work: Path) -> tuple[float, SemanticDedup, ImageTextPairD
     """Seconds of the stage, with workers that have started; intermediate files are left."""
     shutil.rmtree(work, ignore_errors=True)
     dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
-    stage = SemanticDedup(EPS, work_dir=work, **KW)
+    stage = SemanticDedup(EPS, work_dir=work)
     began = time.perf_counter()
     stage(dataset)
     return time.perf_counter() - began, stage, dataset

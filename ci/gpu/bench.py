@@ -1,6 +1,6 @@
 """GPU benchmarks; each step writes its figures into RESULTS.json beside this file as it ends.
 
-    python ci/gpu/bench.py [matmul fidelity forward decode embed frames]
+    python ci/gpu/bench.py [matmul fidelity forward decode embed frames dedup]
     python ci/gpu/bench.py --tests JUNIT.xml        record the outcome of a test run
 
 A figure has a value, a unit, and its ratio to the limit measured in the same run.
@@ -219,7 +219,31 @@ def frames() -> None:
     record("cuDF column to array, 768 wide", rate, "rows/s")
 
 
-STEPS = {step.__name__: step for step in (matmul, fidelity, forward, decode, embed, frames)}
+def dedup() -> None:
+    """Semantic deduplication, from embeddings in Parquet to decisions, at two sizes."""
+    import dedup as peers
+
+    from nemo_image_curate import ImageTextPairDataset, SemanticDedup, get_client
+
+    for n in (1_000_000, 10_000_000):
+        with tempfile.TemporaryDirectory() as scratch, get_client("gpu"):
+            shards = Path(scratch) / "shards"
+            peers.write(shards, peers.vectors(n, 768))
+            dataset = ImageTextPairDataset.from_webdataset(shards, backend="gpu")
+            stage = SemanticDedup(work_dir=Path(scratch) / "work")
+            cost = stage.estimate_cost(dataset)
+            began = time.perf_counter()
+            clusters = stage.cluster(dataset)
+            clusters.extract()
+            seconds = time.perf_counter() - began
+            recall = clusters.estimate_recall().recall
+        peak, done = known("bf16 matmul 8192^3"), 2 * cost.multiply_adds / seconds / 1e12
+        share = done / peak if peak else None
+        record(f"dedup of {n} x 768", seconds, "s", share, "bf16 matmul")
+        record(f"dedup of {n} x 768, recall", recall or 0.0, "share of true pairs")
+
+
+STEPS = {step.__name__: step for step in (matmul, fidelity, forward, decode, embed, frames, dedup)}
 
 
 def main() -> None:
