@@ -322,5 +322,8 @@ def test_dedup_says_what_is_wrong(run, copies, tmp_path):
     assert "should be a column of numbers" in run("dedup", scored, "--by", "image_format", code=2)
     assert "0<=x<=1" in run("dedup", scored, "--eps", "5", code=2)
     assert "'exact', 'perceptual', 'semantic'" in run("dedup", scored, "--method", "x", code=2)
+    assert "not embeddings" in run("dedup", scored, "--embedding-column", "key", code=2)
+    file = scored / "0.parquet"
+    assert "cannot create" in run("dedup", scored, "--work-dir", file, code=1)
     problem = run("dedup", scored, "--method", "exact", "--keep", "hard", code=2)
     assert "keep='hard' should be one of 'first', 'random', 'best'" in problem

@@ -386,9 +386,8 @@ class ImageTextPairDataset:
 
         For a frame that was made elsewhere: its tars, as far as they exist.
         """
-        for node in self.metadata.expr.walk():
-            if "func" in node._parameters and isinstance(node.operand("func"), MetadataReader):
-                return node.operand("func"), list(node.operand("iterables")[0])
+        for reader, sources in Lineage(self.metadata).readers:
+            return reader, sources
         schema = frames.to_arrow(self.metadata._meta).schema
         sources = [
             Source(tar[len(self.path) + 1 :], stem(tar) + ".parquet", storage.stat(tar))

@@ -36,12 +36,18 @@ class Lineage:
         Partition i depends on source i and on no other.
     token : str
         Hash of all that is done after reading.
+    readers : list of (MetadataReader, list of Source)
+        What the frame reads: more than one after a merge.
     """
 
     def __init__(self, frame: Any):
         expr = frame.expr
-        leaves = [node for node in expr.walk() if _is_reader(node)]
-        inputs = {tuple(node.operand("iterables")[0]) for node in leaves}
+        self.readers = [
+            (node.operand("func"), list(node.operand("iterables")[0]))
+            for node in expr.walk()
+            if _is_reader(node)
+        ]
+        inputs = {tuple(sources) for _, sources in self.readers}
         same_count = [len(sources) for sources in inputs] == [expr.npartitions]
         self.aligned = same_count and _row_aligned(expr)
         self.independent = self.aligned and _blockwise_only(expr)

@@ -55,11 +55,13 @@ def plan(
 ) -> list[Target]:
     """The targets of a frame's partitions; `config` is whatever else decides their content."""
     lineage = Lineage(frame)
+    everything = [source for _, read in lineage.readers for source in read]
     identities = [source.identity(in_place) for source in sources]
     times = [_input_time(source, in_place) for source in sources]
     common = [__version__, lineage.token, *config]
     if not lineage.independent:
-        common += [identities, len(locations)]
+        common += [[source.identity(in_place) for source in everything], len(locations)]
+        times += [_input_time(source, in_place) for source in everything]
     targets = []
     for position, location in enumerate(locations):
         own = sources[position] if lineage.aligned else None
@@ -199,7 +201,8 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         table.schema.field(field.name) if pa.types.is_null(field.type) else field
         for field in schema
     ]
-    return shard_columns.conform(table, shard_columns.storage_schema(pa.schema(fields)))
+    plain = shard_columns.storage_schema(pa.schema(fields))
+    return shard_columns.conform(table, pa.schema(map(shard_columns.typed, plain)))
 
 
 def error_kinds(reasons: Sequence[str]) -> dict[str, int]:

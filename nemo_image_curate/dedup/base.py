@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate import storage
+from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.ranking import check_keep, random_score, ranks
@@ -77,13 +77,14 @@ class ColumnDedup(abc.ABC):
         if not has_made(dataset, made):
             whole = stage(dataset)
             carried = {name: stage.provenance().get(name) for name in self.makes()}
-        columns, config = self.needs(), [type(self).__name__, self.config()]
-        if self.by:
-            columns.append(self.by)
-            config.append(decisions.gather(dataset, [self.by], None).digest(self.by))
-        folder = decisions.work_folder(whole, self.work_dir, columns, *config)
+        columns = [*self.needs(), *([self.by] if self.by else [])]
+        frames.require_columns(whole.metadata, *columns)
+        there = decisions.gather(dataset, [one for one in columns if one not in carried], None)
+        folder = decisions.work_folder(
+            whole, self.work_dir, type(self).__name__, self.config(), there.digest()
+        )
         with storage.exclusive(str(folder)):
-            if not decisions.complete(folder, dataset):
+            if not decisions.complete(folder):
                 self._find(whole, columns, list(carried), folder)
         record = {"stage": type(self).__name__, **self.config(), "version": __version__}
         return decisions.attach(dataset, folder, self.prefix, record, carried)
@@ -142,8 +143,11 @@ def keep_score(
     if keep == "random":
         return random_score(keys, seed)
     if keep == "best":
-        try:
-            return table[by].cast(pa.float64()).to_numpy()
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise ConfigError(f"by={by!r} should be a column of numbers: {error}") from error
+        kind, values = table.schema.field(by).type, table[by]
+        if pa.types.is_temporal(kind):
+            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
+        elif not (pa.types.is_decimal(kind) or pa.types.is_primitive(kind)):
+            raise ConfigError(f"by={by!r} should be a column of numbers or times, not of {kind}.")
+        # Integers beyond 2^53 are rounded; those that become equal are ordered by key.
+        return values.cast(pa.float64(), safe=False).to_numpy()
     return None

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.lineage import Lineage, fingerprint
 from nemo_image_curate.dedup.cost import sample_size
 from nemo_image_curate.dedup.kmeans import spherical_kmeans
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.ranking import random_score
-from nemo_image_curate.dedup.vectors import nearest, unit
+from nemo_image_curate.dedup.vectors import GRAIN, nearest, unit
 from nemo_image_curate.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
@@ -29,22 +30,17 @@ _BLOCK_ROWS = 8192
 # all (100,000 vectors whose spectrum falls like 1 / sqrt(i)), and more where there are (measured).
 _BORDER = 0.15
 _CENTROIDS = "centroids.npy"
+_SAMPLE = "sample"
+# A hash of the vectors that everything here was made from.
+CONTENT = "content"
+# Folders that go with the input's files, not with the vectors.
+KEPT = "embedded"
 # Shows a worker that it sees the client's folder.
 _MARKER = "driver"
 
 
-def cluster_vectors(
-    dataset: ImageTextPairDataset,
-    column: str,
-    counts: list[int],
-    n_clusters: int,
-    n_probe: int,
-    eps: float,
-    seed: int,
-    folder: Path,
-    progress: bool | None,
-) -> Layout:
-    """Find clusters and store every vector in those that are nearest to it.
+class Clustering:
+    """Finds clusters, and stores every vector in those that are nearest to it.
 
     Parameters
     ----------
@@ -62,78 +58,112 @@ def cluster_vectors(
     folder : Path
         On a file system that all workers share.
     progress : bool or None
-
-    Raises
-    ------
-    DatasetError
-        When embeddings differ in length, or workers do not see `folder`.
     """
-    import dask
 
-    if done := Layout.load(folder):
-        return done
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / _MARKER
-    marker.touch()
-    device = "cuda" if dataset.backend == "gpu" else "cpu"
-    frame = dataset.metadata[[dataset.id_col, column]]
-    # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-        partitions = frame.to_delayed()
-    run = functools.partial(_run, partitions, progress, not Lineage(frame).independent)
-    share = min(1.0, sample_size(n_clusters) / max(1, sum(counts)))
-    every = range(len(partitions))
-    options = (dataset.id_col, column, share, seed, folder, device)
-    dim = _one_dim(column, run("sample", _sample, every, *options))
-    k = len(_centroids(folder, len(counts), dim, n_clusters, seed, device, progress)) if dim else 0
-    layout = Layout(folder, counts, dim, k, eps)
-    if dim:
-        todo = [number for number in every if not layout.file(number, "vectors").exists()]
-        run("assign", _assign, todo, column, layout, n_probe, device)
-    for pattern in ("block-*.npy", "sample-*.npy", "step.npy"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
-    storage.remove_temporaries(str(folder))
-    layout.save()
-    return layout
+    def __init__(
+        self,
+        dataset: ImageTextPairDataset,
+        column: str,
+        counts: list[int],
+        n_clusters: int,
+        n_probe: int,
+        eps: float,
+        seed: int,
+        folder: Path,
+        progress: bool | None,
+    ):
+        import dask
 
+        self.id_col = dataset.id_col
+        self.column = column
+        self.counts = counts
+        self.n_clusters = n_clusters
+        self.n_probe = n_probe
+        self.eps = eps
+        self.seed = seed
+        self.folder = folder
+        self.progress = progress
+        self.device = "cuda" if dataset.backend == "gpu" else "cpu"
+        frame = dataset.metadata[[dataset.id_col, column]]
+        self._shared = not Lineage(frame).independent
+        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
+        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+            self._partitions = frame.to_delayed()
 
-def _run(
-    partitions: Sequence[Any],
-    progress: bool | None,
-    shared: bool,
-    what: str,
-    function: Callable[..., Any],
-    numbers: Iterable[int],
-    *options: Any,
-) -> list[Any]:
-    """Call a function with the number and the frame of some partitions, on the workers."""
-    import dask
+    def sample(self) -> int:
+        """Look at all vectors, and store some of them; forget what was made of other vectors.
 
-    work = dask.delayed(function, pure=False)
-    tasks = [work(number, partitions[number], *options) for number in numbers]
-    labels = [f"partition {number}" for number in numbers]
-    return cluster.compute_all(tasks, labels, what, progress, shared=shared)
+        Returns
+        -------
+        int
+            The length of the vectors; 0 when there are none.
 
+        Raises
+        ------
+        ConfigError
+            When workers do not see the folder.
+        DatasetError
+            When embeddings differ in length.
+        """
+        (self.folder / _MARKER).touch()
+        share = min(1.0, sample_size(self.n_clusters) / max(1, sum(self.counts)))
+        options = (self.id_col, self.column, share, self.seed, self.folder, self.device)
+        found = self._run("sample", _sample, range(len(self.counts)), *options)
+        content = fingerprint([digest for _, digest in found])
+        note = self.folder / CONTENT
+        if not note.exists() or note.read_text() != content:
+            for old in self.folder.iterdir():
+                if old.is_dir() and not old.name.startswith(KEPT):
+                    shutil.rmtree(old)
+                elif old.is_file() and not old.name.startswith((_SAMPLE, _MARKER)):
+                    old.unlink()
+            storage.write_bytes(str(note), content.encode())
+        return _one_dim(self.column, [dim for dim, _ in found])
 
-def _centroids(
-    folder: Path,
-    parts: int,
-    dim: int,
-    n_clusters: int,
-    seed: int,
-    device: str,
-    progress: bool | None,
-) -> np.ndarray:
-    import numpy as np
+    def store(self, dim: int) -> Layout:
+        """Cluster the sample, and store the vectors by cluster."""
+        if layout := Layout.load(self.folder):
+            self._tidy()
+            return layout
+        k = len(self._centroids(dim)) if dim else 0
+        layout = Layout(self.folder, self.counts, dim, k, self.eps)
+        if dim:
+            parts = range(len(self.counts))
+            todo = [number for number in parts if not layout.file(number, "vectors").exists()]
+            self._run("assign", _assign, todo, self.column, layout, self.n_probe, self.device)
+        self._tidy()
+        layout.save()
+        return layout
 
-    place = folder / _CENTROIDS
-    if not place.exists():
-        blocks = _sample_blocks(folder, parts, dim)
-        found = spherical_kmeans(blocks, n_clusters, seed, folder, device, progress)
-        with storage.atomic_write(str(place)) as file:
-            np.save(file, found)
-    return np.load(place, mmap_mode="r")
+    def _tidy(self) -> None:
+        for pattern in ("block-*.npy", f"{_SAMPLE}-*.npy", "step.npy"):
+            for leftover in self.folder.glob(pattern):
+                leftover.unlink()
+        storage.remove_temporaries(str(self.folder))
+
+    def _run(
+        self, what: str, function: Callable[..., Any], numbers: Sequence[int], *options: Any
+    ) -> list[Any]:
+        """Call a function with the number and the frame of some partitions, on the workers."""
+        import dask
+
+        work = dask.delayed(function, pure=False)
+        tasks = [work(number, self._partitions[number], *options) for number in numbers]
+        labels = [f"partition {number}" for number in numbers]
+        return cluster.compute_all(tasks, labels, what, self.progress, shared=self._shared)
+
+    def _centroids(self, dim: int) -> np.ndarray:
+        import numpy as np
+
+        place = self.folder / _CENTROIDS
+        if not place.exists():
+            blocks = _sample_blocks(self.folder, len(self.counts), dim)
+            found = spherical_kmeans(
+                blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
+            )
+            with storage.atomic_write(str(place)) as file:
+                np.save(file, found)
+        return np.load(place, mmap_mode="r")
 
 
 def _one_dim(column: str, dims: list[int]) -> int:
@@ -162,8 +192,16 @@ def _sample(
     seed: int,
     folder: Path,
     device: str,
-) -> int:
-    """Store the vectors of a sample of a partition's rows, chosen by key; returns their length."""
+) -> tuple[int, str]:
+    """Store a sample of a partition's vectors, chosen by key.
+
+    Returns
+    -------
+    dim : int
+        0 when the partition has no vector.
+    digest : str
+        A hash of keys and vectors.
+    """
     import numpy as np
 
     if not (folder / _MARKER).exists():
@@ -176,9 +214,12 @@ def _sample(
     scores = random_score(keys, seed)[rows]
     # At least one, so that the sample is never empty.
     chosen = np.flatnonzero((scores < share) | (scores == scores.min(initial=1)))
-    with storage.atomic_write(str(folder / f"sample-{number:05d}.npy")) as file:
+    with storage.atomic_write(str(folder / f"{_SAMPLE}-{number:05d}.npy")) as file:
         np.save(file, vectors[chosen].cpu().numpy())
-    return vectors.shape[1] if len(vectors) else 0
+    digest = hashlib.sha256(repr(keys.to_pylist()).encode())
+    digest.update(rows.tobytes())
+    digest.update(vectors.cpu().numpy().data)
+    return (vectors.shape[1] if len(vectors) else 0), digest.hexdigest()
 
 
 def _sample_blocks(folder: Path, parts: int, dim: int) -> list[Path]:
@@ -188,7 +229,7 @@ def _sample_blocks(folder: Path, parts: int, dim: int) -> list[Path]:
     blocks: list[Path] = []
     waiting: list[np.ndarray] = []
     for number in range(parts):
-        path = folder / f"sample-{number:05d}.npy"
+        path = folder / f"{_SAMPLE}-{number:05d}.npy"
         waiting.append(np.load(path).reshape(-1, dim))
         path.unlink()
         if sum(map(len, waiting)) >= _BLOCK_ROWS or number == parts - 1:
@@ -221,7 +262,7 @@ def _assign(
     home["row"], home["cluster"] = rows, index[:, 0].cpu().numpy()
     # In float32, unlike what `nearest` compares: keep policies order rows by it.
     exact = torch.linalg.vecdot(vectors, centroids[index[:, 0]])
-    home["similarity"] = exact.cpu().numpy()
+    home["similarity"] = (exact.cpu().numpy() / GRAIN).round() * GRAIN
     for name, array in (
         ("rows.npy", rows[place.cpu().numpy()].astype(np.int32)),
         ("offsets.npy", offsets.cpu().numpy()),

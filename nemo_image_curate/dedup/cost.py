@@ -60,6 +60,8 @@ class Cost:
         return cls(rows, dim, n_clusters, work, 4.0 * rows * dim * probe, work / rate)
 
     def __str__(self) -> str:
+        if not self.dim:
+            return f"{self.rows:,} rows, the first of which have no embedding: cost not known"
         return (
             f"{self.rows:,} embeddings of {self.dim} values in {self.n_clusters:,} clusters: about "
             f"{self.multiply_adds / 1e12:.2f} T multiply-adds, {self.seconds:.0f} s here, and up "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from nemo_image_curate.dataset.lineage import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.columns import column_statistics
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -27,32 +26,32 @@ if TYPE_CHECKING:
 _DONE = "_done"
 
 
-def work_folder(
-    dataset: ImageTextPairDataset, work_dir: Any, used: Sequence[str], *config: Any
-) -> Path:
+def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> Path:
     """The folder for the intermediate files of one deduplication; the same one after a restart.
+
+    It goes with where the tars are, their sizes and times, and with all that is done to the frame
+    after reading. What the sidecars hold is for the caller to compare.
 
     Parameters
     ----------
     dataset : ImageTextPairDataset
     work_dir : str, path or None
         A folder that all workers share. Default: in the system's temporary folder.
-    used : sequence of str
-        The columns that decide the result.
     *config
-        Whatever else decides it.
+        Whatever else decides the result.
 
     Returns
     -------
     pathlib.Path
-        Not made yet.
+        Made, when it is not there yet.
 
     Raises
     ------
     ConfigError
         When `work_dir` is not a local path.
+    DatasetError
+        When it cannot be made.
     """
-    frames.require_columns(dataset.metadata, *used)
     if work_dir is None:
         work_dir = os.path.join(tempfile.gettempdir(), f"nemo-image-curate-{os.getuid()}")
     base = storage.normalise(work_dir)
@@ -61,19 +60,16 @@ def work_folder(
             f"work_dir={base!r} should be a folder on a local or mounted file system that all "
             "workers share; object stores are too slow for what is kept there."
         )
-    # As in a save in place: the input is what the files were before columns were added to them.
-    # A column that no stage of ours made may have been written again since.
-    sources = dataset.source()[1]
-    inputs = [source.identity(in_place=True) for source in sources]
-    made = {name: dataset.provenance.get(name) for name in used}
-    unknown = [name for name, record in made.items() if record is None]
-    stored = [source.sidecar_location for source in sources if source.sidecar and unknown]
-    with ThreadPoolExecutor(32) as pool:
-        content = list(pool.map(lambda one: column_statistics(one, unknown), stored))
-    token = Lineage(dataset.metadata).token
-    parts = (token, inputs, content, dataset.metadata.npartitions, made, config)
-    digest = fingerprint(__version__, *parts)
-    return Path(base) / f"dedup-{digest[:24]}"
+    lineage = Lineage(dataset.metadata)
+    inputs = [
+        (reader.root, source.shard, source.tar and (source.tar.size, source.tar.changed))
+        for reader, sources in lineage.readers
+        for source in sources
+    ]
+    parts = (lineage.token, inputs, dataset.metadata.npartitions, config)
+    folder = Path(base) / f"dedup-{fingerprint(__version__, *parts)[:24]}"
+    storage.make_dirs(str(folder))
+    return folder
 
 
 @dataclass(frozen=True)
@@ -90,9 +86,15 @@ class Rows:
     table: pa.Table
     counts: list[int]
 
-    def digest(self, column: str) -> str:
-        """A hash of what a column holds."""
-        return hashlib.sha256(_serialised(self.table.select([column]))).hexdigest()
+    def digest(self) -> str:
+        """A hash of what the columns hold."""
+        import pyarrow as pa
+
+        found = hashlib.sha256(repr(self.counts).encode())
+        for batch in self.table.to_batches(max_chunksize=65536):
+            # Written out, so that bytes which Arrow does not look at do not count.
+            found.update(_serialised(pa.Table.from_batches([batch])))
+        return found.hexdigest()
 
 
 def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool | None) -> Rows:
@@ -157,16 +159,27 @@ def write(
     standing = decisions.duplicate_of[ranks]
     removed = standing >= 0
     unknown = None if compared is None else ~compared
-    partner = pa.array(by_rank[standing], mask=~removed)
-    table = pa.table(
-        {
-            "is_duplicate": pa.array(removed, mask=unknown),
-            "duplicate_of": rows.table[id_col].take(partner),
-            "duplicate_of_shard": rows.table[SHARD_COLUMN].take(partner),
-            "duplicate_similarity": pa.array(decisions.similarity[ranks], mask=~removed),
-            **more,
-        }
-    )
+    similarity = decisions.similarity[ranks]
+    names = rows.table.select([id_col, SHARD_COLUMN])
+    # Arrow's strings end at 2 GB in one piece, which the keys of many samples exceed.
+    large = names.cast(pa.schema([(name, pa.large_string()) for name in names.column_names]))
+    large = large.combine_chunks()
+
+    def part(start: int, count: int) -> pa.Table:
+        some = slice(start, start + count)
+        partner = pa.array(by_rank[standing[some]], mask=~removed[some])
+        kept = large.take(partner).cast(names.schema)
+        mask = None if unknown is None else unknown[some]
+        return pa.table(
+            {
+                "is_duplicate": pa.array(removed[some], mask=mask),
+                "duplicate_of": kept[id_col],
+                "duplicate_of_shard": kept[SHARD_COLUMN],
+                "duplicate_similarity": pa.array(similarity[some], mask=~removed[some]),
+                **{name: column.slice(start, count) for name, column in more.items()},
+            }
+        )
+
     folder.mkdir(parents=True, exist_ok=True)
     digest, start, written = hashlib.sha256(), 0, dict[str, bytes]()
     for count in [0, *rows.counts]:
@@ -174,7 +187,7 @@ def write(
             rows.table[name].slice(start, count).combine_chunks() for name in (id_col, SHARD_COLUMN)
         )
         order = _order(keys, shards)
-        content = _serialised(table.slice(start, count).take(order))
+        content = _serialised(part(start, count).take(order))
         name = _file_name(keys.take(order), shards.take(order))
         if written.setdefault(name, content) != content:
             raise DatasetError(
@@ -197,12 +210,9 @@ def _serialised(table: pa.Table) -> bytes:
     return content
 
 
-def complete(folder: Path, dataset: ImageTextPairDataset) -> bool:
-    """Whether `write` finished here, and no tar was replaced since."""
-    done = storage.stat(str(folder / _DONE))
-    tars = [source.tar for source in dataset.source()[1]]
-    # As in `saving`: the fingerprint knows the size of a tar, but not its time.
-    return done is not None and all(tar is None or tar.changed <= done.changed for tar in tars)
+def complete(folder: Path) -> bool:
+    """Whether `write` finished here."""
+    return (folder / _DONE).exists()
 
 
 def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
@@ -235,7 +245,8 @@ class _Join:
     # What Dask's dashboard calls these tasks.
     __name__ = "join-decisions"
 
-    def __init__(self, folder: Path, id_col: str, names: dict[str, str]):
+    def __init__(self, folder: Path, id_col: str, names: dict[str, str], record: dict[str, Any]):
+        self.record = record
         self.folder = folder
         self.id_col = id_col
         self.names = names
@@ -246,9 +257,10 @@ class _Join:
         return (*self.lineage_token(), str(self.folder))
 
     def lineage_token(self) -> tuple[str, ...]:
-        """What was decided, and why: the folder's name is a fingerprint of that."""
+        """What was decided, and how, wherever it is."""
         names = [text for pair in self.names.items() for text in pair]
-        return ("Decisions", self.folder.name, self.digest, self.id_col, *names)
+        how = json.dumps(self.record, sort_keys=True, default=str)
+        return ("Decisions", self.digest, how, self.id_col, *names)
 
     def __call__(self, frame: Any) -> Any:
         import numpy as np
@@ -305,7 +317,7 @@ def attach(
         if name in (dataset.id_col, SHARD_COLUMN):
             raise ConfigError(f"prefix={prefix!r} would overwrite the column {name!r}.")
     meta = frames.with_columns(frame._meta, {names[name]: schema[name] for name in names})
-    joined = frame.map_partitions(_Join(folder, dataset.id_col, names), meta=meta)
+    joined = frame.map_partitions(_Join(folder, dataset.id_col, names, record), meta=meta)
     made = {name: carried.get(name, record) for name in names}
     known = {names[name]: one for name, one in made.items() if one is not None}
     return dataset.replace(joined, known)

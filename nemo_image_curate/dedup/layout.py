@@ -12,7 +12,6 @@ task, the last of them to say that all are there:
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -23,14 +22,14 @@ from nemo_image_curate import storage
 if TYPE_CHECKING:
     import numpy as np
 
-_LAYOUT = "layout.json"
+# Says that the step is complete.
+LAYOUT = "layout.json"
 
 
-@dataclasses.dataclass(frozen=True)
 class Layout:
     """How the vectors of a dataset are stored.
 
-    Attributes
+    Parameters
     ----------
     folder : Path
     counts : list of int
@@ -42,11 +41,13 @@ class Layout:
         Vectors up to this cosine distance apart are likely to share a cluster.
     """
 
-    folder: Path
-    counts: list[int]
-    dim: int
-    n_clusters: int
-    eps: float
+    # No dataclass: Dask would look into it for tasks, number by number, for each task anew.
+    def __init__(self, folder: Path, counts: list[int], dim: int, n_clusters: int, eps: float):
+        self.folder = folder
+        self.counts = counts
+        self.dim = dim
+        self.n_clusters = n_clusters
+        self.eps = eps
 
     def file(self, part: int, name: str) -> Path:
         """The path of one of a part's files."""
@@ -101,14 +102,14 @@ class Layout:
 
     def save(self) -> None:
         """Note that the step is complete."""
-        record = dataclasses.asdict(self) | {"folder": None}
-        storage.write_bytes(str(self.folder / _LAYOUT), json.dumps(record).encode())
+        record = {**vars(self), "folder": None}
+        storage.write_bytes(str(self.folder / LAYOUT), json.dumps(record).encode())
 
     @classmethod
     def load(cls, folder: Path) -> Layout | None:
         """What a completed step left in `folder`, or None."""
         try:
-            record = json.loads((folder / _LAYOUT).read_bytes())
+            record = json.loads((folder / LAYOUT).read_bytes())
         except FileNotFoundError:
             return None
         return cls(**(record | {"folder": folder}))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nemo_image_curate.dedup.vectors import COARSE_MARGIN, coarse
+from nemo_image_curate.dedup.vectors import COARSE_MARGIN, GRAIN, coarse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 
 # Vectors compared with as many others at once.
 _BLOCK = 512
-# Similarities are rounded to multiples of this, about float32's accuracy for a sum of squares:
-# copies of one vector then have similarity 1, and the last bits of a sum decide nothing.
-GRAIN = 2.0**-20
 
 
 @dataclass(frozen=True)

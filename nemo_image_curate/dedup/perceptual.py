@@ -67,7 +67,7 @@ class PerceptualDedup(ColumnDedup):
     Examples
     --------
     >>> ds = PerceptualDedup()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("is_duplicate != True")  # doctest: +SKIP
+    >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class PerceptualDedup(ColumnDedup):
         check_rule(self.rule)
         if self.hash not in ("phash", "dhash"):
             raise ConfigError(f"hash={self.hash!r} should be 'phash' or 'dhash'.")
-        if not 0 <= self.radius <= _MAX_RADIUS:
+        if self.radius not in range(_MAX_RADIUS + 1):
             raise ConfigError(
-                f"radius={self.radius} should be 0 to {_MAX_RADIUS}: pictures that have nothing "
-                "to do with each other differ in about 32 of 64 bits."
+                f"radius={self.radius} should be an integer from 0 to {_MAX_RADIUS}: pictures that "
+                "have nothing to do with each other differ in about 32 of 64 bits."
             )
 
     def stage(self) -> PerceptualHash:

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 from nemo_image_curate import cluster
 from nemo_image_curate.dedup.layout import Layout
-from nemo_image_curate.dedup.neighbours import GRAIN
+from nemo_image_curate.dedup.vectors import GRAIN
 
 if TYPE_CHECKING:
     import numpy as np
 
 # Stored vectors compared with the sample at once.
 _ROWS = 8192
+# Pairs of one row among those that are looked at.
+_MOST = 64
+# Pairs looked at once.
+_PAIRS = 65536
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class RecallEstimate:
     sample : int
         Rows that were compared with all others.
     true_pairs : int
-        Pairs within eps that they are part of.
+        Pairs within eps that they are part of; of rows that are like thousands, some of them.
     found_pairs : int
         Those that share a cluster, and so are found.
     recall : float or None
@@ -116,22 +120,36 @@ def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
     clusters = np.repeat(np.arange(layout.n_clusters), np.diff(offsets))
     stored = layout.vectors(part)
     asked = torch.from_numpy(ours).to(device)
-    seen: dict[tuple[int, int], list[bool]] = {}
+    found: list[np.ndarray] = []
     for first in range(0, len(rows), _ROWS):
         theirs = np.array(stored[first : first + _ROWS])
         products = asked @ torch.from_numpy(theirs).to(device).T
         # Wider than float32's error: the truth is told in float64.
         near = (products >= 1 - eps - 1e-4).nonzero().cpu().numpy()
-        for i, j in near:
-            if sample[i] == rows[first + j]:
-                continue
-            exact = float(ours[i].astype(np.float64) @ theirs[j].astype(np.float64))
-            shared = bool((held[i] == clusters[first + j]).any())
-            told = shared and float(products[i, j]) >= 1 - eps - GRAIN
-            known = seen.setdefault((i, rows[first + j]), [exact >= 1 - eps - GRAIN, False, False])
-            known[1] |= shared
-            known[2] |= told
-    return np.array(list(seen.values()), dtype=bool).reshape(-1, 3)
+        near = near[sample[near[:, 0]] != rows[first + near[:, 1]]]
+        near = _thinned(near, rows[first + near[:, 1]])
+        for i, j in (part.T for part in np.array_split(near, len(near) // _PAIRS + 1)):
+            exact = np.einsum("ij,ij->i", ours[i].astype(np.float64), theirs[j])
+            shared = (held[i] == clusters[first + j, None]).any(axis=1)
+            told = shared & (products[i, j].cpu().numpy() >= 1 - eps - GRAIN)
+            true = exact >= 1 - eps - GRAIN
+            found.append(np.stack([i, rows[first + j], true, shared, told], axis=1))
+    pairs = np.concatenate([np.empty((0, 5), dtype=np.int64), *found])
+    # A pair is met in each cluster that the other one is stored in.
+    unique, number = np.unique(pairs[:, :2], axis=0, return_inverse=True)
+    told_of = np.zeros((len(unique), 3), dtype=bool)
+    np.logical_or.at(told_of, number.reshape(-1), pairs[:, 2:].astype(bool))
+    return told_of
+
+
+def _thinned(near: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of a row that is like thousands of others, only some of them: those by a hash."""
+    import numpy as np
+
+    counts = np.bincount(near[:, 0])[near[:, 0]] if len(near) else np.empty(0, dtype=np.int64)
+    # Knuth's multiplicative hash, of 32 bits.
+    hashed = rows.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
+    return near[hashed < 2.0**32 * _MOST / np.maximum(counts, 1)]
 
 
 def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,14 @@ from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import fingerprint
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.base import keep_score
-from nemo_image_curate.dedup.clustering import cluster_vectors
+from nemo_image_curate.dedup.clustering import CONTENT, KEPT, Clustering
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
-from nemo_image_curate.dedup.layout import Layout
+from nemo_image_curate.dedup.layout import LAYOUT, Layout
 from nemo_image_curate.dedup.ranking import check_keep, ranks
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class SemanticDedup:
     Examples
     --------
     >>> ds = SemanticDedup(eps=0.05, keep="best", by="aesthetic_score")(ds)  # doctest: +SKIP
-    >>> ds.metadata = ds.metadata[~ds.metadata.is_duplicate]  # doctest: +SKIP
+    >>> ds = ds.filter("not is_duplicate")  # leaves out what was not compared  # doctest: +SKIP
 
     In two steps, for several values of eps:
 
@@ -126,11 +127,16 @@ class SemanticDedup:
         DatasetError
             When embeddings differ in length.
         """
-        clusters = self.cluster(dataset)
-        result = clusters.extract()
-        if self.work_dir is None:
-            clusters.remove_vectors()
-        return result
+        clusters, clustering = self._open(dataset, None)
+        with storage.exclusive(str(clusters.folder)):
+            dim = clustering.sample()
+            found = _Extraction.of(clusters, self.eps, self.keep, self.by, self.rule, None)
+            if not found.complete():
+                clustering.store(dim)
+                found.run()
+            if self.work_dir is None:
+                clusters.remove_vectors()
+            return found.attach()
 
     def cluster(
         self, dataset: ImageTextPairDataset, progress: bool | None = None
@@ -145,55 +151,72 @@ class SemanticDedup:
         progress : bool, optional
             Default: on a terminal.
         """
-        self.check()
-        frames.require_columns(dataset.metadata, *([self.by] if self.by else []))
-        used = [dataset.id_col, self.embedding_column]
+        clusters, clustering = self._open(dataset, progress)
+        with storage.exclusive(str(clusters.folder)):
+            clustering.store(clustering.sample())
+        return clusters
+
+    def _open(
+        self, dataset: ImageTextPairDataset, progress: bool | None
+    ) -> tuple[SemanticClusters, Clustering]:
+        column = self.embedding_column
+        self._check_dataset(dataset)
         folder = decisions.work_folder(
             dataset,
             self.work_dir,
-            used,
             "semantic",
+            column,
             self.n_clusters,
             self.n_probe,
             self.eps,
             self.random_state,
         )
-        if self.embedding_column not in dataset.source()[0].schema.names:
-            dataset = dataset.save_metadata(str(folder / "embedded"), progress=progress)
+        if column not in dataset.source()[0].schema.names:
+            dataset = dataset.save_metadata(str(folder / KEPT), progress=progress)
+        # A copy: users assign to `metadata` of theirs.
+        dataset = dataset.replace(dataset.metadata)
         rows = decisions.gather(dataset, [], progress)
-        with storage.exclusive(str(folder)):
-            layout = cluster_vectors(
-                dataset,
-                self.embedding_column,
-                rows.counts,
-                self._clusters_for(len(rows.table)),
-                self.n_probe,
-                self.eps,
-                self.random_state,
-                folder,
-                progress,
-            )
-        return SemanticClusters(self, dataset, layout)
+        clustering = Clustering(
+            dataset,
+            column,
+            rows.counts,
+            self._clusters_for(len(rows.table)),
+            self.n_probe,
+            self.eps,
+            self.random_state,
+            folder,
+            progress,
+        )
+        return SemanticClusters(self, dataset, folder), clustering
 
     def _clusters_for(self, n: int) -> int:
         wanted = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
         return max(1, min(wanted, n))
 
     def estimate_cost(self, dataset: ImageTextPairDataset) -> Cost:
-        """What the work will take, before it is done; only rows are counted.
+        """What the work will take, before it is done.
+
+        Rows are counted, and the first of them computed to see how long embeddings are.
 
         Raises
         ------
         ConfigError, ColumnNotFoundError
             As the work itself would.
         """
-        self.check()
-        frames.require_columns(dataset.metadata, self.embedding_column)
+        self._check_dataset(dataset)
         first = dataset.replace(dataset.metadata[[self.embedding_column]]).head(100)
         dim = frames.embedding_array(first[self.embedding_column])[0].shape[1]
         device = "cuda" if dataset.backend == "gpu" else "cpu"
         n = len(dataset)
         return Cost.of(n, dim, self._clusters_for(n), self.n_probe, device)
+
+    def _check_dataset(self, dataset: ImageTextPairDataset) -> None:
+        self.check()
+        column = self.embedding_column
+        frames.require_columns(dataset.metadata, column, *([self.by] if self.by else []))
+        kind = frames.to_arrow(dataset.metadata[[column]]._meta).schema.field(column).type
+        if not str(kind).startswith(("list", "fixed_size_list", "large_list", "null")):
+            raise ConfigError(f"column {column!r} holds {kind}, not embeddings.")
 
     def check(self) -> None:
         """Refuse unusable parameters.
@@ -205,12 +228,10 @@ class SemanticDedup:
         _check_eps(self.eps)
         check_keep(self.keep, self.by)
         check_rule(self.rule)
-        for name in ("n_clusters", "n_probe"):
-            value = getattr(self, name)
-            if name == "n_clusters" and value == "auto":
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}={value!r} should be a positive integer.")
+        _check_integer("n_probe", self.n_probe, 1)
+        _check_integer("random_state", self.random_state, 0)
+        if self.n_clusters != "auto":
+            _check_integer("n_clusters", self.n_clusters, 1)
 
 
 @dataclass
@@ -221,13 +242,26 @@ class SemanticClusters:
     ----------
     stage : SemanticDedup
     dataset : ImageTextPairDataset
-    layout : Layout
-        Where the embeddings are, and how many clusters there are.
+    folder : Path
+        Where the embeddings are.
     """
 
     stage: SemanticDedup
     dataset: ImageTextPairDataset
-    layout: Layout
+    folder: Path
+
+    @property
+    def layout(self) -> Layout:
+        """How they are stored.
+
+        Raises
+        ------
+        DatasetError
+            When they were removed.
+        """
+        if layout := Layout.load(self.folder):
+            return layout
+        raise DatasetError(f"the clustered embeddings in {self.folder} were removed; cluster again")
 
     def extract(
         self,
@@ -249,26 +283,19 @@ class SemanticClusters:
         Raises
         ------
         ConfigError
+        DatasetError
+            When the clustered embeddings were removed.
         """
         keep, by = (keep, by) if keep else (self.stage.keep, by or self.stage.by)
         rule = rule or self.stage.rule
         eps = self._eps(eps)
         check_keep(keep, by)
         check_rule(rule)
-        folder = self._decided(eps, keep, by, rule, progress)
-        record = {
-            "stage": "SemanticDedup",
-            "eps": eps,
-            "keep": keep,
-            "by": by,
-            "rule": rule,
-            "n_clusters": self.layout.n_clusters,
-            "n_probe": self.stage.n_probe,
-            "embedding_column": self.stage.embedding_column,
-            "random_state": self.stage.random_state,
-            "version": __version__,
-        }
-        return decisions.attach(self.dataset, folder, self.stage.prefix, record)
+        found = _Extraction.of(self, eps, keep, by, rule, progress)
+        with storage.exclusive(str(self.folder)):
+            if not found.complete():
+                found.run()
+        return found.attach()
 
     def _eps(self, eps: float | None) -> float:
         eps = self.stage.eps if eps is None else eps
@@ -278,66 +305,117 @@ class SemanticClusters:
                 f"eps={eps} is more than the eps={self.stage.eps} that these clusters are made "
                 "for; pairs across their borders would be missed. Cluster with the largest eps."
             )
-        return eps
-
-    def _decided(
-        self, eps: float, keep: str, by: str | None, rule: str, progress: bool | None
-    ) -> Path:
-        import pyarrow as pa
-
-        rows = decisions.gather(self.dataset, [by] if by else [], progress)
-        config = fingerprint(eps, keep, by, by and rows.digest(by), rule)[:16]
-        folder = self.layout.folder / f"decisions-{config}"
-        with storage.exclusive(str(self.layout.folder)):
-            if decisions.complete(folder, self.dataset):
-                return folder
-            homes = self.layout.homes()
-            rank = self._ranks(rows, keep, by, homes)
-            device = "cuda" if self.dataset.backend == "gpu" else "cpu"
-            pairs = self.layout.folder / f"pairs-{config}"
-            found = extract(self.layout, rank, rule, eps, pairs, device, progress)
-            compared = homes["cluster"] >= 0
-            cluster = pa.array(homes["cluster"], mask=~compared)
-            id_col = self.dataset.id_col
-            decisions.write(folder, rows, id_col, rank, found, compared, cluster=cluster)
-        return folder
-
-    def _ranks(
-        self, rows: decisions.Rows, keep: str, by: str | None, homes: np.ndarray
-    ) -> np.ndarray:
-        keys = rows.table[self.dataset.id_col]
-        if keep in ("hard", "easy"):
-            sign = 1.0 if keep == "easy" else -1.0
-            return ranks(keys, sign * homes["similarity"].astype(float))
-        return ranks(keys, keep_score(keep, by, self.stage.random_state, rows.table, keys))
+        return float(eps)
 
     def estimate_recall(
         self, eps: float | None = None, sample_size: int = 1000, progress: bool | None = None
     ) -> RecallEstimate:
-        """How many of the true pairs are found, by comparing a sample with everything.
+        """How many of the true pairs are compared, by comparing a sample with everything.
 
         Parameters
         ----------
         eps : float, optional
             Default: that of the stage.
         sample_size : int
-            Rows, chosen by a hash of their number.
+            Rows, chosen at random with the stage's `random_state`.
         progress : bool, optional
             Default: on a terminal.
         """
-        device = "cuda" if self.dataset.backend == "gpu" else "cpu"
-        seed = self.stage.random_state
-        return measure_recall(self.layout, self._eps(eps), sample_size, seed, device, progress)
+        layout, eps, seed = self.layout, self._eps(eps), self.stage.random_state
+        with storage.exclusive(str(self.folder)):
+            return measure_recall(layout, eps, sample_size, seed, self.device, progress)
+
+    @property
+    def device(self) -> str:
+        """Where vectors are multiplied: ``cpu`` or ``cuda``."""
+        return "cuda" if self.dataset.backend == "gpu" else "cpu"
 
     def remove_vectors(self) -> None:
         """Delete the stored embeddings; results that were extracted stay."""
-        for path in self.layout.folder.iterdir():
-            if path.is_file():
+        # First what says that they are there.
+        (self.folder / LAYOUT).unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if path.is_file() and path.name != CONTENT:
                 path.unlink()
             elif path.name.startswith("pairs-"):
                 shutil.rmtree(path)
 
 
-def _check_eps(eps: float) -> None:
-    if not 0 <= eps <= 1:
+@dataclass
+class _Extraction:
+    """One extraction: from clusters to decisions on disk."""
+
+    clusters: SemanticClusters
+    config: dict[str, Any]
+    rows: decisions.Rows
+    name: str
+    progress: bool | None
+
+    @classmethod
+    def of(
+        cls,
+        clusters: SemanticClusters,
+        eps: float,
+        keep: str,
+        by: str | None,
+        rule: str,
+        progress: bool | None,
+    ) -> _Extraction:
+        config = {"eps": float(eps), "keep": keep, "by": by, "rule": rule}
+        rows = decisions.gather(clusters.dataset, [by] if by else [], progress)
+        # Keys, shards and the column `by`; the folder goes with the embeddings.
+        name = fingerprint(sorted(config.items(), key=str), rows.digest())[:16]
+        return cls(clusters, config, rows, name, progress)
+
+    @property
+    def decided(self) -> Path:
+        return self.clusters.folder / f"decisions-{self.name}"
+
+    def complete(self) -> bool:
+        return decisions.complete(self.decided)
+
+    def run(self) -> None:
+        import pyarrow as pa
+
+        clusters, layout = self.clusters, self.clusters.layout
+        homes = layout.homes()
+        rank = self._ranks(homes)
+        pairs = clusters.folder / f"pairs-{self.name}"
+        rule, eps = self.config["rule"], self.config["eps"]
+        found = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
+        compared = homes["cluster"] >= 0
+        cluster = pa.array(homes["cluster"], mask=~compared)
+        id_col = clusters.dataset.id_col
+        decisions.write(self.decided, self.rows, id_col, rank, found, compared, cluster=cluster)
+
+    def _ranks(self, homes: np.ndarray) -> np.ndarray:
+        keep, by, table = self.config["keep"], self.config["by"], self.rows.table
+        keys = table[self.clusters.dataset.id_col]
+        if keep in ("hard", "easy"):
+            sign = 1.0 if keep == "easy" else -1.0
+            return ranks(keys, sign * homes["similarity"].astype(float))
+        seed = self.clusters.stage.random_state
+        return ranks(keys, keep_score(keep, by, seed, table, keys))
+
+    def attach(self) -> ImageTextPairDataset:
+        stage = self.clusters.stage
+        record = {
+            "stage": type(stage).__name__,
+            **self.config,
+            "n_clusters": stage.n_clusters,
+            "n_probe": stage.n_probe,
+            "embedding_column": stage.embedding_column,
+            "random_state": stage.random_state,
+            "version": __version__,
+        }
+        return decisions.attach(self.clusters.dataset, self.decided, stage.prefix, record)
+
+
+def _check_eps(eps: Any) -> None:
+    if not (isinstance(eps, numbers.Real) and 0 <= float(eps) <= 1):
         raise ConfigError(f"eps={eps!r} should be a cosine distance from 0 to 1.")
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
+        raise ConfigError(f"{name}={value!r} should be an integer of at least {least}.")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # 2 * 2^-8 + 2^-16, rounding a result below 1 by at most 2^-9 (Higham, "Accuracy and stability of
 # numerical algorithms", 2002, section 3.1).
 COARSE_MARGIN = 2.6 * 2**-8
+# Similarities are rounded to multiples of this, about float32's accuracy for a sum of squares:
+# copies of one vector then have similarity 1, and the last bits of a sum decide nothing.
+GRAIN = 2.0**-20
 # Lengths between this and its inverse are what float32 squares can tell.
 _SMALL = 1e-15
 # Rows whose products with all centroids are held at once.
@@ -45,14 +48,18 @@ def unit(values: Any, device: str) -> tuple[torch.Tensor, np.ndarray]:
     if not x.numel():
         return x.reshape(0, x.shape[1]), torch.empty(0, dtype=torch.int64).numpy()
     length = x.norm(dim=1)
-    plain = (length > _SMALL) & (length < 1 / _SMALL)
-    if plain.all():
-        return x / length[:, None], torch.arange(len(x)).numpy()
-    # The squares of these overflowed or vanished: divide by the largest value first.
-    peak = x.abs().amax(1)
-    rows = (torch.isfinite(peak) & (peak > 0)).nonzero().squeeze(1)
-    x = x[rows] / peak[rows, None]
-    return x / x.norm(dim=1, keepdim=True), rows.cpu().numpy()
+    x = x / length[:, None]
+    # The squares of other rows overflowed or vanished: divide by the largest value first.
+    odd = ~((length > _SMALL) & (length < 1 / _SMALL))
+    if not odd.any():
+        return x, torch.arange(len(x)).numpy()
+    given = torch.as_tensor(values, device=device)[odd].float()
+    peak = given.abs().amax(1)
+    scaled = given / peak[:, None]
+    x[odd] = scaled / scaled.norm(dim=1, keepdim=True)
+    good = ~odd
+    good[odd] = torch.isfinite(peak) & (peak > 0)
+    return x[good], good.nonzero().squeeze(1).cpu().numpy()
 
 
 def coarse(vectors: torch.Tensor) -> torch.Tensor:

@@ -60,27 +60,6 @@ def read_footer(location: str) -> Footer:
     return Footer(metadata.num_rows, storage_schema(schema), digest.hexdigest(), record)
 
 
-def column_statistics(location: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """What a Parquet file's footer tells of some columns' content: counts, minima, maxima."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found: list[tuple[Any, ...]] = []
-    try:
-        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
-            for group in range(parquet.metadata.num_row_groups):
-                row_group = parquet.metadata.row_group(group)
-                for number in range(row_group.num_columns):
-                    chunk = row_group.column(number)
-                    if chunk.path_in_schema.split(".")[0] in names:
-                        known = chunk.statistics
-                        values = (known.null_count, known.min, known.max) if known else ()
-                        found.append((chunk.path_in_schema, chunk.num_values, *values))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(location, error) from error
-    return found
-
-
 def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or those of `columns` that it has, without its metadata."""
     import pyarrow as pa
@@ -173,7 +152,10 @@ def _text(value: Any) -> str:
 
 
 def storage_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with types that both frame backends hold: no dictionaries, views or nulls."""
+    """The schema with types that both frame backends hold: no dictionaries or views.
+
+    A column of nulls has no type yet: other shards may know it.
+    """
     import pyarrow as pa
 
     return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
@@ -185,7 +167,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     types = pa.types
     if types.is_dictionary(kind):
         return _plain(kind.value_type)
-    if types.is_null(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+    if types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
     if types.is_large_binary(kind) or types.is_binary_view(kind):
         return pa.binary()
@@ -244,7 +226,18 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
                     f"shard {shard}: column {field.name!r} is {field.type}, but {known.type} in "
                     "the shards before it. Cast it to one type, or drop it, in these sidecars."
                 ) from error
-    return pa.schema(list(merged.values()))
+    return pa.schema([typed(field) for field in merged.values()])
+
+
+def typed(field: pa.Field) -> pa.Field:
+    """The field; text when all is null, so that nothing tells its type."""
+    import pyarrow as pa
+
+    if pa.types.is_null(field.type):
+        return field.with_type(pa.string())
+    if pa.types.is_list(field.type):
+        return field.with_type(pa.list_(typed(field.type.value_field)))
+    return field
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -178,6 +179,20 @@ def test_schemas_are_unified(tmp_path, backend):
     write_sidecar(tmp_path / "00002.parquet", {"key": keys[2], "x": ["one", "two"]})
     with pytest.raises(SchemaError, match=r"00002\.parquet: column 'x' is string, but double"):
         open_dataset(tmp_path)
+
+
+def test_a_shard_whose_scores_are_all_null(tmp_path, backend):
+    """As pandas writes them: with the type null, which says nothing."""
+    make_dataset(tmp_path, sizes=[2, 2, 2])
+    for shard in (0, 2):
+        path = tmp_path / f"{shard:05d}.parquet"
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("score")
+        pq.write_table(table.set_column(place, "score", pa.nulls(2)), path)
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    found = to_arrow(ds.metadata.compute())["score"]
+    assert found.type == pa.float64()
+    assert [one is None for one in found.to_pylist()] == [True, True, False, False, True, True]
 
 
 def test_json_fields_of_several_types_in_several_tars(tmp_path):

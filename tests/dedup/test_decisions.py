@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 from nemo_image_curate import ImageTextPairDataset
 from nemo_image_curate.dedup import decisions
 from nemo_image_curate.dedup.rules import Decisions
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from tests.make_data import digests, make_dataset
 from tests.make_embedders import rows
 
@@ -184,48 +186,57 @@ def test_saving_depends_on_what_was_decided_and_not_on_where(made, tmp_path):
     assert digests(out) != first
 
 
-def test_complete_is_what_was_written_after_its_tars(made, tmp_path):
-    import os
-    import time
-
-    ds = opened(made)
-    assert not decisions.complete(tmp_path / "w", ds)
-    every_second(ds, tmp_path / "w")
-    assert decisions.complete(tmp_path / "w", ds)
-    later = time.time() + 5
-    os.utime(made.root / "00002.tar", (later, later))
-    assert not decisions.complete(tmp_path / "w", opened(made))
+def test_complete_when_all_is_written(made, tmp_path):
+    assert not decisions.complete(tmp_path / "w")
+    every_second(opened(made), tmp_path / "w")
+    assert decisions.complete(tmp_path / "w")
 
 
 def test_the_folder_is_that_of_input_and_parameters(made, tmp_path):
-    def name(ds, *config, used=("score",)) -> str:
-        return decisions.work_folder(ds, tmp_path, used, *config).name
+    def name(ds, *config) -> str:
+        return decisions.work_folder(ds, tmp_path / "work", *config).name
 
     ds = opened(made)
     assert name(ds, 1) == name(opened(made), 1)
     moved = tmp_path / "moved"
     shutil.copytree(made.root, moved)
-    assert name(ImageTextPairDataset.from_webdataset(moved), 1) == name(ds, 1)
     others = {
+        name(ImageTextPairDataset.from_webdataset(moved), 1),
         name(ds, 2),
         name(ds.filter("score > 2"), 1),
         name(ds.replace(ds.metadata.repartition(npartitions=2)), 1),
-        name(ds.replace(ds.metadata, {"score": RECORD}), 1),
         name(ds, 1),
     }
     assert len(others) == 5
     ds.replace(ds.metadata.assign(x=1)).save_metadata()
     assert name(opened(made), 1) == name(ds, 1), "a save in place that was stopped"
-    (made.root / "00003.tar").unlink()
-    (made.root / "00003.parquet").unlink()
-    assert name(opened(made), 1) not in others
+    later = time.time() + 5
+    os.utime(made.root / "00002.tar", (later, later))
+    assert name(opened(made), 1) not in others, "a tar was replaced"
 
 
-def test_the_folder_cannot_be_on_an_object_store(made):
+def test_a_merged_frame_goes_with_both_its_inputs(made, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(made.root, moved)
+
+    def name() -> str:
+        one, other = opened(made), ImageTextPairDataset.from_webdataset(moved)
+        both = one.metadata.merge(other.metadata[["key"]], on="key")
+        return decisions.work_folder(one.replace(both), tmp_path / "work").name
+
+    before = name()
+    assert name() == before
+    later = time.time() + 5
+    os.utime(moved / "00002.tar", (later, later))
+    assert name() != before
+
+
+def test_a_folder_that_cannot_be(made, tmp_path):
     with pytest.raises(ConfigError, match="work_dir='s3://bucket/x' should be a folder on a local"):
-        decisions.work_folder(opened(made), "s3://bucket/x", [])
-    with pytest.raises(ColumnNotFoundError, match="no column 'scores'"):
-        decisions.work_folder(opened(made), None, ["scores"])
+        decisions.work_folder(opened(made), "s3://bucket/x")
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="cannot create"):
+        decisions.work_folder(opened(made), tmp_path / "file")
 
 
 def test_a_prefix_that_would_overwrite_the_key(made, tmp_path):

@@ -240,8 +240,9 @@ def test_one_and_no_rows(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"radius": -1}, "radius=-1 should be 0 to 31"),
-        ({"radius": 32}, "radius=32 should be 0 to 31"),
+        ({"radius": -1}, "radius=-1 should be an integer from 0 to 31"),
+        ({"radius": 2.5}, r"radius=2.5 should be an integer"),
+        ({"radius": 32}, "radius=32 should be an integer from 0 to 31"),
         ({"hash": "ahash"}, "hash='ahash' should be 'phash' or 'dhash'"),
         ({"rule": "all"}, "rule='all' should be one of"),
         ({"keep": "hard"}, "keep='hard' should be one of 'first', 'random', 'best'"),

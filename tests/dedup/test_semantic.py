@@ -4,6 +4,7 @@ import shutil
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
@@ -294,7 +295,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert counts["nothing"]["compare"] < counts["compare"]["compare"]
     computed.clear()
     assert found(stage(dataset)) == expected
-    assert set(computed) == {"read"}
+    assert set(computed) == {"read", "sample"}
 
 
 def test_intermediate_files_go(tmp_path, monkeypatch):
@@ -304,7 +305,7 @@ def test_intermediate_files_go(tmp_path, monkeypatch):
     result = SemanticDedup(n_clusters=9)(dataset)
     left = [path.name for path in (tmp_path / "temp").rglob("*") if path.is_file()]
     assert all(
-        (name.startswith("part-") and name.endswith(".arrow")) or name == "_done"
+        (name.startswith("part-") and name.endswith(".arrow")) or name in ("_done", "content")
         for name in left
         if not name.endswith(".lock")
     )
@@ -361,6 +362,72 @@ def test_changed_columns_are_noticed(tmp_path):
     assert kept == {1: [1], 4: [4]}
 
 
+def test_embeddings_in_another_order_are_noticed(tmp_path):
+    """Rewritten with the same values in other rows: the file's statistics are the same."""
+    vectors = np.eye(6, dtype=np.float32)[[0, 0, 1, 2, 3, 4]]
+    dataset = write_embeddings(tmp_path / "data", vectors, 6)
+    stage = SemanticDedup(keep="first", work_dir=tmp_path / "work")
+    assert stands_for(stage(dataset))[1] == 0
+    path = tmp_path / "data" / "00000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "image_embedding", table[1].take([0, 2, 1, 3, 4, 5])), path)
+    told = stands_for(stage(ImageTextPairDataset.from_webdataset(tmp_path / "data", backend="cpu")))
+    assert (told[1], told[2]) == (None, 0)
+
+
+def test_two_datasets_that_look_alike(tmp_path):
+    """Shards of the same names and sizes, one work_dir."""
+    copies = np.tile([1.0, 0.0], (4, 1))
+    stage = SemanticDedup(work_dir=tmp_path / "work")
+    one = stage(write_embeddings(tmp_path / "one", copies, 2))
+    other = stage(write_embeddings(tmp_path / "other", np.eye(4), 2))
+    assert sum(found(one)["is_duplicate"]) == 3
+    assert sum(found(other)["is_duplicate"]) == 0
+
+
+def test_copies_are_ranked_alike_in_any_company(tmp_path):
+    """A row that needs another way to be normalised changes nothing for its neighbours."""
+    vectors = np.tile(planted(10, copies=0), (3, 1))
+    vectors = np.concatenate([vectors, np.zeros((1, 32)), vectors])
+    dataset = write_embeddings(tmp_path / "data", vectors, 31)
+    told = stands_for(SemanticDedup(keep="hard")(dataset))
+    for row in range(61):
+        expected = None if row < 10 or row == 30 else (row % 10 if row < 30 else (row - 31) % 10)
+        assert told[row] == expected
+
+
+def test_removed_vectors_are_missed_at_once(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(60), 20)
+    clusters = SemanticDedup(work_dir=tmp_path / "work").cluster(dataset)
+    before = found(clusters.extract())
+    clusters.remove_vectors()
+    assert found(clusters.extract()) == before, "what was extracted stays"
+    for use in (clusters.estimate_recall, lambda: clusters.extract(0.01)):
+        with pytest.raises(DatasetError, match="were removed; cluster again"):
+            use()
+    assert found(SemanticDedup(0.05, work_dir=tmp_path / "work")(dataset)) == before
+
+
+def test_the_users_frame_may_change_between_extracts(tmp_path):
+    dataset = write_embeddings(tmp_path / "data", planted(60), 20, number=list(range(60)))
+    clusters = SemanticDedup(work_dir=tmp_path / "work").cluster(dataset)
+    dataset.metadata = dataset.metadata[dataset.metadata["number"] > 30]
+    assert len(found(clusters.extract())["key"]) == 60
+
+
+def test_shuffled_frames(tmp_path):
+    vectors = planted(300)
+    dataset = write_embeddings(tmp_path / "data", vectors, 60)
+    dataset.metadata = dataset.metadata.shuffle("key", npartitions=4)
+    table = frames.to_arrow(SemanticDedup(work_dir=tmp_path / "w")(dataset).metadata.compute())
+    unit = {row["key"]: np.array(row["image_embedding"]) for row in table.to_pylist()}
+    pairs = [row for row in table.to_pylist() if row["is_duplicate"]]
+    assert len(pairs) > 50
+    for row in pairs:
+        likeness = unit[row["key"]] @ unit[row["duplicate_of"]]
+        assert row["duplicate_similarity"] == pytest.approx(likeness, abs=1e-5)
+
+
 def test_changed_embeddings_are_noticed(tmp_path):
     dataset = write_embeddings(tmp_path / "data", planted(40), 20)
     work = tmp_path / "work"
@@ -390,11 +457,16 @@ def test_prefix_keeps_columns_apart(tmp_path):
         ({"keep": "best"}, r"needs by=COLUMN"),
         ({"by": "score"}, r"by='score' goes with keep='best'"),
         ({"rule": "any"}, r"rule='any' should be one of 'greedy'"),
-        ({"n_clusters": 0}, r"n_clusters=0 should be a positive integer"),
+        ({"n_clusters": 0}, r"n_clusters=0 should be an integer of at least 1"),
         ({"n_clusters": "many"}, r"n_clusters='many' should be"),
+        ({"n_clusters": True}, r"n_clusters=True should be"),
         ({"n_probe": 0}, r"n_probe=0 should be"),
+        ({"eps": "0.05"}, r"eps='0.05' should be"),
+        ({"random_state": None}, r"random_state=None should be"),
+        ({"random_state": -1}, r"random_state=-1 should be an integer of at least 0"),
+        ({"embedding_column": "caption"}, r"column 'caption' holds string, not embeddings"),
         ({"work_dir": "s3://bucket/work"}, r"work_dir='s3://bucket/work' should be a folder"),
-        ({"keep": "best", "by": "caption"}, r"by='caption' should be a column of numbers"),
+        ({"keep": "best", "by": "caption"}, r"by='caption' should be a column of numbers or"),
     ],
 )
 def test_unusable_parameters(tmp_path, options, message):

@@ -207,7 +207,7 @@ def test_types_that_only_arrow_knows_are_made_plain(tmp_path):
     assert [str(field.type) for field in found.schema] == [
         "string",
         "string",
-        "string",
+        "null",
         "string",
         "list<item: float>",
         "list<item: string>",
@@ -259,6 +259,16 @@ def test_foreign_record_in_the_footer_is_no_reason_to_fail(tmp_path):
 def unify(*types: pa.DataType) -> pa.DataType:
     schemas = [(f"{n:05d}.tar", pa.schema({"x": one})) for n, one in enumerate(types)]
     return columns.unify(schemas).field("x").type
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_column_of_nulls_takes_the_type_of_the_others(order):
+    known = pa.schema({"n": pa.int64(), "list": pa.list_(pa.float32()), "none": pa.null()})
+    nulls = pa.schema({"n": pa.null(), "list": pa.list_(pa.null()), "none": pa.null()})
+    found = columns.unify([("a", known), ("b", nulls)][::order])
+    assert [str(field.type) for field in found] == ["int64", "list<item: float>", "string"]
+    table = pa.table({"n": pa.nulls(2), "list": pa.array([None, []], nulls.field(1).type)})
+    assert columns.conform(table, found).to_pydict()["list"] == [None, []]
 
 
 @pytest.mark.parametrize(
