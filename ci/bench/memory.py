@@ -5,7 +5,6 @@ python memory.py embed|export SHARDS OUTPUT      one measurement, in a process o
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +16,9 @@ from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_clien
 
 
 def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """In kB. Not getrusage's, which a process inherits from the one that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def peak_of_all(client: Client) -> float:

@@ -51,7 +51,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
     images = photographs(IMAGES, SIDE)
     for number, image in enumerate(images):
         (files / f"{number:09d}.jpg").write_bytes(image)
-    write_shards(shards, images, 1000)
+    write_shards(shards, images, 500)
     ours, peer, found = [], [], {}
     with get_client("cpu"):
         for number in range(max(3, rounds)):

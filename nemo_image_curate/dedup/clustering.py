@@ -209,16 +209,18 @@ def _sample(
             f"this worker does not see {folder}. Give work_dir a folder on a file system that all "
             "workers share."
         )
-    vectors, rows = _vectors(frame, column, device)
+    values, kept = frames.embedding_array(frame[column])
     keys = frames.column_to_arrow(frame[id_col])
-    scores = random_score(keys, seed)[rows]
-    # At least one, so that the sample is never empty.
-    chosen = np.flatnonzero((scores < share) | (scores == scores.min(initial=1)))
+    chosen = np.flatnonzero(random_score(keys, seed)[kept] < share)
+    vectors, _ = unit(values[chosen], device)
+    if not len(vectors):
+        # The sample must not be empty where there is something.
+        vectors = unit(values, device)[0][:1]
     with storage.atomic_write(str(folder / f"{_SAMPLE}-{number:05d}.npy")) as file:
-        np.save(file, vectors[chosen].cpu().numpy())
+        np.save(file, vectors.cpu().numpy())
     digest = hashlib.sha256(repr(keys.to_pylist()).encode())
-    digest.update(rows.tobytes())
-    digest.update(vectors.cpu().numpy().data)
+    digest.update(kept.tobytes())
+    digest.update(values.data if device == "cpu" else values.get().data)
     return (vectors.shape[1] if len(vectors) else 0), digest.hexdigest()
 
 

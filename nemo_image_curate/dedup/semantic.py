@@ -182,12 +182,12 @@ class SemanticDedup:
             rows.counts,
             self._clusters_for(len(rows.table)),
             self.n_probe,
-            self.eps,
+            float(self.eps),
             self.random_state,
             folder,
             progress,
         )
-        return SemanticClusters(self, dataset, folder), clustering
+        return SemanticClusters(self, dataset, folder, rows), clustering
 
     def _clusters_for(self, n: int) -> int:
         wanted = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
@@ -244,11 +244,14 @@ class SemanticClusters:
     dataset : ImageTextPairDataset
     folder : Path
         Where the embeddings are.
+    rows : Rows
+        Keys and shards.
     """
 
     stage: SemanticDedup
     dataset: ImageTextPairDataset
     folder: Path
+    rows: decisions.Rows
 
     @property
     def layout(self) -> Layout:
@@ -362,7 +365,7 @@ class _Extraction:
         progress: bool | None,
     ) -> _Extraction:
         config = {"eps": float(eps), "keep": keep, "by": by, "rule": rule}
-        rows = decisions.gather(clusters.dataset, [by] if by else [], progress)
+        rows = decisions.gather(clusters.dataset, [by], progress) if by else clusters.rows
         # Keys, shards and the column `by`; the folder goes with the embeddings.
         name = fingerprint(sorted(config.items(), key=str), rows.digest())[:16]
         return cls(clusters, config, rows, name, progress)
