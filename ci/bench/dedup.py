@@ -5,6 +5,8 @@ falls like 1 / sqrt(i), and 10 % near-duplicates of others: moved by up to a thi
 along such noise (cosine 0.95 to 1). Times are from embeddings in Parquet to decisions on disk;
 the peers get theirs in memory, and only find pairs.
 
+The peers need FAISS: .venv/bin/pip install faiss-cpu
+
 python dedup.py peak SHARDS      one measurement of memory, in a process of its own
 """
 
