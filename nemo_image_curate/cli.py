@@ -11,6 +11,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +116,10 @@ def _save(
     output: str | None,
     as_json: bool,
     extra: dict[str, Any] | None = None,
+    started: float | None = None,
 ) -> None:
     """Compute and save a dataset's frame, then say what came of it."""
-    import time
-
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     saved = dataset.save_metadata(output)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = saved.summary() | (extra or {})
@@ -396,6 +396,12 @@ def score(
     help="semantic: rows to measure the recall on by brute force; 0 for none.",
 )
 @click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
+@click.option(
+    "--prefix",
+    default="",
+    metavar="TEXT",
+    help="Put before the columns' names, to keep those of several runs apart.",
+)
 @_output
 @_json
 @_cluster_options
@@ -413,6 +419,7 @@ def dedup(
     embedding_column: str,
     recall_sample: int,
     work_dir: str | None,
+    prefix: str,
     output: str | None,
     as_json: bool,
     backend: str,
@@ -426,6 +433,7 @@ def dedup(
     """
     from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, SemanticDedup
 
+    started = time.perf_counter()
     keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
     with _client(backend, workers, scheduler, scheduler_file):
         opened = _open(dataset, backend)
@@ -438,6 +446,7 @@ def dedup(
                 rule,
                 n_probe,
                 embedding_column,
+                prefix=prefix,
                 work_dir=work_dir,
             )
             click.echo(f"{stage.estimate_cost(opened)}", err=True)
@@ -450,15 +459,16 @@ def dedup(
             if work_dir is None:
                 clusters.remove_vectors()
         else:
-            options: dict[str, Any] = {"keep": keep, "by": by, "work_dir": work_dir}
+            options: dict[str, Any] = {"keep": keep, "by": by, "prefix": prefix}
+            options["work_dir"] = work_dir
             if method == "perceptual":
                 options |= {"flips": flips, "rule": rule}
                 options |= {} if radius is None else {"radius": radius}
             marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
             told = {}
-        found = marked.metadata["is_duplicate"].compute()
+        found = marked.metadata[f"{prefix}is_duplicate"].compute()
         counts = {"duplicates": int(found.sum()), "not_compared": int(found.isna().sum())}
-        _save(marked, output, as_json, {**counts, **told})
+        _save(marked, output, as_json, {**counts, **told}, started)
 
 
 @main.command(name="filter")

@@ -310,8 +310,10 @@ def test_dedup_keeps_the_best(run, copies, tmp_path):
         pq.write_table(table, scored / f"{shard}.parquet")
     shown = run("dedup", scored, "--by", "taste", "--output", tmp_path / "out")
     assert "recall 1.0000" in shown
+    run("dedup", tmp_path / "out", "--method", "exact", "--prefix", "exact_")
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
     assert {row["shard"] for row in found if row["is_duplicate"]} == {"0.tar"}
+    assert {row["shard"] for row in found if row["exact_is_duplicate"]} == {"1.tar"}
 
 
 def test_dedup_says_what_is_wrong(run, copies, tmp_path):
