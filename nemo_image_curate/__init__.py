@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    from nemo_image_curate.classifiers import AestheticClassifier, ImageClassifier, NsfwClassifier
+    from nemo_image_curate.classifiers import (
+        AestheticClassifier,
+        ClipScore,
+        ImageClassifier,
+        NsfwClassifier,
+        ZeroShotClassifier,
+    )
     from nemo_image_curate.cluster import get_client
     from nemo_image_curate.dataset import ImageTextPairDataset, inspect_dataset
     from nemo_image_curate.dedup import (
@@ -18,41 +24,77 @@ if TYPE_CHECKING:
         SemanticClusters,
         SemanticDedup,
     )
-    from nemo_image_curate.embedders import ImageEmbedder, TimmImageEmbedder
+    from nemo_image_curate.embedders import (
+        ConseEmbedder,
+        ImageEmbedder,
+        OpenCLIPEmbedder,
+        TextImageEmbedder,
+        TimmImageEmbedder,
+        embedder_of,
+    )
     from nemo_image_curate.quality import ImageStatistics
+    from nemo_image_curate.search import (
+        ChromaStore,
+        Searcher,
+        VectorIndex,
+        build_captions,
+        build_index,
+    )
 
 # Imported at first use (PEP 562), so that importing the package loads nothing heavy.
 _HOMES = {
     "AestheticClassifier": "classifiers",
+    "ChromaStore": "search",
+    "ClipScore": "classifiers",
+    "ConseEmbedder": "embedders",
     "ExactDedup": "dedup",
     "ImageClassifier": "classifiers",
     "ImageEmbedder": "embedders",
     "ImageStatistics": "quality",
     "ImageTextPairDataset": "dataset",
     "NsfwClassifier": "classifiers",
+    "OpenCLIPEmbedder": "embedders",
     "PerceptualDedup": "dedup",
     "PerceptualHash": "dedup",
+    "Searcher": "search",
     "SemanticClusters": "dedup",
     "SemanticDedup": "dedup",
+    "TextImageEmbedder": "embedders",
     "TimmImageEmbedder": "embedders",
+    "VectorIndex": "search",
+    "ZeroShotClassifier": "classifiers",
+    "build_captions": "search",
+    "build_index": "search",
+    "embedder_of": "embedders",
     "get_client": "cluster",
     "inspect_dataset": "dataset",
 }
 
 __all__ = [
     "AestheticClassifier",
+    "ChromaStore",
+    "ClipScore",
+    "ConseEmbedder",
     "ExactDedup",
     "ImageClassifier",
     "ImageEmbedder",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NsfwClassifier",
+    "OpenCLIPEmbedder",
     "PerceptualDedup",
     "PerceptualHash",
+    "Searcher",
     "SemanticClusters",
     "SemanticDedup",
+    "TextImageEmbedder",
     "TimmImageEmbedder",
+    "VectorIndex",
+    "ZeroShotClassifier",
     "__version__",
+    "build_captions",
+    "build_index",
+    "embedder_of",
     "get_client",
     "inspect_dataset",
 ]

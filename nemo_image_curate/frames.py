@@ -143,6 +143,13 @@ def check_leaves(rows: int, dim: int) -> None:
         )
 
 
+def embedding_type() -> pa.DataType:
+    """The type of an embedding column: ``list<float32>``."""
+    import pyarrow as pa
+
+    return pa.list_(pa.field("item", pa.float32()))
+
+
 def embedding_column(values: Any, kept: Any, rows: int) -> Any:
     """A ``list<float32>`` column from the 2-D array of its non-null rows.
 

@@ -108,6 +108,33 @@ class Preprocessing:
             std=_triple(config["std"]),
         )
 
+    @classmethod
+    def from_open_clip(cls, preprocess_cfg: Mapping[str, Any]) -> Preprocessing:
+        """What OpenCLIP's evaluation transform does for a model's ``preprocess_cfg``.
+
+        Parameters
+        ----------
+        preprocess_cfg : mapping
+            As in ``model.visual.preprocess_cfg``: size, mean, std, interpolation, resize_mode.
+
+        Raises
+        ------
+        ConfigError
+            The configuration asks for what cannot be expressed here, such as ``longest``.
+        """
+        size = preprocess_cfg["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        if height != width:
+            raise ConfigError(f"size={size} should be that of a square.")
+        return cls(
+            size=int(height),
+            resize_mode=preprocess_cfg["resize_mode"],
+            crop_pct=1.0,
+            interpolation=preprocess_cfg["interpolation"],
+            mean=_triple(preprocess_cfg["mean"]),
+            std=_triple(preprocess_cfg["std"]),
+        )
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width before the crop, as ``torchvision.transforms.Resize`` computes them."""
         short = math.floor(self.size / self.crop_pct)

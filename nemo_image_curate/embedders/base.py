@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.decode import image_decoder
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.image_pass import ImagePass
@@ -15,8 +18,14 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import torch
+
+# A decoder is not for several threads at once, and one at a time keeps all cores busy.
+_EMBEDDING = threading.Lock()
+# Images that `embed_images` decodes and embeds at once.
+_IMAGES = 32
 
 
 class ImageEmbedder:
@@ -183,11 +192,63 @@ class ImageEmbedder:
         )
         return image_pass(dataset)
 
+    def embed_images(
+        self, images: Sequence[bytes], device: str = "cpu"
+    ) -> tuple[np.ndarray, list[str | None]]:
+        """Embed pictures that are in memory, such as those of queries.
+
+        Parameters
+        ----------
+        images : sequence of bytes
+            Encoded: JPEG, PNG...
+        device : {"cpu", "cuda"}
+
+        Returns
+        -------
+        embeddings : numpy.ndarray of float32, shape (n, d)
+            Of unit length; NaN where a picture cannot be decoded. (n, 0) when none can.
+        errors : list of str or None, length n
+            The reasons.
+        """
+        import numpy as np
+        import torch
+        from dask.base import tokenize
+
+        kept: list[int] = []
+        errors: list[str | None] = []
+        parts: list[torch.Tensor] = []
+        with _EMBEDDING:
+            # Not `load`: classifiers have no say here.
+            model = cluster.kept(
+                tokenize(device, "embed_images", self),
+                lambda: _Forward(self, self.load_embedding_model(device), [], device),
+            )
+            decoder = cluster.kept(
+                tokenize(device, "embed_images", self.preprocessing(), self.max_pixels),
+                lambda: image_decoder(
+                    self.preprocessing(),
+                    device,
+                    num_threads=self.num_threads_per_worker,
+                    batch_size=_IMAGES,
+                    max_pixels=self.max_pixels,
+                ),
+            )
+            for start in range(0, len(images), _IMAGES):
+                batch = decoder.decode(list(images[start : start + _IMAGES]))
+                errors += batch.errors
+                kept += [start + row for row in batch.kept]
+                if batch.kept:
+                    parts.append(torch.as_tensor(model(batch)[model.column]))
+        found = (
+            torch.nn.functional.normalize(torch.cat(parts), dim=1) if parts else torch.empty(0, 0)
+        )
+        embeddings = np.full((len(images), found.shape[1]), np.nan, np.float32)
+        embeddings[kept] = found.cpu().numpy()
+        return embeddings, errors
+
     def columns(self) -> dict[str, pa.DataType]:
         """The embedding column and those of the classifiers, with their types."""
-        import pyarrow as pa
-
-        made = {self.image_embedding_column: pa.list_(pa.field("item", pa.float32()))}
+        made = {self.image_embedding_column: frames.embedding_type()}
         for classifier in self.classifiers:
             for name, kind in classifier.columns().items():
                 if name in made:

@@ -61,9 +61,13 @@ def _fuse_quick_gelu(model: Any) -> None:
     """
     import torch
 
-    for block in model.modules():
-        parts = [getattr(block, name, None) for name in ("fc1", "act", "fc2")]
-        before, activation, after = parts
+    # timm's names of the three, and OpenCLIP's.
+    names = (("fc1", "act", "fc2"), ("c_fc", "gelu", "c_proj"))
+    found = [
+        (block, trio) for block in model.modules() for trio in names if hasattr(block, trio[1])
+    ]
+    for block, trio in found:
+        before, activation, after = (getattr(block, name, None) for name in trio)
         if type(activation).__name__ != "QuickGELU" or not (
             isinstance(before, torch.nn.Linear) and isinstance(after, torch.nn.Linear)
         ):
@@ -75,7 +79,7 @@ def _fuse_quick_gelu(model: Any) -> None:
         if before.bias is not None:
             before.bias.mul_(_QUICK_GELU)
         after.weight.div_(_QUICK_GELU)
-        block.act = torch.nn.SiLU(inplace=True)
+        setattr(block, trio[1], torch.nn.SiLU(inplace=True))
 
 
 def _convolutional(model: torch.nn.Module) -> bool:

@@ -113,6 +113,10 @@ class TimmImageEmbedder(ImageEmbedder):
         path = self._weights_path()
         return None if path is None else weights.sha256_of(path)
 
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the embeddings' values; recorded, and part of fingerprints."""
+        return {**super().config(), "pretrained": bool(self.pretrained)}
+
     def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The model, in the precision that suits the device."""
         return optimise(self.build_model(), device, self.autocast)

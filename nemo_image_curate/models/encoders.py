@@ -122,20 +122,44 @@ def encoder_family(
     return found.name if found else f"timm/{architecture}.{config.tag}"
 
 
-def open_clip_family(model_name: str, pretrained: str | None) -> str:
+def open_clip_family(
+    model_name: str,
+    pretrained: str | None = None,
+    weights_sha256: str | None = None,
+    declared: str | None = None,
+) -> str:
     """The identity of an OpenCLIP model: an OpenAI one has the name that its timm twin has.
 
     Parameters
     ----------
     model_name, pretrained
-        As ``open_clip.create_model`` takes them (architecture; tag or none). OpenCLIP itself
-        turns on QuickGELU for the tag ``openai``, so ``-quickgelu`` makes no difference there.
+        As ``open_clip.create_model`` takes them (architecture; tag or none). The tag ``openai``
+        means QuickGELU, so ``-quickgelu`` in the name makes no difference there.
+    weights_sha256
+        Hash of a weights file that has no tag.
+    declared
+        What the user says that file is, a key of `ENCODERS`.
+
+    Raises
+    ------
+    ConfigError
+        When `declared` is unknown or of another architecture.
     """
+    plain = model_name.replace("/", "-").removesuffix("-quickgelu")
+    if declared is not None:
+        if declared not in ENCODERS or ENCODERS[declared].open_clip_name != plain:
+            known = [one.name for one in ENCODERS.values() if one.open_clip_name]
+            raise ConfigError(
+                f"checkpoint_encoder={declared!r} is none that {model_name} may be; known are "
+                f"{', '.join(known)}."
+            )
+        return declared
     if pretrained and pretrained.lower() == "openai":
-        plain = model_name.replace("/", "-").removesuffix("-quickgelu")
         for encoder in ENCODERS.values():
             if encoder.open_clip_name == plain:
                 return encoder.name
+    if weights_sha256 is not None:
+        return f"open_clip/{model_name}:sha256:{weights_sha256[:16]}"
     return f"open_clip/{model_name}.{pretrained}" if pretrained else f"{model_name}:random"
 
 

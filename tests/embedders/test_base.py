@@ -363,3 +363,17 @@ def test_unit_vectors_are_what_classifiers_see(ds, caplog):
         found = column(made(ds), "bright")
     assert "expects unit vectors; they are normalised" in caplog.text
     assert found == pytest.approx(column(ThumbEmbedder(classifiers=[Brightness()])(ds), "bright"))
+
+
+def test_pictures_in_memory_are_embedded_as_those_of_a_dataset():
+    pictures = [jpeg(1), b"no picture", jpeg(2), *[jpeg(n) for n in range(40)]]
+    found, errors = ThumbEmbedder().embed_images(pictures)
+    assert errors[1].startswith("decode")
+    assert np.isnan(found[1]).all()
+    assert [n for n, error in enumerate(errors) if error] == [1]
+    expected = np.stack([pillow_thumb(data) for data in (pictures[:1] + pictures[2:])])
+    assert np.abs(np.delete(found, 1, axis=0) - expected).max() < 0.02
+    assert ThumbEmbedder(normalize_embeddings=False).embed_images([])[0].shape == (0, 0)
+    assert ThumbEmbedder().embed_images([b""])[0].shape == (1, 0)
+    raw = ThumbEmbedder(normalize_embeddings=False).embed_images([jpeg(1)])[0]
+    assert np.linalg.norm(raw) == pytest.approx(1)

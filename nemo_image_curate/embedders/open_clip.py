@@ -1,0 +1,169 @@
+"""`OpenCLIPEmbedder`: CLIP, OpenCLIP and SigLIP, images and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.cluster import has_bfloat16
+from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.embedders.precision import optimise
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.models import encoders, weights
+from nemo_image_curate.models.open_clip import OpenCLIPSource
+
+if TYPE_CHECKING:
+    import torch
+
+
+class OpenCLIPEmbedder(TextImageEmbedder):
+    """Embeds images and captions with a model of OpenCLIP.
+
+    Pixels, tokens, scale and bias are as the model's own configuration says: SigLIP squashes
+    pictures to a square and pads texts to 64 tokens, CLIP crops and takes 77.
+
+    Parameters
+    ----------
+    model_name : str
+        An architecture, such as ``ViT-L-14``; or ``hf-hub:ORGANISATION/NAME`` or
+        ``local-dir:FOLDER``, which bring configuration, weights and tokenizer.
+    pretrained : str, optional
+        A tag of published weights, such as ``openai``, from the Hugging Face hub or its cache.
+    checkpoint_path : str, optional
+        Take the weights from this ``.safetensors`` or ``.pt`` file. Without weights they are
+        random (the same each time): good for trying things out only.
+    checkpoint_encoder : str, optional
+        What the checkpoint is, when it is a copy of OpenAI's published weights, such as
+        ``openai/clip-vit-large-patch14``; classifiers trained on that encoder then take its
+        embeddings.
+    **options
+        As for `TextImageEmbedder` and `ImageEmbedder`.
+
+    Raises
+    ------
+    ConfigError
+        When called: for a name or tag that OpenCLIP does not know.
+    WeightsError
+        When called: when the weights cannot be had, or do not fit the model.
+
+    Examples
+    --------
+    >>> embedder = OpenCLIPEmbedder("ViT-B-32", "laion2b_s34b_b79k")
+    >>> vectors = embedder.embed_text(["a dog on a beach"])  # doctest: +SKIP
+    """
+
+    _known = TextImageEmbedder._known | {"pretrained", "checkpoint_path"}
+
+    def __init__(
+        self,
+        model_name: str,
+        pretrained: str | None = None,
+        batch_size: int = 256,
+        num_threads_per_worker: int = 4,
+        image_embedding_column: str = "image_embedding",
+        normalize_embeddings: bool = True,
+        classifiers: Sequence[Any] = (),
+        autocast: bool = True,
+        use_index_files: bool = False,
+        checkpoint_path: str | None = None,
+        caption_column: str | None = "caption",
+        text_embedding_column: str = "text_embedding",
+        image_stages: Sequence[Any] = (),
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        on_error: str = "null",
+        checkpoint_encoder: str | None = None,
+    ):
+        super().__init__(
+            model_name,
+            caption_column,
+            text_embedding_column,
+            batch_size=batch_size,
+            num_threads_per_worker=num_threads_per_worker,
+            image_embedding_column=image_embedding_column,
+            normalize_embeddings=normalize_embeddings,
+            classifiers=classifiers,
+            image_stages=image_stages,
+            autocast=autocast,
+            use_index_files=use_index_files,
+            max_pixels=max_pixels,
+            on_error=on_error,
+        )
+        self.pretrained = pretrained
+        self.checkpoint_path = checkpoint_path
+        self.checkpoint_encoder = checkpoint_encoder
+
+    def preprocessing(self) -> Preprocessing:
+        """As the model's configuration says."""
+        return self._source().preprocessing()
+
+    def encoder(self) -> str:
+        """The canonical name of the encoder, or one that tells its weights apart from others."""
+        source = self._source()
+        source.check()
+        return encoders.open_clip_family(
+            source.architecture(),
+            self.pretrained,
+            None if self.pretrained else source.identity(),
+            self.checkpoint_encoder,
+        )
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the weights file; None for random weights."""
+        path = self._source().weights_path()
+        return None if path is None else weights.sha256_of(path)
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the embeddings' values; recorded, and part of fingerprints."""
+        return {**super().config(), "pretrained": self.pretrained}
+
+    def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The image tower, in the precision that suits the device."""
+        return optimise(_image_tower(self._source().build().visual), device, self.autocast)
+
+    def load_text_model(self, device: str) -> TextTower:
+        """The text tower, in the precision that suits the device."""
+        import torch
+
+        source = self._source()
+        model, tokenize = source.build(), source.tokenizer()
+        scale = float(model.logit_scale.exp())
+        bias = None if model.logit_bias is None else float(model.logit_bias)
+        model.visual = None  # its memory is not needed
+        exact = not (self.autocast and has_bfloat16(device))
+        model = model.to(device=device, dtype=torch.float32 if exact else torch.bfloat16)
+
+        def encode(texts: list[str]) -> torch.Tensor:
+            return model.encode_text(tokenize(texts).to(device))
+
+        def problem(text: str) -> str | None:
+            # With room for one token more, that place is padding unless a token was cut off.
+            limit = tokenize.context_length
+            longer, empty = tokenize([text, ""], context_length=limit + 1)
+            if longer[limit] == empty[limit]:
+                return None
+            return f"is longer than the {limit} tokens that {self.model_name} takes; shorten it"
+
+        def known(text: str) -> bool:
+            # The vocabularies have a token for every byte, but some models drop punctuation.
+            return bool(tokenize.clean_fn(text).strip())
+
+        return TextTower(encode, problem, known, scale, bias)
+
+    def _source(self) -> OpenCLIPSource:
+        return OpenCLIPSource(self.model_name, self.pretrained, self.checkpoint_path)
+
+
+def _image_tower(visual: torch.nn.Module) -> torch.nn.Module:
+    """The tower; that of CoCa gives tokens, too, of which nothing is wanted."""
+    import torch
+
+    class First(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = visual
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.visual(pixels)[0]
+
+    return First() if getattr(visual, "output_tokens", False) else visual

@@ -1,0 +1,57 @@
+"""The embedder that made a column, from what the dataset records of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.conse import ConseEmbedder
+from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+from nemo_image_curate.embedders.timm import TimmImageEmbedder
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.models.encoders import ENCODERS
+
+_CLASSES: dict[str, Any] = {
+    "OpenCLIPEmbedder": OpenCLIPEmbedder,
+    "TimmImageEmbedder": TimmImageEmbedder,
+}
+
+
+def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -> ImageEmbedder:
+    """The embedder whose images and texts compare with a column.
+
+    Parameters
+    ----------
+    record : mapping
+        The column's provenance, ``dataset.provenance["image_embedding"]``.
+    checkpoint_path : str, optional
+        The weights file, when the column was made with one: records do not hold places of files.
+
+    Raises
+    ------
+    ConfigError
+        When the record names none of this package's embedders, or the weights are not those.
+    """
+    stage, encoder = record.get("stage"), record.get("encoder")
+    autocast = record.get("autocast", True)
+    if stage == "ConseEmbedder":
+        return ConseEmbedder(autocast=autocast)
+    if stage not in _CLASSES:
+        found = f"made by {stage!r}" if stage else "of unknown origin"
+        raise ConfigError(
+            f"the embeddings are {found}; give the embedder that made them as embedder=."
+        )
+    embedder = _CLASSES[stage](
+        record["model"],
+        record.get("pretrained"),
+        checkpoint_path=checkpoint_path,
+        checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
+        autocast=autocast,
+    )
+    if embedder.encoder() != encoder or embedder.weights_sha256() != record.get("weights_sha256"):
+        raise ConfigError(
+            f"the embeddings were made by {encoder!r} with other weights than these "
+            f"({embedder.encoder()!r}). Give the right file as checkpoint_path= (--checkpoint)."
+        )
+    return embedder

@@ -1,0 +1,209 @@
+"""`TextImageEmbedder`: the base of embedders whose texts and images share one space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster, frames
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# Texts per forward pass.
+_TEXTS = 256
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """The text side of a model, loaded.
+
+    Attributes
+    ----------
+    encode : callable
+        A list of n texts to their embeddings, (n, d), of any length; what a model cannot take of
+        a long text is cut off.
+    problem : callable
+        What of a text the model would not see, as the end of a sentence that begins with the
+        text; None when it sees all of it.
+    known : callable
+        Whether the model knows anything of a text: one without a token of its vocabulary has no
+        meaning to it.
+    logit_scale : float
+        What cosines are multiplied by before softmax or sigmoid (the exponential is taken).
+    logit_bias : float or None
+        What SigLIP adds to that.
+    """
+
+    encode: Callable[[list[str]], torch.Tensor]
+    problem: Callable[[str], str | None]
+    known: Callable[[str], bool]
+    logit_scale: float
+    logit_bias: float | None = None
+
+
+class TextImageEmbedder(ImageEmbedder):
+    """Adds a column of image embeddings and, from captions, one of text embeddings.
+
+    Subclass it for a model of your own: give `load_text_model` beside `load_embedding_model`.
+
+    Parameters
+    ----------
+    model_name : str
+    caption_column : str or None, default "caption"
+        The texts to embed, when the dataset has this column; None: only images.
+    text_embedding_column : str, default "text_embedding"
+        ``list<float32>`` of unit length; null where there is no caption, or none that the model
+        knows a token of. Captions that are too long for the model are cut off.
+    **options
+        As for `ImageEmbedder`.
+    """
+
+    _known = ImageEmbedder._known | {"caption_column", "text_embedding_column"}
+
+    def __init__(
+        self,
+        model_name: str,
+        caption_column: str | None = "caption",
+        text_embedding_column: str = "text_embedding",
+        **options: Any,
+    ):
+        super().__init__(model_name, **options)
+        self.caption_column = caption_column
+        self.text_embedding_column = text_embedding_column
+
+    def load_text_model(self, device: str) -> TextTower:
+        """Load the text side; called once per process.
+
+        Parameters
+        ----------
+        device : {"cpu", "cuda"}
+        """
+        raise ConfigError(f"{type(self).__name__} does not define load_text_model(device).")
+
+    def embed_text(
+        self, texts: Sequence[str], device: str = "cpu", truncate: bool = False
+    ) -> np.ndarray:
+        """Embed texts into the space of the images.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        device : {"cpu", "cuda"}
+        truncate : bool, default False
+            Cut off what the model cannot take of a long text, instead of refusing it.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (n, d)
+            Of unit length.
+
+        Raises
+        ------
+        ConfigError
+            For a text that is empty, that the model knows no token of, or that is too long.
+        """
+        import numpy as np
+        import torch
+
+        if isinstance(texts, str):
+            raise ConfigError("embed_text takes a list of texts, not one text.")
+        tower = self._text_tower(device)
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise ConfigError(f"text {text!r} is empty: there is nothing to embed.")
+            if not tower.known(text):
+                raise ConfigError(
+                    f"text {_short(text)!r}: {self.model_name} knows none of its characters. Use "
+                    "a language that the model was trained on."
+                )
+            problem = None if truncate else tower.problem(text)
+            if problem:
+                raise ConfigError(f"text {_short(text)!r} {problem}.")
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _TEXTS):
+                vectors = tower.encode(list(texts[start : start + _TEXTS])).float()
+                parts.append(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
+        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before softmax or sigmoid; 100 for OpenAI's CLIP."""
+        return self._text_tower("cpu").logit_scale
+
+    def logit_bias(self) -> float | None:
+        """What SigLIP adds to the scaled cosine before the sigmoid; None for other models."""
+        return self._text_tower("cpu").logit_bias
+
+    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with both columns, and all that is made in the pass over the images."""
+        embedded = super().__call__(dataset)
+        there = self.caption_column in dataset.metadata.columns
+        return self.embed_captions(embedded) if there else embedded
+
+    def embed_captions(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with the column of text embeddings alone.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When there is no caption column.
+        """
+        if self.caption_column is None:
+            raise ConfigError("caption_column=None: there is no column of texts to embed.")
+        frame = dataset.metadata
+        frames.require_columns(frame, self.caption_column)
+        name = self.text_embedding_column
+        meta = frames.with_columns(
+            frame._meta, {name: frames.empty_column(frame, frames.embedding_type())}
+        )
+        embedded = frame.map_partitions(_EmbedCaptions(self), meta=meta)
+        record = {**self.config(), "caption_column": self.caption_column, "version": __version__}
+        return dataset.replace(embedded, {name: record})
+
+    def _text_tower(self, device: str) -> TextTower:
+        from dask.base import tokenize
+
+        return cluster.kept(tokenize(device, "text", self), partial(self.load_text_model, device))
+
+
+class _EmbedCaptions:
+    """Embeds the captions of one computed partition; the function that Dask maps."""
+
+    # What Dask's dashboard calls these tasks.
+    __name__ = "embed-captions"
+
+    def __init__(self, embedder: TextImageEmbedder):
+        self.embedder = embedder
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        columns = (self.embedder.caption_column, self.embedder.text_embedding_column)
+        return ("EmbedCaptions", *columns, *self.embedder.__dask_tokenize__())
+
+    def __call__(self, frame: Any) -> Any:
+        import pyarrow as pa
+
+        embedder = self.embedder
+        device = "cuda" if frames.backend_of(frame) == "gpu" else "cpu"
+        texts = frames.column_to_arrow(frame[embedder.caption_column]).to_pylist()
+        tower = embedder._text_tower(device)
+        kept = [
+            row for row, text in enumerate(texts) if text and text.strip() and tower.known(text)
+        ]
+        if not kept:
+            column: Any = pa.nulls(len(texts), frames.embedding_type())
+        else:
+            values = embedder.embed_text([texts[row] for row in kept], device, truncate=True)
+            column = frames.embedding_column(values, kept, len(texts))
+        return frames.with_columns(frame, {embedder.text_embedding_column: column})
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
