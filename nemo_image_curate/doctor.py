@@ -15,6 +15,11 @@ from nemo_image_curate.version import __version__
 _PACKAGES = (
     "torch",
     "timm",
+    "open_clip_torch",
+    "faiss-cpu",
+    "chromadb",
+    "fastapi",
+    "streamlit",
     "dask",
     "distributed",
     "pandas",
@@ -54,7 +59,10 @@ def examine() -> dict[str, dict[str, Any]]:
             "decode with nvImageCodec": _attempt(_nvimgcodec),
             "decode with DALI": _attempt(_dali),
             "timm": _attempt(_timm),
+            "OpenCLIP": _attempt(_open_clip),
             "offline model": _attempt(_offline),
+            "offline texts": _attempt(_offline_texts),
+            "vector index": _attempt(_faiss),
             "local cluster": _attempt(_cluster),
         },
     }
@@ -121,6 +129,24 @@ def _offline() -> str:
     from nemo_image_curate.models.encoders import offline_state_dict
 
     return f"works, {len(offline_state_dict())} tensors"
+
+
+def _open_clip() -> str:
+    from nemo_image_curate.models.open_clip import import_open_clip
+
+    return f"works, {len(import_open_clip().list_models())} models"
+
+
+def _offline_texts() -> str:
+    from nemo_image_curate.models.offline import offline_text_model
+
+    return f"works, {offline_text_model('cpu').encode('a dog').shape[0]} values"
+
+
+def _faiss() -> str:
+    import faiss
+
+    return f"works with {faiss.get_compile_options().strip()}"
 
 
 def _bfloat16() -> str:

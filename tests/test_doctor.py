@@ -25,7 +25,8 @@ def test_what_works_here_is_said_to_work(tmp_path):
     assert found["versions"]["nemo_image_curate"] == __version__
     assert found["versions"]["timm"] != "not installed"
     assert found["weights"] == {"folder": str(tmp_path), "files": "some.pth"}
-    for name in ("decode with nvImageCodec", "decode with DALI", "timm", "offline model"):
+    decoders = ["decode with nvImageCodec", "decode with DALI"]
+    for name in [*decoders, "timm", "OpenCLIP", "offline model", "offline texts", "vector index"]:
         assert found["what works"][name].startswith("works"), found["what works"]
     assert found["what works"]["local cluster"] == "works: True"
 

@@ -95,5 +95,7 @@ def offline_text_model(device: str) -> Any:
     path = text_model_path()
     import_timm()  # what it imports in turn meets the same torchvision
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for 0.2 seconds, in every worker's log
     return SentenceTransformer(path, device=device)

@@ -1,0 +1,167 @@
+"""What all commands share: the group, the options of a cluster, and how results are printed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, CurateError
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset import ImageTextPairDataset
+
+
+class _Group(click.Group):
+    """Turns our errors into one line and an exit code: 1 failed, 2 wrong usage."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigError, ColumnNotFoundError) as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(2)
+        except CurateError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stopped; run the same command again to go on.", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nemo-image-curate")
+def main() -> None:
+    """Curate image(-text) datasets in WebDataset shards.
+
+    DATASET is a folder of .tar shards, a glob, a URL, or a folder written with --output.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger("nemo_image_curate").addHandler(handler)
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a command computes."""
+
+    backend: str
+    workers: int | None
+    scheduler: str | None
+    scheduler_file: str | None
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Any]:
+        """The Dask client that the command's options ask for."""
+        from nemo_image_curate.cluster import get_client
+
+        # What goes wrong on a worker is told once, by us.
+        running = self.scheduler or self.scheduler_file
+        quiet = {} if running else {"silence_logs": logging.CRITICAL}
+        # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
+        # this process stops, in an orderly way, and not while the workers are half started.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            client = get_client(
+                self.backend, self.scheduler, self.scheduler_file, self.workers, **quiet
+            )
+        except OSError as error:
+            where = running or "this machine"
+            raise BackendError(f"no Dask scheduler answers at {where}: {error}") from error
+        with client:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            yield client
+
+    def open(self, dataset: str, **options: Any) -> ImageTextPairDataset:
+        """The dataset, in frames of the backend asked for."""
+        from nemo_image_curate.dataset import ImageTextPairDataset
+
+        return ImageTextPairDataset.from_webdataset(dataset, backend=self.backend, **options)
+
+
+def computes(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a cluster, as its argument `session`."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        backend: str,
+        workers: int | None,
+        scheduler: str | None,
+        scheduler_file: str | None,
+        **options: Any,
+    ) -> Any:
+        session = Session(backend, workers, scheduler, scheduler_file)
+        return command(*args, session=session, **options)
+
+    for option in (
+        click.option("--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"),
+        click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
+        click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
+        click.option("--scheduler-file", metavar="FILE", help="The same, by its scheduler file."),
+    ):
+        run = option(run)
+    return run
+
+
+output_option = click.option(
+    "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+embedding_option = click.option("--embedding-column", default="image_embedding", show_default=True)
+samples_option = click.option(
+    "--samples-per-shard", type=click.IntRange(min=1), default=10000, show_default=True
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Decoding threads per worker.",
+)
+checkpoint_option = click.option(
+    "--checkpoint", metavar="FILE", help="The encoder's weights, when they came from a file."
+)
+
+
+def print_json(record: Any) -> None:
+    """Print a record for machines."""
+    click.echo(json.dumps(record, ensure_ascii=False))
+
+
+def report(record: dict[str, Any], as_json: bool) -> None:
+    """Print what came of a command."""
+    if as_json:
+        print_json(record)
+        return
+    width = max(map(len, record))
+    for name, value in record.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) or "none"
+        shown = f"{value:,}" if isinstance(value, int) else value
+        click.echo(f"{name:<{width}}  {shown}")
+
+
+def save(
+    dataset: ImageTextPairDataset,
+    output: str | None,
+    as_json: bool,
+    extra: dict[str, Any] | None = None,
+    started: float | None = None,
+) -> None:
+    """Compute and save a dataset's frame, then print what came of it."""
+    started = time.perf_counter() if started is None else started
+    saved = dataset.save_metadata(output)
+    seconds = time.perf_counter() - started
+    record: dict[str, Any] = saved.summary() | (extra or {})
+    record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}
+    report(record, as_json)

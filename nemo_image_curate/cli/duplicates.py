@@ -1,0 +1,141 @@
+"""The command dedup."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import click
+
+from nemo_image_curate.cli.base import (
+    Session,
+    computes,
+    embedding_option,
+    json_option,
+    main,
+    output_option,
+    save,
+)
+
+
+@main.command()
+@click.argument("dataset")
+@click.option(
+    "--method",
+    type=click.Choice(["exact", "perceptual", "semantic"]),
+    default="semantic",
+    show_default=True,
+    help="By the bytes, by a hash of what is seen, or by the embeddings.",
+)
+@click.option(
+    "--eps",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="semantic: duplicates have a cosine similarity of at least 1 - eps.",
+)
+@click.option(
+    "--radius", type=click.IntRange(min=0), help="perceptual: bits of 64 that may differ."
+)
+@click.option("--flips", is_flag=True, help="perceptual: mirrored images are duplicates, too.")
+@click.option(
+    "--keep",
+    type=click.Choice(["first", "random", "best", "hard", "easy"]),
+    help="Which duplicate stays. Default: best with --by, else hard (semantic) or first.",
+)
+@click.option("--by", metavar="COLUMN", help="The duplicate with the highest value stays.")
+@click.option(
+    "--rule",
+    type=click.Choice(["greedy", "reference", "components"]),
+    default="greedy",
+    show_default=True,
+    help="What goes when A is like B and B like C, but A is not like C.",
+)
+@click.option("--n-clusters", type=click.IntRange(min=1), help="semantic: default 2 sqrt(n).")
+@click.option(
+    "--n-probe",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="semantic: clusters that an embedding near their borders is compared in.",
+)
+@embedding_option
+@click.option(
+    "--recall-sample",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="semantic: rows to measure the recall on by brute force; 0 for none.",
+)
+@click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
+@click.option(
+    "--prefix",
+    default="",
+    metavar="TEXT",
+    help="Put before the columns' names, to keep those of several runs apart.",
+)
+@output_option
+@json_option
+@computes
+def dedup(
+    dataset: str,
+    method: str,
+    eps: float,
+    radius: int | None,
+    flips: bool,
+    keep: str | None,
+    by: str | None,
+    rule: str,
+    n_clusters: int | None,
+    n_probe: int,
+    embedding_column: str,
+    recall_sample: int,
+    work_dir: str | None,
+    prefix: str,
+    output: str | None,
+    as_json: bool,
+    session: Session,
+) -> None:
+    """Mark duplicates: columns is_duplicate, duplicate_of and duplicate_similarity.
+
+    Nothing is removed; do that with: filter DATASET --where "not is_duplicate" --output DIR
+    """
+    from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, SemanticDedup
+
+    started = time.perf_counter()
+    keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
+    with session.client():
+        opened = session.open(dataset)
+        if method == "semantic":
+            stage = SemanticDedup(
+                eps,
+                n_clusters or "auto",
+                keep,
+                by,
+                rule,
+                n_probe,
+                embedding_column,
+                prefix=prefix,
+                work_dir=work_dir,
+            )
+            click.echo(f"{stage.estimate_cost(opened)}", err=True)
+            clusters = stage.cluster(opened)
+            marked = clusters.extract()
+            told: dict[str, Any] = {}
+            if recall_sample:
+                recall = clusters.estimate_recall(sample_size=recall_sample)
+                told["recall"] = dataclasses.asdict(recall) if as_json else str(recall)
+            if work_dir is None:
+                clusters.remove_vectors()
+        else:
+            options: dict[str, Any] = {"keep": keep, "by": by, "prefix": prefix}
+            options["work_dir"] = work_dir
+            if method == "perceptual":
+                options |= {"flips": flips, "rule": rule}
+                options |= {} if radius is None else {"radius": radius}
+            marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
+            told = {}
+        found = marked.metadata[f"{prefix}is_duplicate"].compute()
+        counts = {"duplicates": int(found.sum()), "not_compared": int(found.isna().sum())}
+        save(marked, output, as_json, {**counts, **told}, started)
