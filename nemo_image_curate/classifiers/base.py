@@ -25,8 +25,9 @@ _ROWS = 4096
 class ImageClassifier:
     """Adds a score column made from an embedding column.
 
-    Subclass it: give `load_model`, and `postprocess` where scores need it. Call it with a
-    dataset, or hand it to an embedder's `classifiers` to score in the same pass.
+    Subclass it: give `load_model`, and `postprocess` where scores need it. One that makes other
+    columns than one score also gives `columns` and `values`. Call it with a dataset, or hand it
+    to an embedder's `classifiers` to score in the same pass.
 
     Parameters
     ----------
@@ -67,6 +68,16 @@ class ImageClassifier:
     def postprocess(self, scores: torch.Tensor) -> torch.Tensor:
         """Turn what the model gives, (B,) float32, into what the column holds."""
         return scores
+
+    def values(self, scores: torch.Tensor) -> dict[str, Any]:
+        """What the columns hold, from what `postprocess` gives.
+
+        Returns
+        -------
+        dict of str to torch.Tensor or numpy.ndarray, shape (B,)
+            Of the names in `columns`.
+        """
+        return {self.pred_column: scores}
 
     def encoder(self) -> str | None:
         """The encoder whose embeddings the model was trained on; None for any."""
@@ -129,12 +140,9 @@ class ImageClassifier:
             if record and not record.get("normalized", True):
                 logger.warning("%s expects unit vectors; they are normalised", type(self).__name__)
             return
-        what = f"made by {found!r}" if found else "of unknown origin"
-        if "conflict" in record:
-            what = "not the same in all shards: " + record["conflict"]
         raise EncoderMismatchError(
-            f"{type(self).__name__} was trained on embeddings of {wanted!r}, but the embeddings "
-            f"are {what}. Embed with that model, or, if you know that they are right, "
+            f"{type(self).__name__} is for embeddings of {wanted!r}, but the embeddings "
+            f"are {origin(record)}. Embed with that model, or, if you know that they are right, "
             "pass check_encoder=False."
         )
 
@@ -148,18 +156,43 @@ class ImageClassifier:
         EncoderMismatchError
             When the embeddings are not of the right encoder.
         """
-        frame = dataset.metadata
-        frames.require_columns(frame, self.embedding_column)
+        frames.require_columns(dataset.metadata, self.embedding_column)
         record = dataset.provenance.get(self.embedding_column, {})
         self.require_encoder(record)
-        empty = {name: frames.empty_column(frame, kind) for name, kind in self.columns().items()}
-        meta = frames.with_columns(frame._meta, empty)
-        scored = frame.map_partitions(_ScorePartition(self), meta=meta)
-        return dataset.replace(scored, self.provenance(self.embedding_column, record))
+        made = self.provenance(self.embedding_column, record)
+        return add_columns(dataset, _ScorePartition(self), self.columns(), made)
 
     def load(self, device: str) -> Callable[[torch.Tensor], dict[str, Any]]:
         """The model on a device: embeddings (B, d) to column values."""
         return _Scorer(self, self.load_model(device), device)
+
+
+def add_columns(
+    dataset: ImageTextPairDataset,
+    run: Callable[[Any], Any],
+    columns: Mapping[str, pa.DataType],
+    provenance: dict[str, Any],
+) -> ImageTextPairDataset:
+    """The dataset with columns that a function of one computed partition adds, when needed."""
+    frame = dataset.metadata
+    empty = {name: frames.empty_column(frame, kind) for name, kind in columns.items()}
+    meta = frames.with_columns(frame._meta, empty)
+    return dataset.replace(frame.map_partitions(run, meta=meta), provenance)
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """What is known of the encoder of an embedding column, for messages."""
+    if "conflict" in record:
+        return f"not the same in all shards: {record['conflict']}"
+    return f"made by {record['encoder']!r}" if record.get("encoder") else "of unknown origin"
+
+
+def wrong_width(stage: Any, wanted: int, found: int) -> DatasetError:
+    """The error for embeddings that are not as wide as the model's."""
+    return DatasetError(
+        f"{type(stage).__name__} takes embeddings of {wanted} values, but these have {found}: "
+        "they are of another model."
+    )
 
 
 class _Scorer:
@@ -173,19 +206,17 @@ class _Scorer:
 
         wanted = self.classifier.embedding_dim()
         if wanted is not None and embeddings.shape[1] != wanted:
-            raise DatasetError(
-                f"{type(self.classifier).__name__} takes embeddings of {wanted} values, but these "
-                f"have {embeddings.shape[1]}: they are of another model."
-            )
+            raise wrong_width(self.classifier, wanted, embeddings.shape[1])
         with torch.inference_mode():
             unit = torch.nn.functional.normalize(embeddings.to(self.device).float(), dim=1)
-            scores = self.classifier.postprocess(self.model(unit))
-        if scores.shape != (len(unit),):
-            raise ConfigError(
-                f"{type(self.classifier).__name__} gave scores of shape {tuple(scores.shape)} for "
-                f"{len(unit)} embeddings; it should be one number for each."
-            )
-        return {self.classifier.pred_column: scores.cpu()}
+            values = self.classifier.values(self.classifier.postprocess(self.model(unit)))
+        for name, made in values.items():
+            if made.shape != (len(unit),):
+                raise ConfigError(
+                    f"{type(self.classifier).__name__} gave scores of shape {tuple(made.shape)} "
+                    f"for {len(unit)} embeddings; column {name!r} needs one for each."
+                )
+        return values
 
 
 class _ScorePartition:

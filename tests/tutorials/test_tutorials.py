@@ -54,3 +54,23 @@ def test_duplicates_side_by_side(tmp_path):
         assert name in group
     clean = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "clean")
     assert set(clean.metadata["file"].compute()) == {path.name for path in flickr(12)}
+
+
+def test_search_by_words(tmp_path):
+    script = TUTORIALS / "search_your_photographs.py"
+
+    def found(*arguments: str) -> list[str]:
+        command = [sys.executable, script, *arguments]
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+        scores, files = zip(*(line.split() for line in told.stdout.splitlines()), strict=True)
+        assert list(map(float, scores)) == sorted(map(float, scores), reverse=True)
+        return list(files)
+
+    assert found("a tabby cat")[0] == "chelsea.jpg"
+    examples = tmp_path / "search-output" / "photographs"
+    own = tmp_path / "own" / "trip"
+    own.mkdir(parents=True)
+    for name in ("coffee", "rocket"):
+        (examples / f"{name}.jpg").rename(own / f"{name}.jpg")
+    (own / "broken.jpg").write_bytes(b"no picture")
+    assert found("a cup of coffee", "own", "out") == ["trip/coffee.jpg", "trip/rocket.jpg"]

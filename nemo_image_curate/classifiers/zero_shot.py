@@ -1,0 +1,230 @@
+"""`ZeroShotClassifier`: labels of one's own choice, by how near their words are to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.classifiers.base import ImageClassifier, wrong_width
+from nemo_image_curate.classifiers.prompts import (
+    column_name,
+    prompts,
+    read_labels,
+    read_templates,
+)
+from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.embedders import ImageEmbedder, TextImageEmbedder
+from nemo_image_curate.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    import torch
+
+
+class ZeroShotClassifier(ImageClassifier):
+    """Labels images without training, by comparing them with prompts such as "a photo of a dog.".
+
+    A label's vector is the mean of the unit embeddings of its prompts (every word of the label in
+    every template), scaled to length 1; x below is the cosine between it and an image.
+
+    Parameters
+    ----------
+    embedder : TextImageEmbedder
+        The encoder of the embeddings, such as an `OpenCLIPEmbedder` or a `ConseEmbedder`; used
+        for its text side.
+    labels : sequence of str, or mapping of str to (sequence of) str
+        Labels, or for each label the words that prompts name it by: ``{"dog": ["dog", "puppy"]}``.
+    templates : str or sequence of str, default "openai-80"
+        A set of prompt templates: ``one``, ``simple-7`` or ``openai-80``; or templates of your
+        own, with ``{}`` in each where the label goes. Each process encodes all prompts once: for
+        1,000 labels in 80 templates that is as long as for 80,000 captions.
+    multi_label : bool, default False
+        False: labels exclude each other, and the most likely one is taken. True: each label is
+        scored by itself; an image may show several, or none.
+    pred_column : str, default "label"
+        Names the columns, see below.
+    embedding_column : str, default "image_embedding"
+        Used when called with a dataset; in an embedder's pass its own column is scored.
+    check_encoder : bool, default True
+        Refuse embeddings that are not recorded to be of `embedder`.
+
+    Columns
+    -------
+    label : string
+        The most likely label; the first of equally likely ones. Without `multi_label`, as the
+        next one.
+    label_score : float32
+        Its probability: softmax(s x) over all labels, where s is the model's scale of logits
+        (Radford et al., 2021); for SigLIP models, which have a bias b and compare each pair by
+        itself, sigmoid(s x + b) (Zhai et al., 2023).
+    label_NAME : float32
+        With `multi_label`, one for each label; what is no letter or digit in its name becomes an
+        underscore. For SigLIP models the probability sigmoid(s x + b). Other models
+        were trained to rank texts against each other and have no probability for one alone: the
+        column holds the cosine x. It orders images by one label, but neither compares labels nor
+        has a threshold that fits all: look at images near one to choose it. For a probability
+        whether images show one thing, leave `multi_label` and give an alternative to it:
+        ``["dog", "something else"]``.
+
+    All are null where there is no embedding.
+
+    Raises
+    ------
+    ConfigError
+        When used: for unusable labels, templates or embedder, and for texts that the embedder
+        cannot take.
+    EncoderMismatchError
+        When used: when the embeddings are of another encoder.
+
+    References
+    ----------
+    Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021,
+    section 3.1; Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023.
+
+    Examples
+    --------
+    >>> embedder = ConseEmbedder()  # doctest: +SKIP
+    >>> classify = ZeroShotClassifier(embedder, ["cat", "dog", "car"])  # doctest: +SKIP
+    >>> ds = classify(embedder(ds)).filter("label == 'cat' and label_score > 0.9")  # doctest: +SKIP
+    """
+
+    # `config` has them all.
+    _known = ImageClassifier._known | {"embedder", "labels", "templates", "multi_label"}
+
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        labels: Sequence[str] | Mapping[str, str | Sequence[str]],
+        templates: str | Sequence[str] = "openai-80",
+        multi_label: bool = False,
+        pred_column: str = "label",
+        embedding_column: str = "image_embedding",
+        check_encoder: bool = True,
+    ):
+        super().__init__(pred_column, embedding_column, check_encoder)
+        self.embedder = embedder
+        self.labels = labels
+        self.templates = templates
+        self.multi_label = multi_label
+
+    def encoder(self) -> str:
+        """The encoder that prompts are compared with: the embedder's."""
+        return self._text_side().encoder()
+
+    def _text_side(self) -> TextImageEmbedder:
+        if not isinstance(self.embedder, TextImageEmbedder):
+            raise ConfigError(
+                f"{type(self.embedder).__name__} does not embed texts; zero-shot classification "
+                "needs an embedder that does, such as OpenCLIPEmbedder or ConseEmbedder."
+            )
+        return self.embedder
+
+    def weights_sha256(self) -> str | None:
+        """Hash of the embedder's weights."""
+        return self.embedder.weights_sha256()
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides the scores; recorded, and part of fingerprints."""
+        return {
+            **super().config(),
+            "embedder": self.embedder.config(),
+            "labels": read_labels(self.labels),
+            "templates": read_templates(self.templates),
+            "multi_label": self.multi_label,
+        }
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        # Dask sorts mappings, but the first of equally likely labels wins. And the embedder is
+        # not asked for its own token, since its `classifiers` may hold this very object.
+        order = list(read_labels(self.labels))
+        own = describe_stage(self.embedder, self.embedder._known)
+        return (*super().__dask_tokenize__(), order, own)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The columns and their types."""
+        import pyarrow as pa
+
+        labels = read_labels(self.labels)
+        if self.multi_label:
+            return dict.fromkeys(self._label_columns(labels), pa.float32())
+        if len(labels) == 1:
+            raise ConfigError(
+                f"labels={list(labels)} leaves nothing to choose from: its probability is always "
+                "1. Add what else images may show, such as 'something else', or use "
+                "multi_label=True."
+            )
+        return {self.pred_column: pa.string(), f"{self.pred_column}_score": pa.float32()}
+
+    def _label_columns(self, labels: Mapping[str, Any]) -> dict[str, str]:
+        """The label of each column, with `multi_label`."""
+        made: dict[str, str] = {}
+        for label in labels:
+            name = f"{self.pred_column}_{column_name(label)}"
+            if name in made:
+                raise ConfigError(
+                    f"labels {made[name]!r} and {label!r} would both be the column {name!r}. "
+                    f"Name one of them otherwise: labels={{'other name': {label!r}}}"
+                )
+            made[name] = label
+        return made
+
+    def provenance(self, embedding_column: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """How the columns are made, from which embeddings; with `multi_label`, each by itself."""
+        made = super().provenance(embedding_column, record)
+        if isinstance(self.templates, str):
+            made = {name: {**one, "templates": self.templates} for name, one in made.items()}
+        if self.multi_label:
+            for name, label in self._label_columns(read_labels(self.labels)).items():
+                made[name] = {**made[name], "labels": {label: made[name]["labels"][label]}}
+        return made
+
+    def class_vectors(self, device: str = "cpu") -> np.ndarray:
+        """The vectors that images are compared with.
+
+        Returns
+        -------
+        numpy.ndarray, shape (labels, d), float32
+            Of length 1, in the order of the labels.
+        """
+        import numpy as np
+
+        templates = read_templates(self.templates)
+        words = list(read_labels(self.labels).values())
+        texts = [text for some in words for text in prompts(some, templates)]
+        encoded = self._text_side().embed_text(texts, device)
+        ends = np.cumsum([len(some) * len(templates) for some in words])[:-1]
+        means = np.stack([one.mean(axis=0) for one in np.split(encoded, ends)])
+        unit: np.ndarray = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return unit
+
+    def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The comparison: unit embeddings (B, d) to scores (B, labels)."""
+        import torch
+
+        vectors = torch.from_numpy(self.class_vectors(device)).to(device)
+        embedder = self._text_side()
+        scale, bias = embedder.logit_scale(), embedder.logit_bias()
+
+        def scores(embeddings: torch.Tensor) -> torch.Tensor:
+            if embeddings.shape[1] != vectors.shape[1]:
+                raise wrong_width(self, vectors.shape[1], embeddings.shape[1])
+            cosines = embeddings @ vectors.T
+            if bias is not None:
+                return torch.sigmoid(scale * cosines + bias)
+            return cosines if self.multi_label else torch.softmax(scale * cosines, dim=1)
+
+        return scores
+
+    def values(self, scores: torch.Tensor) -> dict[str, Any]:
+        """The columns' values, from scores (B, labels)."""
+        import numpy as np
+
+        labels = read_labels(self.labels)
+        if self.multi_label:
+            return dict(zip(self._label_columns(labels), scores.unbind(1), strict=True))
+        best, which = scores.max(dim=1)
+        names = np.array([*labels, None], dtype=object)
+        # An embedding that holds NaN is like no label.
+        which[best.isnan()] = len(labels)
+        return {self.pred_column: names[which.cpu().numpy()], f"{self.pred_column}_score": best}
