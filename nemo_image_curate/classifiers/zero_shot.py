@@ -204,7 +204,7 @@ class ZeroShotClassifier(ImageClassifier):
 
         vectors = torch.from_numpy(self.class_vectors(device)).to(device)
         embedder = self._text_side()
-        scale, bias = embedder.logit_scale(), embedder.logit_bias()
+        scale, bias = embedder.logit_scale(device), embedder.logit_bias(device)
 
         def scores(embeddings: torch.Tensor) -> torch.Tensor:
             if embeddings.shape[1] != vectors.shape[1]:

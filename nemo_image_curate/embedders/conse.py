@@ -105,16 +105,39 @@ class ConseEmbedder(TextImageEmbedder):
 
 def _classes(device: str) -> torch.Tensor:
     """The text embeddings of ImageNet's classes, (1000, 384)."""
+    return cluster.kept(f"imagenet-classes-{device}", lambda: _saved_classes().to(device))
 
-    def build() -> torch.Tensor:
-        from timm.data import ImageNetInfo
 
-        info = ImageNetInfo()
-        names = [info.index_to_description(number, detailed=True) for number in range(1000)]
-        return _encode(offline_text_model(device), names)
+def _saved_classes() -> torch.Tensor:
+    """The same, from the weights cache: to embed them takes a CPU longer than all else to start."""
+    import filelock
+    from safetensors.torch import load_file, save_file
 
+    path = (
+        weights.home() / f"imagenet-classes-{weights.sha256_of(_text_weights())[:16]}.safetensors"
+    )
+    if path.exists():
+        return load_file(path)["classes"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                part = path.with_name(f".{path.name}.part")
+                save_file({"classes": _embedded_classes()}, part)
+                part.replace(path)
+    except OSError:  # a home that cannot be written to
+        return _embedded_classes()
+    return load_file(path)["classes"]
+
+
+def _embedded_classes() -> torch.Tensor:
     import_timm()
-    return cluster.kept(f"imagenet-classes-{device}", build)
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [info.index_to_description(number, detailed=True) for number in range(1000)]
+    # Not a tensor of the inference mode, which its caller may not be in.
+    return _encode(offline_text_model("cpu"), names).clone()
 
 
 def _encode(model: Any, texts: list[str]) -> torch.Tensor:

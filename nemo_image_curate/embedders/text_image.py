@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.lineage import describe_stage
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.version import __version__
@@ -134,13 +135,13 @@ class TextImageEmbedder(ImageEmbedder):
                 parts.append(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
-    def logit_scale(self) -> float:
+    def logit_scale(self, device: str = "cpu") -> float:
         """What cosines are multiplied by before softmax or sigmoid; 100 for OpenAI's CLIP."""
-        return self._text_tower("cpu").logit_scale
+        return self._text_tower(device).logit_scale
 
-    def logit_bias(self) -> float | None:
+    def logit_bias(self, device: str = "cpu") -> float | None:
         """What SigLIP adds to the scaled cosine before the sigmoid; None for other models."""
-        return self._text_tower("cpu").logit_bias
+        return self._text_tower(device).logit_bias
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with both columns, and all that is made in the pass over the images."""
@@ -171,7 +172,11 @@ class TextImageEmbedder(ImageEmbedder):
     def _text_tower(self, device: str) -> TextTower:
         from dask.base import tokenize
 
-        return cluster.kept(tokenize(device, "text", self), partial(self.load_text_model, device))
+        # What else the embedder does with images makes no other tower.
+        own = describe_stage(self, self._known)
+        return cluster.kept(
+            tokenize(device, "text", own, self.config()), partial(self.load_text_model, device)
+        )
 
 
 class _EmbedCaptions:

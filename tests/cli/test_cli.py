@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,38 +20,9 @@ from tests.make_data import jpeg, make_dataset, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMAND = Path(sys.executable).with_name("nemo-image-curate")
 COMMANDS = (
     "dedup demo doctor embed filter index inspect pack score search serve stats zero-shot".split()
 )
-
-
-class Shell:
-    """Runs the command; those that compute share a running cluster, to save the time to start."""
-
-    def __init__(self, address: str):
-        self.address = address
-
-    def __call__(self, *words: object, code: int = 0, cluster: bool = True) -> str:
-        """Standard output, or for a failure standard error."""
-        last = ["--scheduler", self.address] if cluster else []
-        done = subprocess.run(
-            [COMMAND, *map(str, words), *last],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
-        )
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        if code == 0:
-            return done.stdout
-        assert done.stdout == ""
-        return done.stderr
-
-
-@pytest.fixture
-def run(client) -> Shell:
-    return Shell(client.scheduler.address)
 
 
 @pytest.fixture(scope="module")

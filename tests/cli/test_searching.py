@@ -1,0 +1,110 @@
+"""The commands that search: a dataset with real captions, indexed, asked, served."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+
+import pytest
+
+from nemo_image_curate.demo import CAPTIONS, photographs
+from tests.cli.conftest import COMMAND
+from tests.make_embedders import column
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory, workers):
+    """The packages' photographs with captions: packed, embedded, indexed by the command."""
+    from tests.cli.conftest import Shell
+
+    folder = tmp_path_factory.mktemp("indexed")
+    run = Shell(workers.scheduler_address)
+    (folder / "photographs").mkdir()
+    lines = ["image,caption"]
+    for name, image in photographs():
+        if name in CAPTIONS:
+            image.save(folder / "photographs" / f"{name}.jpg")
+            lines.append(f'{name}.jpg,"{CAPTIONS[name]}"')
+    (folder / "captions.csv").write_text("\n".join(lines))
+    words = ["--captions", folder / "captions.csv", "--output", folder / "shards"]
+    run("pack", folder / "photographs", *words, cluster=False)
+    model = ["--model", "offline-conse", "--stats"]
+    run("embed", folder / "shards", *model, "--output", folder / "meta")
+    run("index", folder / "meta")
+    return folder
+
+
+def files(told: str) -> list[str]:
+    return [hit["metadata"]["file"].rpartition("/")[2] for hit in json.loads(told)]
+
+
+def test_photographs_are_found(indexed, run):
+    def search(*words: str, code: int = 0) -> str:
+        return run("search", indexed / "meta", *words, code=code, cluster=False)
+
+    assert files(search("--text", "a cat", "--json"))[0] == "chelsea.jpg"
+    image = str(indexed / "photographs" / "coffee.jpg")
+    assert files(search("--image", image, "-k", "3", "--json"))[0] == "coffee.jpg"
+    wide = json.loads(search("--text", "a cat", "--where", "width > 600", "--json"))
+    assert wide
+    assert all(hit["metadata"]["width"] > 600 for hit in wide)
+    printed = search("--image", image, "--captions", "-k", "1")
+    assert CAPTIONS["coffee"] in printed
+    for words in (["--text", "a cat", "-k", "0"], ["--text", ""], [], ["--image", image[:-5]]):
+        assert "Traceback" not in search(*words, code=2 if "--image" not in words else 1)
+
+
+def test_labels_and_clip_scores(indexed, run, tmp_path):
+    words = ["--labels", "cat, cup of coffee=coffee|cup,flower", "--templates", "one"]
+    run("zero-shot", indexed / "meta", *words, "--output", tmp_path / "labelled")
+    run("score", tmp_path / "labelled", "--clip")
+    from nemo_image_curate import ImageTextPairDataset
+
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "labelled")
+    labels = dict(zip(column(ds, "file"), column(ds, "label"), strict=True))
+    by_name = {name.rpartition("/")[2]: label for name, label in labels.items()}
+    assert by_name["chelsea.jpg"] == "cat"
+    assert by_name["coffee.jpg"] == "cup of coffee"
+    assert by_name["flower.jpg"] == "flower"
+    assert all(-1 <= score <= 1 for score in column(ds, "clip_score"))
+    several = ["--labels", "cat,flower", "--multi-label", "--templates", "a picture of a {}"]
+    run("zero-shot", tmp_path / "labelled", *several)
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "labelled")
+    assert {"label_cat", "label_flower"} <= set(ds.metadata.columns)
+    assert "is there twice" in run("zero-shot", indexed / "meta", "--labels", "a,b,a", code=2)
+
+
+def test_a_dataset_without_an_index_or_embeddings(indexed, run):
+    told = run("search", indexed / "shards", "--text", "x", code=2, cluster=False)
+    assert "no column 'image_embedding'" in told
+    assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)
+
+
+def test_the_service_runs_until_it_is_stopped(indexed, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [COMMAND, "serve", indexed / "meta", "--port", str(port), "--store", tmp_path / "live"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
+    )
+    try:
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        query = urllib.request.Request(
+            f"http://127.0.0.1:{port}/search/text-to-image",
+            json.dumps({"text": "a cat", "k": 1}).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(query, timeout=120) as answer:
+            hits = json.load(answer)["hits"]
+        assert hits[0]["metadata"]["file"].endswith("chelsea.jpg")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
