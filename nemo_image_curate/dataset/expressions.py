@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _METHODS = frozenset(
     "isna notna isnull notnull isin between abs round".split()
@@ -40,11 +44,33 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    _check(expression, [str(name) for name in frame.columns])
+    check(expression, [str(name) for name in frame.columns])
+    return _evaluate(frame, frame._meta, expression)
+
+
+def rows(frame: Any, expression: str) -> np.ndarray:
+    """The rows of a computed frame for which an expression is true; null counts as false.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+        As by `mask`.
+    """
+    check(expression, [str(name) for name in frame.columns])
+    chosen = frames.column_to_arrow(_evaluate(frame, frame.iloc[:0], expression))
+    found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _evaluate(frame: Any, empty: Any, expression: str) -> Any:
     try:
         # A frame without rows would let a text be compared with a number.
-        result = _one_row(frame).eval(expression)
-        lazy = frame.eval(expression)
+        result = _one_row(empty).eval(expression)
+        found = frame.eval(expression)
     except Exception as error:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
@@ -55,10 +81,22 @@ def mask(frame: Any, expression: str) -> Any:
             f"the expression {expression!r} gives {kind}, not true or false for each row. "
             f"{_EXAMPLE}"
         )
-    return lazy
+    return found
 
 
-def _check(expression: str, columns: list[str]) -> None:
+def check(expression: str, columns: Sequence[str]) -> list[str]:
+    """Refuse an expression with something in it that is not allowed.
+
+    Returns
+    -------
+    list of str
+        The columns that it looks at, in the order of `columns`.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+    """
+    used: set[str] = set()
     quoted: dict[str, str] = {}
 
     def placeholder(match: re.Match[str]) -> str:
@@ -81,12 +119,14 @@ def _check(expression: str, columns: list[str]) -> None:
             name = quoted.get(node.id, node.id)
             if name not in columns:
                 raise ColumnNotFoundError(name, columns)
+            used.add(name)
         elif isinstance(node, ast.Attribute):
             allowed = _METHODS if id(node) in called else _ACCESSORS
             if node.attr not in allowed:
                 raise _refused(expression, f".{node.attr}")
         elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
             raise _refused(expression, "calling a function")
+    return [name for name in columns if name in used]
 
 
 def _refused(expression: str, what: str) -> ConfigError:
@@ -97,13 +137,13 @@ def _refused(expression: str, what: str) -> ConfigError:
     )
 
 
-def _one_row(frame: Any) -> Any:
-    """A frame of one row with a plain value of each column's type."""
+def _one_row(empty: Any) -> Any:
+    """A frame of one row with a plain value of each type that an empty frame's columns have."""
     import pyarrow as pa
 
-    schema = frames.to_arrow(frame._meta).schema
+    schema = frames.to_arrow(empty).schema
     arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
-    return frames.from_arrow(pa.table(arrays, schema=schema), frames.backend_of(frame))
+    return frames.from_arrow(pa.table(arrays, schema=schema), frames.backend_of(empty))
 
 
 def _sample(kind: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +37,11 @@ class Hit:
     metadata: dict[str, Any]
     vector: np.ndarray | None = field(default=None, compare=False, repr=False)
     similar: int = 0
+
+    @property
+    def sample(self) -> tuple[str | None, str]:
+        """What tells it from all others: shard and key."""
+        return self.shard, self.key
 
     @property
     def order(self) -> tuple[float, str, str]:
@@ -93,5 +99,29 @@ class Searchable(Protocol):
         ------
         ConfigError
             When `k` is below 1, the vectors are of another width, or `where` cannot be used.
+        """
+        ...
+
+    def lookup(
+        self, samples: Sequence[tuple[str | None, str]], where: str | None = None
+    ) -> list[Hit | None]:
+        """The rows of some samples, with their vectors; for "more like this" and rank fusion.
+
+        Parameters
+        ----------
+        samples : sequence of (shard, key)
+            A shard of None leaves it open: any shard's row of that key.
+        where : str, optional
+            Rows for which this expression is not true count as not there.
+
+        Returns
+        -------
+        list of Hit or None, one for each sample
+            With ``vector`` filled in and a score of 1; None for a sample that is not there.
+
+        Raises
+        ------
+        DatasetError
+            When the shard is left open and several shards have the key.
         """
         ...

@@ -1,0 +1,341 @@
+"""One million vectors of 512 values: ours at its defaults, usearch's HNSW, LanceDB.
+
+Real-like: photographs of ../shared/data (each whole and as three crops) are embedded by
+`TimmImageEmbedder("offline")`; of these 1,280 values the 512 principal components are kept. New
+vectors are drawn around real ones, along the directions to 8 of their 16 nearest neighbours
+(normal, deviation 0.3), and along all components (a tenth of their length). Hard: a spectrum that
+falls like 1 / sqrt(i), and no clusters at all. Queries are further draws.
+
+Times are of one query at a time, in a process that is bound to one core, from vector to rows and
+scores. Memory is what the process holds for itself once the index is open (RssAnon), without
+mapped files, whose pages the system gives away when it wants to. Peers search as hard as it takes
+to reach recall 0.95.
+
+The peers are no dependencies of ours. Install them by themselves, and name the folder:
+
+    pip install --no-deps --target FOLDER usearch numkong lancedb lance-namespace \
+        lance-namespace-urllib3-client deprecation
+    PEERS=FOLDER .venv/bin/python ci/bench/run.py search
+
+python search.py build SHARDS INDEX                  build ours, in a process of its own
+python search.py ours|usearch|lancedb FOLDER DATA    measure queries
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dedup import write
+from memory import peak_of_all
+
+N, DIM, QUERIES, K = 1_000_000, 512, 1000, 10
+RECALL = 0.95
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def hard(chance: np.random.Generator, n: int) -> np.ndarray:
+    spectrum = (np.arange(1, DIM + 1) ** -0.5).astype(np.float32)
+    return _unit(chance.standard_normal((n, DIM), dtype=np.float32) * spectrum)
+
+
+class RealLike:
+    """Draws around real embeddings."""
+
+    def __init__(self, real: np.ndarray):
+        self.real = real
+        products = real @ real.T
+        np.fill_diagonal(products, -1)
+        self.neighbours = np.argsort(-products, axis=1)[:, :16]
+        self.spread = real.std(axis=0)
+        self.spread /= np.linalg.norm(self.spread)
+
+    def __call__(self, chance: np.random.Generator, n: int) -> np.ndarray:
+        origin = chance.integers(0, len(self.real), n)
+        made = self.real[origin].copy()
+        ways = chance.permuted(np.tile(np.arange(16), (n, 1)), axis=1)[:, :8]
+        for way in ways.T:
+            share = chance.normal(0, 0.3, (n, 1)).astype(np.float32)
+            made += share * (self.real[self.neighbours[origin, way]] - self.real[origin])
+        made += 0.1 * chance.standard_normal(made.shape, dtype=np.float32) * self.spread
+        return _unit(made)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def real_embeddings(scratch: Path) -> np.ndarray:
+    """Photographs, whole and cropped, as their 512 principal components."""
+    import io
+    import random
+
+    from data import write_shards
+    from PIL import Image
+
+    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, frames, get_client
+
+    chance, images = random.Random(0), []
+    for path in sorted([*SHARED.glob("flickr8k/*.jpg"), *SHARED.glob("imagenet/*.JPEG")]):
+        picture = Image.open(path).convert("RGB")
+        for crop in range(4):
+            share = chance.uniform(0.4, 0.8) if crop else 1.0
+            width, height = (int(side * share) for side in picture.size)
+            left = chance.randint(0, picture.width - width)
+            top = chance.randint(0, picture.height - height)
+            buffer = io.BytesIO()
+            cut = picture.crop((left, top, left + width, top + height))
+            cut.resize((224, 224)).save(buffer, "JPEG", quality=90)
+            images.append(buffer.getvalue())
+    write_shards(scratch / "photographs", images, 500)
+    with get_client("cpu"):
+        dataset = ImageTextPairDataset.from_webdataset(scratch / "photographs", backend="cpu")
+        embedded = TimmImageEmbedder("offline")(dataset).metadata["image_embedding"].compute()
+    values = frames.embedding_array(embedded)[0].astype(np.float64)
+    _, directions = np.linalg.eigh(values.T @ values)
+    return _unit((values @ directions[:, : -DIM - 1 : -1]).astype(np.float32))
+
+
+def draw(maker: Callable[..., np.ndarray], folder: Path) -> None:
+    """Write shards, all vectors in one file, queries, and the true neighbours of these."""
+    import torch
+
+    chance = np.random.default_rng(1)
+    folder.mkdir()
+    x = np.empty((N, DIM), dtype=np.float32)
+    for start in range(0, N, 50_000):
+        x[start : start + 50_000] = maker(chance, 50_000)
+    queries = maker(chance, QUERIES)
+    write(folder / "shards", x)
+    np.save(folder / "queries.npy", queries)
+    np.save(folder / "vectors.npy", x)
+    best = [
+        (torch.from_numpy(queries) @ torch.from_numpy(x[start : start + 100_000]).T).topk(K)
+        for start in range(0, N, 100_000)
+    ]
+    values = torch.cat([one.values for one in best], dim=1)
+    rows = torch.cat([one.indices + 100_000 * part for part, one in enumerate(best)], dim=1)
+    np.save(folder / "truth.npy", rows.gather(1, values.topk(K).indices).numpy())
+
+
+def build(shards: Path, index: Path) -> dict[str, Any]:
+    from nemo_image_curate import ImageTextPairDataset, get_client
+    from nemo_image_curate.search import build_index
+
+    with get_client("cpu") as client:
+        dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
+        began = time.perf_counter()
+        built = build_index(dataset, path=index)
+        seconds = time.perf_counter() - began
+        peak = peak_of_all(client)
+    told = {name: built.recipe[name] for name in ("factory", "nprobe", "recall")}
+    disk = sum(path.stat().st_size for path in index.iterdir())
+    return {"seconds": seconds, "peak": peak, "disk": disk / 1e6, **told}
+
+
+def _held() -> float:
+    """MB of memory that belong to this process alone, files not counted."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
+
+
+def _timed(search: Callable[[np.ndarray], np.ndarray], data: Path) -> dict[str, Any]:
+    queries, truth = np.load(data / "queries.npy"), np.load(data / "truth.npy")
+    # The second time pages and caches are warm.
+    for _ in range(2):
+        times, hits = [], 0
+        for query, true in zip(queries, truth, strict=True):
+            began = time.perf_counter()
+            found = search(query)
+            times.append(time.perf_counter() - began)
+            hits += len(np.intersect1d(found, true))
+    p50, mean = np.median(times) * 1e3, np.mean(times) * 1e3
+    return {"recall": hits / truth.size, "p50": p50, "mean": mean}
+
+
+def ours(folder: Path, data: Path) -> dict[str, Any]:
+    import faiss
+    import torch
+
+    from nemo_image_curate.search import VectorIndex
+
+    torch.zeros(9, 9) @ torch.zeros(9, 9)
+    faiss.IndexFlatIP(8).search(np.zeros((1, 8), dtype=np.float32), 0 + 1)
+    before = _held()
+    index = VectorIndex.load(folder)
+    told = _timed(lambda query: index.search(query[None], K)[1][0], data)
+    return {**told, "memory": _held() - before}
+
+
+def _peers() -> None:
+    if folder := os.environ.get("PEERS"):
+        # At the end: what our own environment has goes first.
+        sys.path.append(folder)
+
+
+def usearch(folder: Path, data: Path) -> dict[str, Any]:
+    """Its defaults (16 neighbours, 128 candidates when adding), vectors as signed bytes."""
+    _peers()
+    from usearch.index import Index
+
+    place = folder / "usearch"
+    index = Index(ndim=DIM, metric="ip", dtype="i8")
+    if not place.exists():
+        x = np.load(data / "vectors.npy", mmap_mode="r")
+        began = time.perf_counter()
+        index.add(np.arange(N), x, threads=os.cpu_count())
+        seconds = time.perf_counter() - began
+        index.save(str(place))
+        return {"seconds": seconds, "disk": place.stat().st_size / 1e6}
+    before = _held()
+    index.load(str(place))
+    told = {}
+    for index.expansion_search in (64, 128, 256, 512, 1024):
+        told = _timed(lambda query: index.search(query, K, threads=1).keys, data)
+        if told["recall"] >= RECALL:
+            break
+    return {**told, "memory": _held() - before, "setting": f"ef {index.expansion_search}"}
+
+
+def lancedb(folder: Path, data: Path) -> dict[str, Any]:
+    """IVF_PQ as its documentation advises (n / 8192 lists at least; d / 8 bytes), refined."""
+    _peers()
+    import lancedb
+    import pyarrow as pa
+
+    place = folder / "lancedb"
+    if not place.exists():
+        x = np.load(data / "vectors.npy", mmap_mode="r")
+        kind = pa.list_(pa.float32(), DIM)
+        schema = pa.schema({"row": pa.int64(), "vector": kind})
+        blocks = (
+            pa.record_batch(
+                [
+                    pa.array(np.arange(start, start + 50_000)),
+                    pa.FixedSizeListArray.from_arrays(x[start : start + 50_000].ravel(), type=kind),
+                ],
+                schema=schema,
+            )
+            for start in range(0, N, 50_000)
+        )
+        began = time.perf_counter()
+        reader = pa.RecordBatchReader.from_batches(schema, blocks)
+        table = lancedb.connect(str(place)).create_table("vectors", reader)
+        table.create_index(
+            metric="cosine", index_type="IVF_PQ", num_partitions=1000, num_sub_vectors=DIM // 8
+        )
+        seconds = time.perf_counter() - began
+        disk = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        return {"seconds": seconds, "disk": disk / 1e6}
+    before = _held()
+    table = lancedb.connect(str(place)).open_table("vectors")
+    told: dict[str, Any] = {}
+    probes, refine = 0, 0
+    for probes, refine in ((10, 10), (20, 10), (20, 20), (40, 20), (80, 20), (80, 50)):
+
+        def search(query: np.ndarray, probes: int = probes, refine: int = refine) -> np.ndarray:
+            asked = table.search(query).distance_type("cosine").nprobes(probes)
+            found = asked.refine_factor(refine).limit(K).select(["row"]).to_arrow()
+            return found["row"].to_numpy()
+
+        told = _timed(search, data)
+        if told["recall"] >= RECALL:
+            break
+    return {**told, "memory": _held() - before, "setting": f"nprobes {probes}, refine {refine}"}
+
+
+def _apart(what: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
+    """Run one of the commands above in a process that is bound to some cores."""
+    command = [sys.executable, __file__, what, *map(str, paths)]
+    if cores == 1:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS"), "1")
+        command = ["taskset", "-c", "0", *command]
+    else:
+        threads = {}
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if "ModuleNotFoundError" not in done.stderr:
+        raise RuntimeError(done.stderr)
+    print(f"skipped: {done.stderr.splitlines()[-1]}; see ci/bench/search.py")
+    return None
+
+
+def run(scratch: Path, rounds: int) -> list[dict]:
+    sets: dict[str, Callable[..., np.ndarray]] = {"hard": hard}
+    if SHARED.is_dir():
+        sets = {"real-like": RealLike(real_embeddings(scratch)), **sets}
+    else:
+        print(f"skipped: no photographs for real-like vectors in {SHARED}")
+    rows = []
+    for name, maker in sets.items():
+        data, index = scratch / name, scratch / f"{name}-index"
+        draw(maker, data)
+        made = _apart("build", data / "shards", index, cores=2)
+        own = _apart("ours", index, data)
+        assert made is not None
+        assert own is not None
+        rows += _rows(name, made, own)
+        # One set is enough for peers: their builds take the longest.
+        for peer in ("usearch", "lancedb") if name == next(iter(sets)) else ():
+            began = _apart(peer, scratch, data, cores=2)
+            theirs = began and _apart(peer, scratch, data)
+            if began and theirs:
+                rows += _compared(name, peer, {**began, **theirs}, made, own)
+        (data / "vectors.npy").unlink()
+    return rows
+
+
+def _rows(name: str, made: dict[str, Any], own: dict[str, Any]) -> list[dict]:
+    what = f"1M x {DIM} {name}, {made['factory']}, {made['nprobe']} lists looked at"
+    told = f"{own['recall']:.3f}"
+    return [
+        _row(f"{what}: recall@10 / as measured when built", own["recall"], made["recall"],
+             f">= {RECALL}", own["recall"] >= RECALL, "{:.3f}"),
+        _row(f"{name}: top-10 on one core, mean / p50, at recall {told}", own["mean"], own["p50"],
+             "p50 < 1 ms", own["p50"] < 1, "{:.2f} ms"),
+        _row(f"{name}: memory / disk", own["memory"], made["disk"], "<= 500 MB",
+             own["memory"] <= 500, "{:.0f} MB"),
+        _row(f"{name}: build {made['seconds']:.0f} s; peak memory / the vectors", made["peak"],
+             N * DIM * 4 / 1e6, "< 2", made["peak"] < 2 * N * DIM * 4 / 1e6, "{:.0f} MB"),
+    ]  # fmt: skip
+
+
+def _compared(
+    name: str, peer: str, theirs: dict[str, Any], made: dict[str, Any], own: dict[str, Any]
+) -> list[dict]:
+    what = f"{name}: {peer} ({theirs['setting']}, recall {theirs['recall']:.3f}) / ours, "
+    figures = {
+        "top-10 on one core, p50": (theirs["p50"], own["p50"], "{:.2f} ms"),
+        "memory": (theirs["memory"], own["memory"], "{:.0f} MB"),
+        "disk": (theirs["disk"], made["disk"], "{:.0f} MB"),
+        "build": (theirs["seconds"], made["seconds"], "{:.0f} s"),
+    }
+    return [
+        {**_row(what + figure, first, second, "-", True, shown), "ours": shown.format(second),
+         "peer": shown.format(first)}
+        for figure, (first, second, shown) in figures.items()
+    ]  # fmt: skip
+
+
+def _row(what: str, first: float, second: float, bar: str, met: bool, shown: str) -> dict:
+    return {
+        "what": what,
+        "ours": shown.format(first),
+        "peer": shown.format(second),
+        "ratio": first / second,
+        "bar": bar,
+        "met": met,
+    }
+
+
+if __name__ == "__main__":
+    command = {"build": build, "ours": ours, "usearch": usearch, "lancedb": lancedb}[sys.argv[1]]
+    print(json.dumps(command(*map(Path, sys.argv[2:])), default=float))

@@ -1,0 +1,158 @@
+"""Text queries over HTTP on this machine: one client against the bare encoder, and 64 at once."""
+
+from __future__ import annotations
+
+import csv
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+FLICKR = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k"
+CLIENTS, QUERIES = 64, 32
+
+
+def run(scratch: Path, rounds: int) -> list[dict]:
+    from nemo_image_curate import ConseEmbedder
+
+    texts = _prepare(scratch)
+    embedder = ConseEmbedder()
+    embedder.embed_text(texts[:1])
+    command = [sys.executable, __file__, str(scratch / "data")]
+    with (scratch / "log").open("w") as log:
+        service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        assert service.stdout is not None
+        port = int(service.stdout.readline().split("http://")[1].split()[0].rpartition(":")[2])
+        client = _Client(port)
+        while client.status("/health") != 200:
+            time.sleep(0.1)
+        whole, bare = [], []
+        # In turns, but not one by one: for a while after their work both processes' threads keep
+        # the cores busy with waiting for more.
+        for start in range(0, 100 * rounds, 50):
+            some = texts[start : start + 50]
+            whole += [client.seconds(text) for text in some]
+            for text in some:
+                began = time.perf_counter()
+                embedder.embed_text([text])
+                bare.append(time.perf_counter() - began)
+        busy, seconds = _load(port, texts)
+        stats = _Client(port).get("/stats")
+    finally:
+        service.terminate()
+        status = service.wait(30)
+    assert status == 0, (scratch / "log").read_text()
+    overhead = statistics.median(whole) - statistics.median(bare)
+    busy.sort()
+    failed = CLIENTS * QUERIES - len(busy)
+    p50, p99 = (busy[int(len(busy) * part)] for part in (0.5, 0.99))
+    sizes = {int(size): count for size, count in stats["batch_sizes"].items()}
+    batch = sum(size * count for size, count in sizes.items() if size > 1) / max(
+        1, sum(count for size, count in sizes.items() if size > 1)
+    )
+    alone = 1 / statistics.median(whole)
+    return [
+        {
+            "what": f"text query over HTTP, {stats['images']} images, p50 / bare embed_text",
+            "ours": f"{statistics.median(whole) * 1e3:.1f} ms",
+            "peer": f"{statistics.median(bare) * 1e3:.1f} ms",
+            "ratio": statistics.median(whole) / statistics.median(bare),
+            "bar": f"overhead <= 5 ms: {overhead * 1e3:.1f} ms",
+            "met": overhead <= 0.005,
+        },
+        {
+            "what": f"{CLIENTS} clients at once (p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms, "
+            f"{batch:.0f} queries a batch) / one client",
+            "ours": f"{len(busy) / seconds:.0f} queries/s",
+            "peer": f"{alone:.0f} queries/s",
+            "ratio": len(busy) / seconds / alone,
+            "bar": f"no error: {failed}",
+            "met": failed == 0,
+        },
+    ]
+
+
+def _prepare(scratch: Path) -> list[str]:
+    """Shards of the photographs, embedded and indexed; the captions."""
+    from nemo_image_curate import ConseEmbedder, ImageTextPairDataset, get_client
+    from nemo_image_curate.search.index import build_index
+    from nemo_image_curate.shards.pack import find_images, pack
+
+    with (FLICKR / "captions.csv").open(newline="") as file:
+        captions = [row[1] for row in list(csv.reader(file))[1:]]
+    pack(find_images([str(FLICKR)]), str(scratch / "tars"), None, 500)
+    with get_client("cpu"):
+        dataset = ImageTextPairDataset.from_webdataset(scratch / "tars", backend="cpu")
+        embedded = ConseEmbedder()(dataset).save_metadata(scratch / "data", progress=False)
+        build_index(embedded, progress=False)
+    return captions[::7]
+
+
+class _Client:
+    """One connection that stays open, as a program's would."""
+
+    def __init__(self, port: int):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def status(self, path: str) -> int:
+        self.connection.request("GET", path)
+        answer = self.connection.getresponse()
+        answer.read()
+        return answer.status
+
+    def get(self, path: str) -> dict:
+        self.connection.request("GET", path)
+        return json.loads(self.connection.getresponse().read())
+
+    def seconds(self, text: str) -> float:
+        body = json.dumps({"text": text}).encode()
+        began = time.perf_counter()
+        self.connection.request(
+            "POST", "/search/text-to-image", body, {"Content-Type": "application/json"}
+        )
+        answer = self.connection.getresponse()
+        content = answer.read()
+        seconds = time.perf_counter() - began
+        assert answer.status == 200, content
+        assert len(json.loads(content)["hits"]) == 10
+        return seconds
+
+
+def _load(port: int, texts: list[str]) -> tuple[list[float], float]:
+    """The seconds of each query that was answered, and those of all together."""
+    took: list[float] = []
+    ready = threading.Barrier(CLIENTS + 1)
+
+    def work(number: int) -> None:
+        client = _Client(port)
+        client.status("/health")
+        ready.wait()
+        for query in range(QUERIES):
+            took.append(client.seconds(texts[(number * QUERIES + query) % len(texts)]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return took, time.perf_counter() - began
+
+
+def _serve(folder: str) -> None:
+    from nemo_image_curate import ImageTextPairDataset
+    from nemo_image_curate.search.searcher import Searcher
+    from nemo_image_curate.serve import run_service
+
+    dataset = ImageTextPairDataset.from_webdataset(folder, backend="cpu")
+    run_service(Searcher.open(dataset), dataset, port=0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

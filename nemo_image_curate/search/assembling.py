@@ -1,0 +1,144 @@
+"""Put together the files of an index: all of them, or those that change."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate.search import building, files, matching
+from nemo_image_curate.search.engines import ListEngine, VectorFile, read_faiss
+from nemo_image_curate.search.kinds import Plan
+from nemo_image_curate.search.nearest import approximate
+from nemo_image_curate.search.parts import Parts, one_dim
+from nemo_image_curate.search.rows import RowTable
+from nemo_image_curate.search.tuning import Recall
+
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+def make(
+    folder: str, recipe: dict[str, Any], plan: Plan, parts: Parts, records: list[dict[str, Any]]
+) -> None:
+    import faiss
+
+    numbers = [number for number, record in enumerate(records) if record["indexed"]]
+    made = {"rows": parts.folder / "rows"}
+    building.write_row_table(made["rows"], parts, numbers)
+    if plan.kind == "flat":
+        index = faiss.IndexFlatIP(plan.dim)
+        building.fill_flat(index, parts, numbers)
+        recipe |= {"factory": "Flat", "lists": 0}
+    else:
+        made["vectors"] = parts.folder / "vectors"
+        building.write_vectors(made["vectors"], parts, numbers, plan.dim)
+        recipe |= {"factory": "CAGRA", "lists": 0}
+    if plan.kind == "ivf":
+        trained = building.train(plan, parts, records)
+        building.encode(parts, numbers, plan.dim, trained)
+        index = read_faiss(str(trained))
+        building.fill_lists(index, parts, numbers, trained)
+        lists = faiss.downcast_index(index.index)
+        factory = f"PCAR{lists.d},IVF{lists.nlist},SQ8_direct_signed"
+        recipe |= {"factory": factory, "lists": lists.nlist, "width": lists.d}
+    if plan.kind != "cuvs":
+        made["index"] = parts.folder / "index"
+        building.write_index(index, made["index"])
+    _finish(folder, recipe, records, made, parts)
+
+
+def _finish(
+    folder: str,
+    recipe: dict[str, Any],
+    records: list[dict[str, Any]],
+    made: dict[str, Path],
+    parts: Parts,
+) -> None:
+    """Measure, and put everything in its place; `made` may lack what stays as it is."""
+    recipe["count"] = sum(one["indexed"] for one in records)
+    recipe["left_out"] = sum(one["rows"] for one in records) - recipe["count"]
+    if recipe["kind"] == "ivf" and "index" in made:
+        _tune(recipe, made, parts)
+        if not recipe["options"]["rerank"]:
+            made.pop("vectors", None)
+    recipe.setdefault("recall", 1.0)
+    kind, rerank = recipe["kind"], recipe["options"]["rerank"]
+    width = recipe.get("width", recipe["dim"])
+    plan = Plan(kind, recipe["count"], recipe["dim"], recipe["lists"], width, rerank)
+    recipe["bytes"] = {"memory": plan.memory_bytes, "disk": plan.disk_bytes}
+    known = ("shard", "fingerprint", "digest", "rows", "indexed")
+    partitions = [{name: one[name] for name in known} for one in records]
+    kept = {} if {"index", "vectors"} & made.keys() else files.read(folder)["files"]
+    files.commit(folder, recipe, partitions, made, kept)
+
+
+def _tune(recipe: dict[str, Any], made: Mapping[str, Path], parts: Parts) -> None:
+    if "vectors" not in made:
+        # Vectors were added, and there is no file of those before: the setting stays.
+        return
+    target = recipe["options"]["target_recall"]
+    rows = RowTable(str(made["rows"]), parts.id_col)
+    path = str(made["vectors"])
+    measured = Recall(path, recipe["dim"], rows, parts.folder, parts.progress)
+    vectors = VectorFile(path, recipe["dim"]) if recipe["options"]["rerank"] else None
+    engine = ListEngine(read_faiss(str(made["index"])), vectors)
+
+    def search(queries: np.ndarray, k: int, probe: int) -> np.ndarray:
+        return approximate(engine, queries, k, len(rows), probe, None)[1]
+
+    recipe["nprobe"], recall = measured.least_probe(search, engine.lists, target)
+    recipe["recall"] = round(recall, 4)
+    if recall < target:
+        logger.warning(
+            "recall@10 of the index is %.3f, below target_recall=%s; kind='flat' is exact",
+            recall,
+            target,
+        )
+
+
+def row_table(folder: str, saved: Mapping[str, Any]) -> RowTable:
+    name = saved["files"]["rows"]["name"]
+    return RowTable(os.path.join(folder, name), saved["recipe"]["id_col"])
+
+
+def update(
+    folder: str,
+    saved: Mapping[str, Any],
+    parts: Parts,
+    found: matching.Match,
+    new: Mapping[int, dict[str, Any]],
+) -> None:
+    """Write the files of an index with new partitions, or with other columns."""
+    recipe: dict[str, Any] = dict(saved["recipe"])
+    partitions = []
+    for own, record in enumerate(saved["partitions"]):
+        fingerprint = parts.fingerprints[found.place[own]]
+        partitions.append({**record, "fingerprint": fingerprint})
+    numbers = [number for number in new if new[number]["indexed"]]
+    made = {"rows": parts.folder / "rows"}
+    old = row_table(folder, saved)
+    if found.records:
+        # All columns anew, in the order of the index.
+        again = [found.place[own] for own, one in enumerate(partitions) if one["indexed"]]
+        parts.read(again, with_vectors=False)
+        building.write_row_table(made["rows"], parts, again + numbers)
+    else:
+        building.write_row_table(made["rows"], parts, numbers, old.batches())
+    if numbers:
+        one_dim(recipe["column"], [{"dim": recipe["dim"], "shard": folder}, *new.values()])
+        where = {role: Path(folder, record["name"]) for role, record in saved["files"].items()}
+        made |= building.extend(recipe["kind"], recipe["dim"], where, parts, numbers)
+        count = len(old) + sum(new[number]["indexed"] for number in numbers)
+        if count > 4 * recipe["trained_on"]:
+            logger.warning(
+                "the index at %s was made for %s vectors and has %s now: build it again",
+                folder,
+                f"{recipe['trained_on']:,}",
+                f"{count:,}",
+            )
+    _finish(folder, recipe, partitions + list(new.values()), made, parts)

@@ -1,0 +1,217 @@
+"""Make the files of an index from the parts of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import cluster, storage
+from nemo_image_curate.dataset.lineage import fingerprint
+from nemo_image_curate.dedup.kmeans import spherical_kmeans
+from nemo_image_curate.dedup.ranking import random_score
+from nemo_image_curate.search.coding import Codes, new_index, projection
+from nemo_image_curate.search.engines import read_faiss
+from nemo_image_curate.search.kinds import Plan
+from nemo_image_curate.search.parts import Parts, part_vectors
+from nemo_image_curate.search.rows import write_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+# Vectors to find each centre on, and at least for principal components.
+_PER_LIST = 50
+_LEAST_SAMPLE = 20_000
+# Rows of the sample that are worth a task of their own.
+_BLOCK_ROWS = 8192
+_SEED = 0
+
+
+def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
+    """Learn components and centres from a sample of the vectors, chosen by key.
+
+    Memory: the sample's components, 25 KB for each list at 128 components.
+
+    Returns
+    -------
+    Path
+        An empty FAISS index; the same for any number of workers.
+    """
+    import faiss
+    import numpy as np
+
+    # What the sample is of, and what is made of it.
+    token = fingerprint(str(plan), [record["digest"] for record in records])
+    place = parts.folder / f"trained-{token[:24]}.faiss"
+    if place.exists():
+        return place
+    share = max(_PER_LIST * plan.lists, _LEAST_SAMPLE) / plan.count
+
+    def samples() -> Iterator[np.ndarray]:
+        for number, record in enumerate(records):
+            if record["indexed"]:
+                chosen = np.flatnonzero(_scores(parts, number) < share)
+                yield parts.vectors(number, plan.dim)[chosen]
+
+    matrix = projection(samples(), plan)
+    blocks, waiting, peak = list[Path](), list[np.ndarray](), 1e-6
+    for sample in samples():
+        waiting.append((sample @ matrix.T).astype(np.float32))
+        peak = max(peak, float(abs(waiting[-1]).max(initial=0.0)))
+        if sum(map(len, waiting)) >= _BLOCK_ROWS:
+            blocks.append(_block(parts.folder, len(blocks), waiting))
+    if waiting:
+        blocks.append(_block(parts.folder, len(blocks), waiting))
+    centres = spherical_kmeans(
+        blocks, plan.lists, _SEED, parts.folder, parts.device, parts.progress
+    )
+    for block in blocks:
+        block.unlink()
+    with storage.atomic_write(str(place)) as file:
+        faiss.write_index(new_index(matrix, peak, centres), faiss.PyCallbackIOWriter(file.write))
+    return place
+
+
+def _block(folder: Path, number: int, waiting: list[np.ndarray]) -> Path:
+    import numpy as np
+
+    path = folder / f"block-{number:05d}.npy"
+    np.save(path, np.concatenate(waiting))
+    waiting.clear()
+    return path
+
+
+def _scores(parts: Parts, number: int) -> np.ndarray:
+    """A number in [0, 1) for each indexed row of a part, by its key."""
+    import pyarrow as pa
+
+    columns = [batch[parts.id_col] for batch in parts.row_batches(number)]
+    return random_score(pa.chunked_array(columns, pa.string()), _SEED)
+
+
+def encode(parts: Parts, numbers: Sequence[int], dim: int, trained: Path) -> None:
+    """Write codes and float16 vectors of some parts, as far as that is not done; on the workers."""
+    import dask
+
+    todo = [number for number in numbers if not _codes(parts.stem(number), trained).exists()]
+    work = dask.delayed(_encode_part, pure=False)
+    cluster.compute_all(
+        [work(parts.stem(number), dim, trained) for number in todo],
+        [parts.labels[number] for number in todo],
+        "encode",
+        parts.progress,
+    )
+
+
+def _codes(stem: Path, trained: Path) -> Path:
+    return stem.with_name(f"{stem.name}.{trained.stem}.codes")
+
+
+def _encode_part(stem: Path, dim: int, trained: Path) -> None:
+    codes = cluster.kept(str(trained), lambda: Codes(read_faiss(str(trained))))
+    with storage.atomic_write(str(_codes(stem, trained))) as file:
+        for block in codes.encode(part_vectors(stem, dim)):
+            file.write(block.data)
+
+
+def fill_lists(index: Any, parts: Parts, numbers: Sequence[int], trained: Path) -> None:
+    """Add the codes of some parts to a FAISS index, in this order."""
+    import numpy as np
+
+    lists = Codes(index).lists
+    for number in numbers:
+        raw = np.fromfile(_codes(parts.stem(number), trained), dtype=np.uint8)
+        block = raw.reshape(-1, lists.sa_code_size())
+        lists.add_sa_codes(block, np.arange(lists.ntotal, lists.ntotal + len(block)))
+    index.ntotal = lists.ntotal
+
+
+def fill_flat(index: Any, parts: Parts, numbers: Sequence[int]) -> None:
+    """Add the vectors of some parts to a FAISS index, in this order."""
+    import numpy as np
+
+    for number in numbers:
+        index.add(np.array(parts.vectors(number, index.d)))
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write a FAISS index to a file."""
+    import faiss
+
+    _written(path, lambda file: faiss.write_index(index, faiss.PyCallbackIOWriter(file.write)))
+
+
+def write_vectors(
+    path: Path, parts: Parts, numbers: Sequence[int], dim: int, before: Path | None = None
+) -> None:
+    """Write the vectors of some parts as float16, after those of another such file."""
+    import shutil
+
+    import torch
+
+    def write(file: Any) -> None:
+        if before is not None:
+            with before.open("rb") as first:
+                shutil.copyfileobj(first, file, 2**24)
+        for number in numbers:
+            vectors = parts.vectors(number, dim)
+            for start in range(0, len(vectors), _BLOCK_ROWS):
+                some = torch.tensor(vectors[start : start + _BLOCK_ROWS])
+                file.write(some.half().numpy().data)
+
+    _written(path, write)
+
+
+def write_row_table(
+    path: Path, parts: Parts, numbers: Sequence[int], before: Iterable[pa.RecordBatch] = ()
+) -> None:
+    """Write the rows of some parts, after others."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from before
+        for number in numbers:
+            yield from parts.row_batches(number)
+
+    _written(path, lambda file: write_rows(file, batches(), parts.schema))
+
+
+def _written(path: Path, write: Callable[[Any], object]) -> None:
+    with storage.atomic_write(str(path)) as file:
+        write(file)
+
+
+def extend(
+    kind: str, dim: int, where: dict[str, Path], parts: Parts, numbers: Sequence[int]
+) -> dict[str, Path]:
+    """Make an index's files with some parts added at the end.
+
+    Parameters
+    ----------
+    kind : {"flat", "ivf", "cuvs"}
+    dim : int
+    where : dict of role to Path
+        The files as they are.
+    parts : Parts
+    numbers : sequence of int
+
+    Returns
+    -------
+    dict of role to Path
+        New files, of those roles that change.
+    """
+    made = {}
+    if "vectors" in where:
+        made["vectors"] = parts.folder / "vectors"
+        write_vectors(made["vectors"], parts, numbers, dim, where["vectors"])
+    if "index" in where:
+        index = read_faiss(str(where["index"]))
+        if kind == "flat":
+            fill_flat(index, parts, numbers)
+        else:
+            # The workers take what encodes from the index itself.
+            encode(parts, numbers, dim, where["index"])
+            fill_lists(index, parts, numbers, where["index"])
+        made["index"] = parts.folder / "index"
+        write_index(index, made["index"])
+    return made

@@ -1,0 +1,162 @@
+"""Filter expressions over columns as the conditions that Chroma understands."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nemo_image_curate.errors import ConfigError
+
+# A row's list of the columns it has a value for.
+PRESENT = "_columns"
+_OPERATORS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "$eq",
+    ast.NotEq: "$ne",
+    ast.Lt: "$lt",
+    ast.LtE: "$lte",
+    ast.Gt: "$gt",
+    ast.GtE: "$gte",
+    ast.In: "$in",
+    ast.NotIn: "$nin",
+}
+_MIRRORED = {"$lt": "$gt", "$lte": "$gte", "$gt": "$lt", "$gte": "$lte", "$eq": "$eq", "$ne": "$ne"}
+_QUOTED = re.compile(r"`([^`]*)`")
+
+
+def chroma_condition(expression: str) -> dict[str, Any]:
+    """A Chroma ``where`` of the same meaning as an expression.
+
+    Parameters
+    ----------
+    expression : str
+        Comparisons of a column with values, ``in``, ``isin``, ``between``, joined by ``and``,
+        ``or`` (or ``&``, ``|``), such as ``"width >= 256 and source in ['a', 'b']"``.
+
+    Raises
+    ------
+    ConfigError
+        Naming the part that a live store cannot evaluate.
+    """
+    names: list[str] = []
+
+    def placeholder(match: re.Match[str]) -> str:
+        names.append(match[1])
+        return f"_quoted{len(names) - 1}_"
+
+    plain = _QUOTED.sub(placeholder, expression.strip())
+    try:
+        tree = ast.parse(plain, mode="eval")
+        quoted = {f"_quoted{number}_": name for number, name in enumerate(names)}
+        return _Translator(expression, quoted).condition(tree.body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot use the expression {expression!r}: {error}.") from error
+
+
+class _Translator:
+    def __init__(self, expression: str, quoted: dict[str, str]):
+        self.expression = expression
+        self.quoted = quoted
+
+    def condition(self, node: ast.expr) -> dict[str, Any]:
+        if isinstance(node, ast.BoolOp):
+            word = "$and" if isinstance(node.op, ast.And) else "$or"
+            return _join(word, [self.condition(value) for value in node.values])
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.BitAnd, ast.BitOr)):
+            word = "$and" if isinstance(node.op, ast.BitAnd) else "$or"
+            return _join(word, [self.condition(node.left), self.condition(node.right)])
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            pairs = zip(sides, node.ops, sides[1:], strict=False)
+            return _join("$and", [self._comparison(*one) for one in pairs])
+        if isinstance(node, ast.Call):
+            return self._call(node)
+        if isinstance(node, ast.Name):
+            return {self._column(node): {"$eq": True}}
+        return self._refuse(node)
+
+    def _comparison(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> dict[str, Any]:
+        word = _OPERATORS.get(type(op)) or self._refuse(right)
+        if isinstance(right, ast.Name) and word in _MIRRORED:
+            left, right, word = right, left, _MIRRORED[word]
+        column = self._column(left)
+        if word in ("$in", "$nin"):
+            return self._members(column, word, self._values(right))
+        return self._compare(column, word, self._value(right), right)
+
+    def _call(self, node: ast.Call) -> dict[str, Any]:
+        if not isinstance(node.func, ast.Attribute) or node.keywords:
+            return self._refuse(node)
+        column = self._column(node.func.value)
+        if node.func.attr == "isin" and len(node.args) == 1:
+            return self._members(column, "$in", self._values(node.args[0]))
+        if node.func.attr == "between" and len(node.args) == 2:
+            low, high = (self._value(one) for one in node.args)
+            ends = [
+                self._compare(column, "$gte", low, node),
+                self._compare(column, "$lte", high, node),
+            ]
+            return _join("$and", ends)
+        return self._refuse(node)
+
+    def _compare(self, column: str, word: str, value: Any, node: ast.expr) -> dict[str, Any]:
+        if word in ("$lt", "$lte", "$gt", "$gte") and isinstance(value, (str, bool)):
+            self._refuse(node, "which is no number to be smaller or larger than")
+        condition = {column: {word: value}}
+        # What is missing differs from everything in Chroma; in a frame not from a number.
+        missing = word == "$ne" and not isinstance(value, str)
+        return _join("$and", [condition, _present(column)]) if missing else condition
+
+    def _members(self, column: str, word: str, values: Sequence[Any]) -> dict[str, Any]:
+        if not values:
+            # No condition of Chroma's is always or never true, but a pair of opposites is.
+            return _join("$and" if word == "$in" else "$or", _opposites(column))
+        # Chroma takes lists of one type only. That a null is not in a list is true in a frame.
+        compare, joint = ("$eq", "$or") if word == "$in" else ("$ne", "$and")
+        return _join(joint, [{column: {compare: value}} for value in values])
+
+    def _column(self, node: ast.expr) -> str:
+        if not isinstance(node, ast.Name):
+            return self._refuse(node, "where the name of a column should be")
+        return self.quoted.get(node.id, node.id)
+
+    def _values(self, node: ast.expr) -> list[Any]:
+        if not isinstance(node, (ast.List, ast.Tuple)):
+            return self._refuse(node, "where a list should be")
+        return [self._value(one) for one in node.elts]
+
+    def _value(self, node: ast.expr) -> Any:
+        try:
+            value = ast.literal_eval(node)
+        except (ValueError, TypeError):
+            return self._refuse(node)
+        if not isinstance(value, (str, bool, int, float)):
+            return self._refuse(node)
+        # Whole numbers in Chroma have 64 bits.
+        if not isinstance(value, str) and not abs(value) < 2**63:
+            return self._refuse(node, "which is too large")
+        return value
+
+    def _refuse(self, node: ast.expr, why: str = "which a live store cannot evaluate") -> NoReturn:
+        text = ast.unparse(node)
+        for name, column in self.quoted.items():
+            text = text.replace(name, f"`{column}`")
+        raise ConfigError(
+            f"the expression {self.expression!r} has {text}, {why}. Allowed over a live store are "
+            "comparisons of a column with values, in, isin, between, and, or."
+        )
+
+
+def _join(word: str, conditions: list[dict[str, Any]]) -> dict[str, Any]:
+    return conditions[0] if len(conditions) == 1 else {word: conditions}
+
+
+def _present(column: str) -> dict[str, Any]:
+    return {PRESENT: {"$contains": column}}
+
+
+def _opposites(column: str) -> list[dict[str, Any]]:
+    return [_present(column), {PRESENT: {"$not_contains": column}}]

@@ -1,0 +1,339 @@
+"""`Searcher`: queries by text, image, or both, over indexes and live stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.errors import (
+    ConfigError,
+    CurateError,
+    DatasetError,
+    EncoderMismatchError,
+    ImageError,
+)
+from nemo_image_curate.search.captions import CaptionIndex, captions_path
+from nemo_image_curate.search.hits import Hit, Searchable
+from nemo_image_curate.search.index import VectorIndex, index_path
+from nemo_image_curate.search.queries import Image, Query, direction, image_content
+from nemo_image_curate.search.ranking import Job, answers, lookup
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nemo_image_curate.embedders import ImageEmbedder
+    from nemo_image_curate.search.store import ChromaStore
+
+
+class Searcher:
+    """Finds images by text, by image or by both, and captions by image.
+
+    The one place where a query becomes an answer: Python, the command line and the service all
+    come through here.
+
+    Parameters
+    ----------
+    embedder : ImageEmbedder
+        Embeds the queries; text queries need one with a text tower, such as `OpenCLIPEmbedder` or
+        `ConseEmbedder`.
+    images : Searchable or sequence of Searchable
+        Image vectors, such as a `VectorIndex` and ``ChromaStore.images``; answers are merged.
+    texts : Searchable or sequence of Searchable, optional
+        Vectors of captions, for searches ``over="texts"``.
+    captions : CaptionIndex, optional
+        For ``fuse_captions=True``.
+    device : str, default "cpu"
+        Where queries are embedded.
+    """
+
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        images: Searchable | Sequence[Searchable],
+        texts: Searchable | Sequence[Searchable] | None = None,
+        captions: CaptionIndex | None = None,
+        device: str = "cpu",
+    ):
+        self.embedder = embedder
+        self.images = images
+        self.texts = texts
+        self.captions = captions
+        self.device = device
+
+    @classmethod
+    def open(
+        cls,
+        dataset: ImageTextPairDataset,
+        embedder: ImageEmbedder | None = None,
+        store: ChromaStore | None = None,
+        device: str = "cpu",
+    ) -> Searcher:
+        """The searcher of a dataset, with the indexes that lie beside it.
+
+        Parameters
+        ----------
+        dataset : ImageTextPairDataset
+        embedder : ImageEmbedder, optional
+            Default: the one that the dataset's ``image_embedding`` was made with.
+        store : ChromaStore, optional
+            A live store to search along with the dataset.
+        device : str, default "cpu"
+
+        Raises
+        ------
+        DatasetError
+            When there is no index of ``image_embedding``, or it is of another dataset.
+        EncoderMismatchError
+            When an index was made with another encoder than the embedder's.
+        """
+        images: list[Searchable] = [_load(dataset, "image_embedding")]
+        texts: list[Searchable] = []
+        if storage.is_dir(index_path(dataset, "text_embedding")):
+            texts.append(_load(dataset, "text_embedding"))
+        if store is not None:
+            images.append(store.images)
+            texts.append(store.texts)
+        captions = None
+        if storage.stat(captions_path(dataset)):
+            captions = CaptionIndex.load(captions_path(dataset), dataset)
+        if embedder is None:
+            from nemo_image_curate.embedders import embedder_of
+
+            embedder = embedder_of(dataset.provenance.get("image_embedding", {}))
+        searcher = cls(embedder, images, texts or None, captions, device)
+        searcher.check()
+        return searcher
+
+    def check(self) -> None:
+        """Refuse vectors of another encoder than the embedder's; every search does it.
+
+        Raises
+        ------
+        EncoderMismatchError
+        """
+        own = self.embedder.encoder()
+        for side in (self.images, self.texts):
+            for searchable in _listed(side):
+                if searchable.encoder not in (None, own):
+                    raise EncoderMismatchError(
+                        f"queries are embedded by {own!r}, but {type(searchable).__name__} holds "
+                        f"vectors of {searchable.encoder!r}. Use the embedder that made them."
+                    )
+
+    def search(
+        self,
+        text: str | None = None,
+        image: Image | None = None,
+        *,
+        like: str | None = None,
+        like_shard: str | None = None,
+        negative_text: str | None = None,
+        text_weight: float = 1.0,
+        image_weight: float = 1.0,
+        negative_weight: float = 0.5,
+        k: int = 10,
+        where: str | None = None,
+        collapse: float | None = None,
+        fuse_captions: bool = False,
+        over: str = "images",
+    ) -> list[Hit]:
+        """The images (or captions) that fit best to a text, an image, or both.
+
+        Parameters
+        ----------
+        text : str, optional
+        image : path, bytes, data URL or PIL.Image.Image, optional
+            Strings that begin with ``data:`` are data URLs, others paths.
+        like : str, optional
+            The key of a stored image ("more like this"); it is not among the answers itself.
+        like_shard : str, optional
+            Needed when several shards have that key.
+        negative_text : str, optional
+            What the images should not show.
+        text_weight, image_weight, negative_weight : float
+            Not below 0. The query is the direction of the weighted sum of the unit vectors of
+            text and image (and `like`), less that of the negative.
+        k : int, default 10
+        where : str, optional
+            Only rows for which this expression over the columns is true.
+        collapse : float, optional
+            Hide images whose cosine similarity to a better hit is at least this (0.95 say), and
+            count them in its ``similar``.
+        fuse_captions : bool, default False
+            Fuse with a full-text search of the captions for `text`, by reciprocal rank.
+        over : {"images", "texts"}
+            What to search.
+
+        Returns
+        -------
+        list of Hit
+            The best first; at most `k`.
+
+        Raises
+        ------
+        ConfigError
+            For queries that cannot be used.
+        ImageError
+            When the image cannot be decoded.
+        DatasetError
+            When there is no file of the image, or no stored image of the key `like`.
+        EncoderMismatchError
+            When what is searched was made with another encoder than the embedder's.
+        """
+        query = Query(
+            text=text,
+            image=image,
+            like=like,
+            like_shard=like_shard,
+            negative_text=negative_text,
+            text_weight=text_weight,
+            image_weight=image_weight,
+            negative_weight=negative_weight,
+            k=k,
+            where=where,
+            collapse=collapse,
+            fuse_captions=fuse_captions,
+            over=over,
+        )
+        (answer,) = self.search_many([query])
+        return answer
+
+    def search_many(self, queries: Sequence[Query], return_errors: bool = False) -> list[Any]:
+        """Answers to several queries, embedded and searched together.
+
+        Parameters
+        ----------
+        queries : sequence of Query
+        return_errors : bool, default False
+            Give a query that cannot be answered its exception as answer, so that the others get
+            theirs; else the first such exception is raised.
+
+        Returns
+        -------
+        list of list of Hit
+            What `search` gives for each, as far as the embedder gives the same vector to a text
+            in a batch as alone: ConSE's scores differ by up to 2e-7.
+        """
+        try:
+            return self._answers(queries)
+        except CurateError as error:
+            if not return_errors:
+                raise
+            if len(queries) == 1:
+                return [error]
+        return [self.search_many([query], return_errors=True)[0] for query in queries]
+
+    def image_to_text(
+        self, image: Image, k: int = 10, where: str | None = None, collapse: float | None = None
+    ) -> list[Hit]:
+        """The captions that fit best to an image: ``search(image=image, over="texts")``."""
+        return self.search(image=image, k=k, where=where, collapse=collapse, over="texts")
+
+    def similarity(self, texts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
+        """Cosine similarities of texts with images.
+
+        Returns
+        -------
+        numpy.ndarray of float32, shape (len(texts), len(images))
+            Empty when either is.
+
+        Raises
+        ------
+        ConfigError
+            For texts that the embedder cannot embed.
+        ImageError
+            For images that cannot be decoded, naming the first.
+        """
+        import numpy as np
+
+        if not texts or not images:
+            return np.empty((len(texts), len(images)), dtype=np.float32)
+        products: np.ndarray = self._embed_texts(texts) @ self._embed_images(images).T
+        return products
+
+    def _answers(self, queries: Sequence[Query]) -> list[list[Hit]]:
+        self.check()
+        jobs = [Job(query, self._searched(query), self.captions) for query in queries]
+        self._embed(jobs)
+        return answers(jobs)
+
+    def _searched(self, query: Query) -> list[Searchable]:
+        query.check()
+        if query.fuse_captions and self.captions is None:
+            raise ConfigError(
+                "fuse_captions=True needs a full-text index of the captions: build_captions(ds)."
+            )
+        if query.over == "images":
+            return _listed(self.images)
+        if not _listed(self.texts):
+            raise ConfigError(
+                "there are no text vectors to search. Embed the captions with an embedder that "
+                "has a text tower, which adds a text_embedding column, and index that too."
+            )
+        return _listed(self.texts)
+
+    def _embed(self, jobs: Sequence[Job]) -> None:
+        """Give each job its vector, with one pass of each tower for all of them."""
+        queries = [job.query for job in jobs]
+        said = [text for one in queries for text in (one.text, one.negative_text)]
+        texts = list(dict.fromkeys(text for text in said if text is not None))
+        of_text = dict(zip(texts, self._embed_texts(texts) if texts else (), strict=True))
+        contents = [None if one.image is None else image_content(one.image) for one in queries]
+        images = list(dict.fromkeys(content for content in contents if content is not None))
+        of_image = dict(zip(images, self._embed_images(images) if images else (), strict=True))
+        for job, content in zip(jobs, contents, strict=True):
+            query, parts = job.query, []
+            if query.text is not None:
+                parts.append((query.text_weight, of_text[query.text]))
+            if content is not None:
+                parts.append((query.image_weight, of_image[content]))
+            if query.like is not None:
+                job.liked = self._stored(query.like, query.like_shard)
+                parts.append((query.image_weight, job.liked.vector))
+            if query.negative_text is not None:
+                parts.append((-query.negative_weight, of_text[query.negative_text]))
+            job.vector = direction(parts)
+
+    def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        embed_text = getattr(self.embedder, "embed_text", None)
+        if embed_text is None:
+            raise ConfigError(
+                f"{self.embedder.encoder()!r} has no text tower, so it embeds no text. Search by "
+                "image, or embed and index the dataset with OpenCLIPEmbedder or ConseEmbedder."
+            )
+        vectors: np.ndarray = embed_text(list(texts), device=self.device)
+        return vectors
+
+    def _embed_images(self, images: Sequence[Image]) -> np.ndarray:
+        contents = [image_content(image) for image in images]
+        vectors, errors = self.embedder.embed_images(contents, device=self.device)
+        for number, error in enumerate(errors):
+            if error is not None:
+                which = f"image {number} of {len(images)}" if len(images) > 1 else "the image"
+                raise ImageError(f"{which} of the query cannot be used: {error}")
+        return vectors
+
+    def _stored(self, key: str, shard: str | None) -> Hit:
+        found = lookup(_listed(self.images), [(shard, key)])[0]
+        if found is None:
+            where = f" in {shard}" if shard else ""
+            raise DatasetError(f"there is no stored image of the key {key!r}{where}.")
+        return found
+
+
+def _listed(side: Searchable | Sequence[Searchable] | None) -> list[Searchable]:
+    if side is None:
+        return []
+    return list(side) if isinstance(side, Sequence) else [side]
+
+
+def _load(dataset: ImageTextPairDataset, column: str) -> VectorIndex:
+    path = index_path(dataset, column)
+    if not storage.is_dir(path):
+        raise DatasetError(
+            f"{dataset.metadata_path} has no index of {column}. Make one first: "
+            f"nemo-image-curate index {dataset.metadata_path}"
+        )
+    return VectorIndex.load(path, dataset)

@@ -1,0 +1,159 @@
+"""Where the bytes of an image come from: the request, a file below the roots, the index."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+
+from nemo_image_curate import storage
+from nemo_image_curate.decode.header import read_header
+from nemo_image_curate.errors import DatasetError, ImageError
+from nemo_image_curate.serve.models import ImageData, ImageKey, ImagePath
+from nemo_image_curate.serve.settings import Settings
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.search.hits import Searchable
+    from nemo_image_curate.search.store import ChromaStore
+
+
+class Images:
+    """Reads the images that requests name.
+
+    Parameters
+    ----------
+    settings : Settings
+    dataset : ImageTextPairDataset or None
+        Whose shards may be read.
+    store : ChromaStore or None
+    indexes : sequence of Searchable
+        They know the shard of a key.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: ImageTextPairDataset | None,
+        store: ChromaStore | None,
+        indexes: Sequence[Searchable] = (),
+    ):
+        self.settings = settings
+        self.dataset = dataset
+        # Only the dataset's own tars are read, whatever a request calls a shard.
+        self.shards: frozenset[str] = frozenset()
+        if dataset is not None:
+            self.shards = frozenset(tar[len(dataset.path) + 1 :] for tar in dataset.tar_files)
+        self.store = store
+        self.indexes = indexes
+
+    def read(self, given: ImageData | ImagePath | ImageKey) -> bytes:
+        """The encoded image that a request gives or names.
+
+        Raises
+        ------
+        HTTPException
+            Saying what is wrong with it.
+        """
+        if isinstance(given, ImageData):
+            return _decoded(given.data)
+        if isinstance(given, ImagePath):
+            return self._file(given.path)
+        return self.stored(given.key, given.shard)
+
+    def stored(self, key: str, shard: str | None = None) -> bytes:
+        """The encoded image of a key of the store or of the dataset, as it was added."""
+        if shard is None and self.store is not None:
+            try:
+                return self.store.image(key)
+            except DatasetError:
+                pass
+        if shard is None:
+            shard = self._shard_of(key)
+        if self.dataset is None or shard is None:
+            raise HTTPException(404, f"there is no image with the key {key!r}.")
+        if shard not in self.shards:
+            raise HTTPException(404, f"there is no shard {shard!r}.")
+        opened = _opened(storage.join(self.dataset.path, shard))
+        (data,) = opened.read([opened.index.image(key)])
+        if data is None:
+            raise HTTPException(404, f"there is no image with the key {key!r} in {shard}.")
+        return data
+
+    def _shard_of(self, key: str) -> str | None:
+        hits = (index.lookup([(None, key)])[0] for index in self.indexes)
+        return next((hit.shard for hit in hits if hit is not None and hit.shard), None)
+
+    def _file(self, path: str) -> bytes:
+        if not self.settings.roots:
+            raise HTTPException(
+                403,
+                "this service reads no files of its machine. Send the image as data, or start the "
+                "service with the folder as a root: Settings(roots=...).",
+            )
+        try:
+            # Where a link leads counts, not where it lies.
+            real = os.path.realpath(path)
+            roots = [os.path.realpath(root) for root in self.settings.roots]
+            if not os.path.isabs(path) or not any(_is_below(real, root) for root in roots):
+                raise HTTPException(403, f"{path!r} is not below a root of this service.")
+            found = os.stat(real)
+            # Opening a pipe would wait for whoever writes to it.
+            if not stat.S_ISREG(found.st_mode):
+                raise HTTPException(404, f"{path!r} is not a file.")
+            if found.st_size > self.settings.max_body:
+                raise HTTPException(
+                    413, f"{path!r} has {found.st_size} bytes, limit {self.settings.max_body}."
+                )
+            with open(real, "rb") as file:
+                return file.read(self.settings.max_body)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a usable path"
+            raise HTTPException(404, f"cannot read {path!r}: {reason}.") from error
+
+
+def media_type(data: bytes) -> str:
+    """What encoded bytes are by their header, as a media type that begins with ``image/``.
+
+    Raises
+    ------
+    ImageError
+        When they are no image.
+    """
+    from PIL import Image
+
+    name = read_header(data).format.upper()
+    # MPO is several JPEGs in one file; browsers show the first.
+    kind = "image/jpeg" if name == "MPO" else Image.MIME.get(name, "")
+    if not kind.startswith("image/"):
+        raise ImageError(f"a {name} file is not served as an image")
+    return kind
+
+
+def _decoded(text: str) -> bytes:
+    header, comma, payload = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    if comma and not header.lower().endswith(";base64"):
+        raise HTTPException(422, "a data URL of an image must be in base64: data:...;base64,...")
+    try:
+        # Line breaks are usual in base64; anything else foreign is a fault.
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise HTTPException(422, f"the image's data are not base64: {error}.") from error
+
+
+def _is_below(path: str, root: str) -> bool:
+    return os.path.commonpath([path, root]) == root
+
+
+@lru_cache(maxsize=8)
+def _opened(location: str) -> TarShard:
+    # Kept open: finding a shard's members takes longer than reading one. Never closed here, since
+    # another thread may be reading; the file goes with the last reference.
+    return TarShard(location, use_index_file=True).__enter__()

@@ -1,0 +1,240 @@
+"""What requests and answers look like, with their limits and examples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_K = 1000
+MAX_ITEMS = 100  # texts or images of one request
+# Characters; a tokenizer's own limit is lower and has its own message.
+MAX_TEXT = 4000
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, examples=["a dog on the beach"])]
+Key = Annotated[str, Field(min_length=1, max_length=500, examples=["000000012"])]
+Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+
+
+class _Request(BaseModel):
+    # Strict: what the schema does not allow is refused, not converted.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ImageData(_Request):
+    """An image in the request itself."""
+
+    data: str = Field(
+        min_length=1,
+        description="The encoded file (JPEG, PNG, ...) as base64, or as a base64 data URL.",
+        examples=["data:image/png;base64,iVBORw0KGgo..."],
+    )
+
+
+class ImagePath(_Request):
+    """A file of the machine that the service runs on, below one of its configured roots."""
+
+    path: str = Field(min_length=1, max_length=4096, examples=["/data/photos/dog.jpg"])
+
+
+class ImageKey(_Request):
+    """An image that is indexed already."""
+
+    key: Key
+    shard: str | None = Field(
+        None,
+        max_length=4096,
+        description="Needed when several shards have this key.",
+        examples=["00000.tar"],
+    )
+
+
+ImageInput = ImageData | ImagePath | ImageKey
+
+
+class _Options(_Request):
+    k: int = Field(10, ge=1, le=MAX_K, description="At most so many hits.")
+    where: str | None = Field(
+        None,
+        max_length=MAX_TEXT,
+        description="Only rows for which this expression over the columns is true.",
+        examples=["width >= 256"],
+    )
+    collapse: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Hide hits whose cosine similarity to a better one is at least this.",
+        examples=[0.95],
+    )
+
+
+class _Negative(_Options):
+    negative_text: Text | None = Field(
+        None, description="What the images should not show.", examples=["people"]
+    )
+    negative_weight: Weight = 0.5
+
+
+class TextQuery(_Negative):
+    """Images for a text."""
+
+    text: Text
+    fuse_captions: bool = Field(
+        False, description="Fuse with a full-text search of the captions, by reciprocal rank."
+    )
+
+
+class ImageQuery(_Negative):
+    """Images like an image."""
+
+    image: ImageInput
+
+
+class CaptionQuery(_Options):
+    """Captions for an image."""
+
+    image: ImageInput
+
+
+class HybridQuery(_Negative):
+    """Images for the weighted sum of a text and an image; either may be left out."""
+
+    text: Text | None = None
+    image: ImageInput | None = None
+    text_weight: Weight = 1.0
+    image_weight: Weight = 1.0
+    fuse_captions: bool = False
+
+
+class SimilarityQuery(_Request):
+    """Texts to be compared with images."""
+
+    texts: list[Text] = Field(min_length=1, max_length=MAX_ITEMS)
+    images: list[ImageInput] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class NewImage(_Request):
+    """An image to add."""
+
+    image: ImageData | ImagePath
+    key: Key | None = Field(None, description="Default: the SHA-256 of the file.")
+    caption: str | None = Field(None, max_length=MAX_TEXT, examples=["a dog on the beach"])
+    metadata: dict[str, str | int | float | bool] | None = Field(
+        None, description="Further columns.", examples=[{"photographer": "Ada"}]
+    )
+
+
+class NewImages(_Request):
+    """Images to add, sent as base64 or read from the service's machine."""
+
+    images: list[NewImage] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class Uploads(BaseModel):
+    """Images to add, as files of a form; captions and keys in the order of the files."""
+
+    files: list[Annotated[str, Field(json_schema_extra={"format": "binary"})]] = Field(
+        min_length=1, max_length=MAX_ITEMS
+    )
+    captions: list[Annotated[str, Field(max_length=MAX_TEXT)]] = Field(
+        [], max_length=MAX_ITEMS, description="None at all, or one for each file; may be empty."
+    )
+    keys: list[Key] = Field([], max_length=MAX_ITEMS, description="None, or one for each file.")
+
+
+class NewText(_Request):
+    """A text, such as a caption, to add."""
+
+    text: Text
+    key: Key | None = Field(None, description="Default: the SHA-256 of the text.")
+    metadata: dict[str, str | int | float | bool] | None = None
+
+
+class NewTexts(_Request):
+    """Texts to add."""
+
+    texts: list[NewText] = Field(min_length=1, max_length=MAX_ITEMS)
+
+
+class HitAnswer(BaseModel):
+    """One image, or one caption, that was found."""
+
+    key: str
+    shard: str | None = Field(description="The tar that holds it; null in the live store.")
+    score: float = Field(description="Cosine similarity; after fusion the fused score.")
+    caption: str | None
+    metadata: dict[str, Any]
+    similar: int = Field(description="Near-duplicates of it that `collapse` hid.")
+    url: str | None = Field(description="The original image, on this service.")
+
+
+class Hits(BaseModel):
+    """What was found, the best first."""
+
+    hits: list[HitAnswer]
+
+
+class Similarities(BaseModel):
+    """Cosine similarities: a row for each text, a column for each image."""
+
+    similarities: list[list[float]]
+
+
+class Added(BaseModel):
+    """What became of one item."""
+
+    key: str
+    error: str | None = Field(description="Why it was not added; null when it was.")
+
+
+class AddedItems(BaseModel):
+    """What became of each item."""
+
+    added: int = Field(description="Different ones.")
+    failed: int
+    items: list[Added] = Field(description="In the order of the request.")
+
+
+class Health(BaseModel):
+    """The service is ready."""
+
+    status: str = "ready"
+
+
+class Latency(BaseModel):
+    """How long the last requests of one kind took, in milliseconds."""
+
+    requests: int = Field(description="Since the start.")
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+
+
+class Stats(BaseModel):
+    """What is served, and how it went so far."""
+
+    version: str
+    encoder: str | None
+    images: int = Field(description="That can be searched, with those of the live store.")
+    texts: int
+    store_images: int | None = Field(description="In the live store; null when there is none.")
+    store_texts: int | None
+    indexes: list[dict[str, Any]] = Field(description="The recipe of each index.")
+    uptime_s: float
+    requests: dict[str, int] = Field(description="Since the start, by status.")
+    latency: dict[str, Latency] = Field(description="By method and path.")
+    batch_sizes: dict[str, int] = Field(description="How many of the last batches had this size.")
+
+
+class Problem(BaseModel):
+    """What is wrong, as RFC 9457 has it."""
+
+    type: str = Field(examples=["urn:nemo-image-curate:ColumnNotFoundError"])
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["no column 'widht'. Did you mean 'width'? Columns: width"])
+    errors: list[dict[str, Any]] | None = Field(
+        None, description="For a request of the wrong form: where (loc) and what (msg)."
+    )

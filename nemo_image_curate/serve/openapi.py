@@ -1,0 +1,76 @@
+"""The OpenAPI document: errors, uploads and the token, which FastAPI cannot know of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from nemo_image_curate.serve.models import NewImages, Problem, Uploads
+from nemo_image_curate.serve.problems import MEDIA_TYPE
+
+_SCHEMA = "#/components/schemas/{model}"
+_MEANINGS = {
+    400: "The body cannot be read.",
+    401: "The token is missing or wrong.",
+    403: "Not allowed: a path outside the roots, or a page of another site.",
+    404: "There is no such image, or no such file.",
+    409: "Not possible with what this service was started with.",
+    413: "The body is too large.",
+    415: "The body is of another type.",
+    422: "The request is not usable.",
+    500: "An unforeseen error.",
+    503: "Not ready, or too many queries are waiting.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route documents of its errors."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": _SCHEMA.format(model="Problem")}}}
+    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+
+
+QUERY_ERRORS = errors(400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
+# A form or JSON: FastAPI knows routes with one of them.
+IMAGES_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": {"$ref": _SCHEMA.format(model="Uploads")}},
+            "application/json": {"schema": {"$ref": _SCHEMA.format(model="NewImages")}},
+        },
+    }
+}
+
+
+def install(app: FastAPI) -> None:
+    """Have an application's ``/openapi.json`` say all of it."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    components = made.setdefault("components", {})
+    _, extra = models_json_schema(
+        [(Problem, "serialization"), (NewImages, "validation"), (Uploads, "validation")],
+        ref_template=_SCHEMA,
+    )
+    schemas = components.setdefault("schemas", {})
+    schemas |= {name: schema for name, schema in extra["$defs"].items() if name not in schemas}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    if app.state.service.settings.token:
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}]
+        made["paths"]["/health"]["get"]["security"] = []
+    return made

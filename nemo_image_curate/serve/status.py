@@ -1,0 +1,58 @@
+"""The endpoints that tell of the service, and that of stored images."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from nemo_image_curate.serve.images import media_type
+from nemo_image_curate.serve.models import Health, Stats
+from nemo_image_curate.serve.openapi import errors
+from nemo_image_curate.serve.problems import problem
+
+router = APIRouter(tags=["service"])
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.get("/health", response_model=Health, responses=errors(500, 503))
+async def health(request: Request) -> Response | Health:
+    """Whether the model is loaded; open to all."""
+    service = request.app.state.service
+    if service.ready:
+        return Health()
+    if service.failure:
+        return problem(503, f"the model cannot be loaded: {service.failure}")
+    return problem(503, "the model is being loaded.", headers={"Retry-After": "1"})
+
+
+@router.get("/stats", responses=errors(401, 500))
+async def stats(request: Request) -> Stats:
+    """What is served, and how it went so far."""
+    return Stats(**await asyncio.to_thread(request.app.state.service.stats))
+
+
+@router.get(
+    "/images/{key:path}",
+    response_class=Response,
+    responses={
+        200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},
+        **errors(401, 404, 422, 500),
+    },
+)
+def image(
+    request: Request,
+    key: Annotated[str, Path(min_length=1, max_length=500)],
+    shard: Annotated[
+        str | None, Query(max_length=4096, description="Needed when several have this key.")
+    ] = None,
+) -> Response:
+    """A stored image."""
+    data = request.app.state.service.images.stored(key, shard)
+    headers = {
+        # Should a browser take it for a page after all, then for one that may do nothing.
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cache-Control": "private, max-age=3600",
+    }
+    return Response(data, headers=headers, media_type=media_type(data))

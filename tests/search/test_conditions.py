@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset import expressions
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.search.conditions import chroma_condition
+from nemo_image_curate.search.store import ChromaStore
+from tests.make_data import jpeg
+from tests.search.make_search import WordEmbedder
+
+ROWS: list[dict[str, Any]] = [
+    {"width": 100, "score": 0.5, "source": "a", "good": True},
+    {"width": 200, "score": 1.5, "source": "b", "good": False},
+    {"width": 300, "source": "it's", "good": True},
+    {"score": 2, "source": 'say "hi"', "with space": 7},
+    {},
+    {"width": -5, "score": -0.25, "source": "", "with space": 8},
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Iterator[ChromaStore]:
+    store = ChromaStore(tmp_path_factory.mktemp("store"), WordEmbedder())
+    keys = [f"k{number}" for number in range(len(ROWS))]
+    images = [jpeg(number) for number in range(len(ROWS))]
+    assert store.add_images(keys, images, metadata=ROWS) == [None] * len(ROWS)
+    yield store
+    store.close()
+
+
+def kept(store: ChromaStore, where: str) -> list[int]:
+    (hits,) = store.images.nearest(np.ones((1, 48), np.float32), 100, where)
+    return sorted(int(hit.key[1:]) for hit in hits)
+
+
+def truth(where: str) -> list[int]:
+    names = ["key", "width", "score", "source", "good", "with space"]
+    rows = [{"key": f"k{number}", **row} for number, row in enumerate(ROWS)]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    frame = frames.from_arrow(pa.table(columns), "cpu")
+    return np.flatnonzero(expressions.rows(frame, where)).tolist()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "width > 100",
+        "width >= 100 and score < 1",
+        "200 < width",
+        "100 <= width < 300",
+        "width == 200.0",
+        "width != 200",
+        "width == -5",
+        "score == 2",
+        "score <= 1.5 or source == 'b'",
+        "(width > 150) & (source != 'b') | (score < 0)",
+        "source in ['a', 'b', 'c']",
+        "source not in ['a', 'b']",
+        "source in ('a',)",
+        "width in [100, 200.0]",
+        "source.isin(['a'])",
+        "width in []",
+        "width not in []",
+        "width.between(100, 200)",
+        "good",
+        "good == False",
+        "good != True",
+        "`with space` > 7",
+        'source == "it\'s"',
+        "source == 'say \"hi\"'",
+        "source == ''",
+        "key == 'k3'",
+        "key in ['k1', 'k4'] and width > 0",
+    ],
+)
+def test_a_condition_means_what_it_means_to_a_frame(store, where):
+    assert kept(store, where) == truth(where)
+
+
+NUMBERS = st.sampled_from([-5, -0.25, 0.5, 2, 100, 200, 300])
+COMPARISONS = st.builds(
+    "{} {} {}".format,
+    st.sampled_from(["width", "score"]),
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    NUMBERS,
+) | st.builds("source {} {!r}".format, st.sampled_from(["==", "!="]), st.sampled_from(["a", "b"]))
+EXPRESSIONS = st.recursive(
+    COMPARISONS,
+    lambda some: st.builds("({} {} {})".format, some, st.sampled_from(["and", "or"]), some),
+    max_leaves=5,
+)
+
+
+@given(EXPRESSIONS)
+def test_any_expression_means_what_it_means_to_a_frame(store, where):
+    assert kept(store, where) == truth(where)
+
+
+@pytest.mark.parametrize(
+    ("where", "part"),
+    [
+        ("not good", "not good"),
+        ("width + 1 > 5", "width + 1"),
+        ("source.str.contains('a')", "source.str.contains"),
+        ("source > 'a'", "'a'"),
+        ("width < score", "score"),
+        ("width == None", "None"),
+        ("__import__('os')", "__import__"),
+        ("width == [1]", "[1]"),
+        ("source in 'abc'", "'abc'"),
+        ("width is 5", "5"),
+        ("width > 9223372036854775808", "9223372036854775808, which is too large"),
+        ("width > 1e999", "too large"),
+        ("width.between(1, 2, 3)", "between"),
+        ("source.isin(values=['a'])", "isin"),
+        ("`with space` + 1 == 2", "`with space` + 1"),
+        ("width >", None),
+        ("", None),
+        ("(" * 500, None),
+        ("width == \0", None),
+    ],
+)
+def test_what_a_live_store_cannot_evaluate_is_named(where, part):
+    with pytest.raises(ConfigError) as caught:
+        chroma_condition(where)
+    assert part is None or part in str(caught.value)
