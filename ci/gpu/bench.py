@@ -1,6 +1,6 @@
 """GPU benchmarks; each step writes its figures into RESULTS.json beside this file as it ends.
 
-    python ci/gpu/bench.py [matmul fidelity forward decode embed frames dedup]
+    python ci/gpu/bench.py [matmul fidelity forward decode embed frames texts dedup index]
     python ci/gpu/bench.py --tests JUNIT.xml        record the outcome of a test run
 
 A figure has a value, a unit, and its ratio to the limit measured in the same run.
@@ -243,7 +243,45 @@ def dedup() -> None:
         record(f"dedup of {n} x 768, recall", recall or 0.0, "share of true pairs")
 
 
-STEPS = {step.__name__: step for step in (matmul, fidelity, forward, decode, embed, frames, dedup)}
+def texts() -> None:
+    """Captions through the text tower of CLIP ViT-L/14 (random weights; the same work)."""
+    from nemo_image_curate import OpenCLIPEmbedder
+
+    embedder = OpenCLIPEmbedder("ViT-L-14")
+    captions = [
+        f"a dog runs on the beach with red ball number {n} in its mouth" for n in range(4096)
+    ]
+    rate = _rate(lambda: embedder.embed_text(captions, "cuda"), len(captions))
+    record("ViT-L/14 captions, text to embedding", rate, "captions/s")
+
+
+def index() -> None:
+    """Indexes of 10 million vectors: build, one query at a time, recall."""
+    import dedup as peers
+
+    from nemo_image_curate import ImageTextPairDataset, build_index, get_client
+
+    n, dim = 10_000_000, 512
+    with tempfile.TemporaryDirectory() as scratch, get_client("gpu"):
+        shards = Path(scratch) / "shards"
+        peers.write(shards, peers.vectors(n, dim))
+        dataset = ImageTextPairDataset.from_webdataset(shards, backend="gpu")
+        for kind in ("cuvs", "ivf"):
+            began = time.perf_counter()
+            built = build_index(dataset, kind=kind, path=Path(scratch) / kind)
+            record(f"{kind} index of {n} x {dim}, build", time.perf_counter() - began, "s")
+            record(f"{kind} index, recall@10", built.recipe["recall"], "share of true neighbours")
+            queries = built.vectors(list(range(0, n, n // 1000)))
+            rate = _rate(lambda: [built.search(one[None], 10) for one in queries], len(queries))
+            record(f"{kind} index, queries one at a time", rate, "queries/s")
+            rate = _rate(lambda: built.search(queries, 10), len(queries))
+            record(f"{kind} index, queries of 1,000", rate, "queries/s")
+
+
+STEPS = {
+    step.__name__: step
+    for step in (matmul, fidelity, forward, decode, embed, frames, texts, dedup, index)
+}
 
 
 def main() -> None:
