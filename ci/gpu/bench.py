@@ -271,11 +271,14 @@ def index() -> None:
             built = build_index(dataset, kind=kind, path=Path(scratch) / kind)
             record(f"{kind} index of {n} x {dim}, build", time.perf_counter() - began, "s")
             record(f"{kind} index, recall@10", built.recipe["recall"], "share of true neighbours")
-            queries = built.vectors(list(range(0, n, n // 1000)))
-            rate = _rate(lambda: [built.search(one[None], 10) for one in queries], len(queries))
-            record(f"{kind} index, queries one at a time", rate, "queries/s")
-            rate = _rate(lambda: built.search(queries, 10), len(queries))
-            record(f"{kind} index, queries of 1,000", rate, "queries/s")
+            _query(kind, built, built.vectors(list(range(0, n, n // 1000))))
+
+
+def _query(kind: str, built, queries) -> None:
+    rate = _rate(lambda: [built.search(one[None], 10) for one in queries], len(queries))
+    record(f"{kind} index, queries one at a time", rate, "queries/s")
+    rate = _rate(lambda: built.search(queries, 10), len(queries))
+    record(f"{kind} index, queries of 1,000", rate, "queries/s")
 
 
 STEPS = {

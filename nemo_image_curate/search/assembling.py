@@ -71,7 +71,7 @@ def _finish(
     width = recipe.get("width", recipe["dim"])
     plan = Plan(kind, recipe["count"], recipe["dim"], recipe["lists"], width, rerank)
     recipe["bytes"] = {"memory": plan.memory_bytes, "disk": plan.disk_bytes}
-    known = ("shard", "fingerprint", "digest", "rows", "indexed")
+    known = ("shard", "fingerprint", "changed", "digest", "rows", "indexed")
     partitions = [{name: one[name] for name in known} for one in records]
     kept = {} if {"index", "vectors"} & made.keys() else files.read(folder)["files"]
     files.commit(folder, recipe, partitions, made, kept)
@@ -117,8 +117,7 @@ def update(
     recipe: dict[str, Any] = dict(saved["recipe"])
     partitions = []
     for own, record in enumerate(saved["partitions"]):
-        fingerprint = parts.fingerprints[found.place[own]]
-        partitions.append({**record, "fingerprint": fingerprint})
+        partitions.append({**record, **parts.known[found.place[own]]})
     numbers = [number for number in new if new[number]["indexed"]]
     made = {"rows": parts.folder / "rows"}
     old = row_table(folder, saved)

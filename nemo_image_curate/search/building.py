@@ -98,7 +98,7 @@ def encode(parts: Parts, numbers: Sequence[int], dim: int, trained: Path) -> Non
     work = dask.delayed(_encode_part, pure=False)
     cluster.compute_all(
         [work(parts.stem(number), dim, trained) for number in todo],
-        [parts.labels[number] for number in todo],
+        [parts.known[number]["shard"] for number in todo],
         "encode",
         parts.progress,
     )

@@ -112,7 +112,7 @@ def build_index(
                 f"column {embedding_column!r}: {record['conflict']}. Embed all shards with one "
                 "model before they are indexed."
             )
-        numbers = range(len(parts.labels))
+        numbers = range(len(parts.known))
         records = parts.read(numbers)
         plan = choose(
             sum(one["indexed"] for one in records),
@@ -143,8 +143,8 @@ def _is_made(folder: str, options: Mapping[str, Any], parts: Parts) -> bool:
         files.check(folder, saved["files"], whole=False)
     except (DatasetError, FileNotFoundError):
         return False
-    fingerprints = [one["fingerprint"] for one in saved["partitions"]]
-    return saved["recipe"]["options"] == options and fingerprints == parts.fingerprints
+    same = matching.match_fingerprints(saved["partitions"], parts)
+    return same and saved["recipe"]["options"] == options
 
 
 class VectorIndex:

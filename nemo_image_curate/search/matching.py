@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
@@ -43,30 +44,37 @@ class Match:
 
 def match_fingerprints(partitions: Sequence[Mapping[str, Any]], parts: Parts) -> bool:
     """Whether an index and a dataset are of the same partitions, without reading them."""
-    known = sorted(partition["fingerprint"] for partition in partitions)
-    return known == sorted(parts.fingerprints)
+    return sorted(map(_mark, partitions)) == sorted(map(_mark, parts.known))
 
 
 def match(partitions: Sequence[Mapping[str, Any]], parts: Parts, with_vectors: bool) -> Match:
     """Compare partitions by fingerprint, and where those differ by content."""
-    found = Match(new=list(range(len(parts.fingerprints))), gone=list(range(len(partitions))))
-    _pair(found, partitions, parts.fingerprints.__getitem__, "fingerprint")
+    found = Match(new=list(range(len(parts.known))), gone=list(range(len(partitions))))
+    _pair(found, partitions, dict(enumerate(parts.known)), _mark)
     if found.gone:
         wanted = list(found.new)
         found.records = dict(zip(wanted, parts.read(wanted, with_vectors), strict=True))
-        _pair(found, partitions, lambda number: found.records[number]["digest"], "digest")
+        _pair(found, partitions, found.records, itemgetter("digest"))
     return found
 
 
+def _mark(partition: Mapping[str, Any]) -> tuple[str, float]:
+    """What tells a partition without reading it: a sidecar may change and look the same."""
+    return partition["fingerprint"], partition["changed"]
+
+
 def _pair(
-    found: Match, partitions: Sequence[Mapping[str, Any]], look: Callable[[int], str], name: str
+    found: Match,
+    partitions: Sequence[Mapping[str, Any]],
+    others: Mapping[int, Mapping[str, Any]],
+    mark: Callable[[Mapping[str, Any]], Hashable],
 ) -> None:
     """Pair what has the same mark, each at most once, in order."""
-    free: dict[str, list[int]] = defaultdict(list)
+    free: dict[Hashable, list[int]] = defaultdict(list)
     for number in reversed(found.new):
-        free[look(number)].append(number)
+        free[mark(others[number])].append(number)
     for own in list(found.gone):
-        if same := free[partitions[own][name]]:
+        if same := free[mark(partitions[own])]:
             found.place[own] = same.pop()
             found.gone.remove(own)
             found.new.remove(found.place[own])
@@ -110,7 +118,7 @@ def refuse(
     if not (found.gone or found.new):
         return
     if not found.gone:
-        names = ", ".join(parts.labels[number] for number in found.new[:5])
+        names = ", ".join(parts.known[number]["shard"] for number in found.new[:5])
         raise DatasetError(
             f"the index at {folder} lacks {len(found.new)} of the dataset's partitions: {names}. "
             "Add them: VectorIndex.load(path).add(dataset)."

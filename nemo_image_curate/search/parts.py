@@ -47,8 +47,9 @@ class Parts:
 
     Attributes
     ----------
-    labels, fingerprints : list of str
-        For each partition, from what is known of it without reading it.
+    known : list of dict
+        What is known of each partition without reading it: ``shard``, ``fingerprint``, and when
+        its files were ``changed``.
     schema : pyarrow.Schema
         Of the plain columns.
     """
@@ -68,13 +69,14 @@ class Parts:
         self._frame = frame[names]
         places = [f"partition {number}" for number in range(frame.npartitions)]
         targets = saving.plan(frame, dataset.source()[1], places, False, "index", column)
-        self.labels = [target.label for target in targets]
-        self.fingerprints = [target.fingerprint for target in targets]
-        self._newest = [target.newest_input for target in targets]
+        self.known = [
+            {"shard": one.label, "fingerprint": one.fingerprint, "changed": one.newest_input}
+            for one in targets
+        ]
 
     def stem(self, number: int) -> Path:
         """What the names of a partition's files begin with."""
-        return self.folder / self.fingerprints[number][:24]
+        return self.folder / str(self.known[number]["fingerprint"])[:24]
 
     def read(self, numbers: Sequence[int], with_vectors: bool = True) -> list[dict[str, Any]]:
         """Read partitions, as far as that is not done.
@@ -82,8 +84,8 @@ class Parts:
         Returns
         -------
         list of dict
-            For each: ``shard``, ``fingerprint``, ``digest``, ``rows``, ``indexed`` (those with an
-            embedding that has a direction) and ``dim`` (0 without any).
+            For each what is `known`, ``digest``, ``rows``, ``indexed`` (those with an embedding
+            that has a direction) and ``dim`` (0 without any).
         """
         import dask
 
@@ -98,22 +100,18 @@ class Parts:
         options = (self.id_col, self.column, self.schema, self.device, with_vectors)
         results = cluster.compute_all(
             [work(partitions[number], self.stem(number), *options) for number in todo],
-            [self.labels[number] for number in todo],
+            [self.known[number]["shard"] for number in todo],
             "read embeddings",
             self.progress,
             shared=not Lineage(self._frame).independent,
         )
         found |= dict(zip(todo, results, strict=True))
-        records = []
-        for number in numbers:
-            known = {"shard": self.labels[number], "fingerprint": self.fingerprints[number]}
-            records.append({**(found[number] or {}), **known})
-        return records
+        return [{**self.known[number], **(found[number] or {})} for number in numbers]
 
     def _finished(self, number: int, with_vectors: bool) -> dict[str, Any] | None:
         place = _with(self.stem(number), ".json")
         info = storage.stat(str(place))
-        if info is None or info.changed < self._newest[number]:
+        if info is None or info.changed < self.known[number]["changed"]:
             return None
         record: dict[str, Any] = json.loads(place.read_text())
         return record if record.pop("with_vectors") or not with_vectors else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,11 @@ from nemo_image_curate.search.rows import RowTable
 if TYPE_CHECKING:
     import numpy as np
 
-# Queries, and neighbours of each that should be found: with 500 the standard deviation of the
-# recall is about 0.005.
-_QUERIES, _NEIGHBOURS = 500, 10
-# Rows that are compared with all queries by one task.
-_ROWS = 65_536
+# Queries, and neighbours of each that should be found: the standard deviation of the recall is
+# about 0.003.
+_QUERIES, _NEIGHBOURS = 1000, 10
+# Rows that are compared with all queries by one task, at once, and as one candidate.
+_ROWS, _BLOCK, _GROUP = 65_536, 8192, 16
 # Cosines from the file differ by less in the order of their sums.
 _SAME = 1e-5
 # What more lists must bring at least, where the target is out of reach.
@@ -120,10 +121,16 @@ def _compare(path: str, dim: int, start: int, queries: Path) -> np.ndarray:
 
     asked = torch.from_numpy(np.load(queries))
     found = torch.full((len(asked), _NEIGHBOURS + 1), -2.0)
-    vectors = VectorFile(path, dim)
-    for first in range(start, min(start + _ROWS, len(vectors)), _ROWS // 8):
-        some = torch.from_numpy(vectors.read(slice(first, min(first + _ROWS // 8, start + _ROWS))))
-        best = (asked @ some.T).topk(min(_NEIGHBOURS + 1, len(some)), dim=1).values
-        found = torch.cat([found, best], dim=1).topk(_NEIGHBOURS + 1, dim=1).values
+    end = min(start + _ROWS, os.stat(path).st_size // (2 * dim))
+    for first in range(start, end, _BLOCK):
+        count = min(_BLOCK, end - first) * dim
+        some = np.fromfile(path, np.float16, count, offset=2 * dim * first).reshape(-1, dim)
+        products = torch.full((len(asked), _BLOCK), -2.0)
+        products[:, : len(some)] = asked @ torch.from_numpy(some).float().T
+        # The best are in the groups with the best: to sort those alone is five times as fast.
+        groups = products.view(len(asked), -1, _GROUP)
+        best = groups.amax(dim=2).topk(_NEIGHBOURS + 1, dim=1).indices
+        near = groups.gather(1, best[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
+        found = torch.cat([found, near], dim=1).topk(_NEIGHBOURS + 1, dim=1).values
     result: np.ndarray = found.numpy()
     return result

@@ -208,7 +208,7 @@ def test_where(many, kind, rerank, few, where, monkeypatch):
     assert len(allowed) == count
     _, order = truth(vectors, queries, 40, allowed)
     found = one.nearest(queries, 40, where=where)
-    for hits, true in zip(found, order, strict=True):
+    for query, hits, true in zip(queries, found, order, strict=True):
         rows = [int(hit.key) for hit in hits]
         assert len(rows) == len(set(rows)) == min(40, count)
         assert np.isin(rows, allowed).all()
@@ -216,7 +216,9 @@ def test_where(many, kind, rerank, few, where, monkeypatch):
             hit.metadata["score"] == scores[row] for hit, row in zip(hits, rows, strict=True)
         )
         if kind == "flat" or (few and rerank):
-            assert set(rows) == set(true[:count].tolist())
+            # In float16 those of nearly the same score may change places.
+            best = [vectors[chosen] @ query for chosen in (rows, true[:count])]
+            assert np.allclose(*best, atol=1e-6 if kind == "flat" else 2e-4)
     with pytest.raises(ColumnNotFoundError):
         one.nearest(queries, 1, where="nothing > 3")
     with pytest.raises(ConfigError):
@@ -308,20 +310,21 @@ def test_any_data_any_rows(tmp_path, no_scan, seed, n, k, share, kind):
         assert np.allclose(scores[:, :there], expected[:, :there], atol=1e-5)
 
 
-@kinds
-def test_same_bytes_for_any_number_of_workers(tmp_path, kind, rerank):
+def test_same_bytes_for_any_number_of_workers(tmp_path):
     vectors = planted(2500, dim=48, copies=0.1)
     dataset = write_embeddings(tmp_path / "data", vectors, 600)
-    made = []
     for workers in (1, 2):
         with get_client("cpu", n_workers=workers):
-            path = tmp_path / f"index-{workers}"
-            build_index(dataset, kind=kind, rerank=rerank, path=path)
-            made.append(digests(path))
-    assert made[0] == made[1]
-    names = {name.partition("-")[0] for name in made[0]}
-    wanted = {"index", "rows", "index.json"} | ({"vectors"} if kind == "ivf" and rerank else set())
-    assert names == wanted
+            for kind, rerank in KINDS:
+                path = tmp_path / f"{workers}-workers" / f"{kind}-{rerank}"
+                build_index(dataset, kind=kind, rerank=rerank, path=path)
+    assert digests(tmp_path / "1-workers") == digests(tmp_path / "2-workers")
+    for kind, rerank in KINDS:
+        names = os.listdir(tmp_path / "1-workers" / f"{kind}-{rerank}")
+        wanted = {"index", "rows", "index.json"} | (
+            {"vectors"} if (kind, rerank) == KINDS[1] else set()
+        )
+        assert {name.partition("-")[0] for name in names} == wanted
 
 
 class Stopping:
@@ -367,7 +370,7 @@ def test_a_build_that_stopped_goes_on(tmp_path, where, monkeypatch):
     seen = stopping.log.read_text().split() if stopping.log.exists() else []
     assert seen == (["001000"] if where == "read" else [])
     same = [name for name in digests(path) if name != "index.json"]
-    assert same == [name for name in digests(whole.path) if name != "index.json"]
+    assert same == [name for name in digests(Path(whole.path)) if name != "index.json"]
     assert not (path / "parts").exists()
 
 
@@ -508,7 +511,7 @@ def test_new_columns_are_taken_over(tmp_path, kind, rerank):
     dataset = write_embeddings(tmp_path / "data", vectors, 100)
     built = build_index(dataset, kind=kind, rerank=rerank)
     before = digests(Path(built.path))
-    dataset.metadata["aesthetic_score"] = dataset.metadata.key.astype("int64[pyarrow]") % 10
+    dataset.metadata["aesthetic_score"] = dataset.metadata.key.str[-1].astype("int64[pyarrow]")
     dataset.save_metadata()
     again = VectorIndex.load(built.path, opened(tmp_path / "data"))
     hits = again.nearest(vectors[[5]], 5, where="aesthetic_score == 7")[0]
@@ -724,9 +727,9 @@ def test_recall_out_of_reach_is_told(tmp_path, caplog):
     chance = np.random.default_rng(0)
     vectors = chance.standard_normal((3000, 400)).astype(np.float32)
     dataset = write_embeddings(tmp_path / "data", vectors, 1000)
-    built = build_index(dataset, kind="ivf", max_memory=350_000)
+    built = build_index(dataset, kind="ivf", max_memory=300_000)
     assert built.recipe["width"] < 60
-    assert built.recipe["bytes"]["memory"] <= 350_000
+    assert built.recipe["bytes"]["memory"] <= 300_000
     assert built.recipe["recall"] < 0.96
     assert "below target_recall" in caplog.text
 
