@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("startup", "index", "embed", "export", "memory", "perceptual", "dedup", "serve")
+PARTS = ("startup", "index", "embed", "export", "memory", "perceptual", "dedup", "search", "serve")
 
 
 def _machine() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.search import building, files, matching
-from nemo_image_curate.search.engines import ListEngine, VectorFile, read_faiss
+from nemo_image_curate.search.engines import open_engine, read_faiss
 from nemo_image_curate.search.kinds import Plan
 from nemo_image_curate.search.nearest import approximate
 from nemo_image_curate.search.parts import Parts, one_dim
@@ -25,6 +25,18 @@ logger = logging.getLogger(__name__)
 def make(
     folder: str, recipe: dict[str, Any], plan: Plan, parts: Parts, records: list[dict[str, Any]]
 ) -> None:
+    """Make the files of an index as planned, from parts that were read.
+
+    Parameters
+    ----------
+    folder : str
+    recipe : dict
+        What is known of it so far; the rest is filled in.
+    plan : Plan
+    parts : Parts
+    records : list of dict
+        From `Parts.read`, of all partitions.
+    """
     import faiss
 
     numbers = [number for number, record in enumerate(records) if record["indexed"]]
@@ -62,11 +74,12 @@ def _finish(
     """Measure, and put everything in its place; `made` may lack what stays as it is."""
     recipe["count"] = sum(one["indexed"] for one in records)
     recipe["left_out"] = sum(one["rows"] for one in records) - recipe["count"]
-    if recipe["kind"] == "ivf" and "index" in made:
+    if recipe["kind"] == "flat":
+        recipe["recall"] = 1.0
+    elif "vectors" in made:
         _tune(recipe, made, parts)
         if not recipe["options"]["rerank"]:
-            made.pop("vectors", None)
-    recipe.setdefault("recall", 1.0)
+            made.pop("vectors")
     kind, rerank = recipe["kind"], recipe["options"]["rerank"]
     width = recipe.get("width", recipe["dim"])
     plan = Plan(kind, recipe["count"], recipe["dim"], recipe["lists"], width, rerank)
@@ -78,20 +91,17 @@ def _finish(
 
 
 def _tune(recipe: dict[str, Any], made: Mapping[str, Path], parts: Parts) -> None:
-    if "vectors" not in made:
-        # Vectors were added, and there is no file of those before: the setting stays.
-        return
     target = recipe["options"]["target_recall"]
     rows = RowTable(str(made["rows"]), parts.id_col)
-    path = str(made["vectors"])
-    measured = Recall(path, recipe["dim"], rows, parts.folder, parts.progress)
-    vectors = VectorFile(path, recipe["dim"]) if recipe["options"]["rerank"] else None
-    engine = ListEngine(read_faiss(str(made["index"])), vectors)
+    measured = Recall(str(made["vectors"]), recipe["dim"], rows, parts.folder, parts.progress)
+    hidden = () if recipe["options"]["rerank"] else ("vectors",)
+    engine = open_engine(recipe, {role: made[role] for role in made if role not in hidden})
 
-    def search(queries: np.ndarray, k: int, probe: int) -> np.ndarray:
-        return approximate(engine, queries, k, len(rows), probe, None)[1]
+    def search(queries: np.ndarray, k: int, probe: int, candidates: int) -> np.ndarray:
+        return approximate(engine, queries, k, len(rows), probe, candidates)[1]
 
-    recipe["nprobe"], recall = measured.least_probe(search, engine.lists, target)
+    probe, candidates, recall = measured.settings(search, engine.lists, target)
+    recipe |= {"nprobe": probe, "candidates": candidates}
     recipe["recall"] = round(recall, 4)
     if recall < target:
         logger.warning(
@@ -102,6 +112,7 @@ def _tune(recipe: dict[str, Any], made: Mapping[str, Path], parts: Parts) -> Non
 
 
 def row_table(folder: str, saved: Mapping[str, Any]) -> RowTable:
+    """The rows of a saved index."""
     name = saved["files"]["rows"]["name"]
     return RowTable(os.path.join(folder, name), saved["recipe"]["id_col"])
 

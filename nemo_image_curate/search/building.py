@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dataset.lineage import fingerprint
 from nemo_image_curate.dedup.kmeans import spherical_kmeans
-from nemo_image_curate.dedup.ranking import random_score
 from nemo_image_curate.search.coding import Codes, new_index, projection
 from nemo_image_curate.search.engines import read_faiss
 from nemo_image_curate.search.kinds import Plan
 from nemo_image_curate.search.parts import Parts, part_vectors
-from nemo_image_curate.search.rows import write_rows
+from nemo_image_curate.search.rows import sample_scores, write_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +28,7 @@ _SEED = 0
 
 
 def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
-    """Learn components and centres from a sample of the vectors, chosen by key.
+    """Learn components and centres from a sample of the vectors, chosen by shard and key.
 
     Memory: the sample's components, 25 KB for each list at 128 components.
 
@@ -83,11 +82,10 @@ def _block(folder: Path, number: int, waiting: list[np.ndarray]) -> Path:
 
 
 def _scores(parts: Parts, number: int) -> np.ndarray:
-    """A number in [0, 1) for each indexed row of a part, by its key."""
-    import pyarrow as pa
+    """Of each indexed row of a part, what decides whether it is in the sample."""
+    import numpy as np
 
-    columns = [batch[parts.id_col] for batch in parts.row_batches(number)]
-    return random_score(pa.chunked_array(columns, pa.string()), _SEED)
+    return np.concatenate([sample_scores(one, parts.id_col) for one in parts.row_batches(number)])
 
 
 def encode(parts: Parts, numbers: Sequence[int], dim: int, trained: Path) -> None:

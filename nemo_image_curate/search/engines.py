@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nemo_image_curate.errors import DatasetError
@@ -165,6 +166,11 @@ class VectorFile:
     ----------
     path : str
     dim : int
+
+    Attributes
+    ----------
+    half : torch.Tensor, shape (n, d), float16
+        The mapped file.
     """
 
     def __init__(self, path: str, dim: int):
@@ -175,15 +181,36 @@ class VectorFile:
         # Copy-on-write, as torch wants memory that could be written to.
         mapped = np.memmap(path, dtype=np.float16, mode="c", shape=(rows, dim))
         # torch converts float16 ten times as fast as NumPy (measured).
-        self._half = torch.from_numpy(mapped)
+        self.half = torch.from_numpy(mapped)
 
     def __len__(self) -> int:
-        return len(self._half)
+        return len(self.half)
 
     def read(self, rows: np.ndarray | slice) -> np.ndarray:
         """Some vectors, shape (m, d), float32."""
         import torch
 
         chosen = rows if isinstance(rows, slice) else torch.from_numpy(rows)
-        found: np.ndarray = self._half[chosen].float().numpy()
+        found: np.ndarray = self.half[chosen].float().numpy()
         return found
+
+
+def open_engine(recipe: Mapping[str, Any], where: Mapping[str, Any]) -> Engine:
+    """The engine of an index.
+
+    Parameters
+    ----------
+    recipe : mapping
+        Its ``kind`` and ``dim``.
+    where : mapping of role to path
+        Its files.
+    """
+    if recipe["kind"] == "flat":
+        return FlatEngine(read_faiss(str(where["index"])))
+    vectors = VectorFile(str(where["vectors"]), recipe["dim"]) if "vectors" in where else None
+    if recipe["kind"] == "ivf":
+        return ListEngine(read_faiss(str(where["index"])), vectors)
+    from nemo_image_curate.search.cuvs import CuvsEngine
+
+    assert vectors is not None, "check_kind refuses cuvs without a file of vectors"
+    return CuvsEngine(vectors)

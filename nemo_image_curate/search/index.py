@@ -12,7 +12,8 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search import assembling, files, matching
-from nemo_image_curate.search.engines import Engine, FlatEngine, ListEngine, VectorFile, read_faiss
+from nemo_image_curate.search.cuvs import require_cuvs
+from nemo_image_curate.search.engines import Engine, open_engine
 from nemo_image_curate.search.hits import Hit
 from nemo_image_curate.search.kinds import check_kind, choose
 from nemo_image_curate.search.nearest import MOST_CANDIDATES, approximate, scan
@@ -87,6 +88,8 @@ def build_index(
         When there is no such column.
     DatasetError
         When there is no embedding in it, or they are of different encoders.
+    BackendError
+        When ``cuvs`` is asked for and does not work here.
 
     Notes
     -----
@@ -102,6 +105,8 @@ def build_index(
         "target_recall": target_recall,
         "max_memory": max_memory,
     }
+    if kind == "cuvs":
+        require_cuvs()
     parts = Parts(dataset, embedding_column, Path(folder, files.PARTS), progress)
     with storage.exclusive(folder):
         if _is_made(folder, options, parts):
@@ -157,13 +162,14 @@ class VectorIndex:
     path : str
     recipe : dict
         How it was made: ``kind``, ``factory`` (in FAISS's notation), ``dim``, ``count``,
-        ``left_out`` (rows without a usable embedding), ``lists``, ``nprobe``, ``recall``
-        (measured recall@10), ``bytes`` (estimates: ``memory``, ``disk``), ``column``, ``encoder``
-        and ``provenance`` of the embeddings, ``options`` as they were given, ``files`` with their
-        hashes, and more.
+        ``left_out`` (rows without a usable embedding), ``lists``, ``nprobe``, ``candidates``,
+        ``recall`` (measured recall@10), ``bytes`` (estimates: ``memory``, ``disk``), ``column``,
+        ``encoder`` and ``provenance`` of the embeddings, ``options`` as they were given, ``files``
+        with their hashes, and more.
     rows : RowTable
-    nprobe : int
-        How many lists a search looks at; may be set.
+    nprobe, candidates : int
+        How many lists a search looks at, and how many rows it scores exactly for each hit; may be
+        set.
     """
 
     def __init__(self, path: str, saved: Mapping[str, Any], engine: Engine, rows: RowTable):
@@ -171,6 +177,7 @@ class VectorIndex:
         self.recipe: dict[str, Any] = {**saved["recipe"], "files": saved["files"]}
         self.rows = rows
         self.nprobe: int = self.recipe.get("nprobe", 1)
+        self.candidates: int = self.recipe.get("candidates", 1)
         self._partitions: list[dict[str, Any]] = saved["partitions"]
         self._engine = engine
 
@@ -276,7 +283,13 @@ class VectorIndex:
                 bits = np.packbits(mask, bitorder="little")
                 # So that as many of them are looked at as there would be of all rows.
                 probe = min(lists, round(probe * n / pool))
-            found = approximate(self._engine, queries, k, pool, probe, bits)
+            found = approximate(self._engine, queries, k, pool, probe, self.candidates, bits)
+            # What a graph does not lead to is found all the same.
+            lacking = np.flatnonzero((found[1] < 0).any(axis=1))
+            if len(lacking):
+                again = scan(self._engine, queries[lacking], k, n, allowed)
+                for whole, part in zip(found, again, strict=True):
+                    whole[lacking] = part
         # In float16 a vector's length is not quite 1.
         scores[:, :k], rows[:, :k] = found[0].clip(-1, 1), found[1]
         return scores, rows
@@ -393,20 +406,9 @@ class VectorIndex:
 
 
 def _open(folder: str, saved: Mapping[str, Any]) -> tuple[Engine, RowTable]:
-    recipe, where = saved["recipe"], {}
-    for role, record in saved["files"].items():
-        where[role] = os.path.join(folder, record["name"])
-    rows = RowTable(where["rows"], recipe["id_col"])
-    vectors = VectorFile(where["vectors"], recipe["dim"]) if "vectors" in where else None
-    if recipe["kind"] == "cuvs":
-        from nemo_image_curate.search.cuvs import CuvsEngine
-
-        assert vectors is not None
-        engine: Engine = CuvsEngine(vectors)
-    else:
-        index = read_faiss(where["index"])
-        engine = FlatEngine(index) if recipe["kind"] == "flat" else ListEngine(index, vectors)
-    return engine, rows
+    recipe, record = saved["recipe"], saved["files"]
+    where = {role: os.path.join(folder, one["name"]) for role, one in record.items()}
+    return open_engine(recipe, where), RowTable(where["rows"], recipe["id_col"])
 
 
 def _parts_of(

@@ -7,7 +7,7 @@ carry the same weight, in one byte each; the best candidates are scored again wi
 in float16, which lie in a file that is mapped.
 
 Measured at recall 0.95 among 1,000,000 vectors of 512 values whose spectrum falls like
-1 / sqrt(i), without clusters, one core: 128 components of one byte 0.6 ms and 140 MB. All 512 in
+1 / sqrt(i), without clusters, one core: 128 components of one byte 0.9 ms and 140 MB. All 512 in
 one byte (SQ8) 3.0 ms and 524 MB; RaBitQ of 1, 2, 4 and 7 bits with re-ranking 1.2, 1.2, 2.3 and
 4.3 ms; product quantisation of 4 bits with FastScan does not get there. Twice as many lists
 changed nothing.

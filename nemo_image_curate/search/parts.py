@@ -69,7 +69,7 @@ class Parts:
         self._frame = frame[names]
         places = [f"partition {number}" for number in range(frame.npartitions)]
         targets = saving.plan(frame, dataset.source()[1], places, False, "index", column)
-        self.known = [
+        self.known: list[dict[str, Any]] = [
             {"shard": one.label, "fingerprint": one.fingerprint, "changed": one.newest_input}
             for one in targets
         ]

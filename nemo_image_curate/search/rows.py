@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import expressions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.dedup.ranking import random_score
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 
@@ -29,6 +30,13 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
     known = [shard_columns.typed(field) for field in shard_columns.storage_schema(schema)]
     return pa.schema([field for field in known if not pa.types.is_nested(field.type)])
+
+
+def sample_scores(batch: pa.RecordBatch, id_col: str) -> np.ndarray:
+    """A number in [0, 1) for each row that depends on its shard and key alone."""
+    import pyarrow.compute as pc
+
+    return random_score(pc.binary_join_element_wise(batch[SHARD_COLUMN], batch[id_col], "/"), 0)
 
 
 class RowTable:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_image_curate import cluster
-from nemo_image_curate.dedup.ranking import random_score
 from nemo_image_curate.search.engines import VectorFile
-from nemo_image_curate.search.rows import RowTable
+from nemo_image_curate.search.rows import RowTable, sample_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,8 +24,11 @@ _SAME = 1e-5
 # What more lists must bring at least, where the target is out of reach.
 _GAIN = 0.002
 
-# Queries (q, d), k and a number of lists to rows (q, k), -1 for none.
-Search = Callable[["np.ndarray", int, int], "np.ndarray"]
+# How many candidates for each hit are tried.
+_CANDIDATES = (5, 10, 20, 40)
+
+# Queries (q, d), k, lists to look at, candidates for each hit, to rows (q, k), -1 for none.
+Search = Callable[["np.ndarray", int, int, int], "np.ndarray"]
 
 
 class Recall:
@@ -38,7 +40,7 @@ class Recall:
         The file of vectors.
     dim : int
     rows : RowTable
-        Queries are chosen by key, apart from where the training sample begins.
+        Queries are chosen by shard and key, as far as can be from the training sample.
     folder : Path
         Where workers find the queries.
     progress : bool or None
@@ -61,18 +63,18 @@ class Recall:
             "measure recall",
             progress,
         )
-        # The first is the query itself, or a copy of it.
-        nearest = -np.sort(-np.concatenate(found, axis=1), axis=1)[:, 1 : _NEIGHBOURS + 1]
-        self._neighbours = nearest.shape[1]
-        self._enough = nearest[:, -1] - _SAME if self._neighbours else nearest
+        # The first of them is the query itself, or a copy of it.
+        nearest = -np.sort(-np.concatenate(found, axis=1), axis=1)
+        self._neighbours = min(_NEIGHBOURS, len(self._vectors) - 1)
+        self._enough = nearest[:, self._neighbours] - _SAME
 
-    def of(self, search: Search, probe: int) -> float:
+    def of(self, search: Search, probe: int, candidates: int) -> float:
         """The share of the neighbours that a search finds."""
         import numpy as np
 
         if not self._neighbours:
             return 1.0
-        found = search(self._asked, self._neighbours + 1, probe)
+        found = search(self._asked, self._neighbours + 1, probe, candidates)
         hits = 0
         for query, rows, own, enough in zip(
             self._asked, found, self.queries, self._enough, strict=True
@@ -82,34 +84,44 @@ class Recall:
             hits += min(int(near.sum()), self._neighbours)
         return hits / (self._neighbours * len(self.queries))
 
-    def least_probe(self, search: Search, lists: int, target: float) -> tuple[int, float]:
-        """The least number of lists that reaches a recall, and what it reaches.
+    def settings(self, search: Search, lists: int, target: float) -> tuple[int, int, float]:
+        """What to search with, to reach a recall or to come as near to it as is worth while.
 
-        When none does: the least that is nearly as good as the best.
+        Returns
+        -------
+        probe : int
+            Lists to look at.
+        candidates : int
+            For each hit: so many that what codes hide is at most half of what may be missed.
+        recall : float
         """
-        low, high, best = 0, 1, self.of(search, 1)
-        reached = best >= target
-        while not reached and high < lists:
+        many = min(lists, max(64, lists // 8))
+        candidates = _CANDIDATES[0]
+        for candidates in _CANDIDATES:
+            if self.of(search, many, candidates) >= (1 + target) / 2:
+                break
+        low, high, best = 0, 1, self.of(search, 1, candidates)
+        while best < target and high < lists:
             following = min(2 * high, lists)
-            recall = self.of(search, following)
-            if recall - best < _GAIN and best > target - 0.1 and recall < target:
-                return high, best
-            low, high, best, reached = high, following, recall, recall >= target
-        while high - low > max(1, low // 50):
+            recall = self.of(search, following, candidates)
+            if recall < target and recall - best < _GAIN and high >= many:
+                break
+            low, high, best = high, following, recall
+        while best >= target and high - low > max(1, low // 50):
             middle = (low + high) // 2
-            recall = self.of(search, middle)
-            if recall >= min(target, best):
+            recall = self.of(search, middle, candidates)
+            if recall >= target:
                 high, best = middle, recall
             else:
                 low = middle
-        return high, best
+        return high, candidates, best
 
 
 def _chosen(rows: RowTable) -> np.ndarray:
-    """The rows whose keys score highest; the training sample is of those that score lowest."""
+    """The rows that score highest; the training sample is of those that score lowest."""
     import numpy as np
 
-    scores = [random_score(batch[rows.id_col], 0) for batch in rows.batches()]
+    scores = [sample_scores(batch, rows.id_col) for batch in rows.batches()]
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return np.sort(order[:_QUERIES])
 
