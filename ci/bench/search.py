@@ -244,7 +244,7 @@ def lancedb(folder: Path, data: Path) -> dict[str, Any]:
 
         def search(query: np.ndarray, probes: int = probes, refine: int = refine) -> np.ndarray:
             asked = table.search(query).distance_type("cosine").nprobes(probes)
-            found = asked.refine_factor(refine).limit(K).select(["row"]).to_arrow()
+            found = asked.refine_factor(refine).limit(K).select(["row", "_distance"]).to_arrow()
             return found["row"].to_numpy()
 
         told = _timed(search, data)

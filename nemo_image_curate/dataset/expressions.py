@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
@@ -22,6 +22,8 @@ _METHODS = frozenset(
     "isna notna isnull notnull isin between abs round".split()
     + "contains startswith endswith match fullmatch len lower upper strip".split()
 )
+# Those that give texts.
+_TEXT_METHODS = frozenset("lower upper strip".split())
 _ACCESSORS = frozenset({"str", "list"})
 _NODES = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
@@ -44,7 +46,7 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    check(expression, [str(name) for name in frame.columns])
+    check(expression, [str(name) for name in frame.columns], _texts(frame._meta))
     return _evaluate(frame, frame._meta, expression)
 
 
@@ -60,7 +62,7 @@ def rows(frame: Any, expression: str) -> np.ndarray:
     ColumnNotFoundError, ConfigError
         As by `mask`.
     """
-    check(expression, [str(name) for name in frame.columns])
+    check(expression, [str(name) for name in frame.columns], _texts(frame.iloc[:0]))
     chosen = frames.column_to_arrow(_evaluate(frame, frame.iloc[:0], expression))
     found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
     return found
@@ -84,8 +86,15 @@ def _evaluate(frame: Any, empty: Any, expression: str) -> Any:
     return found
 
 
-def check(expression: str, columns: Sequence[str]) -> list[str]:
+def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) -> list[str]:
     """Refuse an expression with something in it that is not allowed.
+
+    Parameters
+    ----------
+    expression : str
+    columns : sequence of str
+    texts : collection of str
+        Which of them hold texts.
 
     Returns
     -------
@@ -112,10 +121,15 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
         ) from error
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    long = {name for name, column in quoted.items() if column in texts}.union(texts)
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
             raise _refused(expression, type(node).__name__)
-        if isinstance(node, ast.Name):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Mod)):
+            # A text or list of any length could be made of a short one.
+            if _is_long(node.left, long) or _is_long(node.right, long):
+                raise _refused(expression, "multiplying or formatting a text or list")
+        elif isinstance(node, ast.Name):
             name = quoted.get(node.id, node.id)
             if name not in columns:
                 raise ColumnNotFoundError(name, columns)
@@ -127,6 +141,27 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
         elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
             raise _refused(expression, "calling a function")
     return [name for name in columns if name in used]
+
+
+def _is_long(node: ast.expr, texts: Collection[str]) -> bool:
+    """Whether a value is a text or a list."""
+    if isinstance(node, ast.Constant):
+        return not isinstance(node.value, (int, float))
+    if isinstance(node, ast.Name):
+        return node.id in texts
+    if isinstance(node, ast.BinOp):
+        return _is_long(node.left, texts) or _is_long(node.right, texts)
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Attribute) and node.func.attr in _TEXT_METHODS
+    return isinstance(node, (ast.List, ast.Tuple))
+
+
+def _texts(empty: Any) -> list[str]:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_string, pa.types.is_large_string)
+    schema = frames.to_arrow(empty).schema
+    return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
 
 
 def _refused(expression: str, what: str) -> ConfigError:

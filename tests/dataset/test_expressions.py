@@ -30,6 +30,7 @@ def dataset(tmp_path):
         ("`two words` * 2 == 66", lambda row: row.width == 33),
         ("not caption.isna()", lambda row: True),
         ("flag == 1", lambda row: row.width >= 33),
+        ("caption.str.len() * 2 % 3 >= 0 and width % 2 == 1", lambda row: row.width % 2 == 1),
     ],
 )
 def test_allowed(dataset, expression, truth):
@@ -60,6 +61,12 @@ def test_allowed(dataset, expression, truth):
         "caption",
         "caption > 5",
         "width > 'a'",
+        "caption == 'a' * 1000000000",
+        "caption * 1000000000 == 'a'",
+        "(caption + 'a').str.len() > 1 and (caption + 'a') * 1000000000 == 'a'",
+        "caption.str.lower() * 1000000000 == 'a'",
+        "'%1000000000d' % width == 'a'",
+        "width in [32] * 1000000000",
         "1 > 0",
         "True",
         "",
