@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Vectors to find each centre on, and at least for principal components.
-_PER_LIST = 50
+_PER_LIST = 100
 _LEAST_SAMPLE = 20_000
 # Rows of the sample that are worth a task of their own.
 _BLOCK_ROWS = 8192
@@ -30,7 +30,7 @@ _SEED = 0
 def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
     """Learn components and centres from a sample of the vectors, chosen by shard and key.
 
-    Memory: the sample's components, 25 KB for each list at 128 components.
+    Memory: the sample's components, 50 KB for each list at 128 components.
 
     Returns
     -------

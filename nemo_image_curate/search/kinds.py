@@ -9,8 +9,7 @@ in float16, which lie in a file that is mapped.
 Measured at recall 0.95 among 1,000,000 vectors of 512 values whose spectrum falls like
 1 / sqrt(i), without clusters, one core: 128 components of one byte 0.9 ms and 140 MB. All 512 in
 one byte (SQ8) 3.0 ms and 524 MB; RaBitQ of 1, 2, 4 and 7 bits with re-ranking 1.2, 1.2, 2.3 and
-4.3 ms; product quantisation of 4 bits with FastScan does not get there. Twice as many lists
-changed nothing.
+4.3 ms; product quantisation of 4 bits with FastScan does not get there. 
 """
 
 from __future__ import annotations
@@ -128,9 +127,9 @@ def choose(
         return _fitting(flat, limit, "kind='ivf' takes less")
     if kind == "cuvs":
         return _fitting(Plan(kind, count, dim, 0, dim, True), limit, "kind='ivf' takes less")
-    # Looking at n / lists vectors costs about as much as looking for the nearest of 4 sqrt(n)
-    # centres; and it leaves 40 vectors to find each of 4 sqrt(n) centres on from 26,000 on.
-    lists = max(1, min(round(4 * math.sqrt(count)), count // 40))
+    # Four times as many lists find no more among as many vectors looked at (measured), and their
+    # centres have to be looked at, too. From 6,400 vectors on there are 40 to find each centre on.
+    lists = max(1, min(round(2 * math.sqrt(count)), count // 40))
     if not rerank:
         # Nothing would make up for what is left out.
         plan = Plan("ivf", count, dim, lists, dim, False)

@@ -30,7 +30,7 @@ def dataset(tmp_path):
         ("`two words` * 2 == 66", lambda row: row.width == 33),
         ("not caption.isna()", lambda row: True),
         ("flag == 1", lambda row: row.width >= 33),
-        ("caption.str.len() * 2 % 3 >= 0 and width % 2 == 1", lambda row: row.width % 2 == 1),
+        ("caption.str.len() * 2 > 0 and width * 2 == 66", lambda row: row.width == 33),
     ],
 )
 def test_allowed(dataset, expression, truth):

@@ -13,7 +13,7 @@ def test_by_size():
 
 def test_a_million_fits_in_500_mb():
     plan = choose(10**6, 512)
-    assert plan.lists == 4000
+    assert plan.lists == 2000
     assert plan.memory_bytes < 300e6
     assert plan.disk_bytes == pytest.approx(1.3e9, rel=0.05)
     assert "ivf: 1,000,000 vectors of 512 values" in str(plan)
