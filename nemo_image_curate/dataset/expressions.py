@@ -46,7 +46,6 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    check(expression, [str(name) for name in frame.columns], _texts(frame._meta))
     return _evaluate(frame, frame._meta, expression)
 
 
@@ -62,17 +61,22 @@ def rows(frame: Any, expression: str) -> np.ndarray:
     ColumnNotFoundError, ConfigError
         As by `mask`.
     """
-    check(expression, [str(name) for name in frame.columns], _texts(frame.iloc[:0]))
     chosen = frames.column_to_arrow(_evaluate(frame, frame.iloc[:0], expression))
     found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
     return found
 
 
 def _evaluate(frame: Any, empty: Any, expression: str) -> Any:
+    check(expression, [str(name) for name in frame.columns], _texts(empty))
+    # pandas evaluates the very text that was checked, which has plain names only, and finds no
+    # variables but the columns.
+    quoted, plain = _unquoted(expression)
+    names = {column: name for name, column in quoted.items()}
+    scope: dict[str, Any] = {"local_dict": {}, "global_dict": {}}
     try:
         # A frame without rows would let a text be compared with a number.
-        result = _one_row(empty).eval(expression)
-        found = frame.eval(expression)
+        result = _one_row(empty).rename(columns=names).eval(plain, **scope)
+        found = (frame.rename(columns=names) if names else frame).eval(plain, **scope)
     except Exception as error:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
@@ -106,20 +110,7 @@ def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) 
     ColumnNotFoundError, ConfigError
     """
     used: set[str] = set()
-    quoted: dict[str, str] = {}
-
-    def placeholder(match: re.Match[str]) -> str:
-        name = f"_quoted{len(quoted)}_"
-        quoted[name] = match[1]
-        return name
-
-    plain = re.sub(r"`([^`]*)`", placeholder, expression.strip())
-    try:
-        tree = ast.parse(plain, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
-        ) from error
+    tree, quoted = parse(expression)
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     long = {name for name, column in quoted.items() if column in texts}.union(texts)
     for node in ast.walk(tree):
@@ -141,6 +132,41 @@ def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) 
         elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
             raise _refused(expression, "calling a function")
     return [name for name in columns if name in used]
+
+
+def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
+    """The tree of an expression, and which of its names stand for `` `quoted columns` ``.
+
+    Raises
+    ------
+    ConfigError
+        When it is no expression.
+    """
+    quoted, plain = _unquoted(expression)
+    try:
+        tree = ast.parse(plain, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
+    # Two backticks inside texts look like quotes of all that is between them.
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    if "`" in plain or quoted.keys() - names:
+        raise _refused(expression, "a backtick inside a text")
+    return tree, quoted
+
+
+def _unquoted(expression: str) -> tuple[dict[str, str], str]:
+    """Quoted columns by the names put in their places, and the expression with those."""
+    quoted: dict[str, str] = {}
+
+    def placeholder(match: re.Match[str]) -> str:
+        name = next((one for one, column in quoted.items() if column == match[1]), None)
+        name = name or f"_quoted{len(quoted)}_"
+        quoted[name] = match[1]
+        return name
+
+    return quoted, re.sub(r"`([^`]*)`", placeholder, expression.strip())
 
 
 def _is_long(node: ast.expr, texts: Collection[str]) -> bool:
