@@ -251,13 +251,16 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
 
 
 def spread(values: Sequence[Any], kept: Iterable[int], rows: int, kind: pa.DataType) -> pa.Array:
-    """A column of `rows` rows with `values` at the row numbers `kept`, and nulls elsewhere."""
+    """A column of `rows` rows with `values` at the row numbers `kept`, and nulls elsewhere.
+
+    A value that is NaN is null, too.
+    """
     import pyarrow as pa
 
     column: list[Any] = [None] * rows
     for row, value in zip(kept, values, strict=True):
         column[row] = value
-    return pa.array(column, kind)
+    return pa.array(column, kind, from_pandas=True)
 
 
 def require_columns(frame: Any, *names: str) -> None:

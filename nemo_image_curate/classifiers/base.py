@@ -208,7 +208,11 @@ class _Scorer:
         if wanted is not None and embeddings.shape[1] != wanted:
             raise wrong_width(self.classifier, wanted, embeddings.shape[1])
         with torch.inference_mode():
-            unit = torch.nn.functional.normalize(embeddings.to(self.device).float(), dim=1)
+            wide = embeddings.to(self.device).float()
+            # The squares of very large or small values would leave the range of numbers. Rows
+            # that are all zero, or not finite, become NaN, and their scores null.
+            wide = wide / wide.abs().amax(dim=1, keepdim=True)
+            unit = wide / wide.norm(dim=1, keepdim=True)
             values = self.classifier.values(self.classifier.postprocess(self.model(unit)))
         for name, made in values.items():
             if made.shape != (len(unit),):

@@ -33,22 +33,24 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     ConfigError
         When the record names none of this package's embedders, or the weights are not those.
     """
-    stage, encoder = record.get("stage"), record.get("encoder")
+    stage, encoder, model = (record.get(name) for name in ("stage", "encoder", "model"))
     autocast = record.get("autocast", True)
+    embedder: ImageEmbedder
     if stage == "ConseEmbedder":
-        return ConseEmbedder(autocast=autocast)
-    if stage not in _CLASSES:
+        embedder = ConseEmbedder(autocast=autocast)
+    elif stage in _CLASSES and isinstance(model, str):
+        embedder = _CLASSES[stage](
+            model,
+            record.get("pretrained"),
+            checkpoint_path=checkpoint_path,
+            checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
+            autocast=autocast,
+        )
+    else:
         found = f"made by {stage!r}" if stage else "of unknown origin"
         raise ConfigError(
             f"the embeddings are {found}; give the embedder that made them as embedder=."
         )
-    embedder = _CLASSES[stage](
-        record["model"],
-        record.get("pretrained"),
-        checkpoint_path=checkpoint_path,
-        checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
-        autocast=autocast,
-    )
     if embedder.encoder() != encoder or embedder.weights_sha256() != record.get("weights_sha256"):
         raise ConfigError(
             f"the embeddings were made by {encoder!r} with other weights than these "

@@ -156,11 +156,22 @@ class TextImageEmbedder(ImageEmbedder):
         ------
         ColumnNotFoundError
             When there is no caption column.
+        ConfigError
+            When it holds no texts.
         """
+        import pyarrow as pa
+
         if self.caption_column is None:
             raise ConfigError("caption_column=None: there is no column of texts to embed.")
         frame = dataset.metadata
         frames.require_columns(frame, self.caption_column)
+        kind = frames.to_arrow(frame._meta[[self.caption_column]]).schema.field(0).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(one(kind) for one in (pa.types.is_string, pa.types.is_large_string)):
+            raise ConfigError(
+                f"column {self.caption_column!r} holds {kind}, no texts. Name the column with the "
+                "captions as caption_column=, or give caption_column=None."
+            )
         name = self.text_embedding_column
         meta = frames.with_columns(
             frame._meta, {name: frames.empty_column(frame, frames.embedding_type())}

@@ -241,3 +241,13 @@ def test_nothing_is_learned_while_scoring(tmp_path):
 
     column(Watched()(with_vectors(tmp_path, [[1, 0]])), "first")
     assert grads == [False]
+
+
+def test_vectors_of_any_length_and_of_none(tmp_path, backend):
+    """One direction gives one score; a vector without one gives none."""
+    vectors = [[3, 4], [3e-30, 4e-30], [3e30, 4e30], [0, 0], [np.nan, 1]]
+    with_vectors(tmp_path, vectors)
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    made = column(FirstTwice()(ds), "first")
+    assert made[:3] == pytest.approx([11.2] * 3)
+    assert made[3:] == [None, None]

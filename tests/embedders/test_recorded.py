@@ -7,7 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, embedder_of
+from nemo_image_curate import (
+    ConseEmbedder,
+    ImageTextPairDataset,
+    TimmImageEmbedder,
+    embedder_of,
+)
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.make_data import jpeg, write_tar
@@ -39,3 +44,12 @@ def test_models_of_ones_own_are_not_guessed(tmp_path):
         embedder_of(record(tmp_path, ThumbEmbedder()))
     with pytest.raises(ConfigError, match="of unknown origin"):
         embedder_of({})
+    with pytest.raises(ConfigError, match="made by 'TimmImageEmbedder'; give the embedder"):
+        embedder_of({"stage": "TimmImageEmbedder", "encoder": "x"})
+
+
+def test_other_weights_under_the_name_of_the_offline_pair():
+    made = {"stage": "ConseEmbedder", **ConseEmbedder().config()}
+    assert embedder_of(made).encoder() == "offline/conse"
+    with pytest.raises(ConfigError, match="with other weights"):
+        embedder_of({**made, "weights_sha256": "0" * 64})
