@@ -219,7 +219,8 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
     Raises
     ------
     DatasetError
-        When rows differ in length, so that there is no 2-D array.
+        When it is no column of lists of numbers, or rows differ in length, so that there is no
+        2-D array.
     """
     import numpy as np
 
@@ -233,12 +234,17 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
         leaves = present.list.leaves.values.astype(np.float32, copy=False)
         widths = cupy.asnumpy(present.list.len().values)
     else:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
         array = column_to_arrow(series)
         kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
         if not len(kept):
             return np.empty((0, 0), dtype=np.float32), kept
+        if not isinstance(array, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)) or not (
+            pa.types.is_floating(array.type.value_type)
+        ):
+            raise DatasetError(f"column {series.name!r} holds {array.type}, no embeddings.")
         # Unlike after drop_null, nothing is copied as long as null rows hold no values.
         leaves = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         widths = pc.list_value_length(array).drop_null().to_numpy(zero_copy_only=False)

@@ -170,3 +170,10 @@ def test_importing_the_data_layer_is_light():
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("values", [[1, 2], ["a", None], [["a"], ["b"]], [{"a": 1.0}, None]])
+def test_a_column_that_holds_no_embeddings(values):
+    column = frames.from_arrow(pa.table({"x": pa.array(values)}), "cpu")["x"]
+    with pytest.raises(DatasetError, match=r"column 'x' holds .*, no embeddings"):
+        frames.embedding_array(column)
