@@ -16,7 +16,7 @@ from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.lineage import Lineage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.files import local_folder
 
 if TYPE_CHECKING:
@@ -76,19 +76,19 @@ def build_captions(
     ColumnNotFoundError
         When there is no such column.
     ConfigError
-        When `path` is remote.
+        When `path` is remote, or the column holds no texts of its own.
     JobError
         When partitions failed.
     """
     location = storage.normalise(captions_path(dataset) if path is None else path)
     local_folder(location)
+    source = _Source(dataset, column)
     parts = f"{location}.parts"
     with storage.exclusive(location), contextlib.ExitStack() as cleaning:
         # Of a run that was killed, too.
         storage.remove_tree(parts)
         cleaning.callback(storage.remove_tree, parts)
         storage.make_dirs(parts)
-        source = _Source(dataset, column)
         names = [storage.join(parts, f"{number}.arrow") for number in range(len(source))]
         digests = source.read(names, progress)
         about = {"column": column, "fingerprints": source.fingerprints, "digests": digests}
@@ -172,19 +172,28 @@ class CaptionIndex:
         Returns
         -------
         list of (shard, key), at most n
-            The best first; equal ones in the order of the dataset.
+            Those with rarer words first, and the best first; equal ones in the order of the
+            dataset.
+
+        Raises
+        ------
+        ConfigError
+            When `n` is below 0.
         """
+        if n < 0:
+            raise ConfigError(f"n={n} should not be below 0.")
         phrases = _phrases(text)
         with self._opened() as database:
             (last,) = database.execute("SELECT max(id) FROM samples").fetchone()
             limit = max(_FEW, int(_COMMON * (last or 0)))
             counts = [_count(database, phrase, limit) for phrase in phrases]
+            present = [one for one, count in zip(phrases, counts, strict=True) if count]
             rare = [one for one, count in zip(phrases, counts, strict=True) if 0 < count < limit]
-            return database.execute(
-                "SELECT shard, key FROM (SELECT rowid AS id, rank FROM captions WHERE captions "
-                "MATCH ? ORDER BY rank, id LIMIT ?) JOIN samples USING (id) ORDER BY rank, id",
-                (" OR ".join(rare or phrases) or '""', n),
-            ).fetchall()
+            found = _best(database, rare or present, n)
+            if len(found) < n and 0 < len(rare) < len(present):
+                # No more have a rare word: the rest has only common ones.
+                found = list(dict.fromkeys(found + _best(database, present, n)))[:n]
+            return found
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -204,7 +213,15 @@ class _Source:
     """The captions of a dataset, partition by partition."""
 
     def __init__(self, dataset: ImageTextPairDataset, column: str):
+        import pyarrow as pa
+
         frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN, column)
+        if column in (dataset.id_col, SHARD_COLUMN):
+            raise ConfigError(f"column={column!r} names the samples: captions are another column.")
+        kind = frames.to_arrow(dataset.metadata[[column]]._meta).schema.field(column).type
+        binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+        if pa.types.is_nested(kind) or any(is_kind(kind) for is_kind in binary):
+            raise ConfigError(f"column={column!r} holds {kind}, not texts.")
         self.frame = dataset.metadata[[SHARD_COLUMN, dataset.id_col, column]]
         places = [f"partition {number}" for number in range(self.frame.npartitions)]
         targets = saving.plan(self.frame, dataset.source()[1], places, False, "captions")
@@ -300,6 +317,15 @@ def _phrases(text: str) -> list[str]:
         else:
             phrases[f'"{run}"'] = None
     return list(phrases)[:_MOST_WORDS]
+
+
+def _best(database: sqlite3.Connection, phrases: list[str], n: int) -> list[tuple[str, str]]:
+    """The samples with one of some phrases, the best first."""
+    return database.execute(
+        "SELECT shard, key FROM (SELECT rowid AS id, rank FROM captions WHERE captions "
+        "MATCH ? ORDER BY rank, id LIMIT ?) JOIN samples USING (id) ORDER BY rank, id",
+        (" OR ".join(phrases) or '""', n),
+    ).fetchall()
 
 
 def _count(database: sqlite3.Connection, phrase: str, limit: int) -> int:

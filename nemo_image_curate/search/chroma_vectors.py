@@ -58,10 +58,11 @@ class ChromaVectors:
         self, samples: Sequence[tuple[str | None, str]], where: str | None = None
     ) -> list[Hit | None]:
         """The rows of some samples; see `Searchable.lookup`. No sample here has a shard."""
-        keys = list(dict.fromkeys(key for shard, key in samples if shard is None))
+        keys = list(dict.fromkeys(key for shard, key in samples if shard is None and is_text(key)))
         if not keys:
             return [None] * len(samples)
-        found = self.open_collection().get(
+        found = _ask(
+            self.open_collection().get,
             ids=keys,
             where=None if where is None else chroma_condition(where),
             include=["metadatas", "embeddings"],
@@ -83,32 +84,30 @@ def _nearest(
     # Which of several rows of one similarity come is Chroma's choice: fetch until all are there.
     wanted = k + 1
     while count:
-        answer = _query(collection, vector, wanted, condition, include)
+        answer = _ask(
+            collection.query,
+            query_embeddings=vector[None],
+            n_results=wanted,
+            where=condition,
+            include=include,
+        )
         distances = answer["distances"][0]
         found = len(distances)
         if found < wanted or distances[k - 1] != distances[-1]:
             vectors = answer["embeddings"][0] if "embeddings" in include else [None] * found
             rows = zip(answer["ids"][0], answer["metadatas"][0], distances, vectors, strict=True)
             hits = [_hit(key, row, 1 - distance, unit) for key, row, distance, unit in rows]
-            return sorted(hits, key=lambda hit: hit.order)[:k]
+            return sorted(hits, key=lambda hit: (-hit.score, hit.key))[:k]
         wanted *= 4
     return []
 
 
-def _query(
-    collection: Any,
-    vector: np.ndarray,
-    k: int,
-    condition: dict[str, Any] | None,
-    include: list[str],
-) -> Any:
-    from chromadb.errors import InvalidArgumentError
+def _ask(method: Callable[..., Any], **question: Any) -> Any:
+    from chromadb.errors import ChromaError
 
     try:
-        return collection.query(
-            query_embeddings=vector[None], n_results=k, where=condition, include=include
-        )
-    except InvalidArgumentError as error:
+        return method(**question)
+    except (ChromaError, ValueError) as error:
         raise ConfigError(f"the live store cannot answer this query: {error}") from error
 
 
@@ -119,9 +118,26 @@ def _hit(key: str, row: Mapping[str, Any], score: float, vector: Any) -> Hit:
     return Hit(key, None, score, row.get("caption"), json.loads(row[_ROW]), unit)
 
 
-def row_of(
-    key: str, caption: str | None, metadata: Mapping[str, Any] | None, **own: str
-) -> tuple[dict[str, Any], str | None]:
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that can be kept: lone surrogates are no characters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def vector_problem(vector: np.ndarray) -> str | None:
+    """None, or why an embedding cannot be compared with others."""
+    import numpy as np
+
+    pointing = 0 < float(np.linalg.norm(vector)) < math.inf
+    return None if pointing else "its embedding has no direction: it is zero or not finite"
+
+
+def row_of(key: Any, caption: Any, metadata: Any, **own: str) -> tuple[dict[str, Any], str | None]:
     """What Chroma keeps of a sample beside its vector, and None or why it cannot be kept.
 
     Parameters
@@ -133,32 +149,36 @@ def row_of(
     **own : str
         What the store itself wants to find; names begin with ``_``.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        return {}, f"the metadata is {type(metadata).__name__}, not a mapping"
     values = {name: value for name, value in (metadata or {}).items() if value is not None}
+    if problem := _problem(key, caption, values):
+        return {}, problem
     columns = {"key": key, **({} if caption is None else {"caption": caption}), **values}
-    try:
-        plain = json.dumps(values, ensure_ascii=False)
-    except TypeError:
-        plain = ""
-    row = {**columns, PRESENT: list(columns), _ROW: plain, **own}
-    return row, _problem(key, caption, values)
+    plain = json.dumps(values, ensure_ascii=False)
+    return {**columns, PRESENT: list(columns), _ROW: plain, **own}, None
 
 
 def _problem(key: Any, caption: Any, metadata: Mapping[str, Any]) -> str | None:
-    if not isinstance(key, str) or not key:
+    if not is_text(key) or not key:
         return f"the key {key!r} is not a text"
-    if caption is not None and not isinstance(caption, str):
+    if caption is not None and not is_text(caption):
         return f"the caption {caption!r} is not a text"
     for name, value in metadata.items():
         if (
-            not isinstance(name, str)
-            or not name
-            or name[0] == "_"
+            not is_text(name)
+            or name[:1] in ("", "_", "$", "#")
             or name in _TAKEN_NAMES
             or ":" in name
         ):
-            return f"metadata {name!r} is not a name of its own, or begins with _ or has a colon"
+            return (
+                f"metadata {name!r} is not a name of its own, or begins with _, $ or #, or has a "
+                "colon or half a character"
+            )
         if not isinstance(value, (str, bool, int, float)):
             return f"metadata {name!r} is {type(value).__name__}, not str, int, float or bool"
+        if isinstance(value, str) and not is_text(value):
+            return f"metadata {name!r} has half a character: a lone surrogate"
         if isinstance(value, float) and not math.isfinite(value):
             return f"metadata {name!r} is {value}, not a finite number"
         if isinstance(value, int) and abs(value) >= 2**63:

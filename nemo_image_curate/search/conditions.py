@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from nemo_image_curate.dataset import expressions
 from nemo_image_curate.errors import ConfigError
 
 # A row's list of the columns it has a value for.
@@ -22,7 +22,6 @@ _OPERATORS: dict[type[ast.cmpop], str] = {
     ast.NotIn: "$nin",
 }
 _MIRRORED = {"$lt": "$gt", "$lte": "$gte", "$gt": "$lt", "$gte": "$lte", "$eq": "$eq", "$ne": "$ne"}
-_QUOTED = re.compile(r"`([^`]*)`")
 
 
 def chroma_condition(expression: str) -> dict[str, Any]:
@@ -39,20 +38,10 @@ def chroma_condition(expression: str) -> dict[str, Any]:
     ConfigError
         Naming the part that a live store cannot evaluate.
     """
-    names: list[str] = []
-
-    def placeholder(match: re.Match[str]) -> str:
-        names.append(match[1])
-        return f"_quoted{len(names) - 1}_"
-
-    plain = _QUOTED.sub(placeholder, expression.strip())
+    tree, quoted = expressions.parse(expression)
     try:
-        tree = ast.parse(plain, mode="eval")
-        quoted = {f"_quoted{number}_": name for number, name in enumerate(names)}
         return _Translator(expression, quoted).condition(tree.body)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except RecursionError as error:
         raise ConfigError(f"cannot use the expression {expression!r}: {error}.") from error
 
 
@@ -105,10 +94,14 @@ class _Translator:
     def _compare(self, column: str, word: str, value: Any, node: ast.expr) -> dict[str, Any]:
         if word in ("$lt", "$lte", "$gt", "$gte") and isinstance(value, (str, bool)):
             self._refuse(node, "which is no number to be smaller or larger than")
-        condition = {column: {word: value}}
+        if word == "$eq":
+            return self._members(column, "$in", [value])
+        if word != "$ne":
+            return {column: {word: value}}
+        different = self._members(column, "$nin", [value])
         # What is missing differs from everything in Chroma; in a frame not from a number.
-        missing = word == "$ne" and not isinstance(value, str)
-        return _join("$and", [condition, _present(column)]) if missing else condition
+        text = isinstance(value, str)
+        return different if text else _join("$and", [different, _present(column)])
 
     def _members(self, column: str, word: str, values: Sequence[Any]) -> dict[str, Any]:
         if not values:
@@ -116,12 +109,17 @@ class _Translator:
             return _join("$and" if word == "$in" else "$or", _opposites(column))
         # Chroma takes lists of one type only. That a null is not in a list is true in a frame.
         compare, joint = ("$eq", "$or") if word == "$in" else ("$ne", "$and")
-        return _join(joint, [{column: {compare: value}} for value in values])
+        forms = [form for value in values for form in _forms(value)]
+        return _join(joint, [{column: {compare: form}} for form in forms])
 
     def _column(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
             return self._refuse(node, "where the name of a column should be")
-        return self.quoted.get(node.id, node.id)
+        name = self.quoted.get(node.id, node.id)
+        # What the store and Chroma keep for themselves.
+        if name[:1] in ("", "_", "$", "#"):
+            self._refuse(node, "which is no column: their names do not begin with _, $ or #")
+        return name
 
     def _values(self, node: ast.expr) -> list[Any]:
         if not isinstance(node, (ast.List, ast.Tuple)):
@@ -152,6 +150,12 @@ class _Translator:
 
 def _join(word: str, conditions: list[dict[str, Any]]) -> dict[str, Any]:
     return conditions[0] if len(conditions) == 1 else {word: conditions}
+
+
+def _forms(value: Any) -> list[Any]:
+    """A value in all types that are one to a frame: Chroma tells True from 1 (not 1 from 1.0)."""
+    both = not isinstance(value, str) and value in (0, 1)
+    return [bool(value), int(value)] if both else [value]
 
 
 def _present(column: str) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def read(folder: str) -> dict[str, Any]:
         unfinished = os.path.isdir(os.path.join(folder, PARTS))
         what = "an index that was not finished" if unfinished else "no index"
         raise DatasetError(f"{folder} holds {what}. Run build_index(dataset).") from error
+    except OSError as error:
+        raise DatasetError(f"cannot read {place}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{place} is damaged: {error!r}. Build the index again.") from error
     raise DatasetError(

@@ -43,11 +43,6 @@ class Hit:
         """What tells it from all others: shard and key."""
         return self.shard, self.key
 
-    @property
-    def order(self) -> tuple[float, str, str]:
-        """Sorts the best first; equal ones by shard, then key, those of a live store first."""
-        return (-self.score, self.shard or "", self.key)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything but the vector, as plain values."""
         return {
@@ -93,7 +88,7 @@ class Searchable(Protocol):
         Returns
         -------
         list of list of Hit, length q
-            The best first; equal ones by shard, then key.
+            The best first; equal ones in an order of the set's own, whatever `k` is.
 
         Raises
         ------

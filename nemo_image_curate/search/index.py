@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.search import assembling, files, matching
+from nemo_image_curate.search import assembling, files, matching, refreshing
 from nemo_image_curate.search.cuvs import require_cuvs
 from nemo_image_curate.search.engines import Engine, open_engine
 from nemo_image_curate.search.hits import Hit
@@ -178,7 +178,7 @@ class VectorIndex:
         self.recipe: dict[str, Any] = {**saved["recipe"], "files": saved["files"]}
         self.rows = rows
         self.nprobe: int = self.recipe.get("nprobe", 1)
-        self.candidates: int = self.recipe.get("candidates", 1)
+        self.candidates: int = self.recipe.get("candidates", 2)
         self._partitions: list[dict[str, Any]] = saved["partitions"]
         self._engine = engine
 
@@ -210,19 +210,19 @@ class VectorIndex:
         """
         folder = files.local_folder(path)
         if dataset is not None:
-            _refresh(folder, dataset, progress)
-        for attempt in range(2):
+            refreshing.refresh(folder, dataset, progress)
+        while True:
             saved = files.read(folder)
             try:
                 files.check(folder, saved["files"], check_files)
                 return cls(folder, saved, *_open(folder, saved))
-            except FileNotFoundError as error:
-                # It may have been replaced after its description was read.
-                if attempt:
-                    raise DatasetError(
-                        f"{error.filename} is gone. Build the index again."
-                    ) from error
-        raise AssertionError("not reached")
+            except (FileNotFoundError, DatasetError) as error:
+                # Unless it was replaced after its description was read.
+                if files.read(folder) != saved:
+                    continue
+                if isinstance(error, DatasetError):
+                    raise
+                raise DatasetError(f"{error.filename} is gone. Build the index again.") from error
 
     @property
     def encoder(self) -> str | None:
@@ -273,8 +273,7 @@ class VectorIndex:
         k = min(k, pool)
         if not k or not len(queries):
             return scores, rows
-        lists = self._engine.lists
-        if not lists or pool <= _FEW or k > MOST_CANDIDATES:
+        if pool <= _FEW or k > MOST_CANDIDATES:
             found = scan(self._engine, queries, k, n, allowed)
         else:
             probe, bits = self.nprobe, None
@@ -283,7 +282,7 @@ class VectorIndex:
                 mask[allowed] = True
                 bits = np.packbits(mask, bitorder="little")
                 # So that as many of them are looked at as there would be of all rows.
-                probe = min(lists, round(probe * n / pool))
+                probe = min(self._engine.lists, round(probe * n / pool))
             found = approximate(self._engine, queries, k, pool, probe, self.candidates, bits)
             # What a graph does not lead to is found all the same.
             lacking = np.flatnonzero((found[1] < 0).any(axis=1))
@@ -331,7 +330,7 @@ class VectorIndex:
         for values, numbers in zip(scores, rows, strict=True):
             there = numbers >= 0
             hits = self._hits(numbers[there], values[there], with_vectors)
-            found.append(sorted(hits, key=lambda hit: hit.order))
+            found.append(hits)
         return found
 
     def lookup(
@@ -346,9 +345,10 @@ class VectorIndex:
             numbers = self.rows.search(key, shard)
             if allowed is not None:
                 numbers = np.array(numbers)[np.isin(numbers, allowed)].tolist()
-            if len(numbers) > 1:
-                self.rows.find(key, shard)
-            rows = np.array(numbers, dtype=np.int64)
+            if len(numbers) > 1 and shard is None:
+                self.rows.find(key)  # which says in which shards it is
+            # A key that a shard has twice names two rows that nothing tells apart.
+            rows = np.array(numbers[:1], dtype=np.int64)
             found.extend(self._hits(rows, np.ones(len(rows)), True) or [None])
         return found
 
@@ -395,11 +395,8 @@ class VectorIndex:
         """
         with storage.exclusive(self.path):
             saved = files.read(self.path)
-            parts = _parts_of(self.path, saved, dataset, progress)
-            found = matching.match(saved["partitions"], parts, with_vectors=True)
-            if found.gone:
-                rows = assembling.row_table(self.path, saved)
-                matching.refuse(found, saved["partitions"], parts, rows, self.path)
+            parts = refreshing.parts_of(self.path, saved, dataset, progress)
+            found = refreshing.compared(self.path, saved, parts, add=True)
             if not found.same_files:
                 new = dict(zip(found.new, parts.read(found.new), strict=True))
                 assembling.update(self.path, saved, parts, found, new)
@@ -410,38 +407,3 @@ def _open(folder: str, saved: Mapping[str, Any]) -> tuple[Engine, RowTable]:
     recipe, record = saved["recipe"], saved["files"]
     where = {role: os.path.join(folder, one["name"]) for role, one in record.items()}
     return open_engine(recipe, where), RowTable(where["rows"], recipe["id_col"])
-
-
-def _parts_of(
-    folder: str, saved: Mapping[str, Any], dataset: ImageTextPairDataset, progress: bool | None
-) -> Parts:
-    recipe = saved["recipe"]
-    if dataset.id_col != recipe["id_col"]:
-        raise DatasetError(
-            f"the index at {folder} was made with id_col={recipe['id_col']!r}, but the dataset "
-            f"was opened with id_col={dataset.id_col!r}."
-        )
-    record = dataset.provenance.get(recipe["column"], {})
-    matching.check_encoder(recipe, record, folder)
-    return Parts(dataset, recipe["column"], Path(folder, files.PARTS), progress)
-
-
-def _refresh(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -> None:
-    """Check that an index belongs to a dataset; take over columns that were changed."""
-    saved = files.read(folder)
-    parts = _parts_of(folder, saved, dataset, progress)
-    if matching.match_fingerprints(saved["partitions"], parts):
-        return
-    with storage.exclusive(folder):
-        saved = files.read(folder)
-        found = matching.match(saved["partitions"], parts, with_vectors=False)
-        rows = assembling.row_table(folder, saved)
-        try:
-            if found.gone:
-                parts.read(found.new, with_vectors=False)
-            matching.refuse(found, saved["partitions"], parts, rows, folder)
-        except DatasetError:
-            storage.remove_tree(str(parts.folder))
-            raise
-        if found.records:
-            assembling.update(folder, saved, parts, found, {})

@@ -9,7 +9,7 @@ in float16, which lie in a file that is mapped.
 Measured at recall 0.95 among 1,000,000 vectors of 512 values whose spectrum falls like
 1 / sqrt(i), without clusters, one core: 128 components of one byte 0.9 ms and 140 MB. All 512 in
 one byte (SQ8) 3.0 ms and 524 MB; RaBitQ of 1, 2, 4 and 7 bits with re-ranking 1.2, 1.2, 2.3 and
-4.3 ms; product quantisation of 4 bits with FastScan does not get there. 
+4.3 ms; product quantisation of 4 bits with FastScan does not get there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from nemo_image_curate.errors import ConfigError
 
 KINDS = ("flat", "ivf", "cuvs")
-# Up to here all vectors are compared: 50,000 of 512 values take about 10 ms.
+# Up to here all vectors are compared: 50,000 of 512 values take about 5 ms.
 FLAT_ROWS = 50_000
 # What leaving components out adds to the cosine of two vectors of the dataset: standard deviation.
 # The candidates that are scored again make up for it.

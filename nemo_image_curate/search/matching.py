@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
+from typing import Any, NoReturn
 
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
@@ -107,16 +107,14 @@ def refuse(
     parts: Parts,
     rows: RowTable,
     folder: str,
-) -> None:
+) -> NoReturn:
     """Say what differs between an index and a dataset.
 
     Raises
     ------
     DatasetError
-        When anything does.
+        Always.
     """
-    if not (found.gone or found.new):
-        return
     if not found.gone:
         names = ", ".join(parts.known[number]["shard"] for number in found.new[:5])
         raise DatasetError(

@@ -101,7 +101,9 @@ def approximate(
             best, order = ordered(value, near, k)
             short = len(near) < k and reach < engine.lists
             # The worst candidate is among the best: what lies behind it may be, too.
-            cut = len(near) == want and value[-1] >= best[-1] and want < MOST_CANDIDATES
+            cut = len(near) == want and value[-1] >= best[-1]
+            # Where all are compared, the answer is exact however many are alike.
+            cut = cut and (want < MOST_CANDIDATES or not engine.lists)
             if short:
                 reach = min(4 * reach, engine.lists)
             elif cut and want < pool:

@@ -89,7 +89,7 @@ class Parts:
         """
         import dask
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        storage.make_dirs(str(self.folder))
         (self.folder / _MARKER).touch()
         found = {number: self._finished(number, with_vectors) for number in numbers}
         todo = [number for number, record in found.items() if record is None]

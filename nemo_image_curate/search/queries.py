@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
+import numbers
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -19,7 +20,7 @@ from nemo_image_curate.decode.header import (
     check_pixels,
     error_text,
 )
-from nemo_image_curate.errors import ConfigError, DatasetError, ImageError
+from nemo_image_curate.errors import ConfigError, CurateError, DatasetError, ImageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,6 +61,10 @@ class Query:
         ------
         ConfigError
         """
+        for name in ("text", "like", "like_shard", "negative_text", "where"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name}={value!r} should be a text.")
         if self.text is None and self.image is None and self.like is None:
             raise ConfigError(
                 "a query needs a text, an image, or the key of a stored image (like=)"
@@ -69,12 +74,13 @@ class Query:
             raise ConfigError(f"k={self.k!r} should be a positive integer.")
         for name in ("text_weight", "image_weight", "negative_weight"):
             weight = getattr(self, name)
-            if not (math.isfinite(weight) and weight >= 0):
+            if not (_is_number(weight) and 0 <= weight <= sys.float_info.max):
                 raise ConfigError(
                     f"{name}={weight!r} should be a number not below 0; what images should not "
                     "show goes into negative_text."
                 )
-        if self.collapse is not None and not 0 < self.collapse <= 1:
+        collapse = self.collapse
+        if collapse is not None and not (_is_number(collapse) and 0 < collapse <= 1):
             raise ConfigError(
                 f"collapse={self.collapse!r} should be a cosine similarity above 0, at most 1."
             )
@@ -101,7 +107,7 @@ def image_content(image: Image, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
     ConfigError
         For a data URL that is none, and for other types.
     DatasetError
-        When there is no such file.
+        When there is no such file, or it cannot be read.
     ImageError
         When it is too large, or a Pillow image cannot be read.
     """
@@ -181,20 +187,28 @@ def direction(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     return unit
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def _check_size(size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise ImageError(f"too large: {size} bytes, limit {max_bytes}")
 
 
 def _read(location: str, max_bytes: int) -> bytes:
-    found = storage.stat(location)
-    if found is None:
-        raise DatasetError(f"there is no image file {location[:200]!r}.")
-    _check_size(found.size, max_bytes)
     try:
+        found = storage.stat(location)
+        if found is None:
+            raise DatasetError(f"there is no image file {location[:200]!r}.")
+        _check_size(found.size, max_bytes)
         return storage.read_bytes(location)
-    except OSError as error:
-        raise DatasetError(f"cannot read {location}: {error.strerror or error}.") from error
+    except CurateError:
+        raise
+    # Clients of remote stores raise errors of their own, for a missing password for one.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"cannot read {location[:200]}: {reason}.") from error
 
 
 def _encoded(image: PIL.Image.Image) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from nemo_image_curate.search.captions import CaptionIndex
@@ -76,10 +75,11 @@ class Job:
     def _fused(self, hits: list[Hit], depth: int) -> list[Hit]:
         captioned = self._captioned(depth)
         known = {hit.sample: hit for hit in [*captioned, *hits]}
-        rankings = [[hit.sample for hit in ranking] for ranking in (hits, captioned)]
+        # Once each, also where a shard has a key twice.
+        rankings = [list(dict.fromkeys(hit.sample for hit in one)) for one in (hits, captioned)]
         scores = reciprocal_rank_fusion(rankings)
         fused = [replace(known[sample], score=score) for sample, score in scores.items()]
-        return sorted(fused, key=attrgetter("order"))
+        return sorted(fused, key=_worse)
 
     def _captioned(self, depth: int) -> list[Hit]:
         """What the words of captions find, as far as it is searched and fulfils the condition."""
@@ -130,7 +130,12 @@ def _nearest(jobs: Sequence[Job], depth: int) -> list[list[Hit]]:
         if len(searchable)
     ]
     merged = (itertools.chain(*parts) for parts in zip(*lists, strict=True))
-    return [sorted(hits, key=attrgetter("order"))[:depth] for hits in merged]
+    return [sorted(hits, key=_worse)[:depth] for hits in merged]
+
+
+def _worse(hit: Hit) -> float:
+    """To sort by: equal hits stay in the order of what was searched first."""
+    return -hit.score
 
 
 def lookup(

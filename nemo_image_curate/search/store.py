@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
-from nemo_image_curate.search.chroma_vectors import ChromaVectors, row_of
+from nemo_image_curate.search.chroma_vectors import ChromaVectors, is_text, row_of, vector_problem
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders import ImageEmbedder
@@ -105,8 +105,8 @@ class ChromaStore:
             contents = [images[number] for number in rows]
             embedded, errors = self.embedder.embed_images(contents, device=self.device)
             for number, vector, error in zip(rows, embedded, errors, strict=True):
-                reasons[number] = error
-                if error is None:
+                reasons[number] = error or vector_problem(vector)
+                if reasons[number] is None:
                     vectors[number] = vector
         with self._lock:
             self._collection("images")
@@ -149,6 +149,10 @@ class ChromaStore:
                     vectors[number] = embed_text([texts[number]], device=self.device)[0]
                 except ConfigError as error:
                     reasons[number] = str(error)
+        for number, vector in list(vectors.items()):
+            reasons[number] = vector_problem(vector)
+            if reasons[number] is not None:
+                del vectors[number]
         with self._lock:
             self._upsert("texts", keys, rows, vectors)
         return reasons
@@ -162,14 +166,14 @@ class ChromaStore:
             When there is no such image.
         """
         with self._lock:
-            found = self._contents([key])
+            found = self._contents([key]) if is_text(key) else []
             if not found:
                 raise DatasetError(f"there is no image {key!r} in the store {self.path}.")
             return storage.read_bytes(self._location(found[0]))
 
     def remove(self, keys: Sequence[str]) -> int:
         """Remove images and texts of these keys; how many there were."""
-        wanted, removed = list(dict.fromkeys(keys)), 0
+        wanted, removed = list(dict.fromkeys(filter(is_text, keys))), 0
         with self._lock:
             unused = self._contents(wanted)
             for name in ("images", "texts"):
@@ -202,31 +206,45 @@ class ChromaStore:
             return self._collections[name]
 
     def _open(self) -> None:
-        import chromadb
-        from chromadb.config import Settings
-
         folder = storage.normalise(self.path)
         if not storage.is_local(folder):
             raise ConfigError(f"path={folder!r} should be a local folder: Chroma's files go there.")
         storage.make_dirs(folder)
         self._claim.enter_context(storage.exclusive(folder))
-        self._client = chromadb.PersistentClient(folder, Settings(anonymized_telemetry=False))
         encoder = self.embedder.encoder()
-        found = {}
-        for name in ("images", "texts"):
-            # Without None here Chroma would download a model of its own to embed texts with.
-            found[name] = self._client.get_or_create_collection(
-                name,
-                embedding_function=None,
-                configuration={"hnsw": _HNSW},
-                metadata={"encoder": encoder},
-            )
-            if (other := found[name].metadata["encoder"]) != encoder:
+        try:
+            found = {name: self._made(folder, name, encoder) for name in ("images", "texts")}
+        # Chroma raises errors of many kinds over a damaged file.
+        except Exception as error:
+            raise DatasetError(
+                f"the store {self.path} is damaged, or its chroma.sqlite3 cannot be used: {error}. "
+                "Put a copy of the folder in its place, or choose another one."
+            ) from error
+        for collection in found.values():
+            if (other := collection.metadata["encoder"]) != encoder:
                 raise EncoderMismatchError(
                     f"the store {self.path} holds vectors of {other!r}, but the embedder is "
                     f"{encoder!r}. Use the embedder that made them, or another folder."
                 )
         self._collections = found
+
+    def _made(self, folder: str, name: str, encoder: str) -> Any:
+        """Chroma's collection of a name, new or as it is."""
+        import chromadb
+        from chromadb.api.shared_system_client import SharedSystemClient
+        from chromadb.config import Settings
+
+        if self._client is None:
+            # What could not start (chromadb 1.5.9) would be taken for started the next time.
+            SharedSystemClient._identifier_to_system.pop(folder, None)
+            self._client = chromadb.PersistentClient(folder, Settings(anonymized_telemetry=False))
+        # Without None here Chroma would download a model of its own to embed texts with.
+        return self._client.get_or_create_collection(
+            name,
+            embedding_function=None,
+            configuration={"hnsw": _HNSW},
+            metadata={"encoder": encoder},
+        )
 
     def _location(self, sha256: str) -> str:
         # Never under a name that someone sent.

@@ -117,9 +117,42 @@ def test_operators_are_words(built, word):
 def test_frequent_words_do_not_hide_rare_ones_and_are_found_alone(tmp_path):
     captions = [f"a picture number {number}" for number in range(5000)]
     index = build_captions(write_captions(tmp_path, captions, per_shard=2500))
-    assert found(index, "a picture number 4711", 3) == [4711]
+    assert found(index, "a picture number 4711", 3) == [4711, 0, 1]
     assert len(found(index, "picture")) == 100
     assert found(index, "picture zebra", 2) == [0, 1]
+
+
+def test_one_of_the_words_is_enough_beside_a_rare_one(tmp_path):
+    captions = ["the dog"] * 2999 + ["the zebra"]
+    index = build_captions(write_captions(tmp_path, captions, per_shard=1500))
+    assert found(index, "dog zebra", 50) == [2999, *range(49)]
+    assert found(index, "dog zebra", 1) == [2999]
+    assert found(index, "dog zebra", 0) == []
+    with pytest.raises(ConfigError, match="n=-1"):
+        index.search("dog", -1)
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [pa.array([["a"], ["b"]]), pa.array([{"a": 1}, {"a": 2}]), pa.array([b"a", b"\xff"])],
+    ids=["list", "struct", "binary"],
+)
+def test_columns_that_are_no_texts_are_refused_before_any_work(tmp_path, captions):
+    write_tar(tmp_path / "0.tar", [])
+    write_sidecar(tmp_path / "0.parquet", {"key": ["a", "b"], "caption": captions})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend="cpu")
+    with pytest.raises(ConfigError, match=r"column='caption' holds .* not texts"):
+        build_captions(dataset)
+    assert not Path(captions_path(dataset)).parent.exists()
+
+
+def test_the_names_of_samples_are_no_captions(tmp_path):
+    write_tar(tmp_path / "0.tar", [])
+    write_sidecar(tmp_path / "0.parquet", {"caption": ["a", "b"], "n": [1, 2]})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, "caption", backend="cpu")
+    for column in ("caption", "shard"):
+        with pytest.raises(ConfigError, match="names the samples"):
+            build_captions(dataset, column)
 
 
 def test_any_number_of_workers_gives_the_same_file(tmp_path, request, backend):

@@ -18,9 +18,9 @@ from tests.make_data import jpeg
 from tests.search.make_search import WordEmbedder
 
 ROWS: list[dict[str, Any]] = [
-    {"width": 100, "score": 0.5, "source": "a", "good": True},
-    {"width": 200, "score": 1.5, "source": "b", "good": False},
-    {"width": 300, "source": "it's", "good": True},
+    {"width": 100, "score": 0.5, "source": "a", "good": True, "count": 0},
+    {"width": 200, "score": 1.5, "source": "b", "good": False, "count": 1, "share": 1.0},
+    {"width": 300, "source": "it's", "good": True, "count": 2, "share": 0.0},
     {"score": 2, "source": 'say "hi"', "with space": 7},
     {},
     {"width": -5, "score": -0.25, "source": "", "with space": 8},
@@ -43,7 +43,7 @@ def kept(store: ChromaStore, where: str) -> list[int]:
 
 
 def truth(where: str) -> list[int]:
-    names = ["key", "width", "score", "source", "good", "with space"]
+    names = ["key", "width", "score", "source", "good", "with space", "count", "share"]
     rows = [{"key": f"k{number}", **row} for number, row in enumerate(ROWS)]
     columns = {name: [row.get(name) for row in rows] for name in names}
     frame = frames.from_arrow(pa.table(columns), "cpu")
@@ -74,6 +74,25 @@ def truth(where: str) -> list[int]:
         "good",
         "good == False",
         "good != True",
+        "good == 1",
+        "good == 0.0",
+        "1 == good",
+        "good != 1",
+        "good != 2",
+        "good in [0]",
+        "good not in [0]",
+        "good.isin([1])",
+        "count == 1",
+        "count == True",
+        "count != True",
+        "count != 0",
+        "count in [False]",
+        "count not in [True]",
+        "count in [0, 2]",
+        "share == 1",
+        "share == True",
+        "share != 1.0",
+        "share in [False]",
         "`with space` > 7",
         'source == "it\'s"',
         "source == 'say \"hi\"'",
@@ -120,6 +139,15 @@ def test_any_expression_means_what_it_means_to_a_frame(store, where):
         ("width is 5", "5"),
         ("width > 9223372036854775808", "9223372036854775808, which is too large"),
         ("width > 1e999", "too large"),
+        ("good > False", "False, which is no number"),
+        ("True <= good", "True, which is no number"),
+        ("good.between(False, 1)", "no number"),
+        ("_row == 'a'", "_row, which is no column"),
+        ("`_sha256` == 'a'", "`_sha256`, which is no column"),
+        ("`#document` == 'a'", "`#document`, which is no column"),
+        ("`$and` in [1]", "`$and`, which is no column"),
+        ("_quoted0_ == 1", "_quoted0_, which is no column"),
+        ("source == 'a`b`c'", "backtick"),
         ("width.between(1, 2, 3)", "between"),
         ("source.isin(values=['a'])", "isin"),
         ("`with space` + 1 == 2", "`with space` + 1"),

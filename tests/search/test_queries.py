@@ -84,6 +84,15 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         image_content("a\0b")
 
 
+def test_a_remote_image_that_cannot_be_read_gives_the_reason(monkeypatch):
+    def fail(location):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr("nemo_image_curate.storage.stat", fail)
+    with pytest.raises(DatasetError, match=r"cannot read s3://bucket/a\.jpg: no credentials"):
+        image_content("s3://bucket/a.jpg")
+
+
 def test_other_types_are_refused():
     with pytest.raises(ConfigError, match="not int"):
         image_content(7)  # type: ignore[arg-type]
@@ -182,6 +191,16 @@ def test_weights_of_zero_and_parts_that_cancel_are_refused():
         ({"image": b"", "image_weight": float("inf")}, "image_weight=inf"),
         ({"text": "dog", "collapse": 0.0}, "collapse=0"),
         ({"text": "dog", "collapse": 1.5}, r"collapse=1\.5"),
+        ({"text": "dog", "text_weight": "a"}, "text_weight='a'"),
+        ({"text": "dog", "image_weight": True}, "image_weight=True"),
+        ({"text": "dog", "text_weight": None}, "text_weight=None"),
+        ({"text": "dog", "text_weight": 10**400}, "text_weight=1000"),
+        ({"text": "dog", "collapse": "x"}, "collapse='x'"),
+        ({"text": "dog", "collapse": True}, "collapse=True"),
+        ({"text": "dog", "where": 5}, "where=5"),
+        ({"text": ["1"]}, r"text=\['1'\]"),
+        ({"like": 7}, "like=7"),
+        ({"text": "dog", "negative_text": b"a"}, "negative_text=b'a'"),
         ({"text": "dog", "over": "videos"}, "over='videos'"),
         ({"image": b"", "fuse_captions": True}, "needs a text"),
     ],

@@ -97,6 +97,60 @@ def test_bad_images_are_refused_with_a_reason_each_and_good_ones_kept(store):
     assert store.add_images([], []) == []
 
 
+def test_what_chroma_cannot_keep_is_refused_and_the_rest_of_a_call_taken(store):
+    half = "\ud800"
+    metadata = [{"$a": 1}, {"#document": "a"}, {"_row": "a"}, {half: 1}, {"a": half}, [1], "ab", {}]
+    keys = [*(f"k{number}" for number in range(8)), half, "half caption"]
+    count = len(keys)
+    reasons = store.add_images(
+        [*keys, "ok"],
+        [jpeg(number) for number in range(count + 1)],
+        [*[None] * (count - 1), half, "good"],
+        [*metadata, None, None, {"a": 1, "b": "c"}],
+    )
+    assert [reason is None for reason in reasons] == [*[False] * 7, True, False, False, True]
+    for reason in reasons:
+        assert reason is None or reason.encode()
+    assert "mapping" in reasons[5]
+    assert len(files(store)) == len(store.images) == 2
+    assert store.add_texts(["a", half], ["1", "2"])[1].startswith("the key")
+
+
+class PointlessEmbedder(WordEmbedder):
+    def embed_images(self, *args, **options):
+        vectors, errors = super().embed_images(*args, **options)
+        vectors[0] = 0
+        return vectors, errors
+
+    def embed_text(self, *args, **options):
+        vectors = super().embed_text(*args, **options)
+        vectors[0] = 0
+        return vectors
+
+
+def test_embeddings_without_direction_are_refused(tmp_path):
+    store = ChromaStore(tmp_path, PointlessEmbedder())
+    first, second = store.add_images(["a", "b"], [jpeg(1), jpeg(2)])
+    assert ("no direction" in first, second) == (True, None)
+    assert len(files(store)) == 1
+    first, second = store.add_texts(["a", "b"], ["1", "2"])
+    assert ("no direction" in first, second) == (True, None)
+    assert (len(store.images), len(store.texts)) == (1, 1)
+    store.close()
+
+
+def test_keys_that_are_no_texts_are_not_found(store):
+    store.add_images(["a"], [jpeg(1)])
+    for key in ("\ud800", 7, None):
+        assert [hit and hit.key for hit in store.images.lookup([(None, key), (None, "a")])] == [
+            None,
+            "a",
+        ]
+        with pytest.raises(DatasetError, match="no image"):
+            store.image(key)
+        assert store.remove([key]) == 0
+
+
 def test_lengths_that_differ_are_refused(store):
     with pytest.raises(ConfigError, match="one length"):
         store.add_images(["a", "b"], [jpeg(1)])
@@ -242,6 +296,27 @@ def test_unusable_queries_are_refused(store):
         store.images.nearest(thumbs([1]), 0)
     with pytest.raises(ConfigError, match="dimension"):
         store.images.nearest(np.ones((1, 5), np.float32), 1)
+    for where in ("a == '\\ud800'", "`\ud800` == 1"):
+        with pytest.raises(ConfigError, match="cannot answer"):
+            store.images.nearest(thumbs([1]), 1, where)
+        with pytest.raises(ConfigError, match="cannot answer"):
+            store.images.lookup([(None, "a")], where)
+
+
+def test_a_damaged_store_is_named_and_opens_again_when_put_right(tmp_path):
+    store = ChromaStore(tmp_path, WordEmbedder())
+    store.add_images(["a"], [jpeg(1)])
+    store.close()
+    database = tmp_path / "chroma.sqlite3"
+    good = database.read_bytes()
+    for bad in (b"no database" * 1000, good[:5000], good[:100] + b"\xff" * (len(good) - 100)):
+        database.write_bytes(bad)
+        for _ in range(2):
+            with pytest.raises(DatasetError, match="is damaged"):
+                len(store.images)
+    database.write_bytes(good)
+    assert len(store.images) == 1
+    store.close()
 
 
 def test_a_store_needs_a_local_folder_it_can_write(tmp_path):
