@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from nemo_image_curate.cli.base import (
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset import ImageTextPairDataset
-    from nemo_image_curate.search import ChromaStore, Searcher
+    from nemo_image_curate.search import ChromaStore, Searcher, VectorIndex
 
 backend_option = click.option(
     "--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"
@@ -44,8 +45,11 @@ where_option = click.option(
     metavar="NAME",
     help="By the number of rows, or flat (exact), ivf.",
 )
-@click.option("--target-recall", type=click.FloatRange(0, 1, min_open=True), default=0.97)
+@click.option(
+    "--target-recall", type=click.FloatRange(0, 1, min_open=True), default=0.96, show_default=True
+)
 @click.option("--no-rerank", is_flag=True, help="Keep no vectors to score the best with exactly.")
+@click.option("--rebuild", is_flag=True, help="Replace an index that is there already.")
 @json_option
 @computes
 def index(
@@ -56,24 +60,26 @@ def index(
     kind: str,
     target_recall: float,
     no_rerank: bool,
+    rebuild: bool,
     as_json: bool,
     session: Session,
 ) -> None:
     """Index embeddings, of images and of captions, and the words of captions, for search.
 
-    Run it again after shards were added: only what is new is read.
+    Run it again after shards were added: they are added to the index that is there.
     """
-    from nemo_image_curate.search import build_captions, build_index
+    from nemo_image_curate.search import build_captions
 
+    # What was chosen, and what it will take.
+    logging.getLogger("nemo_image_curate.search").setLevel(logging.INFO)
+    options = {"kind": kind, "rerank": not no_rerank, "target_recall": target_recall}
     told: dict[str, Any] = {}
     with session.client():
         opened = session.open(dataset)
         for column in (embedding_column, text_embedding_column):
             if column == embedding_column or column in opened.metadata.columns:
                 started = time.perf_counter()
-                built = build_index(
-                    opened, column, kind, rerank=not no_rerank, target_recall=target_recall
-                )
+                built = _index(opened, column, options, rebuild)
                 seconds = round(time.perf_counter() - started, 1)
                 told[column] = {**_summary(built), "seconds": seconds}
         if caption_column in opened.metadata.columns:
@@ -175,6 +181,20 @@ def serve(
     run_service(searcher, opened, live, settings, host=host, port=port, ui=ui, ui_port=ui_port)
 
 
+def _index(
+    opened: ImageTextPairDataset, column: str, options: dict[str, Any], rebuild: bool
+) -> VectorIndex:
+    from nemo_image_curate import storage
+    from nemo_image_curate.search import VectorIndex, build_index, index_path
+
+    path = index_path(opened, column)
+    if not rebuild and storage.stat(storage.join(path, "index.json")):
+        there = VectorIndex.load(path)
+        if options.items() <= there.recipe["options"].items():
+            return there.add(opened)
+    return build_index(opened, column, **options)
+
+
 def _searcher(
     dataset: str, backend: str, checkpoint: str | None, store: str | None
 ) -> tuple[ImageTextPairDataset, ChromaStore | None, Searcher]:
@@ -192,6 +212,7 @@ def _searcher(
     return opened, live, Searcher.open(opened, embedder, live, device)
 
 
-def _summary(built: Any) -> dict[str, Any]:
+def _summary(built: VectorIndex) -> dict[str, Any]:
     recipe = built.recipe
-    return {name: recipe[name] for name in ("kind", "count", "bytes", "recall") if name in recipe}
+    size = {f"{place} MB": round(count / 1e6, 1) for place, count in recipe["bytes"].items()}
+    return {"kind": recipe["kind"], "vectors": len(built), **size, "recall@10": recipe["recall"]}

@@ -58,6 +58,16 @@ def test_photographs_are_found(indexed, run):
         assert "Traceback" not in search(*words, code=2 if "--image" not in words else 1)
 
 
+def test_an_index_is_added_to_or_built_again(indexed, run):
+    first = json.loads(run("index", indexed / "meta", "--json"))
+    assert first["image_embedding"]["vectors"] == len(CAPTIONS)
+    assert first["image_embedding"]["kind"] == "flat"
+    assert first["caption"]["captions"] == len(CAPTIONS)
+    again = run("index", indexed / "meta", "--kind", "ivf", "--rebuild")
+    assert "kind       ivf" in again
+    run("index", indexed / "meta", "--kind", "flat")
+
+
 def test_labels_and_clip_scores(indexed, run, tmp_path):
     words = ["--labels", "cat, cup of coffee=coffee|cup,flower", "--templates", "one"]
     run("zero-shot", indexed / "meta", *words, "--output", tmp_path / "labelled")
