@@ -57,6 +57,7 @@ def read(folder: str) -> dict[str, Any]:
         saved = json.loads(storage.read_bytes(place))
         written = saved["format"]
         if written == FORMAT:
+            _complete(saved)
             return {name: saved[name] for name in ("recipe", "files", "partitions")}
     except (FileNotFoundError, NotADirectoryError) as error:
         unfinished = os.path.isdir(os.path.join(folder, PARTS))
@@ -69,6 +70,17 @@ def read(folder: str) -> dict[str, Any]:
     raise DatasetError(
         f"{place} has format {written!r}; this version reads {FORMAT}. Build the index again."
     )
+
+
+def _complete(saved: Mapping[str, Any]) -> None:
+    """Raise `KeyError` or `TypeError` for a description that lacks something."""
+    for name in ("kind", "dim", "id_col", "column", "encoder", "options"):
+        saved["recipe"][name]
+    for name in ("name", "size", "sha256"):
+        saved["files"]["rows"][name]
+    for partition in saved["partitions"]:
+        for name in ("shard", "fingerprint", "changed", "digest", "rows", "indexed"):
+            partition[name]
 
 
 def check(folder: str, files: Mapping[str, Any], whole: bool) -> None:

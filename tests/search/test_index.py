@@ -741,3 +741,14 @@ def test_a_search_ends(many, no_scan, monkeypatch):
     began = time.perf_counter()
     built["ivf", True].search(queries, 10)
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("change", [{"files": {}}, {"recipe": {}}, {"partitions": [{}]}])
+def test_a_description_that_lacks_something_is_damaged(tmp_path, change):
+    dataset = write_embeddings(tmp_path / "d", np.eye(8), 4)
+    path = Path(build_index(dataset).path)
+    saved = json.loads((path / "index.json").read_text())
+    (path / "index.json").write_text(json.dumps({**saved, **change}))
+    with pytest.raises(DatasetError, match="is damaged"):
+        VectorIndex.load(path, dataset)
+    assert len(build_index(dataset)) == 8  # made again
