@@ -145,6 +145,11 @@ def commit(
     saved = {"format": FORMAT, "recipe": recipe, "files": files, "partitions": partitions}
     text = json.dumps(saved, indent=1, sort_keys=True, ensure_ascii=False)
     storage.write_bytes(os.path.join(folder, RECIPE), text.encode())
+    tidy(folder, files)
+
+
+def tidy(folder: str, files: Mapping[str, Any]) -> None:
+    """Remove what a finished index has no use for, such as what a killed process left."""
     used = {record["name"] for record in files.values()}
     for entry in os.scandir(folder):
         if _NAME.fullmatch(entry.name) and entry.name not in used:

@@ -111,6 +111,7 @@ def build_index(
     parts = Parts(dataset, embedding_column, Path(folder, files.PARTS), progress)
     with storage.exclusive(folder):
         if _is_made(folder, options, parts):
+            files.tidy(folder, files.read(folder)["files"])
             return VectorIndex.load(folder)
         record = dataset.provenance.get(embedding_column, {})
         if "conflict" in record:
@@ -397,7 +398,9 @@ class VectorIndex:
             saved = files.read(self.path)
             parts = refreshing.parts_of(self.path, saved, dataset, progress)
             found = refreshing.compared(self.path, saved, parts, add=True)
-            if not found.same_files:
+            if found.same_files:
+                files.tidy(self.path, saved["files"])
+            else:
                 new = dict(zip(found.new, parts.read(found.new), strict=True))
                 assembling.update(self.path, saved, parts, found, new)
         return VectorIndex.load(self.path)

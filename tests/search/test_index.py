@@ -752,3 +752,16 @@ def test_a_description_that_lacks_something_is_damaged(tmp_path, change):
     with pytest.raises(DatasetError, match="is damaged"):
         VectorIndex.load(path, dataset)
     assert len(build_index(dataset)) == 8  # made again
+
+
+@pytest.mark.parametrize("again", ["add", "build"])
+def test_what_a_killed_process_left_is_removed(tmp_path, again):
+    """Killed after the new description was written, before the old files were removed."""
+    dataset = write_embeddings(tmp_path / "d", np.eye(8), 4)
+    made = build_index(dataset)
+    whole = sorted(os.listdir(made.path))
+    (Path(made.path) / "parts").mkdir()
+    (Path(made.path) / "parts" / "0123.vectors").write_bytes(b"x" * 100)
+    (Path(made.path) / "index-0123456789abcdef.faiss").write_bytes(b"x")
+    made.add(dataset) if again == "add" else build_index(dataset)
+    assert sorted(os.listdir(made.path)) == whole
