@@ -362,7 +362,8 @@ def test_unit_vectors_are_what_classifiers_see(ds, caplog):
     with caplog.at_level(logging.WARNING):
         found = column(made(ds), "bright")
     assert "expects unit vectors; they are normalised" in caplog.text
-    assert found == pytest.approx(column(ThumbEmbedder(classifiers=[Brightness()])(ds), "bright"))
+    expected = column(ThumbEmbedder(classifiers=[Brightness()])(ds), "bright")
+    assert found == pytest.approx(expected, abs=1e-7)
 
 
 def test_pictures_in_memory_are_embedded_as_those_of_a_dataset():
