@@ -88,6 +88,11 @@ class Session:
         return ImageTextPairDataset.from_webdataset(dataset, backend=self.backend, **options)
 
 
+backend_option = click.option(
+    "--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"
+)
+
+
 def computes(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a cluster, as its argument `session`."""
 
@@ -104,7 +109,7 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, session=session, **options)
 
     for option in (
-        click.option("--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"),
+        backend_option,
         click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
         click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
         click.option("--scheduler-file", metavar="FILE", help="The same, by its scheduler file."),

@@ -10,6 +10,7 @@ import click
 
 from nemo_image_curate.cli.base import (
     Session,
+    backend_option,
     checkpoint_option,
     computes,
     embedding_option,
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset import ImageTextPairDataset
     from nemo_image_curate.search import ChromaStore, Searcher, VectorIndex
 
-backend_option = click.option(
-    "--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"
-)
 store_option = click.option(
     "--store", metavar="DIR", help="A live store, searched along with the dataset."
 )

@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from nemo_image_curate import ImageTextPairDataset, Searcher
 from nemo_image_curate.demo import CAPTIONS, photographs
 from tests.cli.conftest import COMMAND
 from tests.make_embedders import column
@@ -72,8 +73,6 @@ def test_labels_and_clip_scores(indexed, run, tmp_path):
     words = ["--labels", "cat, cup of coffee=coffee|cup,flower", "--templates", "one"]
     run("zero-shot", indexed / "meta", *words, "--output", tmp_path / "labelled")
     run("score", tmp_path / "labelled", "--clip")
-    from nemo_image_curate import ImageTextPairDataset
-
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "labelled")
     labels = dict(zip(column(ds, "file"), column(ds, "label"), strict=True))
     by_name = {name.rpartition("/")[2]: label for name, label in labels.items()}
@@ -94,12 +93,12 @@ def test_a_dataset_without_an_index_or_embeddings(indexed, run):
     assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)
 
 
-def test_the_service_runs_until_it_is_stopped(indexed, tmp_path):
+def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(indexed, run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [COMMAND, "serve", indexed / "meta", "--port", str(port), "--store", tmp_path / "live"],
+        [COMMAND, "serve", indexed / "meta", "--port", str(port), "--store", indexed / "live"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
@@ -108,11 +107,17 @@ def test_the_service_runs_until_it_is_stopped(indexed, tmp_path):
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         query = urllib.request.Request(
             f"http://127.0.0.1:{port}/search/text-to-image",
-            json.dumps({"text": "a cat", "k": 1}).encode(),
+            json.dumps({"text": "a cat", "k": 5, "where": "width > 300"}).encode(),
             {"content-type": "application/json"},
         )
         with urllib.request.urlopen(query, timeout=120) as answer:
             hits = json.load(answer)["hits"]
+        words = ["--text", "a cat", "-k", "5", "--where", "width > 300", "--json"]
+        printed = json.loads(run("search", indexed / "meta", *words, cluster=False))
+        searcher = Searcher.open(ImageTextPairDataset.from_webdataset(indexed / "meta"))
+        found = searcher.search("a cat", k=5, where="width > 300")
+        assert printed == [hit.to_dict() for hit in found]
+        assert [{name: hit[name] for name in printed[0]} for hit in hits] == printed
         assert hits[0]["metadata"]["file"].endswith("chelsea.jpg")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
