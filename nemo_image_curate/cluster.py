@@ -40,8 +40,8 @@ def get_client(
         ``auto`` takes the GPUs when they work. ``cpu`` starts a ``LocalCluster`` with one process
         per core, since a model's forward pass scales better over processes than over threads;
         ``env={"OMP_NUM_THREADS": "4"}`` gives each more, when memory allows only few.
-        ``gpu`` starts a ``LocalCUDACluster`` with one worker per GPU, an RMM pool that torch
-        shares, and cuDF spilling.
+        ``gpu`` starts a ``LocalCUDACluster`` with one worker of two threads per GPU, cuDF spilling
+        and RMM's asynchronous allocator, which leaves torch the memory that cuDF does not use.
     scheduler_address, scheduler_file : str, optional
         Connect to this scheduler instead of starting one.
     n_workers : int, optional
@@ -90,12 +90,17 @@ def get_client(
 def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
     from dask_cuda import LocalCUDACluster
 
-    defaults = {
-        "rmm_pool_size": 0.5,
-        "rmm_allocator_external_lib_list": ["torch"],
+    defaults: dict[str, Any] = {
+        # While one partition is read or written, the GPU works on the other.
+        "threads_per_worker": 2,
         "enable_cudf_spill": True,
         "dashboard_address": ":0",
     }
+    if not any(name.startswith("rmm_") for name in options):
+        # Takes what cuDF needs and gives it back, so that torch can keep its own allocator. One
+        # that it shared with RMM would raise no OutOfMemoryError, hence batches could not shrink,
+        # and could hold no CUDA graph (pytorch issues 133280 and 163257).
+        defaults |= {"rmm_async": True, "rmm_release_threshold": 0.1}
     return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
 
 
@@ -139,9 +144,34 @@ def forget() -> None:
     """Drop everything this process keeps, and return cached GPU memory to the device."""
     with _kept_lock:
         _kept.clear()
+    release_memory()
+
+
+def forget_on_workers() -> None:
+    """`forget` in this process and in all workers of its client."""
+    forget()
+    if client := current_client():
+        client.run(forget)
+
+
+def release_memory() -> None:
+    """Return the GPU memory that torch holds but does not use."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the host, has too little memory.
+
+    torch, RMM and DALI each have their own kind, and some only a text.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower().replace("_", " ").replace("allocation", "alloc")
+    return isinstance(error, RuntimeError) and any(
+        sign in text for sign in ("out of memory", "bad alloc", "alloc failed", "allocate memory")
+    )
 
 
 def compute_all(

@@ -140,3 +140,38 @@ def test_kept_objects_are_built_once_and_old_ones_dropped():
     cluster.kept("8", lambda: build(8))
     assert built.count(8) == 2
     cluster.forget()
+
+
+def keep() -> int:
+    return len(cluster.kept("large", lambda: [7]))
+
+
+def number_kept() -> int:
+    return len(cluster._kept)
+
+
+def test_workers_forget_what_they_keep(client):
+    client.run(keep)
+    keep()
+    assert min(client.run(number_kept).values()) >= 1
+    cluster.forget_on_workers()
+    assert {*client.run(number_kept).values(), number_kept()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (MemoryError(), True),
+        # As they were seen: torch, torch with RMM's allocator, cuBLAS, torch on a CPU, DALI.
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("std::bad_alloc: out_of_memory: CUDA error at: cuda_memory_resource"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("CUDA allocation failed: Can't allocate 17179869184 bytes on device"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_that_say_memory_is_short(error, is_one):
+    assert cluster.is_out_of_memory(error) is is_one

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from nemo_image_curate import cluster
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.decode.header import (
@@ -49,7 +50,7 @@ class DaliDecoder:
     and others) goes through `CpuDecoder`, and so do all images of a run in which one is damaged:
     DALI fails such a run as a whole and its pipeline is unusable after, so that it is built anew.
 
-    Runs hold at most 2**30 decoded pixels, 3 GB.
+    Runs hold at most 2**30 decoded pixels, 3 GB; where memory does not suffice, fewer.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class DaliDecoder:
         self.max_pixels = max_pixels
         self.thumbnail_sizes = thumbnail_sizes
         self._pipeline: Any = None
+        self._stream: Any = None
         self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,7 +85,15 @@ class DaliDecoder:
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         """Decode a batch; an image that fails leaves a reason and no row."""
         headers = [self._header(encoded) for encoded in data]
-        parts = [(chunk, self._run(data, headers, chunk)) for chunk in self._chunks(headers)]
+        parts = []
+        waiting = self._chunks(headers)[::-1]
+        while waiting:
+            chunk = waiting.pop()
+            if (decoded := self._run(data, headers, chunk)) is None:
+                half = len(chunk) // 2
+                waiting += [chunk[half:], chunk[:half]]
+            else:
+                parts.append((chunk, decoded))
         others = [number for number, header in enumerate(headers) if header is None]
         if others or not parts:
             decoded = self._one_by_one.decode([data[number] for number in others])
@@ -122,7 +132,8 @@ class DaliDecoder:
         data: Sequence[bytes | memoryview | None],
         headers: Sequence[ImageHeader | None],
         chunk: list[int],
-    ) -> DecodedBatch:
+    ) -> DecodedBatch | None:
+        """A chunk decoded; None when memory does not suffice for all of it at once."""
         import numpy as np
 
         known = [header for number in chunk if (header := headers[number]) is not None]
@@ -139,10 +150,13 @@ class DaliDecoder:
             pipeline.feed_input(name, values)
         try:
             tensors = [self._to_torch(output) for output in pipeline.run()]
-        except MemoryError:
-            raise
         except Exception as error:
             self._pipeline = None
+            if cluster.is_out_of_memory(error):
+                if len(chunk) == 1:
+                    raise
+                _log.warning("not enough memory to decode %d images at once", len(chunk))
+                return None
             decoded = self._one_by_one.decode([data[number] for number in chunk])
             if len(decoded.kept) == len(chunk):
                 _log.warning("DALI failed on %d images that can be decoded: %s", len(chunk), error)
@@ -177,6 +191,8 @@ class DaliDecoder:
                 device="mixed" if on_gpu else "cpu",
                 output_type=types.RGB,
                 adjust_orientation=False,
+                # Several pipelines of one machine would tie their threads to the same cores.
+                affine=not on_gpu,
                 # As libjpeg-turbo, hence Pillow, enlarges the colour planes.
                 jpeg_fancy_upsampling=True,
             )
@@ -209,9 +225,19 @@ class DaliDecoder:
         from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
 
         dense, device = output.as_tensor(), self._torch_device()
-        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        copied = torch.empty(dense.shape(), dtype=to_torch_type[dense.dtype], device=device)
-        return feed_ndarray(dense, copied, cuda_stream=stream)
+        kind = to_torch_type[dense.dtype]
+        if device.type == "cpu":
+            return feed_ndarray(dense, torch.empty(dense.shape(), dtype=kind))
+        # On a stream of its own: on the model's, the copy would wait for the batches before it.
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        with torch.cuda.stream(self._stream):
+            copied = torch.empty(dense.shape(), dtype=kind, device=device)
+            feed_ndarray(dense, copied, cuda_stream=self._stream)
+        self._stream.synchronize()
+        # The model reads it on the default stream; its memory is free again only after that.
+        copied.record_stream(torch.cuda.default_stream(device))
+        return copied
 
     def _torch_device(self) -> torch.device:
         import torch

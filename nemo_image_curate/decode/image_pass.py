@@ -7,6 +7,7 @@ Reading and decoding of the next batches goes on in a thread while the model wor
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 ERROR_COLUMN = "image_error"
 _MISSING = "missing"
-# Batches decoded ahead of the model.
+# Batches decoded ahead of the model, and batches that a GPU is given ahead.
 _AHEAD = 2
 # Beyond this a CPU's forward pass gains nothing (measured with ViT-B/32: 16 to 128 within 5 %),
 # while the first result of a partition comes later.
@@ -173,11 +174,13 @@ class _Partition:
             batches = (
                 self._loaded(result) if work.load_shard else self._decoded(result, device, owner)
             )
+            queue = _Queue(device)
             for rows, batch in _ahead(batches):
                 result.note_errors(rows, batch.errors, raising=work.on_error == "raise")
                 if batch.kept:
                     values = [consume(batch) for consume in consumers]
                     result.add([rows[kept] for kept in batch.kept], values)
+                    queue.wait()
             # Rows that no batch held are missing, too.
             everything = list(range(len(keys)))
             result.note_errors(everything, result.errors, raising=work.on_error == "raise")
@@ -322,6 +325,31 @@ def _token(*parts: Any) -> str:
     from dask.base import tokenize
 
     return tokenize(*parts)
+
+
+class _Queue:
+    """Bounds the batches that a GPU has been given and has not worked on yet.
+
+    Calls return before the GPU has done their work; without a bound, where decoding is faster
+    than the model, the pixels of a whole partition would come to lie in its memory.
+    """
+
+    def __init__(self, device: str):
+        self._on_gpu = device != "cpu"
+        self._ends: deque[Any] = deque()
+
+    def wait(self) -> None:
+        """Mark the end of a batch, and wait for the end of an earlier one."""
+        if not self._on_gpu:
+            return
+        import torch
+
+        # Blocking: the thread sleeps instead of asking again and again.
+        end = torch.cuda.Event(blocking=True)
+        end.record()
+        self._ends.append(end)
+        if len(self._ends) > _AHEAD:
+            self._ends.popleft().synchronize()
 
 
 def _ahead(batches: Iterator[Any]) -> Iterator[Any]:

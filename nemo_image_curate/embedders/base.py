@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     import torch
+
+logger = logging.getLogger(__name__)
 
 # A decoder is not for several threads at once, and one at a time keeps all cores busy.
 _EMBEDDING = threading.Lock()
@@ -279,6 +282,8 @@ class _Forward:
         self.model = model
         self.heads = heads
         self.device = device
+        # Images that the device's memory was found to hold at once.
+        self._most = embedder.batch_size
 
     def __call__(self, batch: DecodedBatch) -> Mapping[str, Any]:
         import torch
@@ -296,18 +301,30 @@ class _Forward:
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
 
-        try:
-            embeddings = self.model(pixels)
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise
-            half = len(pixels) // 2
-            parts = [self._forward(pixels[:half]), self._forward(pixels[half:])]
-            return torch.cat(parts)
-        if embeddings.ndim != 2 or len(embeddings) != len(pixels):
-            raise ConfigError(
-                f"the embedding model gave shape {tuple(embeddings.shape)} for {len(pixels)} "
-                "images; it should be (images, dimensions)."
-            )
-        embeddings = embeddings.float()
-        return torch.nn.functional.normalize(embeddings, dim=1) if self.normalize else embeddings
+        done: list[torch.Tensor] = []
+        start = 0
+        while start < len(pixels):
+            some = pixels[start : start + self._most]
+            try:
+                embeddings = self.model(some)
+            except (RuntimeError, MemoryError) as error:
+                if len(some) == 1 or not cluster.is_out_of_memory(error):
+                    raise
+                embeddings = None
+            # Not in the handler: the error would keep the memory of the attempt.
+            if embeddings is None:
+                half = len(some) // 2
+                logger.warning("no memory for %d images at once; trying %d", len(some), half)
+                # Another thread may have found less.
+                self._most = min(self._most, half)
+                cluster.release_memory()
+                continue
+            if embeddings.ndim != 2 or len(embeddings) != len(some):
+                raise ConfigError(
+                    f"the embedding model gave shape {tuple(embeddings.shape)} for {len(some)} "
+                    "images; it should be (images, dimensions)."
+                )
+            done.append(embeddings.float())
+            start += len(some)
+        found = torch.cat(done) if len(done) > 1 else done[0]
+        return torch.nn.functional.normalize(found, dim=1) if self.normalize else found

@@ -79,7 +79,7 @@ class ConseEmbedder(TextImageEmbedder):
         """Pixels to class probabilities to their mean text embedding."""
         model = import_timm().create_model(OFFLINE_TIMM_NAME)
         model.load_state_dict(offline_state_dict())
-        forward = optimise(model, device, self.autocast)
+        forward = optimise(model, device, self.autocast, self.preprocessing().size)
         classes = _classes(device)
         centred = classes - classes.mean(dim=0)
         return lambda pixels: (forward(pixels) / _TEMPERATURE).softmax(dim=1) @ centred

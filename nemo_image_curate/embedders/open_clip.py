@@ -120,7 +120,8 @@ class OpenCLIPEmbedder(TextImageEmbedder):
 
     def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The image tower, in the precision that suits the device."""
-        return optimise(_image_tower(self._source().build().visual), device, self.autocast)
+        tower = _image_tower(self._source().build().visual)
+        return optimise(tower, device, self.autocast, self.preprocessing().size)
 
     def load_text_model(self, device: str) -> TextTower:
         """The text tower, in the precision that suits the device."""

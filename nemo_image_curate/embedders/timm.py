@@ -119,7 +119,7 @@ class TimmImageEmbedder(ImageEmbedder):
 
     def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The model, in the precision that suits the device."""
-        return optimise(self.build_model(), device, self.autocast)
+        return optimise(self.build_model(), device, self.autocast, self.preprocessing().size)
 
     def build_model(self) -> torch.nn.Module:
         """The timm model with its weights, in float32 on the CPU.

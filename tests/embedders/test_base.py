@@ -19,6 +19,7 @@ from nemo_image_curate import (
     ImageStatistics,
     ImageTextPairDataset,
     __version__,
+    cluster,
 )
 from nemo_image_curate.dataset.lineage import Lineage
 from nemo_image_curate.decode import Preprocessing, decode_rgb
@@ -76,6 +77,39 @@ class Shaped(ThumbEmbedder):
 def test_a_model_of_the_wrong_shape_is_told_so(ds, shape):
     with pytest.raises(ConfigError, match="should be \\(images, dimensions\\)"):
         Shaped(shape)(ds.filter("shard == '00000.tar'")).metadata.compute()
+
+
+class Hungry(ThumbEmbedder):
+    """Its memory grows so fast that no machine has enough for five images."""
+
+    def load_embedding_model(self, device):
+        def run(pixels):
+            torch.empty(2 ** min(10 * len(pixels), 60), dtype=torch.uint8, device=device)
+            return thumb(pixels)
+
+        return run
+
+
+class Insatiable(ThumbEmbedder):
+    def load_embedding_model(self, device):
+        return lambda pixels: torch.empty(2**50, device=device)
+
+
+def test_batches_are_halved_where_memory_does_not_suffice(tmp_path, backend, caplog):
+    make_dataset(tmp_path / "in", sizes=[11, 9])
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend=backend)
+    found = embeddings(Hungry(batch_size=8)(ds))
+    np.testing.assert_allclose(found, embeddings(ThumbEmbedder()(ds)), atol=1e-6)
+    warnings = [record.message for record in caplog.records if "no memory" in record.message]
+    # 2 fit. The size is remembered, so that only threads that began together try in vain.
+    assert set(warnings) == {f"no memory for {n} images at once; trying {n // 2}" for n in (8, 4)}
+
+
+def test_too_little_memory_for_one_image_ends_the_job(ds, backend):
+    ds = ImageTextPairDataset.from_webdataset(ds.path, backend=backend)
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        Insatiable()(ds).metadata.compute()
+    assert cluster.is_out_of_memory(caught.value)
 
 
 def test_a_subclass_without_a_model_is_told_so(ds):

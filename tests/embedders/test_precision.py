@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nemo_image_curate.cluster import has_bfloat16
-from nemo_image_curate.embedders.precision import _fuse_quick_gelu, optimise
+from nemo_image_curate.embedders.precision import _fuse_quick_gelu, compile_blocks, optimise
 from nemo_image_curate.models.torchvision_compat import import_timm
 
 
@@ -120,3 +120,55 @@ def test_dropout_is_off():
     pixels = torch.ones(2, 3, 4, 4)
     assert torch.equal(forward(pixels), forward(pixels))
     assert not forward(pixels).requires_grad
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(12, 12)
+
+    def forward(self, x):
+        return x + torch.nn.functional.silu(self.linear(x))
+
+
+class Fickle(Block):
+    """Gives something else when compiled."""
+
+    def forward(self, x):
+        return -x if torch.compiler.is_compiling() else x
+
+
+def stack(kind: type[torch.nn.Module]) -> torch.nn.Sequential:
+    torch.manual_seed(2)
+    blocks = torch.nn.Sequential(*[kind() for _ in range(3)])
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 12), blocks).eval()
+
+
+def test_repeated_blocks_are_compiled_for_all_batch_sizes():
+    network, pixels = stack(Block), pictures(7, 2)
+    with torch.inference_mode():
+        expected = network(pixels)
+        torch._dynamo.utils.counters.clear()
+        assert compile_blocks(network, pixels[:2])
+        assert all(type(block).__name__ == "OptimizedModule" for block in network[2])
+        for size in (7, 3, 2):
+            torch.testing.assert_close(network(pixels[:size]), expected[:size])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_blocks_that_change_when_compiled_stay_as_they_are(caplog):
+    network = stack(Fickle)
+    assert not compile_blocks(network, pictures(2, 2))
+    assert {type(block) for block in network[2]} == {Fickle}
+    assert "it changes the embeddings" in caplog.text
+
+
+def test_blocks_that_cannot_be_compiled_stay_as_they_are(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (str(tmp_path / "no-compiler"),))
+    torch._dynamo.reset()
+    network, pixels = stack(Block), pictures(2, 2)
+    assert not compile_blocks(network, pixels)
+    assert {type(block) for block in network[2]} == {Block}
+    assert "runs without torch.compile" in caplog.text
