@@ -11,7 +11,13 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import (
+    BackendError,
+    ColumnNotFoundError,
+    ConfigError,
+    DatasetError,
+    SchemaError,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,14 +83,41 @@ def backend_of(frame: Any) -> Backend:
 
 
 def from_arrow(table: pa.Table, backend: Backend) -> Any:
-    """A dataframe with the columns of an Arrow table; nulls mean the same on both backends."""
+    """A dataframe with the columns of an Arrow table; nulls mean the same on both backends.
+
+    Raises
+    ------
+    SchemaError
+        For a column that cuDF has no type for.
+    """
     if backend == "gpu":
         import cudf
 
-        return cudf.DataFrame.from_arrow(table)
+        # Dask finds the rest by itself, but not how large a frame is: see `dask.sizeof`.
+        import dask_cudf  # noqa: F401
+
+        for field in table.schema:
+            if _cudf_lacks(field.type):
+                raise SchemaError(
+                    f"column {field.name!r} is {field.type}, for which cuDF has no type. Cast or "
+                    "drop it in the sidecars, or use backend='cpu'."
+                )
+        return cudf.DataFrame.from_arrow(table.replace_schema_metadata(None))
     import pandas as pd
 
     return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+
+
+def _cudf_lacks(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_list(kind):
+        return _cudf_lacks(kind.value_type)
+    if types.is_struct(kind):
+        return any(_cudf_lacks(field.type) for field in kind)
+    lacking = (types.is_binary, types.is_fixed_size_binary, types.is_time, types.is_map)
+    return types.is_decimal256(kind) or any(is_kind(kind) for is_kind in lacking)
 
 
 def to_arrow(frame: Any) -> pa.Table:
@@ -92,9 +125,8 @@ def to_arrow(frame: Any) -> pa.Table:
     import pyarrow as pa
 
     if backend_of(frame) == "gpu":
-        table = frame.to_arrow(preserve_index=False)
-    else:
-        table = pa.Table.from_pandas(frame, preserve_index=False)
+        return pa.table({name: column_to_arrow(frame[name]) for name in frame.columns})
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     return table.replace_schema_metadata(None).combine_chunks()
 
 
@@ -102,8 +134,22 @@ def column_to_arrow(series: Any) -> pa.Array:
     """One column as a single Arrow array."""
     import pyarrow as pa
 
-    array = series.to_arrow() if backend_of(series) == "gpu" else pa.array(series, from_pandas=True)
+    if backend_of(series) == "gpu":
+        import cudf
+
+        array = series.to_arrow()
+        # cuDF gives lists and structs without any value, or any text inside, the type null, and
+        # texts the type that pandas has for them.
+        if isinstance(series.dtype, (cudf.ListDtype, cudf.StructDtype)):
+            return array.cast(series.dtype.to_arrow())
+        return array.cast(pa.string()) if pa.types.is_large_string(array.type) else array
+    array = pa.array(series, from_pandas=True)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def to_cpu(frame: Any) -> Any:
+    """A computed frame as it is, or a copy of it in the CPU's memory."""
+    return from_arrow(to_arrow(frame), "cpu") if backend_of(frame) == "gpu" else frame
 
 
 def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
@@ -189,17 +235,18 @@ def embedding_column(values: Any, kept: Any, rows: int) -> Any:
 def _cudf_lists(values: Any, offsets: np.ndarray, present: np.ndarray) -> Any:
     import cudf
     import cupy
-
-    # cuDF adopts the device buffer through pylibcudf; only the small offsets travel.
     import pylibcudf as plc
 
-    leaves = plc.Column.from_cuda_array_interface(cupy.asarray(values.contiguous()).reshape(-1))
-    starts = plc.Column.from_cuda_array_interface(cupy.asarray(offsets))
-    column = plc.Column(
-        plc.DataType(plc.TypeId.LIST), len(present), None, None, 0, 0, [starts, leaves]
-    )
-    series = cudf.Series.from_pylibcudf(column)
-    return series if present.all() else series.where(cudf.Series(cupy.asarray(present)))
+    def column(array: Any) -> Any:
+        return plc.Column.from_cuda_array_interface(cupy.asarray(array).reshape(-1))
+
+    # cuDF adopts the device buffer through pylibcudf, and keeps the tensor alive; only the small
+    # offsets and the mask travel.
+    mask, nulls = (None, 0) if present.all() else plc.transform.bools_to_mask(column(present))
+    lists = plc.DataType(plc.TypeId.LIST)
+    children = [column(offsets), column(values.contiguous())]
+    made = plc.Column(lists, len(present), None, mask, nulls, 0, children)
+    return cudf.Series.from_pylibcudf(made)
 
 
 def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
@@ -228,23 +275,20 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
         import cupy
 
         kept = cupy.asnumpy(cupy.flatnonzero(series.notna().values))
-        present = series.dropna()
-        if not len(present):
+        if not len(kept):
             return cupy.empty((0, 0), dtype=np.float32), kept
+        _check_lists(series.name, column_to_arrow(series.iloc[:0]).type)
+        present = series.dropna() if series.has_nulls else series
         leaves = present.list.leaves.values.astype(np.float32, copy=False)
         widths = cupy.asnumpy(present.list.len().values)
     else:
-        import pyarrow as pa
         import pyarrow.compute as pc
 
         array = column_to_arrow(series)
         kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
         if not len(kept):
             return np.empty((0, 0), dtype=np.float32), kept
-        if not isinstance(array, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)) or not (
-            pa.types.is_floating(array.type.value_type)
-        ):
-            raise DatasetError(f"column {series.name!r} holds {array.type}, no embeddings.")
+        _check_lists(series.name, array.type)
         # Unlike after drop_null, nothing is copied as long as null rows hold no values.
         leaves = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         widths = pc.list_value_length(array).drop_null().to_numpy(zero_copy_only=False)
@@ -254,6 +298,15 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
             f"({int(widths.min())} to {int(widths.max())}) in one partition."
         )
     return leaves.reshape(len(kept), int(widths[0])), kept
+
+
+def _check_lists(name: str, kind: pa.DataType) -> None:
+    import pyarrow as pa
+
+    types = pa.types
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    if not any(is_kind(kind) for is_kind in lists) or not types.is_floating(kind.value_type):
+        raise DatasetError(f"column {name!r} holds {kind}, no embeddings.")
 
 
 def spread(values: Sequence[Any], kept: Iterable[int], rows: int, kind: pa.DataType) -> pa.Array:

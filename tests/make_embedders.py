@@ -85,4 +85,5 @@ def column(dataset: Any, name: str) -> list[Any]:
 
 def embeddings(dataset: Any, name: str = "image_embedding") -> np.ndarray:
     """An embedding column without its nulls, computed."""
-    return frames.embedding_array(dataset.metadata[name].compute())[0]
+    found = frames.embedding_array(dataset.metadata[name].compute())[0]
+    return found.get() if dataset.backend == "gpu" else found

@@ -8,8 +8,10 @@ import os
 import dask
 import pytest
 
-from nemo_image_curate import cluster, frames
+from nemo_image_curate import SemanticDedup, cluster, frames
 from nemo_image_curate.errors import BackendError, ConfigError, DatasetError, JobError
+from tests.dedup.make_embeddings import planted, write_embeddings
+from tests.make_data import digests
 
 
 @pytest.fixture(params=["no client", "two workers"])
@@ -116,6 +118,32 @@ def test_contradicting_arguments():
 def test_gpu_cluster_without_a_gpu():
     with pytest.raises(BackendError, match="does not work here"):
         cluster.get_client("gpu")
+
+
+@pytest.mark.gpu
+def test_a_gpu_cluster_writes_the_same_files_as_no_cluster(tmp_path):
+    if problem := frames.gpu_problem():
+        pytest.skip(f"no GPU: {problem}")
+    vectors = [None if row % 50 == 7 else one for row, one in enumerate(planted(900))]
+    numbers = [None if row % 9 == 4 else row for row in range(900)]
+    dataset = write_embeddings(tmp_path / "in", vectors, 200, "gpu", number=numbers)
+
+    def save(name: str) -> dict[str, str]:
+        stage = SemanticDedup(0.05, 9, keep="best", by="number", work_dir=tmp_path / f"work-{name}")
+        marked = stage(dataset.filter("number >= 250"))
+        marked.metadata["twice"] = marked.metadata["number"] * 2
+        saved = marked.save_metadata(tmp_path / name)
+        assert saved.backend == "gpu"
+        assert 100 < int(saved.metadata["is_duplicate"].sum().compute()) < 400
+        return digests(tmp_path / name)
+
+    alone = save("alone")
+    with cluster.get_client("gpu") as client:
+        assert len(client.scheduler_info()["workers"]) >= 1
+        assert save("spread") == alone
+    assert [name for name in alone if name.endswith(".parquet")] == [
+        f"{shard:05d}.parquet" for shard in range(5)
+    ]
 
 
 def test_kept_objects_are_built_once_and_old_ones_dropped():

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pytest
 
 from nemo_image_curate import frames
-from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import (
+    BackendError,
+    ColumnNotFoundError,
+    ConfigError,
+    DatasetError,
+    SchemaError,
+)
 
 TABLE = pa.table(
     {
@@ -36,6 +42,48 @@ def test_nulls_and_lists_make_the_round_trip(backend):
     assert back.schema == TABLE.schema
     # NaN and null are two things.
     assert repr(back.to_pylist()) == repr(TABLE.to_pylist())
+
+
+KINDS = {
+    "string": (pa.string(), ["a", ""]),
+    "uint64": (pa.uint64(), [2**64 - 1, 0]),
+    "float": (pa.float32(), [1.5, -0.0]),
+    "time": (pa.timestamp("us"), [0, 1]),
+    "zoned": (pa.timestamp("ns", "UTC"), [0, 1]),
+    "duration": (pa.duration("s"), [0, 1]),
+    "decimal": (pa.decimal128(9, 2), [1, 2]),
+    "list": (pa.list_(pa.float32()), [[1.0], []]),
+    "texts": (pa.list_(pa.string()), [["a", None], []]),
+    "no texts": (pa.list_(pa.string()), [[], []]),
+    "null texts": (pa.list_(pa.string()), [[None], [None, None]]),
+    "lists": (pa.list_(pa.list_(pa.int64())), [[[1], []], []]),
+    "struct": (pa.struct({"a": pa.int64(), "b": pa.string()}), [{"a": 1, "b": None}] * 2),
+    "structs": (pa.list_(pa.struct({"a": pa.string()})), [[{"a": "x"}], []]),
+}
+
+
+@pytest.mark.parametrize("rows", ["values", "nulls", "some", "none"])
+@pytest.mark.parametrize("name", list(KINDS))
+def test_types_are_kept_whatever_the_rows(backend, name, rows):
+    kind, values = KINDS[name]
+    some = {"values": values, "nulls": [None, None], "some": [None, *values], "none": []}[rows]
+    table = pa.table({"x": pa.array(some, kind)})
+    frame = frames.from_arrow(table, backend)
+    assert frames.to_arrow(frame).equals(table)
+    assert frames.column_to_arrow(frame["x"]).equals(table["x"].combine_chunks())
+    # The frame's index is none of its columns, whatever pandas noted in the table.
+    noted = pa.Table.from_pandas(pd.DataFrame({"x": [1, 2]}, index=[7, 8]))
+    assert frames.to_arrow(frames.from_arrow(noted, backend)).column_names == noted.column_names
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [pa.binary(), pa.time64("us"), pa.list_(pa.binary())])
+def test_types_that_cudf_lacks_are_named(kind):
+    table = pa.table({"x": pa.array([], kind)})
+    if problem := frames.gpu_problem():
+        pytest.skip(f"no GPU: {problem}")
+    with pytest.raises(SchemaError, match=r"column 'x' is .*, for which cuDF has no type"):
+        frames.from_arrow(table, "gpu")
 
 
 def test_index_is_not_written_and_filtered_frames_are_whole(backend):
@@ -111,6 +159,19 @@ def test_double_precision_embeddings_are_read_as_single(backend):
     assert found.dtype == np.float32
 
 
+def test_null_rows_that_hold_values(backend):
+    """As a cast of a list of fixed size leaves them."""
+    lists = pa.FixedSizeListArray.from_arrays(
+        pa.array([1, 2, 9, 9, 3, 4], pa.float32()), 2, mask=pa.array([False, True, False])
+    )
+    table = pa.table({"e": lists.cast(pa.list_(pa.float32()))})
+    for rows in (slice(None), slice(1, None)):
+        column = frames.from_arrow(table, backend)["e"].iloc[rows]
+        found, kept = frames.embedding_array(column)
+        assert array(found).tolist() == [[1, 2], [3, 4]][-len(kept) :]
+        assert kept.tolist() == ([0, 2] if rows.start is None else [1])
+
+
 def test_too_many_values_for_one_partition():
     frames.check_leaves(2_796_202, 768)
     with pytest.raises(DatasetError, match=r"2,796,203 rows x 768.*at most 2,796,202 rows"):
@@ -173,7 +234,7 @@ def test_importing_the_data_layer_is_light():
 
 
 @pytest.mark.parametrize("values", [[1, 2], ["a", None], [["a"], ["b"]], [{"a": 1.0}, None]])
-def test_a_column_that_holds_no_embeddings(values):
-    column = frames.from_arrow(pa.table({"x": pa.array(values)}), "cpu")["x"]
+def test_a_column_that_holds_no_embeddings(values, backend):
+    column = frames.from_arrow(pa.table({"x": pa.array(values)}), backend)["x"]
     with pytest.raises(DatasetError, match=r"column 'x' holds .*, no embeddings"):
         frames.embedding_array(column)

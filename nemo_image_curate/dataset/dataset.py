@@ -151,7 +151,7 @@ class ImageTextPairDataset:
         Parameters
         ----------
         condition : str or Dask series of bool
-            An expression over the columns in pandas/cuDF query syntax, such as
+            An expression over the columns in pandas' query syntax, such as
             ``"aesthetic_score > 5 and width >= 256"`` (comparisons, arithmetic and methods like
             ``caption.str.contains('dog')``), or a mask made from `metadata`.
 

@@ -3,6 +3,9 @@
 pandas' own ``query`` runs any method and reaches variables of its callers. An expression here may
 come from a command line, a file or a request, so only comparisons, arithmetic and methods that
 look at one value at a time pass: their result does not depend on how rows lie in partitions.
+
+cuDF's own ``eval`` knows numbers only, no texts and no methods. So pandas evaluates expressions on
+both backends, and the same rows are chosen.
 """
 
 from __future__ import annotations
@@ -46,11 +49,34 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    return _evaluate(frame, frame._meta, expression)
+    import pyarrow as pa
+
+    used = frame[_checked(frames.to_cpu(frame._meta), expression)]
+    empty = frames.empty_column(frame, pa.bool_())
+    return used.map_partitions(_Choose(expression), meta=empty)
+
+
+class _Choose:
+    """The mask of one computed partition; the function that Dask maps."""
+
+    # What Dask's dashboard calls these tasks.
+    __name__ = "choose"
+
+    def __init__(self, expression: str):
+        self.expression = expression
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return ("Choose", self.expression)
+
+    def __call__(self, frame: Any) -> Any:
+        import pyarrow as pa
+
+        chosen = pa.array(_chosen(frames.to_cpu(frame), self.expression))
+        return frames.with_columns(frame, {"chosen": chosen})["chosen"]
 
 
 def rows(frame: Any, expression: str) -> np.ndarray:
-    """The rows of a computed frame for which an expression is true; null counts as false.
+    """The rows of a computed pandas frame for which an expression is true; null counts as false.
 
     Returns
     -------
@@ -61,33 +87,41 @@ def rows(frame: Any, expression: str) -> np.ndarray:
     ColumnNotFoundError, ConfigError
         As by `mask`.
     """
-    chosen = frames.column_to_arrow(_evaluate(frame, frame.iloc[:0], expression))
+    _checked(frame.iloc[:0], expression)
+    return _chosen(frame, expression)
+
+
+def _chosen(frame: Any, expression: str) -> np.ndarray:
+    chosen = frames.column_to_arrow(_evaluate(frame, expression))
     found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
     return found
 
 
-def _evaluate(frame: Any, empty: Any, expression: str) -> Any:
-    check(expression, [str(name) for name in frame.columns], _texts(empty))
-    # pandas evaluates the very text that was checked, which has plain names only, and finds no
-    # variables but the columns.
-    quoted, plain = _unquoted(expression)
-    names = {column: name for name, column in quoted.items()}
-    scope: dict[str, Any] = {"local_dict": {}, "global_dict": {}}
-    try:
-        # A frame without rows would let a text be compared with a number.
-        result = _one_row(empty).rename(columns=names).eval(plain, **scope)
-        found = (frame.rename(columns=names) if names else frame).eval(plain, **scope)
-    except Exception as error:
-        raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
-        ) from error
+def _checked(empty: Any, expression: str) -> list[str]:
+    """The columns that an expression looks at, when it is one for frames like this empty one."""
+    used = check(expression, [str(name) for name in empty.columns], _texts(empty))
+    # A frame without rows would let a text be compared with a number.
+    result = _evaluate(_one_row(empty), expression)
     kind = str(getattr(result, "dtype", type(result).__name__))
     if not kind.startswith("bool") or getattr(result, "ndim", 0) != 1:
         raise ConfigError(
             f"the expression {expression!r} gives {kind}, not true or false for each row. "
             f"{_EXAMPLE}"
         )
-    return found
+    return used
+
+
+def _evaluate(frame: Any, expression: str) -> Any:
+    # pandas evaluates the very text that was checked, which has plain names only, and finds no
+    # variables but the columns.
+    quoted, plain = _unquoted(expression)
+    names = {column: name for name, column in quoted.items()}
+    try:
+        return frame.rename(columns=names).eval(plain, local_dict={}, global_dict={})
+    except Exception as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
 
 
 def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) -> list[str]:
@@ -204,7 +238,7 @@ def _one_row(empty: Any) -> Any:
 
     schema = frames.to_arrow(empty).schema
     arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
-    return frames.from_arrow(pa.table(arrays, schema=schema), frames.backend_of(empty))
+    return frames.from_arrow(pa.table(arrays, schema=schema), "cpu")
 
 
 def _sample(kind: Any) -> Any:

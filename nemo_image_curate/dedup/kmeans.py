@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dedup.vectors import nearest
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 # Lloyd's steps: with 10 near-duplicates are not found more often (measured).
 STEPS = 5
+# Sums are made of integers, multiples of this, since a GPU adds in any order. Values are at most 1:
+# there is room for 2^31 of them.
+_UNIT = 2.0**-32
 # Stop early when the mean similarity to the nearest centroid rises by less than this.
 _TOLERANCE = 1e-3
 
@@ -109,23 +112,8 @@ def _sums(block: Path, centroids: Path, device: str) -> tuple[np.ndarray, np.nda
     centres = torch.from_numpy(np.load(centroids)).to(device)
     index, similarity = nearest(x, centres, 1)
     home = index[:, 0]
-    sums = torch.zeros_like(centres)
-    with _deterministic():
-        sums.index_add_(0, home, x)
+    sums = torch.zeros_like(centres, dtype=torch.int64)
+    sums.index_add_(0, home, (x / _UNIT).long())
     counts = torch.bincount(home, minlength=len(centres))
-    return counts.cpu().numpy(), sums.cpu().numpy(), float(similarity.double().sum())
-
-
-class _deterministic:
-    """CUDA adds in any order unless asked not to."""
-
-    def __enter__(self) -> None:
-        import torch
-
-        self._before = torch.are_deterministic_algorithms_enabled()
-        torch.use_deterministic_algorithms(True)
-
-    def __exit__(self, *error: Any) -> None:
-        import torch
-
-        torch.use_deterministic_algorithms(self._before)
+    exact = sums.cpu().numpy() * _UNIT
+    return counts.cpu().numpy(), exact, float(similarity.double().sum())

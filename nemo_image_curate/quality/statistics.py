@@ -110,14 +110,16 @@ def measure(images: torch.Tensor) -> dict[str, torch.Tensor]:
     rgb = images.float()
     red, green, blue = rgb.unbind(1)
     luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=rgb.device)
-    laplacian = torch.nn.functional.conv2d(luma[:, None], kernel[None, None])
+    # No convolution: a GPU would round the luma to TF32's 10 bits first.
+    inner = slice(1, -1)
+    around = luma[:, :-2, inner] + luma[:, 2:, inner] + luma[:, inner, :-2] + luma[:, inner, 2:]
+    laplacian = around - 4 * luma[:, inner, inner]
     opponent = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
     deviation = opponent.var(dim=(2, 3), correction=0).sum(1).sqrt()
     distance = opponent.mean(dim=(2, 3)).norm(dim=1)
     return {
         "brightness": luma.mean(dim=(1, 2)),
         "contrast": luma.std(dim=(1, 2), correction=0),
-        "sharpness": laplacian.var(dim=(1, 2, 3), correction=0),
+        "sharpness": laplacian.var(dim=(1, 2), correction=0),
         "colorfulness": deviation + 0.3 * distance,
     }

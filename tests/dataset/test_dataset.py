@@ -49,7 +49,7 @@ def test_filter(dataset, made):
 
 def test_nulls_do_not_pass_a_filter(dataset, made):
     df = dataset.metadata
-    dataset.metadata = df.assign(score=df.score.where(df.width != 33))
+    dataset.metadata = df.assign(score=df.score.where(df.width != 33, None))
     expected = [row["key"] for row in made.rows if row["width"] != 33]
     assert keys_of(dataset.filter("score >= 0")) == expected
     assert keys_of(dataset.filter(dataset.metadata.score >= 0)) == expected

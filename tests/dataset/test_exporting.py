@@ -89,7 +89,7 @@ def test_samples_per_shard(made, tmp_path, per_shard):
 def test_filter_column(made, tmp_path, backend):
     dataset = open_dataset(made.root, backend=backend)
     dataset.metadata["good"] = dataset.metadata.score > 4
-    dataset.metadata["good"] = dataset.metadata.good.where(dataset.metadata.width != 33)
+    dataset.metadata["good"] = dataset.metadata.good.where(dataset.metadata.width != 33, None)
     rows = [row for row in made.rows if row["score"] > 4 and row["width"] != 33]
     summary = dataset.to_webdataset(tmp_path / "new", "good", 2, old_id_col="old")
     assert 0 < len(rows) < 12

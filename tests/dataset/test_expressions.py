@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pyarrow as pa
 import pytest
 
 from nemo_image_curate import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
-from tests.make_data import make_dataset
+from tests.make_data import make_dataset, write_sidecar, write_tar
+from tests.make_embedders import column, rows
 
 
 @pytest.fixture
-def dataset(tmp_path):
-    made = make_dataset(tmp_path / "in", sizes=[4, 3])
-    dataset = ImageTextPairDataset.from_webdataset(made.root, backend="cpu")
+def dataset(tmp_path, backend):
+    made = make_dataset(tmp_path / "in", sizes=[4, 0, 3])
+    dataset = ImageTextPairDataset.from_webdataset(made.root, backend=backend)
     dataset.metadata["flag"] = dataset.metadata.width // 33
     dataset.metadata["two words"] = dataset.metadata.width
     return dataset
@@ -38,9 +42,54 @@ def dataset(tmp_path):
     ],
 )
 def test_allowed(dataset, expression, truth):
-    rows = dataset.metadata.compute()
-    expected = [row.key for row in rows.itertuples() if truth(row)]
-    assert dataset.filter(expression).metadata.compute().key.tolist() == expected
+    expected = [row["key"] for row in rows(dataset) if truth(SimpleNamespace(**row))]
+    assert column(dataset.filter(expression), "key") == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("n > 1", "b"),
+        ("not n > 1", "af"),
+        ("n != 1", "bf"),
+        ("n.isna()", "cde"),
+        ("n.notna() or text == 'x'", "abcf"),
+        ("x > 0 and n > 0", "b"),
+        ("x >= 0 or n == 1", "abce"),
+        ("x != 1", "abef"),
+        ("flag", "ae"),
+        ("not flag", "bf"),
+        ("flag == True", "ae"),
+        ("text == 'x'", "ac"),
+        # To pandas, a text that is not equal is one that is not in a list, and a null is not.
+        ("text != 'x'", "bdef"),
+        ("text not in ['x']", "bdef"),
+        ("text.str.contains('y')", "b"),
+        ("text.str.upper() in ['X', 'Y']", "abc"),
+        ("text.isna()", "de"),
+        ("tags.list.len() > 0", "ce"),
+        ("n.isin([1, 0]) and x.between(0, 9)", ""),
+    ],
+)
+def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expression, expected):
+    """A null is neither true nor false, and NaN compares as a number does that differs from all."""
+    nan = float("nan")
+    table = pa.table(
+        {
+            "key": list("abcdef"),
+            "n": pa.array([1, 2, None, None, None, 0]),
+            "x": pa.array([nan, 2.0, 1.0, None, 0.0, -nan]),
+            "flag": pa.array([True, False, None, None, True, False]),
+            "text": pa.array(["x", "y", "x", None, None, "z"]),
+            "tags": pa.array([[], None, ["t"], None, ["t", "u"], []]),
+        }
+    )
+    # Also where a whole partition is null.
+    for number, part in enumerate((table[:3], table[3:5], table[5:])):
+        write_tar(tmp_path / f"{number}.tar", [])
+        write_sidecar(tmp_path / f"{number}.parquet", part)
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    assert "".join(column(dataset.filter(expression), "key")) == expected
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ def pictures(html: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(one))) for one in found]
 
 
-def test_first_samples_with_captions(tmp_path):
+def test_first_samples_with_captions(tmp_path, backend):
     made = make_dataset(tmp_path, sizes=[2, 0, 3])
-    gallery = ImageTextPairDataset.from_webdataset(tmp_path).show(4)
+    gallery = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend).show(4)
     assert gallery.keys == made.keys[:4]
     assert [one.size for one in pictures(gallery.html)] == [(32, 24)] * 4
     assert made.rows[3]["caption"] in gallery._repr_html_()
@@ -29,9 +29,9 @@ def test_first_samples_with_captions(tmp_path):
     assert "charset=utf-8" in page
 
 
-def test_chosen_keys_and_another_caption_column(tmp_path):
+def test_chosen_keys_and_another_caption_column(tmp_path, backend):
     made = make_dataset(tmp_path, sizes=[2, 3])
-    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
     gallery = dataset.show([made.keys[4], made.keys[0]], captions="url")
     assert sorted(gallery.keys) == [made.keys[0], made.keys[4]]
     assert made.rows[4]["url"] in gallery.html

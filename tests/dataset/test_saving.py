@@ -74,8 +74,47 @@ def test_to_a_folder(made, tmp_path, backend):
     assert len(list(saved.metadata.expr.walk())) == 1
 
 
-def test_in_place(made, tmp_path):
-    dataset = open_dataset(made.root)
+def test_what_one_backend_writes_the_other_reads(tmp_path, backend):
+    """With partitions that are empty, all null and partly null; the same files from both."""
+    columns = {
+        "key": pa.array(list("abcd")),
+        "image_embedding": pa.array([[1.0, 2.0], None, [3.0, -4.0], None], pa.list_(pa.float32())),
+        "tags": pa.array([["t", None], [], None, []], pa.list_(pa.string())),
+        "n": pa.array([1, None, 2**62, None]),
+        "score": pa.array([0.5, None, float("nan"), None]),
+        "flag": pa.array([True, None, False, None]),
+        "text": pa.array(["größer", None, "", None]),
+        "hash": pa.array([2**64 - 1, None, 0, None], pa.uint64()),
+        "when": pa.array([10**15, None, 1, None], pa.timestamp("us")),
+        "box": pa.array([{"x": 1, "y": "a"}, None, {"x": None, "y": None}, None]),
+    }
+    table = pa.table(columns)
+    for number, part in enumerate((table, table[:0], table[1:2], table[3:])):
+        write_tar(tmp_path / "in" / f"{number}.tar", [])
+        write_sidecar(tmp_path / "in" / f"{number}.parquet", part)
+    folders = {}
+    for one in ("cpu", backend):
+        dataset = open_dataset(tmp_path / "in", backend=one)
+        dataset.metadata["twice"] = dataset.metadata.score * 2
+        folders[one] = tmp_path / f"{one}-{len(folders)}"
+        dataset.filter("key != 'c' or n > 0").save_metadata(folders[one])
+    for number in range(4):
+        written = [pq.read_table(folder / f"{number}.parquet") for folder in folders.values()]
+        assert all(one.schema == written[0].schema for one in written)
+        assert len({repr(one.to_pylist()) for one in written}) == 1
+    read = [
+        to_arrow(open_dataset(folder, backend=one).metadata.compute())
+        for folder in folders.values()
+        for one in folders
+    ]
+    assert all(one.schema == read[0].schema for one in read)
+    assert len({repr(one.to_pylist()) for one in read}) == 1
+    for name, column in columns.items():
+        assert repr(read[0][name].to_pylist()[:4]) == repr(column.to_pylist()), name
+
+
+def test_in_place(made, tmp_path, backend):
+    dataset = open_dataset(made.root, backend=backend)
     dataset.metadata["x"] = dataset.metadata.score * 2
     saved = dataset.save_metadata()
     assert [row["x"] for row in rows_of(saved)] == [row["score"] * 2 for row in made.rows]
@@ -353,8 +392,8 @@ def test_a_fully_filtered_shard_stays_as_an_empty_file(made, tmp_path, backend):
     assert to_arrow(nothing.metadata._meta).schema == to_arrow(df._meta).schema
 
 
-def test_chosen_columns(made, tmp_path):
-    dataset = open_dataset(made.root)
+def test_chosen_columns(made, tmp_path, backend):
+    dataset = open_dataset(made.root, backend=backend)
     saved = dataset.save_metadata(tmp_path / "meta", columns=["score"])
     assert list(saved.metadata.columns) == ["key", "shard", "score"]
     with pytest.raises(ColumnNotFoundError, match=r"no column 'scores'\. Did you mean 'score'"):

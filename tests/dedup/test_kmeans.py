@@ -1,7 +1,7 @@
 import numpy as np
 from sklearn.cluster import KMeans
 
-from nemo_image_curate.dedup.kmeans import spherical_kmeans
+from nemo_image_curate.dedup.kmeans import _sums, spherical_kmeans
 from tests.dedup.make_embeddings import planted
 
 
@@ -35,6 +35,19 @@ def test_same_result_with_and_without_workers(tmp_path, client):
     assert (apart == again).all()
     other = spherical_kmeans(files, 20, 4, tmp_path, "cpu", False)
     assert other.shape != apart.shape or (other != apart).any()
+
+
+def test_sums_do_not_depend_on_the_order_of_vectors(tmp_path, backend):
+    vectors = planted(3000)
+    device = "cuda" if backend == "gpu" else "cpu"
+    np.save(tmp_path / "centres.npy", vectors[:9])
+    order = np.random.default_rng(0).permutation(3000)
+    files = blocks_of(tmp_path, np.concatenate([vectors, vectors[order]]), 3000)
+    found = [_sums(file, tmp_path / "centres.npy", device) for file in files]
+    assert (found[0][0] == found[1][0]).all()
+    assert (found[0][1] == found[1][1]).all()
+    assert found[0][0].sum() == 3000
+    np.testing.assert_allclose(found[0][1].sum(axis=0), vectors.sum(axis=0, dtype=float), atol=1e-5)
 
 
 def test_copies_leave_no_empty_clusters(tmp_path):

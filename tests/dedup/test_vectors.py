@@ -6,14 +6,19 @@ from nemo_image_curate import cluster
 from nemo_image_curate.dedup import vectors
 
 
-def test_unit_leaves_out_what_has_no_direction():
+@pytest.fixture
+def device(backend):
+    return "cuda" if backend == "gpu" else "cpu"
+
+
+def test_unit_leaves_out_what_has_no_direction(device):
     values = np.array(
         [[3, 4], [0, 0], [np.nan, 1], [np.inf, 1], [1e-30, 0], [-1e30, 1e30]], dtype=np.float32
     )
-    unit, rows = vectors.unit(values, "cpu")
+    unit, rows = vectors.unit(values, device)
     assert rows.tolist() == [0, 4, 5]
     expected = [[0.6, 0.8], [1, 0], [-(0.5**0.5), 0.5**0.5]]
-    np.testing.assert_allclose(unit, expected, rtol=1e-6)
+    np.testing.assert_allclose(unit.cpu(), expected, rtol=1e-6)
 
 
 def test_unit_does_not_touch_its_input():
@@ -25,21 +30,21 @@ def test_unit_does_not_touch_its_input():
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4)])
-def test_unit_of_nothing(shape):
-    unit, rows = vectors.unit(np.empty(shape, dtype=np.float32), "cpu")
+def test_unit_of_nothing(shape, device):
+    unit, rows = vectors.unit(np.empty(shape, dtype=np.float32), device)
     assert len(unit) == len(rows) == 0
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_nearest_finds_the_nearest_centroids(native, monkeypatch):
-    if native and not cluster.has_bfloat16("cpu"):
-        pytest.skip("this CPU does not multiply bfloat16")
+def test_nearest_finds_the_nearest_centroids(native, device, monkeypatch):
+    if native and not cluster.has_bfloat16(device):
+        pytest.skip("this device does not multiply bfloat16")
     monkeypatch.setattr(cluster, "has_bfloat16", lambda device: native)
     chance = np.random.default_rng(0)
-    x, _ = vectors.unit(chance.standard_normal((5000, 24)).astype(np.float32), "cpu")
-    centroids, _ = vectors.unit(chance.standard_normal((40, 24)).astype(np.float32), "cpu")
-    index, similarity = vectors.nearest(x, centroids, 3)
-    exact = x @ centroids.T
+    x, _ = vectors.unit(chance.standard_normal((5000, 24)).astype(np.float32), device)
+    centroids, _ = vectors.unit(chance.standard_normal((40, 24)).astype(np.float32), device)
+    index, similarity = (found.cpu() for found in vectors.nearest(x, centroids, 3))
+    exact = (x @ centroids.T).cpu()
     np.testing.assert_allclose(similarity, exact.gather(1, index), atol=vectors.COARSE_MARGIN)
     truth = exact.topk(3, dim=1).values
     assert (truth - exact.gather(1, index)).max() <= 2 * vectors.COARSE_MARGIN

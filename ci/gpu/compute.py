@@ -1,0 +1,129 @@
+"""Steps without images: what the GPU can do at most, and what the models make of it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from results import known, record
+from setting import DEVICE, LARGE, SMALL, full, rate
+
+PEAK = "bf16 matmul"
+BARE = "ViT-L/14 forward"
+BARE_SMALL = "ViT-B/32 forward"
+
+
+def limits() -> None:
+    """Matrix products, and copies within the device and to it."""
+    import torch
+
+    side = full(8192, 256)
+    # Random numbers: the clock, hence the rate, is higher on zeros.
+    a, b = (torch.randn(side, side, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    record(PEAK, rate(lambda: [a @ b for _ in range(10)], 10) * 2 * side**3 / 1e12, "TFLOP/s")
+    size = full(1 << 32, 1 << 20)
+    x = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+    y = torch.empty_like(x)
+    record("copy on the device", rate(lambda: y.copy_(x), 2 * size) / 1e9, "GB/s read + written")
+    host = torch.empty(size // 4, dtype=torch.uint8, pin_memory=DEVICE != "cpu")
+    record("copy to the device", rate(lambda: y[: len(host)].copy_(host), len(host)) / 1e9, "GB/s")
+
+
+def flop(model: str, side: int = 224) -> int:
+    """Floating point operations of one image, attention included."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    network = TimmImageEmbedder(model).build_model().eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.empty(1, 3, side, side, device="meta"))
+    total: int = counter.get_total_flops()
+    return total
+
+
+def forward() -> None:
+    """Both encoders as they ship, alone, on pixels that are there already."""
+    _forward(LARGE, BARE, full((256, 512, 1024, 128), (4,)))
+    _forward(SMALL, BARE_SMALL, full((256, 1024, 2048), (4,)))
+
+
+def _forward(model: str, name: str, batches: tuple[int, ...]) -> None:
+    import torch
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    peak, operations = known(PEAK), flop(model) / 1e12
+    run = TimmImageEmbedder(model).load_embedding_model(DEVICE)
+    for batch in batches:
+        pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
+        label = name if batch == batches[0] else f"{name}, batches of {batch}"
+        with torch.inference_mode():
+            speed = rate(partial(run, pixels), batch)
+        record(label, speed, "images/s", peak and peak / operations, PEAK)
+
+
+def eager() -> None:
+    """What compiling the blocks brings, and what CUDA graphs might add."""
+    _eager(LARGE, BARE)
+    _eager(SMALL, BARE_SMALL)
+
+
+def _eager(model: str, name: str) -> None:
+    import torch
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    shipped, batch = known(name), full(256, 4)
+    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
+    run = TimmImageEmbedder(model).load_embedding_model(DEVICE)
+    with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        speed = rate(lambda: run(pixels), batch)
+    record(f"{name}, not compiled", speed, "images/s", shipped, name)
+    if DEVICE == "cpu":
+        return
+    with torch.inference_mode():
+        given = pixels.clone()
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                run(given)
+        side.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run(given)
+
+        def replay() -> None:
+            given.copy_(pixels)
+            graph.replay()
+
+        record(f"{name}, CUDA graph", rate(replay, batch), "images/s", shipped, name)
+
+
+def tune() -> None:
+    """The whole model compiled, its kernels chosen by measuring: the most that could be had."""
+    import torch
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    network = TimmImageEmbedder(LARGE).build_model().eval().to(DEVICE, torch.bfloat16)
+    mode = full("max-autotune-no-cudagraphs", "default")
+    whole = torch.compile(network.requires_grad_(False), mode=mode)
+    batch = full(256, 2)
+    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        speed = rate(lambda: whole(pixels), batch)
+    record(f"{BARE}, whole model tuned", speed, "images/s", known(BARE), BARE)
+
+
+def texts() -> None:
+    """Captions through the text tower of CLIP ViT-L/14 (random weights; the same work)."""
+    from nemo_image_curate import OpenCLIPEmbedder
+
+    embedder = OpenCLIPEmbedder(full("ViT-L-14", "ViT-B-32"))
+    captions = [
+        f"a dog runs on the beach with red ball number {n} in its mouth"
+        for n in range(full(4096, 8))
+    ]
+    speed = rate(lambda: embedder.embed_text(captions, DEVICE), len(captions))
+    record("ViT-L/14 captions, text to embedding", speed, "captions/s")

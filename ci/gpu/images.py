@@ -1,0 +1,260 @@
+"""Steps with images: decoding, and the whole pass from tar to Parquet."""
+
+from __future__ import annotations
+
+import io
+import logging
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from compute import BARE, BARE_SMALL
+from results import known, record
+from setting import BACKEND, DEVICE, LARGE, REHEARSAL, SMALL, device_memory, full, rate, scratch
+
+DECODE = "decode, 500 px JPEG"
+RAW = "DALI alone, 500 px JPEG"
+WHOLE = "ViT-L/14, tar to Parquet"
+BATCH = full(256, 8)
+
+
+def decoder(spec: Any, threads: int = 8) -> Any:
+    """The product's decoder; in a rehearsal the same graph on a CPU."""
+    from nemo_image_curate.decode import DaliDecoder
+
+    device = "cpu" if REHEARSAL else "gpu"
+    return DaliDecoder(spec, device=device, batch_size=BATCH, num_threads=threads)
+
+
+def fidelity() -> None:
+    """Embeddings against Pillow and timm's transform in float32."""
+    import torch
+    from data import photographs
+    from PIL import Image
+
+    from nemo_image_curate import TimmImageEmbedder
+    from nemo_image_curate.models.torchvision_compat import import_timm
+
+    timm = import_timm()
+    embedder = TimmImageEmbedder("offline")
+    model = embedder.build_model().eval().to(DEVICE)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    images = photographs(full(256, 8), 512)
+    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
+    run = embedder.load_embedding_model(DEVICE)
+    with torch.inference_mode():
+        expected = model(torch.stack([transform(picture) for picture in pictures]).to(DEVICE))
+        found = run(decoder(embedder.preprocessing()).decode(images).pixels)
+    cosine = torch.nn.functional.cosine_similarity(expected.float(), found)
+    record("fidelity against Pillow, mean", float(cosine.mean()), "cosine", 0.9995, "the gate")
+    record("fidelity against Pillow, least", float(cosine.min()), "cosine", 0.998, "the gate")
+
+
+def decode() -> None:
+    """Encoded bytes to pixels on the device; DALI's own rate by its share for the JPEG engine."""
+    from data import photographs
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    spec = TimmImageEmbedder(LARGE).preprocessing()
+    images = photographs(BATCH, 500)
+    best = 0.0
+    for share in full((0.65, 0.9, 1.0, 0.0), (0.0,)):
+        speed = rate(_raw(images, spec.size, share), BATCH)
+        record(f"{RAW}, {share:.0%} by its engine", speed, "images/s")
+        best = max(best, speed)
+    record(RAW, best, "images/s")
+    ours = decoder(spec)
+    record(DECODE, rate(lambda: ours.decode(images), BATCH), "images/s", best, RAW)
+
+
+def _raw(images: list[bytes], side: int, share: float) -> Any:
+    """DALI's decoder and resize with nothing around them."""
+    import numpy as np
+    from nvidia.dali import fn, pipeline_def, types
+
+    arrays = [np.frombuffer(data, np.uint8) for data in images]
+
+    @pipeline_def(batch_size=len(images), num_threads=8, device_id=None if REHEARSAL else 0)
+    def pipeline() -> Any:
+        encoded = fn.external_source(lambda: arrays, dtype=types.UINT8, ndim=1)
+        place = {"device": "cpu"} if REHEARSAL else {"device": "mixed", "hw_decoder_load": share}
+        pixels = fn.decoders.image(encoded, **place, jpeg_fancy_upsampling=True)
+        return fn.resize(pixels, size=(side, side), interp_type=types.INTERP_CUBIC)
+
+    built = pipeline()
+    built.build()
+    return built.run
+
+
+def formats() -> None:
+    """Rates of what the JPEG engine does not take, and of a batch with one damaged image."""
+    from data import photographs
+    from PIL import Image
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    spec = TimmImageEmbedder(LARGE).preprocessing()
+    images = photographs(BATCH, 500)
+    pictures = [Image.open(io.BytesIO(data)) for data in images]
+
+    def saved(kind: str, mode: str = "RGB", **options: Any) -> list[bytes]:
+        made = []
+        for picture in pictures:
+            buffer = io.BytesIO()
+            picture.convert(mode).save(buffer, kind, **options)
+            made.append(buffer.getvalue())
+        return made
+
+    usual = known(DECODE)
+    damaged = [images[0][: len(images[0]) // 2], *images[1:]]
+    for name, data in (
+        ("progressive JPEG", saved("JPEG", progressive=True)),
+        ("CMYK JPEG", saved("JPEG", "CMYK")),
+        ("gray JPEG", saved("JPEG", "L")),
+        ("PNG", saved("PNG")),
+        ("WebP", saved("WEBP")),
+        ("one of a batch damaged", damaged),
+    ):
+        ours = decoder(spec)
+        bad = sum(error is not None for error in ours.decode(data).errors)
+        assert bad == (data is damaged), f"{name}: {bad} images failed"
+        speed = rate(partial(ours.decode, data), BATCH, 1.0)
+        record(f"decode, {name}", speed, "images/s", usual, DECODE)
+
+
+def leak() -> None:
+    """What 100 pipelines that failed and were built anew leave in the GPU's memory."""
+    from data import photographs
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    logging.disable(logging.WARNING)
+    images = photographs(32, 320)
+    damaged = [images[0][: len(images[0]) // 2], *images[1:]]
+    ours = decoder(TimmImageEmbedder(LARGE).preprocessing())
+    used = []
+    for _ in range(full(101, 3)):
+        ours.decode(damaged)
+        ours.decode(images)
+        used.append(device_memory())
+    grown = (used[-1] - used[len(used) // 10]) / 1e6
+    record("memory after 100 failed pipelines, more than after 10", grown, "MB")
+
+
+def embed() -> None:
+    """Tar on a local disk to an embedding column in Parquet, with the client that users start."""
+    with scratch() as folder:
+        # The first pass loads the model on each worker; the second is measured.
+        speed = _embedded(folder, LARGE, full(8, 2), full(4096, 16))
+    record(WHOLE, speed, "images/s", known(BARE), BARE)
+
+
+def embed_small() -> None:
+    """The same with ViT-B/32, which is bound by decoding or by Python, not by the GPU."""
+    with scratch() as folder:
+        speed = _embedded(folder, SMALL, full(16, 2), full(4096, 16))
+    name = "ViT-B/32, tar to Parquet"
+    record(name, speed, "images/s", known(BARE_SMALL), BARE_SMALL)
+    record(f"{name} (against decoding)", speed, "images/s", known(DECODE), DECODE)
+
+
+def write_photographs(folder: Path, shards: int, per_shard: int, side: int = 320) -> Path:
+    """Shards of photographs."""
+    from data import photographs, write_shards
+
+    pool = photographs(full(512, 8), side)
+    write_shards(folder, pool, per_shard, repeat=shards * per_shard // len(pool))
+    return folder
+
+
+def _embedded(folder: Path, model: str, shards: int, per_shard: int) -> float:
+    """Images per second of a pass over shards, models loaded and code compiled before."""
+    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, cluster, get_client
+
+    data = write_photographs(folder / "data", shards, per_shard)
+    embedder = TimmImageEmbedder(model, batch_size=BATCH, num_threads_per_worker=8)
+    with get_client("cpu" if REHEARSAL else "gpu") as client:
+        # Loaded as the pass would load it, before the clock runs.
+        client.run(_load, embedder)
+        dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
+        began = time.perf_counter()
+        saved = embedder(dataset).save_metadata(folder / "out")
+        seconds = time.perf_counter() - began
+        assert not saved.summary()["errors"], saved.summary()
+        cluster.forget_on_workers()
+    return shards * per_shard / seconds
+
+
+def _load(embedder: Any) -> None:
+    import torch
+    from dask.base import tokenize
+
+    from nemo_image_curate import cluster
+
+    forward = cluster.kept(tokenize(DEVICE, embedder), partial(embedder.load, DEVICE))
+    side = embedder.preprocessing().size
+    with torch.inference_mode():
+        forward.model(torch.zeros(embedder.batch_size, 3, side, side, device=DEVICE))
+
+
+def old_pattern() -> None:
+    """The pattern of today's scripts on the same shards; how often faster ours is."""
+    with scratch() as folder:
+        data = write_photographs(folder / "data", full(2, 2), full(4096, 16))
+        script = str(Path(__file__).parent / "old_pattern.py")
+        command = [sys.executable, script, LARGE, str(data), str(folder / "out")]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    count, seconds = map(float, done.stdout.split()[-2:])
+    name = "ViT-L/14, tar to Parquet, a pipeline per shard"
+    record(name, count / seconds, "images/s")
+    record(
+        f"{WHOLE} (against the old pattern)", known(WHOLE) or 0, "images/s", count / seconds, name
+    )
+
+
+def memory() -> None:
+    """A batch that is too large; two encoders on one worker; what stays when they are done."""
+    import torch
+
+    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, cluster
+    from nemo_image_curate.embedders.base import _Forward
+
+    before = device_memory()
+    batch = full(1024, 8)
+    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
+    embedder = TimmImageEmbedder(LARGE, batch_size=batch)
+    forward: Any = _Forward(embedder, embedder.load_embedding_model(DEVICE), [], DEVICE)
+    with torch.inference_mode():
+        expected = forward._forward(pixels)
+        if not REHEARSAL:
+            used = torch.cuda.memory_allocated() + (1 << 30)
+            torch.cuda.set_per_process_memory_fraction(
+                used / torch.cuda.get_device_properties(0).total_memory
+            )
+            torch.cuda.empty_cache()
+        found = forward._forward(pixels)
+        if not REHEARSAL:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    record(f"batch of {batch} with 1 GB free becomes", forward._most, "images")
+    cosine = torch.nn.functional.cosine_similarity(expected, found).min()
+    record("its embeddings against those of the whole batch, least", float(cosine), "cosine")
+    del forward, pixels, expected, found
+    with scratch() as folder:
+        data = write_photographs(folder / "data", 2, full(2048, 16))
+        dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
+        for model, column in ((LARGE, "large"), (SMALL, "small")):
+            stage = TimmImageEmbedder(model, image_embedding_column=column, batch_size=BATCH)
+            dataset = stage(dataset)
+        dataset.save_metadata(folder / "both")
+        cluster.forget()
+        left = (device_memory() - before) / 1e6
+        record("memory held after two encoders in one save", left, "MB")
+        for number in range(full(4, 1)):
+            stage = TimmImageEmbedder(SMALL, image_embedding_column=f"c{number}", batch_size=BATCH)
+            stage(dataset).save_metadata(folder / f"again{number}")
+        more = (device_memory() - before) / 1e6 - left
+        record("memory held after four more saves, more than after the first", more, "MB")
