@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.members import Members
-from nemo_image_curate.dedup.neighbours import Found, earliest, forest
+from nemo_image_curate.dedup.neighbours import BLOCK, Found, earliest, forest
 from nemo_image_curate.dedup.rules import (
     Decisions,
     GreedyState,
@@ -221,9 +221,9 @@ def _search(
 
         found: Found
         if limit is None:
-            found = forest(take, end - start, eps)
+            found = forest(take, end - start, eps, BLOCK[device])
         else:
-            found = earliest(take, query, target, eps, limit)
+            found = earliest(take, query, target, eps, limit, BLOCK[device])
         parts.append(Pairs(ranks[found.later], ranks[found.earlier], found.similarity))
         if len(found.truncated):
             end_of = np.zeros(end - start, dtype=np.int64)

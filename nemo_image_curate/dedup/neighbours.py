@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Vectors compared with as many others at once.
-_BLOCK = 512
+# Vectors compared with as many others at once, by device. On a CPU their products should stay in its
+# cache; a GPU gets most clusters whole, in one copy.
+BLOCK = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Found:
 Take = Callable[[int, int], "torch.Tensor"]
 
 
-def earliest(take: Take, query: np.ndarray, target: np.ndarray, eps: float, limit: int) -> Found:
+def earliest(
+    take: Take, query: np.ndarray, target: np.ndarray, eps: float, limit: int, block: int
+) -> Found:
     """For each query the first `limit` targets before it that are within eps.
 
     Once a query has found so many it is compared no more, so that thousands of copies of one
@@ -52,21 +55,23 @@ def earliest(take: Take, query: np.ndarray, target: np.ndarray, eps: float, limi
         Which of the vectors, in keep order, are looked up, and which may be found.
     eps : float
     limit : int
+    block : int
+        Vectors compared with as many others at once.
     """
     import numpy as np
 
     n = len(query)
     listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     truncated: list[np.ndarray] = []
-    for start in range(0, n, _BLOCK):
-        end = min(start + _BLOCK, n)
+    for start in range(0, n, block):
+        end = min(start + block, n)
         rows = np.flatnonzero(query[start:end])
         if not len(rows):
             continue
         asked = _Asked(take(start, end), rows)
         counts = np.zeros(end - start, dtype=np.int64)
-        for first in range(0, end, _BLOCK):
-            last = min(first + _BLOCK, n)
+        for first in range(0, end, block):
+            last = min(first + block, n)
             if not target[first:last].any():
                 continue
             hit = asked.compare(
@@ -92,7 +97,7 @@ def earliest(take: Take, query: np.ndarray, target: np.ndarray, eps: float, limi
     return Found(later, earlier, similarity, gone)
 
 
-def forest(take: Take, n: int, eps: float) -> Found:
+def forest(take: Take, n: int, eps: float, block: int) -> Found:
     """Pairs within eps that connect all that is connected: at most n - 1 of them.
 
     Blocks whose vectors are all known to be connected are not compared.
@@ -103,6 +108,8 @@ def forest(take: Take, n: int, eps: float) -> Found:
     n : int
         Number of vectors.
     eps : float
+    block : int
+        Vectors compared with as many others at once.
     """
     import numpy as np
 
@@ -110,11 +117,11 @@ def forest(take: Take, n: int, eps: float) -> Found:
 
     first_of = np.arange(n)
     later, earlier = _nothing()[:2]
-    for start in range(0, n, _BLOCK):
-        end = min(start + _BLOCK, n)
+    for start in range(0, n, block):
+        end = min(start + block, n)
         asked = _Asked(take(start, end), np.arange(end - start))
-        for first in range(0, end, _BLOCK):
-            last = min(first + _BLOCK, n)
+        for first in range(0, end, block):
+            last = min(first + block, n)
             labels = np.union1d(first_of[start:end], first_of[first:last])
             if len(labels) == 1:
                 continue

@@ -35,7 +35,7 @@ def test_all_pairs_are_found(n, eps, native, backend, monkeypatch):
     monkeypatch.setattr(cluster, "has_bfloat16", lambda device: native)
     vectors = planted(n)
     every = np.ones(n, dtype=bool)
-    found = neighbours.earliest(taker(vectors, backend), every, every, eps, n)
+    found = neighbours.earliest(taker(vectors, backend), every, every, eps, n, 512)
     truth = near(vectors, eps)
     assert len(found.later) == len(set(zip(found.later, found.earlier, strict=True)))
     told = np.zeros_like(truth)
@@ -59,11 +59,7 @@ def test_lists_are_the_first_of_each(seed, n, limit, block):
     chance = np.random.default_rng(seed)
     vectors = planted(n, dim=4, copies=0.6, centres=2, seed=seed)
     query, target = chance.random(n) < 0.7, chance.random(n) < 0.8
-    before, neighbours._BLOCK = neighbours._BLOCK, block
-    try:
-        found = neighbours.earliest(taker(vectors), query, target, 0.05, limit)
-    finally:
-        neighbours._BLOCK = before
+    found = neighbours.earliest(taker(vectors), query, target, 0.05, limit, block)
     truth = near(vectors, 0.05) & query[:, None] & target
     told = lists(found)
     for row in range(n):
@@ -84,12 +80,12 @@ def test_thousands_of_copies_are_not_compared_with_each_other():
         return torch.from_numpy(copies[start:end])
 
     every = np.ones(len(copies), dtype=bool)
-    found = neighbours.earliest(take, every, every, 0.0, 16)
+    found = neighbours.earliest(take, every, every, 0.0, 16, 512)
     assert len(found.later) == sum(min(row, 16) for row in range(6000))
-    blocks = -(-6000 // neighbours._BLOCK)
+    blocks = -(-6000 // 512)
     assert len(asked) <= 2 * blocks, "one look at each block, and one at the first"
     asked.clear()
-    found = neighbours.forest(take, len(copies), 0.0)
+    found = neighbours.forest(take, len(copies), 0.0, 512)
     assert len(found.later) == 5999
     assert len(asked) <= 3 * blocks
 
@@ -98,11 +94,7 @@ def test_thousands_of_copies_are_not_compared_with_each_other():
 @settings(max_examples=60, deadline=None)
 def test_forest_connects_what_is_connected(seed, n, block):
     vectors = planted(n, dim=4, copies=0.6, centres=2, seed=seed)
-    before, neighbours._BLOCK = neighbours._BLOCK, block
-    try:
-        found = neighbours.forest(taker(vectors), n, 0.02)
-    finally:
-        neighbours._BLOCK = before
+    found = neighbours.forest(taker(vectors), n, 0.02, block)
     assert len(found.later) < max(1, n)
     truth = component_firsts(*near(vectors, 0.02).nonzero(), n)
     assert (component_firsts(found.later, found.earlier, n) == truth).all()
