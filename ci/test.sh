@@ -4,8 +4,8 @@
 #   bash ci/test.sh [ARGUMENTS for pytest, paths relative to the checkout]
 #
 # In this order, stopping at the first that fails: ruff check, ruff format --check, mypy on the
-# package, a dry run that resolves both CUDA extras (ci/resolve_cuda.py), pytest. The last line
-# printed is pytest's own.
+# package, README's table of GPU results, a dry run that resolves both CUDA extras
+# (ci/resolve_cuda.py), pytest. The last line printed is pytest's own.
 #
 #   SKIP_CHECKS=1      pytest only
 #   RESOLVE_STRICT=1   fail when the package index cannot be reached (default: say so and go on,
@@ -40,6 +40,7 @@ if [[ -z ${SKIP_CHECKS:-} ]]; then
     step "ruff check" .venv/bin/python -m ruff check --quiet .
     step "ruff format" .venv/bin/python -m ruff format --quiet --check .
     step "mypy" .venv/bin/python -m mypy --no-error-summary
+    step "README's GPU table" .venv/bin/python ci/gpu/results.py --check
     step "CUDA extras" resolve
 fi
 

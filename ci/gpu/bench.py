@@ -53,7 +53,7 @@ class Step(NamedTuple):
     seconds: int
 
 
-_MODEL, _DECODE = ("torch", "timm", "pyarrow"), ("torch", "timm", "pyarrow", "nvidia.dali")
+_MODEL, _DECODE = ("torch", "timm"), ("torch", "timm", "pyarrow", "nvidia.dali")
 _FRAME = (*_DECODE, "cudf", "dask_cudf", "dask_cuda")
 STEPS = (
     Step("limits", "compute.limits", ("torch",), 20),

@@ -85,6 +85,7 @@ def _eager(model: str, name: str) -> None:
     with torch.inference_mode():
         given = pixels.clone()
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
                 run(given)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import results
-from images import BATCH, write_photographs
+from images import BATCH, warm_up, write_photographs
 from setting import BACKEND, DEVICE, LARGE, full, scratch
 
 COLOURS = {"read": "#4c78a8", "decode": "#f58518", "forward": "#54a24b", "write": "#b279a2"}
@@ -90,7 +90,7 @@ def timeline() -> None:
         # In this process, where the functions can be timed.
         with get_client("cpu", n_workers=1, threads_per_worker=2, processes=False):
             dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
-            embedder(dataset.filter("shard == '00000.tar'")).save_metadata(folder / "warm")
+            warm_up(embedder, folder / "warm")
             image_pass.image_bytes = spans.each("read", image_pass.image_bytes)
             for kind in (CpuDecoder, DaliDecoder):
                 kind.decode = spans.around("decode", kind.decode)
