@@ -4,15 +4,21 @@ pandas' own ``query`` runs any method and reaches variables of its callers. An e
 come from a command line, a file or a request, so only comparisons, arithmetic and methods that
 look at one value at a time pass: their result does not depend on how rows lie in partitions.
 
-cuDF's own ``eval`` knows numbers only, no texts and no methods. So pandas evaluates expressions on
-both backends, and the same rows are chosen.
+The syntax is that of pandas' ``query``, and pandas computes each step, on both backends, since
+cuDF's own ``eval`` knows numbers only. Unlike in ``query`` a null is always neither true nor false,
+as in SQL: ``caption != 'x'`` and ``caption not in ['x']`` do not choose rows without a caption.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
+import io
+import itertools
+import operator
 import re
-from collections.abc import Collection, Sequence
+import tokenize
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
@@ -35,6 +41,25 @@ _NODES = (
     *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
     *(ast.Call, ast.keyword, ast.Attribute),
 )
+_OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+    ast.And: operator.and_,
+    ast.Or: operator.or_,
+}
 _EXAMPLE = "Compare columns with values, for example: aesthetic_score > 5 and width >= 256"
 
 
@@ -112,16 +137,74 @@ def _checked(empty: Any, expression: str) -> list[str]:
 
 
 def _evaluate(frame: Any, expression: str) -> Any:
-    # pandas evaluates the very text that was checked, which has plain names only, and finds no
-    # variables but the columns.
-    quoted, plain = _unquoted(expression)
-    names = {column: name for name, column in quoted.items()}
+    tree, quoted = parse(expression)
     try:
-        return frame.rename(columns=names).eval(plain, local_dict={}, global_dict={})
+        return _Evaluation(frame, quoted).value(tree.body)
     except Exception as error:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
         ) from error
+
+
+class _Evaluation:
+    """Computes the values of a checked expression's parts."""
+
+    def __init__(self, frame: Any, quoted: dict[str, str]):
+        self.frame = frame
+        self.quoted = quoted
+
+    def value(self, node: ast.expr) -> Any:
+        """A series, or a plain value."""
+        if isinstance(node, ast.Name):
+            # Whatever made the frame: in Arrow's types a comparison with a null gives null.
+            column = self.frame[[self.quoted.get(node.id, node.id)]]
+            return frames.from_arrow(frames.to_arrow(column), "cpu").iloc[:, 0]
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [self.value(one) for one in node.elts]
+        if isinstance(node, ast.UnaryOp):
+            return self._unary(node.op, self.value(node.operand))
+        if isinstance(node, ast.BinOp):
+            return _OPERATORS[type(node.op)](self.value(node.left), self.value(node.right))
+        if isinstance(node, ast.BoolOp):
+            return functools.reduce(_OPERATORS[type(node.op)], map(self.value, node.values))
+        if isinstance(node, ast.Compare):
+            sides = [self.value(one) for one in (node.left, *node.comparators)]
+            pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
+            return functools.reduce(operator.and_, [_compare(op, *both) for op, both in pairs])
+        if isinstance(node, ast.Attribute):
+            return getattr(self.value(node.value), node.attr)
+        assert isinstance(node, ast.Call), "check refuses all else"
+        arguments = [self.value(one) for one in node.args]
+        named = {str(one.arg): self.value(one.value) for one in node.keywords}
+        method = self.value(node.func)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "isin":
+            return _among(method.__self__, *arguments, **named)
+        return method(*arguments, **named)
+
+    def _unary(self, op: ast.unaryop, value: Any) -> Any:
+        if isinstance(op, ast.USub):
+            return -value
+        if isinstance(op, ast.UAdd):
+            return +value
+        return ~value if hasattr(value, "dtype") else not value
+
+
+def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
+    # A list beside == or != means one of its values, as in pandas.
+    listed = isinstance(right, list)
+    if isinstance(op, (ast.In, ast.NotIn)) or listed:
+        found = _among(left, right)
+        return ~found if isinstance(op, (ast.NotIn, ast.NotEq)) else found
+    return _OPERATORS[type(op)](left, right)
+
+
+def _among(series: Any, values: Any) -> Any:
+    """Whether a column's values are in a list; null where there is none."""
+    if not isinstance(values, list) or not hasattr(series, "isin"):
+        raise TypeError("'in' needs a column before it and a list behind it")
+    return series.isin(values).astype("bool[pyarrow]").where(series.notna())
 
 
 def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) -> list[str]:
@@ -178,8 +261,8 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
     """
     quoted, plain = _unquoted(expression)
     try:
-        tree = ast.parse(plain, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        tree = ast.parse(_booleans(plain), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
         ) from error
@@ -201,6 +284,13 @@ def _unquoted(expression: str) -> tuple[dict[str, str], str]:
         return name
 
     return quoted, re.sub(r"`([^`]*)`", placeholder, expression.strip())
+
+
+def _booleans(text: str) -> str:
+    """With ``and`` and ``or`` for & and |, which in ``query``, too, bind less than comparisons."""
+    words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
 
 
 def _is_long(node: ast.expr, texts: Collection[str]) -> bool:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-# Vectors compared with as many others at once, by device. A CPU's products should stay in its cache;
-# a GPU gets most clusters whole, in one copy.
+# Vectors compared with as many others at once, by device. On a CPU the products should stay in its
+# cache; a GPU gets most clusters whole, in one copy.
 BLOCK = {"cpu": 512, "cuda": 4096}
 
 

@@ -98,19 +98,17 @@ class _Translator:
             return self._members(column, "$in", [value])
         if word != "$ne":
             return {column: {word: value}}
-        different = self._members(column, "$nin", [value])
-        # What is missing differs from everything in Chroma; in a frame not from a number.
-        text = isinstance(value, str)
-        return different if text else _join("$and", [different, _present(column)])
+        return self._members(column, "$nin", [value])
 
     def _members(self, column: str, word: str, values: Sequence[Any]) -> dict[str, Any]:
-        if not values:
-            # No condition of Chroma's is always or never true, but a pair of opposites is.
-            return _join("$and" if word == "$in" else "$or", _opposites(column))
-        # Chroma takes lists of one type only. That a null is not in a list is true in a frame.
+        if not values and word == "$in":
+            # No condition of Chroma's is never true, but a pair of opposites is not.
+            return _join("$and", [_present(column), {PRESENT: {"$not_contains": column}}])
+        # Chroma takes lists of one type only.
         compare, joint = ("$eq", "$or") if word == "$in" else ("$ne", "$and")
-        forms = [form for value in values for form in _forms(value)]
-        return _join(joint, [{column: {compare: form}} for form in forms])
+        forms = [{column: {compare: form}} for value in values for form in _forms(value)]
+        # What is missing differs from everything in Chroma, and from nothing here.
+        return _join(joint, forms if word == "$in" else [*forms, _present(column)])
 
     def _column(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
@@ -160,7 +158,3 @@ def _forms(value: Any) -> list[Any]:
 
 def _present(column: str) -> dict[str, Any]:
     return {PRESENT: {"$contains": column}}
-
-
-def _opposites(column: str) -> list[dict[str, Any]]:
-    return [_present(column), {PRESENT: {"$not_contains": column}}]
