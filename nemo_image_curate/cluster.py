@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Models and decoders kept per process: enough for an encoder with its classifiers and a second
-# pass, few enough that a GPU's memory is given back when work moves on.
-_KEEP = 8
+# Models and decoders kept per process: enough for a few encoders in one job, each with its
+# classifiers and a decoder for either thread of a GPU's worker; else each partition would load
+# anew what the one before it dropped.
+_KEEP = 16
 _kept: OrderedDict[str, Any] = OrderedDict()
 _kept_lock = threading.RLock()
+# Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
+# activations again (a third of EfficientNet's time here), and each batch for its files.
+_KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 
 
 def get_client(
@@ -79,17 +84,22 @@ def get_client(
     if options.get("processes", True):
         options["env"] = {"OMP_NUM_THREADS": "1", **options.get("env", {})}
     defaults = {"threads_per_worker": 1, "dashboard_address": ":0"}
-    # Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
-    # activations again: a third of EfficientNet's time here.
-    trim = "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"
-    with dask.config.set({trim: None}):
+    with dask.config.set(_KEEP_FREED):
         cluster = LocalCluster(n_workers=n_workers or _cores(), **(defaults | options))
     return _owned(cluster)
 
 
 def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
+    import dask
     from dask_cuda import LocalCUDACluster
+    from dask_cuda.utils import get_n_gpus
 
+    # Dask-CUDA itself notices only when its scheduler is running.
+    if n_workers is not None and n_workers > (gpus := get_n_gpus()):
+        raise ConfigError(
+            f"n_workers={n_workers}: there is one worker for each GPU, and {gpus} here. Leave it "
+            "out, or use kind='cpu'."
+        )
     defaults: dict[str, Any] = {
         # While one partition is read or written, the GPU works on the other.
         "threads_per_worker": 2,
@@ -101,7 +111,8 @@ def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
         # that it shared with RMM would raise no OutOfMemoryError, hence batches could not shrink,
         # and could hold no CUDA graph (pytorch issues 133280 and 163257).
         defaults |= {"rmm_async": True, "rmm_release_threshold": 0.1}
-    return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
+    with dask.config.set(_KEEP_FREED):
+        return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
 
 
 def _owned(cluster: Any) -> Client:
@@ -144,6 +155,8 @@ def forget() -> None:
     """Drop everything this process keeps, and return cached GPU memory to the device."""
     with _kept_lock:
         _kept.clear()
+    # Models may lie in cycles of references.
+    gc.collect()
     release_memory()
 
 
@@ -155,10 +168,12 @@ def forget_on_workers() -> None:
 
 
 def release_memory() -> None:
-    """Return the GPU memory that torch holds but does not use."""
+    """Return the GPU memory that torch and DALI hold but do not use; each has a pool of its own."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        if dali := sys.modules.get("nvidia.dali.backend"):
+            dali.ReleaseUnusedMemory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -169,9 +184,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower().replace("_", " ").replace("allocation", "alloc")
-    return isinstance(error, RuntimeError) and any(
-        sign in text for sign in ("out of memory", "bad alloc", "alloc failed", "allocate memory")
-    )
+    signs = ("out of memory", "bad alloc", "alloc failed", "allocate memory", "can't allocate")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def compute_all(

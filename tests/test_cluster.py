@@ -121,6 +121,14 @@ def test_gpu_cluster_without_a_gpu():
 
 
 @pytest.mark.gpu
+def test_more_workers_than_gpus_are_refused():
+    if problem := frames.gpu_problem():
+        pytest.skip(f"no GPU: {problem}")
+    with pytest.raises(ConfigError, match=r"n_workers=99: there is one worker for each GPU"):
+        cluster.get_client("gpu", n_workers=99)
+
+
+@pytest.mark.gpu
 def test_a_gpu_cluster_writes_the_same_files_as_no_cluster(tmp_path):
     if problem := frames.gpu_problem():
         pytest.skip(f"no GPU: {problem}")
@@ -157,16 +165,17 @@ def test_kept_objects_are_built_once_and_old_ones_dropped():
     first = cluster.kept("0", lambda: build(0))
     assert cluster.kept("0", lambda: build(0)) is first
     assert built == [0]
-    for number in range(1, 9):
+    most = cluster._KEEP
+    for number in range(1, most + 1):
         cluster.kept(str(number), lambda number=number: build(number))
-    cluster.kept("8", lambda: build(8))
-    assert built == list(range(9))
+    cluster.kept(str(most), lambda: build(most))
+    assert built == list(range(most + 1))
     cluster.kept("0", lambda: build(0))
     assert built[-1] == 0, "the oldest was dropped"
     assert built.count(0) == 2
     cluster.forget()
-    cluster.kept("8", lambda: build(8))
-    assert built.count(8) == 2
+    cluster.kept(str(most), lambda: build(most))
+    assert built.count(most) == 2
     cluster.forget()
 
 
@@ -195,7 +204,8 @@ def test_workers_forget_what_they_keep(client):
         (RuntimeError("std::bad_alloc: out_of_memory: CUDA error at: cuda_memory_resource"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
-        (RuntimeError("CUDA allocation failed: Can't allocate 17179869184 bytes on device"), True),
+        (RuntimeError("CUDA allocation failed"), True),
+        (RuntimeError("Can't allocate 17179869184 bytes on device 0."), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),

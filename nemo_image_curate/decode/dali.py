@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Decoded at once, whatever the batch size: 3 GB of RGB.
 _MAX_CHUNK_PIXELS = 1 << 30
+# How a JPEG ends, and among how many bytes: some programs append a few of their own.
+_END, _TAIL = b"\xff\xd9", 64
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +49,12 @@ class DaliDecoder:
     Notes
     -----
     Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16-bit gray
-    and others) goes through `CpuDecoder`, and so do all images of a run in which one is damaged:
-    DALI fails such a run as a whole and its pipeline is unusable after, so that it is built anew.
+    and others) goes through `CpuDecoder`, and so do JPEGs that were cut off and all images of a
+    run in which one is damaged: DALI fails such a run as a whole and its pipeline is unusable
+    after, so that it is built anew.
 
-    Runs hold at most 2**30 decoded pixels, 3 GB; where memory does not suffice, fewer.
+    Runs hold at most 2**30 decoded pixels, 3 GB; where memory does not suffice, fewer. On a GPU
+    the pixels are ready when they are returned, for work on the default stream.
     """
 
     def __init__(
@@ -84,12 +88,31 @@ class DaliDecoder:
 
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         """Decode a batch; an image that fails leaves a reason and no row."""
+        if self.device == "cpu":
+            return self._decoded(data)
+        import torch
+
+        device = self._torch_device()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(device)
+        # On a stream of its own: on the model's, each copy would wait for the batches before it.
+        with torch.cuda.stream(self._stream):
+            batch = self._decoded(data)
+        self._stream.synchronize()
+        for tensor in (batch.pixels, *batch.thumbnails.values()):
+            if tensor is not None:
+                # Its memory is free again only after the model has read it.
+                tensor.record_stream(torch.cuda.default_stream(device))
+        return batch
+
+    def _decoded(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         headers = [self._header(encoded) for encoded in data]
         parts = []
         waiting = self._chunks(headers)[::-1]
         while waiting:
             chunk = waiting.pop()
             if (decoded := self._run(data, headers, chunk)) is None:
+                cluster.release_memory()
                 half = len(chunk) // 2
                 waiting += [chunk[half:], chunk[:half]]
             else:
@@ -111,6 +134,9 @@ class DaliDecoder:
             check_pixels(header, self.max_pixels, resized)
         except ImageError:
             return None
+        # Where one was cut off Pillow says so; a GPU may show what there is of it, or fail the run.
+        if header.format in ("jpeg", "mpo") and _END not in bytes(encoded[-_TAIL:]):
+            return None
         return header if same_as_pillow(header) else None
 
     def _chunks(self, headers: Sequence[ImageHeader | None]) -> list[list[int]]:
@@ -120,6 +146,10 @@ class DaliDecoder:
             if header is None:
                 continue
             pixels = header.width * header.height
+            if self.preprocessing:
+                # A thin strip grows.
+                height, width = self.preprocessing.resized(header.height, header.width)
+                pixels = max(pixels, height * width)
             if not chunks or len(chunks[-1]) == self.batch_size or pixels > room:
                 chunks.append([])
                 room = _MAX_CHUNK_PIXELS
@@ -152,9 +182,7 @@ class DaliDecoder:
             tensors = [self._to_torch(output) for output in pipeline.run()]
         except Exception as error:
             self._pipeline = None
-            if cluster.is_out_of_memory(error):
-                if len(chunk) == 1:
-                    raise
+            if cluster.is_out_of_memory(error) and len(chunk) > 1:
                 _log.warning("not enough memory to decode %d images at once", len(chunk))
                 return None
             decoded = self._one_by_one.decode([data[number] for number in chunk])
@@ -195,6 +223,9 @@ class DaliDecoder:
                 affine=not on_gpu,
                 # As libjpeg-turbo, hence Pillow, enlarges the colour planes.
                 jpeg_fancy_upsampling=True,
+                # All that a GPU's JPEG unit can do. Divided, as by default, a picture would come
+                # out a little differently by its place in the batch; and the cores are the model's.
+                hw_decoder_load=1.0,
             )
             if wanted:
                 size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
@@ -226,18 +257,9 @@ class DaliDecoder:
 
         dense, device = output.as_tensor(), self._torch_device()
         kind = to_torch_type[dense.dtype]
-        if device.type == "cpu":
-            return feed_ndarray(dense, torch.empty(dense.shape(), dtype=kind))
-        # On a stream of its own: on the model's, the copy would wait for the batches before it.
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(device)
-        with torch.cuda.stream(self._stream):
-            copied = torch.empty(dense.shape(), dtype=kind, device=device)
-            feed_ndarray(dense, copied, cuda_stream=self._stream)
-        self._stream.synchronize()
-        # The model reads it on the default stream; its memory is free again only after that.
-        copied.record_stream(torch.cuda.default_stream(device))
-        return copied
+        copied = torch.empty(dense.shape(), dtype=kind, device=device)
+        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        return feed_ndarray(dense, copied, cuda_stream=stream)
 
     def _torch_device(self) -> torch.device:
         import torch

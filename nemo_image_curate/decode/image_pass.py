@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -175,12 +176,14 @@ class _Partition:
                 self._loaded(result) if work.load_shard else self._decoded(result, device, owner)
             )
             queue = _Queue(device)
-            for rows, batch in _ahead(batches):
-                result.note_errors(rows, batch.errors, raising=work.on_error == "raise")
-                if batch.kept:
-                    values = [consume(batch) for consume in consumers]
-                    result.add([rows[kept] for kept in batch.kept], values)
-                    queue.wait()
+            # Closed at once when a batch fails, not when Dask drops the error that holds it.
+            with closing(_ahead(batches)) as decoded:
+                for rows, batch in decoded:
+                    result.note_errors(rows, batch.errors, raising=work.on_error == "raise")
+                    if batch.kept:
+                        values = [consume(batch) for consume in consumers]
+                        result.add([rows[kept] for kept in batch.kept], values)
+                        queue.wait()
             # Rows that no batch held are missing, too.
             everything = list(range(len(keys)))
             result.note_errors(everything, result.errors, raising=work.on_error == "raise")
@@ -188,7 +191,7 @@ class _Partition:
 
     def _decoded(
         self, result: _Result, device: str, owner: int
-    ) -> Iterator[tuple[list[int], DecodedBatch]]:
+    ) -> Generator[tuple[list[int], DecodedBatch]]:
         import torch
 
         work = self.image_pass
@@ -221,7 +224,7 @@ class _Partition:
         if rows:
             yield rows, decoder.decode(data)
 
-    def _loaded(self, result: _Result) -> Iterator[tuple[list[int], DecodedBatch]]:
+    def _loaded(self, result: _Result) -> Generator[tuple[list[int], DecodedBatch]]:
         load = self.image_pass.load_shard
         assert load is not None
         for shard, rows in rows_by_shard(result.keys, result.shards):
@@ -352,9 +355,9 @@ class _Queue:
             self._ends.popleft().synchronize()
 
 
-def _ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield from an iterator that runs in a thread of its own, a few items ahead."""
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+def _ahead(batches: Generator[Any]) -> Generator[Any]:
+    """Yield from a generator that runs in a thread of its own, a few items ahead."""
+    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         waiting: list[Future[Any]] = []
         end = object()
         try:

@@ -18,6 +18,9 @@ _QUICK_GELU = 1.702
 # The least cosine similarity of embeddings that count as the same: that of bfloat16 with float32.
 _SAME = 0.999
 
+# Pictures of the batch that blocks are compiled with.
+_EXAMPLES = 32
+
 logger = logging.getLogger(__name__)
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
@@ -55,10 +58,21 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
     if autocast and cluster.has_bfloat16(device):
         model = model.to(device=device, dtype=torch.bfloat16)
         if device != "cpu":
-            compile_blocks(model, torch.rand(2, 3, side, side, device=device).bfloat16())
+            example = torch.rand(_EXAMPLES, 3, side, side, device=device).bfloat16()
+            if compile_blocks(model, example):
+                model = _never_alone(model)
         return lambda pixels: model(pixels.to(torch.bfloat16)).float()
     model = model.to(device)
     return lambda pixels: model(pixels).float()
+
+
+def _never_alone(model: Any) -> Forward:
+    """The model, given a single picture twice: torch would compile it as a case of its own."""
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        return model(pixels.expand(2, -1, -1, -1))[:1] if len(pixels) == 1 else model(pixels)
+
+    return forward
 
 
 def _fuse_quick_gelu(model: Any) -> None:
@@ -105,15 +119,18 @@ def compile_blocks(model: torch.nn.Module, example: torch.Tensor) -> bool:
     """Compile the blocks that a model repeats, if that works here and keeps the embeddings.
 
     Blocks of one kind share what is compiled, so that it takes seconds where the whole model takes
-    a minute. Not specialised to a batch size: which code ran for a batch, and with it the last
-    bits of its embeddings, would depend on what the worker had seen before.
+    a minute. Models of several stages share little, and stay as they are: a Swin Transformer takes
+    minutes. Not specialised to a batch size: which code ran for a batch, and with it the last
+    bits of its embeddings, would depend on what the worker had seen before. Nor is anything that
+    decides how sums are taken chosen by measuring, as each worker might choose something else.
 
     Parameters
     ----------
     model : torch.nn.Module
         Its blocks are replaced.
     example : torch.Tensor, shape (B, 3, H, W)
-        What it takes; more than one, as torch treats a single one as a case of its own.
+        What it takes: a batch like those to come, as kernels are laid out for its size; more than
+        one, as torch treats a single one as a case of its own.
 
     Returns
     -------
@@ -123,36 +140,40 @@ def compile_blocks(model: torch.nn.Module, example: torch.Tensor) -> bool:
     import torch
 
     lists: list[Any] = [module for module in model.modules() if _repeats(module)]
-    plain = [list(blocks) for blocks in lists]
+    if len(lists) != 1:
+        return False
+    blocks = lists[0]
+    plain = list(blocks)
     problem = "it changes the embeddings"
+    options: dict[str, Any] = {"deterministic": True}
     with torch.inference_mode():
         expected = model(example).float()
-        for blocks in lists:
-            for place, block in enumerate(blocks):
-                blocks[place] = torch.compile(block, dynamic=True)
         try:
+            for place, block in enumerate(plain):
+                blocks[place] = torch.compile(block, dynamic=True, options=options)
             found = model(example).float()
             cosine = torch.nn.functional.cosine_similarity(found, expected, dim=1)
             if bool((cosine > _SAME).all()):
-                return bool(lists)
+                return True
         # Compilers fail in many ways: no Triton, no C compiler, a folder that is read-only.
         except Exception as error:
             problem = f"{type(error).__name__}: {str(error)[:200]}"
-    for blocks, originals in zip(lists, plain, strict=True):
-        for place, block in enumerate(originals):
-            blocks[place] = block
+    for place, block in enumerate(plain):
+        blocks[place] = block
     logger.warning("the model runs without torch.compile: %s", problem)
     return False
 
 
 def _repeats(module: torch.nn.Module) -> bool:
-    """Whether a module is a list of blocks of one kind, which are no mere layers of torch."""
+    """Whether a module is a list of equal blocks, which are no mere layers of torch."""
     import torch
 
     if not isinstance(module, (torch.nn.Sequential, torch.nn.ModuleList)) or len(module) < 2:
         return False
+    shapes = [[weight.shape for weight in block.parameters()] for block in module]
     kinds = {type(block) for block in module}
-    return len(kinds) == 1 and not kinds.pop().__module__.startswith("torch.")
+    equal = len(kinds) == 1 and all(one == shapes[0] for one in shapes)
+    return equal and not kinds.pop().__module__.startswith("torch.")
 
 
 def _frozen(model: Any, side: int) -> Any:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nemo_image_curate import cluster
 from nemo_image_curate.decode import (
     CpuDecoder,
     DaliDecoder,
@@ -85,7 +86,7 @@ def assert_is(batch: DecodedBatch, files: list[bytes | None], wanted: Preprocess
 
 
 def assert_same(one: torch.Tensor, other: torch.Tensor, kind: str) -> None:
-    # A GPU has a JPEG unit beside its cores, and DALI divides each batch between the two.
+    # Of a GPU's decoders, DALI may choose another for a picture in another batch.
     torch.testing.assert_close(one, other, rtol=0, atol=0.1 if "gpu" in kind else 0)
 
 
@@ -142,14 +143,17 @@ def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
     decoder = MAKERS[kind](SMALL)
     fine = [saved(base(90 + k, 70 + 3 * k), "JPEG") for k in range(5)]
     first = decoder.decode(fine)
-    broken = decoder.decode([*fine[:2], fine[2][:-300], *fine[3:]])
-    assert broken.kept == [0, 1, 3, 4]
+    # DALI gets the second of the two to see.
+    cut_off = [fine[2][:-300], bad()["truncated png"][0]]
+    broken = decoder.decode([*fine[:2], *cut_off, *fine[3:]])
+    assert broken.kept == [0, 1, 4, 5]
     assert broken.errors[2] is not None
     assert broken.errors[2].startswith("decode: image file is truncated")
+    assert broken.errors[3] is not None
     again = decoder.decode(fine)
     assert again.errors == [None] * 5
     assert_same(again.pixels, first.pixels, kind)
-    assert_is(broken, [*fine[:2], None, *fine[3:]], SMALL, kind)
+    assert_is(broken, [*fine[:2], None, None, *fine[3:]], SMALL, kind)
 
 
 def test_many_sizes_each_in_its_place(kind: str) -> None:
@@ -227,6 +231,85 @@ def test_a_decoder_travels_before_and_after_its_first_use(kind: str) -> None:
         assert_same(batch.thumbnails[16].float(), expected.thumbnails[16].float(), kind)
 
 
+def test_a_jpeg_that_was_cut_off_costs_no_pipeline() -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    decoder = MAKERS["dali cpu"](SMALL)
+    decoder.decode([good()["jpeg"]])
+    first = decoder._pipeline
+    for name in ("truncated jpeg", "truncated progressive"):
+        batch = decoder.decode([good()["jpeg"], bad()[name][0], good()["mpo"]])
+        assert batch.kept == [0, 2]
+    assert decoder._pipeline is first
+    # Some programs write more behind the end; memory that ends with zeros is none.
+    whole = [good()["jpeg"] + b"\n" * 9, good()["jpeg"] + b"more" * 99]
+    assert [decoder._header(data) is not None for data in whole] == [True, False]
+    assert decoder.decode(whole).errors == [None, None]
+
+
+def used() -> int:
+    free, total = torch.cuda.mem_get_info()
+    return total - free
+
+
+@pytest.mark.gpu
+def test_pixels_stay_whole_while_the_model_is_behind() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    decoder = MAKERS["dali gpu"](SMALL, thumbnail_sizes=(24,))
+    batches = [
+        [saved(base(90 + k, 70), "JPEG") for k in range(9)],
+        [saved(base(60, 80 + k), "PNG") for k in range(9)] + [good()["gif"]],
+    ]
+
+    def sums(files: list[bytes]) -> torch.Tensor:
+        # Queued on the model's stream; the batch itself is dropped at once.
+        batch = decoder.decode(files)
+        thumbnails = batch.thumbnails[24].double().mean(dim=(1, 2, 3))
+        return torch.cat([batch.pixels.double().mean(dim=(1, 2, 3)), thumbnails])
+
+    expected = [sums(files) for files in batches]
+    torch.cuda.synchronize()
+    found = []
+    for number in range(30):
+        torch.cuda._sleep(20_000_000)
+        found.append(sums(batches[number % 2]))
+    for number, one in enumerate(found):
+        torch.testing.assert_close(one, expected[number % 2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_pipelines_that_failed_leave_no_memory() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    decoder = MAKERS["dali gpu"](SMALL)
+    files = [bad()["truncated png"][0], *[good()["jpeg"]] * 9]
+    seen = []
+    for _ in range(25):
+        assert len(decoder.decode(files[1:]).kept) == 9
+        assert len(decoder.decode(files).kept) == 9
+        assert decoder._pipeline is None, "it failed"
+        seen.append(used())
+    assert seen[-1] - seen[5] < 64e6
+
+
+@pytest.mark.gpu
+def test_memory_of_a_decoder_returns() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    files = [saved(base(1600, 1200), "JPEG")] * 64
+    left = []
+    for _ in range(3):
+        decoder = DaliDecoder(SMALL, batch_size=64)
+        assert decoder.decode(files).errors == [None] * 64
+        held = used()
+        del decoder
+        cluster.forget()
+        left.append(used())
+        # Of the pictures alone, decoded, there were 369 MB.
+        assert held - left[-1] > 200e6
+    assert left[-1] - left[0] < 64e6
+
+
 def test_a_run_holds_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     decoder = MAKERS["dali cpu"](SMALL)
@@ -237,6 +320,9 @@ def test_a_run_holds_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch)
     split = decoder.decode(files)
     assert split.kept == expected.kept
     assert_same(split.pixels, expected.pixels, "dali cpu")
+    # What a strip grows to counts, too: 54 x 1728 pixels.
+    strips = [good()["1x40"], good()["1x1"]]
+    assert decoder._chunks([decoder._header(data) for data in strips]) == [[0], [1]]
 
 
 def test_nvimgcodec_gives_pillows_pixels() -> None:

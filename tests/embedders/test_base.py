@@ -18,13 +18,15 @@ from nemo_image_curate import (
     ImageEmbedder,
     ImageStatistics,
     ImageTextPairDataset,
+    TimmImageEmbedder,
     __version__,
     cluster,
+    frames,
 )
 from nemo_image_curate.dataset.lineage import Lineage
 from nemo_image_curate.decode import Preprocessing, decode_rgb
 from nemo_image_curate.errors import ConfigError, DatasetError, ImageError, WeightsError
-from tests.make_data import jpeg, make_dataset, write_tar
+from tests.make_data import digests, jpeg, make_dataset, write_tar
 from tests.make_embedders import (
     SMALL,
     LoggingEmbedder,
@@ -103,6 +105,41 @@ def test_batches_are_halved_where_memory_does_not_suffice(tmp_path, backend, cap
     warnings = [record.message for record in caplog.records if "no memory" in record.message]
     # 2 fit. The size is remembered, so that only threads that began together try in vain.
     assert set(warnings) == {f"no memory for {n} images at once; trying {n // 2}" for n in (8, 4)}
+
+
+@pytest.mark.gpu
+def test_memory_returns_after_two_embedders_in_one_save(tmp_path):
+    if problem := frames.gpu_problem():
+        pytest.skip(f"no GPU: {problem}")
+    make_dataset(tmp_path / "in", sizes=[9, 7, 8])
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend="gpu")
+    left = []
+    for number in range(4):
+        both = ds
+        for column_name in ("one", "two"):
+            # 88 million weights, 176 MB in bfloat16.
+            both = TimmImageEmbedder("vit_base_patch32_224", image_embedding_column=column_name)(
+                both
+            )
+        saved = both.save_metadata(tmp_path / f"out{number}")
+        assert saved.summary() == {"samples": 24, "errors": {}}
+        free, total = torch.cuda.mem_get_info()
+        left.append(total - free)
+    # The first leaves what libraries load once.
+    assert left[-1] - left[1] < 64e6
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_two_threads_write_what_one_writes(tmp_path):
+    if problem := frames.gpu_problem():
+        pytest.skip(f"no GPU: {problem}")
+    make_dataset(tmp_path / "in", sizes=[9, 7, 8, 1, 5])
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend="gpu")
+    embedded = TimmImageEmbedder("vit_tiny_patch16_224", batch_size=4)(ds)
+    embedded.save_metadata(tmp_path / "alone")
+    with cluster.get_client("gpu"):
+        embedded.save_metadata(tmp_path / "spread")
+    assert digests(tmp_path / "spread") == digests(tmp_path / "alone")
 
 
 def test_too_little_memory_for_one_image_ends_the_job(ds, backend):

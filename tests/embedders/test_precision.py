@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from nemo_image_curate.cluster import has_bfloat16
-from nemo_image_curate.embedders.precision import _fuse_quick_gelu, compile_blocks, optimise
+from nemo_image_curate.embedders.precision import (
+    _fuse_quick_gelu,
+    _never_alone,
+    compile_blocks,
+    optimise,
+)
 from nemo_image_curate.models.torchvision_compat import import_timm
 
 
@@ -151,9 +156,50 @@ def test_repeated_blocks_are_compiled_for_all_batch_sizes():
         torch._dynamo.utils.counters.clear()
         assert compile_blocks(network, pixels[:2])
         assert all(type(block).__name__ == "OptimizedModule" for block in network[2])
-        for size in (7, 3, 2):
-            torch.testing.assert_close(network(pixels[:size]), expected[:size])
+        for size in (7, 3, 2, 1):
+            found = _never_alone(network)(pixels[:size])
+            torch.testing.assert_close(found, expected[:size])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_models_of_several_stages_are_not_compiled():
+    network = torch.nn.Sequential(stack(Block), stack(Block)[1:])
+    assert not compile_blocks(network, pictures(2, 2))
+    assert {type(module).__name__ for module in network.modules()} >= {"Block"}
+    assert not any(type(module).__name__ == "OptimizedModule" for module in network.modules())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_quickgelu_224"])
+def test_on_a_gpu_transformers_keep_their_embeddings(name):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pixels = pictures(33, 224)
+    with torch.inference_mode():
+        expected = model(name)(pixels)
+        network = model(name)
+        torch._dynamo.utils.counters.clear()
+        forward = optimise(network, "cuda", autocast=True)
+        assert {type(block).__name__ for block in network.blocks} == {"OptimizedModule"}
+        for size in (33, 1, 5, 2):
+            found = forward(pixels[:size].to("cuda"))
+            assert (found.shape, found.dtype) == ((size, expected.shape[1]), torch.float32)
+            assert cosine(found.cpu(), expected[:size]) >= 0.999
+            again = forward(pixels[:size].to("cuda"))
+            assert torch.equal(found, again)
+    # For all sizes, the single picture too.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_convolutional_networks_keep_their_embeddings():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pixels = pictures(5, 160)
+    with torch.inference_mode():
+        expected = lively(model("test_efficientnet"))(pixels)
+        forward = optimise(lively(model("test_efficientnet")), "cuda", autocast=True)
+        assert cosine(forward(pixels.to("cuda")).cpu(), expected) >= 0.9999
 
 
 def test_blocks_that_change_when_compiled_stay_as_they_are(caplog):
