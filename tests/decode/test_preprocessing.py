@@ -30,7 +30,7 @@ def preprocessing(**changes: Any) -> Preprocessing:
     return Preprocessing(**fields | changes)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     size=st.integers(1, 640),
     crop_pct=st.one_of(st.sampled_from([0.875, 0.9, 0.95, 1.0]), st.floats(0.2, 1.0)),

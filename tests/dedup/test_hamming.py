@@ -44,7 +44,7 @@ def crowded(draw: st.DrawFn) -> np.ndarray:
     return np.array(hashes, dtype=np.uint64)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(crowded(), st.integers(0, 20))
 def test_no_pair_is_missed_and_none_is_made_up(hashes, radius):
     assert found(hashes, radius) == brute(hashes, radius)

@@ -54,7 +54,7 @@ def test_all_pairs_are_found(n, eps, native, backend, monkeypatch):
     limit=st.integers(1, 4),
     block=st.sampled_from([3, 8, 512]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lists_are_the_first_of_each(seed, n, limit, block):
     chance = np.random.default_rng(seed)
     vectors = planted(n, dim=4, copies=0.6, centres=2, seed=seed)
@@ -91,7 +91,7 @@ def test_thousands_of_copies_are_not_compared_with_each_other():
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 60), block=st.sampled_from([3, 8, 512]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_forest_connects_what_is_connected(seed, n, block):
     vectors = planted(n, dim=4, copies=0.6, centres=2, seed=seed)
     found = neighbours.forest(taker(vectors), n, 0.02, block)

@@ -25,7 +25,7 @@ def chunked(keys: list[str]) -> pa.ChunkedArray:
     return pa.chunked_array([keys[:third], keys[third:]], pa.string())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(st.sampled_from(AWKWARD) | TEXT, st.sampled_from([0.0, -0.0, 1.5, math.nan])),
@@ -60,7 +60,7 @@ def test_infinite_scores():
 
 
 @given(st.lists(st.sampled_from(AWKWARD) | TEXT, min_size=1, max_size=20), st.integers(-5, 2**40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_random_scores_depend_on_key_and_seed_alone(keys, seed):
     scores = random_score(chunked(keys), seed)
     assert scores.dtype == np.float64

@@ -74,14 +74,14 @@ def graphs(draw: st.DrawFn) -> tuple[Near, int]:
     return {pair: draw(st.integers(0, 64)) / 64 for pair in chosen}, n
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(graphs(), st.sampled_from(RULES))
 def test_against_the_reference(graph, rule):
     near, n = graph
     assert plain(decide(rule, pairs_of(near), n)) == reference(rule, near, n)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(graphs())
 def test_what_the_greedy_rule_promises(graph):
     """No two kept rows are near, and each removed row is near the kept one that stands for it."""
@@ -148,7 +148,7 @@ def test_a_rule_that_does_not_exist():
         check_rule("best")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(0, 5) | st.none(), max_size=14),
     st.sampled_from(RULES),

@@ -120,9 +120,7 @@ def test_rules_on_a_chain(tmp_path):
     rule=st.sampled_from(["greedy", "reference", "components"]),
     limit=st.integers(1, 3),
 )
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_data_any_rule(tmp_path, seed, n, k, rule, limit):
     """Also with lists so short that the greedy rule has to look again."""
     vectors = planted(n, dim=4, copies=0.7, centres=2, seed=seed) if n else np.empty((0, 4))

@@ -164,9 +164,7 @@ def survives(path) -> None:
         pass
 
 
-FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 GOOD_ZIP = keras_zip(head())
 with zipfile.ZipFile(io.BytesIO(GOOD_ZIP)) as _archive:
     GOOD_INDEX, GOOD_DATA = _archive.read(INDEX), _archive.read(DATA)

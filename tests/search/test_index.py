@@ -286,9 +286,7 @@ def test_copies_come_in_the_order_of_their_rows(tmp_path, kind, rerank, no_scan)
     share=st.floats(0, 1),
     kind=st.sampled_from(KINDS),
 )
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_data_any_rows(tmp_path, no_scan, seed, n, k, share, kind):
     folder = tmp_path / f"{seed}-{n}-{kind}"
     shutil.rmtree(folder, ignore_errors=True)

@@ -186,7 +186,7 @@ QUERIES = st.builds(
 
 
 @given(st.lists(QUERIES, max_size=12))
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_many_queries_at_once_get_what_each_gets_alone(searcher, queries):
     together = searcher.search_many(queries, return_errors=True)
     for query, answer in zip(queries, together, strict=True):
@@ -230,7 +230,6 @@ def test_collapse_hides_near_duplicates_and_fetches_on(tmp_path):
 
 
 @given(st.integers(0, 6), st.floats(0.05, 1), st.integers(1, 12))
-@settings(deadline=None)
 def test_no_two_shown_are_alike_and_none_is_missed(searcher, number, threshold, k):
     hits = searcher.search(str(number), k=k, collapse=threshold)
     ranked = searcher.search(str(number), k=1000)

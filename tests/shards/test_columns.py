@@ -136,9 +136,7 @@ JSON = st.recursive(
 )
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3), min_size=1, max_size=4))
 def test_any_json_becomes_columns_that_parquet_holds(tmp_path, values):
     table = from_json(tmp_path, *values)
@@ -153,9 +151,7 @@ def test_any_json_becomes_columns_that_parquet_holds(tmp_path, values):
             assert [one is None for one in table[name].to_pylist()] == nulls
 
 
-@settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=5))
 def test_captions_in_any_unicode(tmp_path, captions):
     members = []

@@ -17,9 +17,7 @@ from nemo_image_curate.shards.index import TarIndex, format_idx, parse_idx, scan
 from tests.make_data import jpeg, make_dataset, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
-fast = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fast = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def index_of(content: bytes | Path) -> TarIndex:

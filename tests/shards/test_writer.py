@@ -70,7 +70,7 @@ def test_members_of_several_megabytes(tmp_path):
     assert read_tar(tmp_path / "a.tar") == dict(members)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.text(
         st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=150
