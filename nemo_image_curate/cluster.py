@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 # anew what the one before it dropped.
 _KEEP = 16
 _kept: OrderedDict[str, Any] = OrderedDict()
-_kept_lock = threading.RLock()
+_kept_lock = threading.Lock()
+# One at a time, as some use torch's random numbers; and one may build another.
+_build_lock = threading.RLock()
 # Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
 # activations again (a third of EfficientNet's time here), and each batch for its files.
 _KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
@@ -141,14 +143,26 @@ def kept(token: str, build: Callable[[], Any]) -> Any:
         Hash of the full configuration that the object was built from, not a mere name.
     build : callable
     """
+    found = _find(token)
+    if found is not None:
+        return found
+    with _build_lock:
+        # Another thread may have built it meanwhile.
+        found = _find(token)
+        if found is None:
+            found = build()
+            with _kept_lock:
+                _kept[token] = found
+                while len(_kept) > _KEEP:
+                    _kept.popitem(last=False)
+        return found
+
+
+def _find(token: str) -> Any:
     with _kept_lock:
         if token in _kept:
             _kept.move_to_end(token)
-            return _kept[token]
-        _kept[token] = build()
-        while len(_kept) > _KEEP:
-            _kept.popitem(last=False)
-        return _kept[token]
+        return _kept.get(token)
 
 
 def forget() -> None:

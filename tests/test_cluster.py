@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import dask
 import pytest
@@ -213,3 +215,25 @@ def test_workers_forget_what_they_keep(client):
 )
 def test_errors_that_say_memory_is_short(error, is_one):
     assert cluster.is_out_of_memory(error) is is_one
+
+
+def test_one_thread_builds_while_others_find_and_forget():
+    cluster.forget()
+    cluster.kept("there", lambda: [1])
+    begun, go_on, built = threading.Event(), threading.Event(), []
+
+    def build():
+        begun.set()
+        assert go_on.wait(10)
+        built.append(1)
+        return [2]
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(cluster.kept, "new", build) for _ in range(2)]
+        assert begun.wait(10)
+        assert cluster.kept("there", lambda: [3]) == [1]
+        cluster.forget()
+        go_on.set()
+        assert both[0].result() is both[1].result()
+    assert built == [1]
+    cluster.forget()
