@@ -53,7 +53,8 @@ _OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
+    # Arrow has none of its own.
+    ast.Mod: lambda left, right: left - left // right * right,
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
     ast.BitXor: operator.xor,
@@ -180,7 +181,7 @@ class _Evaluation:
         named = {str(one.arg): self.value(one.value) for one in node.keywords}
         method = self.value(node.func)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "isin":
-            return _among(method.__self__, *arguments, **named)
+            return _compare(ast.In(), method.__self__, *arguments, **named)
         return method(*arguments, **named)
 
     def _unary(self, op: ast.unaryop, value: Any) -> Any:
@@ -192,19 +193,41 @@ class _Evaluation:
 
 
 def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
+    left, right = _dated(left, right), _dated(right, left)
     # A list beside == or != means one of its values, as in pandas.
-    listed = isinstance(right, list)
-    if isinstance(op, (ast.In, ast.NotIn)) or listed:
-        found = _among(left, right)
-        return ~found if isinstance(op, (ast.NotIn, ast.NotEq)) else found
-    return _OPERATORS[type(op)](left, right)
+    same = isinstance(op, (ast.Eq, ast.NotEq)) and isinstance(right, list)
+    if isinstance(op, (ast.In, ast.NotIn)) or same:
+        if not isinstance(right, list) or not hasattr(left, "isin"):
+            raise TypeError("'in' needs a column before it and a list behind it")
+        found = left.isin(right)
+        found = ~found if isinstance(op, (ast.NotIn, ast.NotEq)) else found
+    elif isinstance(left, list) or isinstance(right, list):
+        raise TypeError("a list goes with in, not in, == and !=")
+    else:
+        found = _OPERATORS[type(op)](left, right)
+    for side in (left, right):
+        # Not all of pandas' comparisons give null for null.
+        if hasattr(side, "isna") and side.isna().any():
+            found = found.astype("bool[pyarrow]").where(side.notna())
+    return found
 
 
-def _among(series: Any, values: Any) -> Any:
-    """Whether a column's values are in a list; null where there is none."""
-    if not isinstance(values, list) or not hasattr(series, "isin"):
-        raise TypeError("'in' needs a column before it and a list behind it")
-    return series.isin(values).astype("bool[pyarrow]").where(series.notna())
+def _dated(value: Any, other: Any) -> Any:
+    """A text, or a list of them, as the dates that the column beside it holds."""
+    import pandas as pd
+    import pyarrow as pa
+
+    kind = getattr(getattr(other, "dtype", None), "pyarrow_dtype", pa.null())
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        return value
+    if isinstance(value, list):
+        return [_dated(one, other) for one in value]
+    if not isinstance(value, str):
+        return value
+    date = pd.Timestamp(value)
+    if pa.types.is_date(kind):
+        return date.date()
+    return date.tz_localize(kind.tz) if kind.tz and date.tz is None else date
 
 
 def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -74,6 +75,11 @@ def test_allowed(dataset, expression, truth):
         ("text.isna()", "de"),
         ("tags.list.len() > 0", "ce"),
         ("n.isin([1, 0]) and x.between(0, 9)", ""),
+        ("day > '2020-06-01'", "c"),
+        ("day != '2020-06-01'", "ac"),
+        ("'2020-01-01' <= day < '2020-06-02'", "ab"),
+        ("day in ['2020-01-01', '2021-01-01']", "ac"),
+        ("n % 2 == 0", "bf"),
     ],
 )
 def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expression, expected):
@@ -86,6 +92,9 @@ def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expressi
             "x": pa.array([nan, 2.0, 1.0, None, 0.0, -nan]),
             "flag": pa.array([True, False, None, None, True, False]),
             "text": pa.array(["x", "y", "x", None, None, "z"]),
+            "day": pa.array(
+                [datetime(2020, 1, 1), datetime(2020, 6, 1), datetime(2021, 1, 1)] + [None] * 3
+            ),
             "tags": pa.array([[], None, ["t"], None, ["t", "u"], []]),
         }
     )
@@ -119,6 +128,9 @@ def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expressi
         "caption",
         "caption > 5",
         "width > 'a'",
+        "width > [1]",
+        "'a' in caption",
+        "caption in 'abc'",
         "caption == '`' or @os.system('touch {path}') == 0 or caption == '`'",
         "caption == '`' or @frames.os.system('touch {path}') == 0 or caption == '`'",
         "caption == '`' or caption.to_csv('{path}') == 0 or caption == '`'",
