@@ -341,7 +341,7 @@ class VectorIndex:
         import numpy as np
 
         allowed = None if where is None else self.rows.matching(where)
-        found: list[Hit | None] = []
+        rows: list[int | None] = []
         for shard, key in samples:
             numbers = self.rows.search(key, shard)
             if allowed is not None:
@@ -349,9 +349,10 @@ class VectorIndex:
             if len(numbers) > 1 and shard is None:
                 self.rows.find(key)  # which says in which shards it is
             # A key that a shard has twice names two rows that nothing tells apart.
-            rows = np.array(numbers[:1], dtype=np.int64)
-            found.extend(self._hits(rows, np.ones(len(rows)), True) or [None])
-        return found
+            rows.append(numbers[0] if numbers else None)
+        found = np.array([row for row in rows if row is not None], dtype=np.int64)
+        hits = iter(self._hits(found, np.ones(len(found)), True))
+        return [None if row is None else next(hits) for row in rows]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray, with_vectors: bool) -> list[Hit]:
         vectors = self.vectors(rows) if with_vectors and len(rows) else [None] * len(rows)

@@ -88,11 +88,15 @@ class RowTable:
         """The columns of some rows, as plain values."""
         import numpy as np
 
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        return [
-            self._batches[number].slice(int(row - self._starts[number]), 1).to_pylist()[0]
-            for row, number in zip(rows, numbers, strict=True)
-        ]
+        wanted = np.asarray(rows, dtype=np.int64)
+        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
+        found: list[dict[str, Any]] = [{}] * len(wanted)
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            part = self._batches[number].take(wanted[places] - self._starts[number])
+            for place, columns in zip(places, part.to_pylist(), strict=True):
+                found[place] = columns
+        return found
 
     def matching(self, expression: str) -> np.ndarray:
         """The numbers of the rows for which an expression is true.
