@@ -18,7 +18,7 @@ import itertools
 import operator
 import re
 import tokenize
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
@@ -26,13 +26,16 @@ from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 _METHODS = frozenset(
     "isna notna isnull notnull isin between abs round".split()
     + "contains startswith endswith match fullmatch len lower upper strip".split()
 )
-# Those that give texts.
-_TEXT_METHODS = frozenset("lower upper strip".split())
+_PATTERNS = frozenset({"contains", "match", "fullmatch"})
+# What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
+# gigabytes, and Arrow crashes on rounding to digits that there are not.
+_MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
 _ACCESSORS = frozenset({"str", "list"})
 _NODES = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
@@ -118,23 +121,32 @@ def rows(frame: Any, expression: str) -> np.ndarray:
 
 
 def _chosen(frame: Any, expression: str) -> np.ndarray:
-    chosen = frames.column_to_arrow(_evaluate(frame, expression))
+    result = _evaluate(frame, expression)
+    _require_bool(result, expression)
+    chosen = frames.column_to_arrow(result)
     found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
     return found
 
 
 def _checked(empty: Any, expression: str) -> list[str]:
     """The columns that an expression looks at, when it is one for frames like this empty one."""
-    used = check(expression, [str(name) for name in empty.columns], _texts(empty))
-    # A frame without rows would let a text be compared with a number.
-    result = _evaluate(_one_row(empty), expression)
+    import pyarrow as pa
+
+    used = check(expression, [name for name in empty.columns if isinstance(name, str)])
+    schema = frames.to_arrow(empty[used]).schema
+    if not any(pa.types.is_null(field.type) for field in schema):
+        # A frame without rows would let a text be compared with a number.
+        _require_bool(_evaluate(_one_row(schema), expression), expression)
+    return used
+
+
+def _require_bool(result: Any, expression: str) -> None:
     kind = str(getattr(result, "dtype", type(result).__name__))
     if not kind.startswith("bool") or getattr(result, "ndim", 0) != 1:
         raise ConfigError(
             f"the expression {expression!r} gives {kind}, not true or false for each row. "
             f"{_EXAMPLE}"
         )
-    return used
 
 
 def _evaluate(frame: Any, expression: str) -> Any:
@@ -158,8 +170,12 @@ class _Evaluation:
         """A series, or a plain value."""
         if isinstance(node, ast.Name):
             # Whatever made the frame: in Arrow's types a comparison with a null gives null.
-            column = self.frame[[self.quoted.get(node.id, node.id)]]
-            return frames.from_arrow(frames.to_arrow(column), "cpu").iloc[:, 0]
+            table = frames.to_arrow(self.frame[[self.quoted.get(node.id, node.id)]])
+            kind = table.schema.field(0).type
+            if hasattr(kind, "value_type") and hasattr(kind, "index_type"):
+                # Of a dictionary, in which texts have no methods.
+                table = table.cast(table.schema.set(0, table.field(0).with_type(kind.value_type)))
+            return frames.from_arrow(table, "cpu").iloc[:, 0]
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, (ast.List, ast.Tuple)):
@@ -167,7 +183,7 @@ class _Evaluation:
         if isinstance(node, ast.UnaryOp):
             return self._unary(node.op, self.value(node.operand))
         if isinstance(node, ast.BinOp):
-            return _OPERATORS[type(node.op)](self.value(node.left), self.value(node.right))
+            return _calculate(node.op, self.value(node.left), self.value(node.right))
         if isinstance(node, ast.BoolOp):
             return functools.reduce(_OPERATORS[type(node.op)], map(self.value, node.values))
         if isinstance(node, ast.Compare):
@@ -180,8 +196,12 @@ class _Evaluation:
         arguments = [self.value(one) for one in node.args]
         named = {str(one.arg): self.value(one.value) for one in node.keywords}
         method = self.value(node.func)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "isin":
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if name == "isin":
             return _compare(ast.In(), method.__self__, *arguments, **named)
+        if name == "between" and len(arguments) == 2 and not named:
+            ends = zip((ast.GtE(), ast.LtE()), arguments, strict=True)
+            return operator.and_(*[_compare(op, method.__self__, one) for op, one in ends])
         return method(*arguments, **named)
 
     def _unary(self, op: ast.unaryop, value: Any) -> Any:
@@ -190,6 +210,18 @@ class _Evaluation:
         if isinstance(op, ast.UAdd):
             return +value
         return ~value if hasattr(value, "dtype") else not value
+
+
+def _calculate(op: ast.operator, left: Any, right: Any) -> Any:
+    from pandas.api.types import is_numeric_dtype
+
+    if isinstance(op, (ast.Mult, ast.Mod)):
+        # A text or list of any length could be made of a short one.
+        for side in (left, right):
+            plain = isinstance(side, (int, float))
+            if not (is_numeric_dtype(side.dtype) if hasattr(side, "dtype") else plain):
+                raise TypeError("only numbers can be multiplied")
+    return _OPERATORS[type(op)](left, right)
 
 
 def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
@@ -224,21 +256,26 @@ def _dated(value: Any, other: Any) -> Any:
         return [_dated(one, other) for one in value]
     if not isinstance(value, str):
         return value
+    # Words such as "now" mean something else each time.
+    if not value[:1].isdigit():
+        raise ValueError(f"{value!r} is no date")
     date = pd.Timestamp(value)
     if pa.types.is_date(kind):
+        if date != date.normalize():
+            raise ValueError(f"{value!r} has a time, and the column has dates only")
         return date.date()
+    if kind.unit == "ns":
+        date = date.as_unit("ns")  # which refuses what would overflow
     return date.tz_localize(kind.tz) if kind.tz and date.tz is None else date
 
 
-def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) -> list[str]:
+def check(expression: str, columns: Sequence[str]) -> list[str]:
     """Refuse an expression with something in it that is not allowed.
 
     Parameters
     ----------
     expression : str
     columns : sequence of str
-    texts : collection of str
-        Which of them hold texts.
 
     Returns
     -------
@@ -251,27 +288,49 @@ def check(expression: str, columns: Sequence[str], texts: Collection[str] = ()) 
     """
     used: set[str] = set()
     tree, quoted = parse(expression)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    long = {name for name, column in quoted.items() if column in texts}.union(texts)
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    sums = sum(isinstance(node, ast.Add) for node in nodes)
+    if len(nodes) > _MOST_NODES or sums > _MOST_SUMS:
+        raise _refused(expression, "so long a calculation")
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
         if not isinstance(node, _NODES):
             raise _refused(expression, type(node).__name__)
-        if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Mod)):
-            # A text or list of any length could be made of a short one.
-            if _is_long(node.left, long) or _is_long(node.right, long):
-                raise _refused(expression, "multiplying or formatting a text or list")
-        elif isinstance(node, ast.Name):
+        if isinstance(node, ast.Name):
             name = quoted.get(node.id, node.id)
             if name not in columns:
                 raise ColumnNotFoundError(name, columns)
             used.add(name)
+        elif isinstance(node, ast.Constant) and not isinstance(node.value, (str, int, float)):
+            what = "None (use .isna())" if node.value is None else f"{node.value!r}"
+            raise _refused(expression, what)
         elif isinstance(node, ast.Attribute):
             allowed = _METHODS if id(node) in called else _ACCESSORS
             if node.attr not in allowed:
                 raise _refused(expression, f".{node.attr}")
-        elif isinstance(node, ast.Call) and not isinstance(node.func, ast.Attribute):
-            raise _refused(expression, "calling a function")
+        elif isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Attribute):
+                raise _refused(expression, "calling a function")
+            _check_call(node, node.func.attr, expression)
     return [name for name in columns if name in used]
+
+
+def _check_call(node: ast.Call, name: str, expression: str) -> None:
+    values = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
+    if name == "round":
+        few = all(isinstance(one, int) and one <= _MOST_DIGITS for one in values)
+        if node.keywords or len(values) > 1 or not few:
+            raise _refused(expression, f".round of anything but 0 to {_MOST_DIGITS} digits")
+    elif name in _PATTERNS:
+        pattern = values[0] if len(values) == 1 else None
+        if not isinstance(pattern, str) or len(pattern) > _MOST_PATTERN or "{" in pattern:
+            raise _refused(
+                expression,
+                f".{name} of anything but one text of at most {_MOST_PATTERN} characters and "
+                "without {",
+            )
+        if any(one.arg not in ("case", "regex") for one in node.keywords):
+            raise _refused(expression, f"what is named in .{name}")
 
 
 def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
@@ -291,7 +350,9 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
         ) from error
     # Two backticks inside texts look like quotes of all that is between them.
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    if "`" in plain or quoted.keys() - names:
+    texts = [str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    hidden = any(name in text for name in quoted for text in texts)
+    if "`" in plain or hidden or quoted.keys() - names:
         raise _refused(expression, "a backtick inside a text")
     return tree, quoted
 
@@ -299,10 +360,13 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
 def _unquoted(expression: str) -> tuple[dict[str, str], str]:
     """Quoted columns by the names put in their places, and the expression with those."""
     quoted: dict[str, str] = {}
+    prefix = "_quoted"
+    while prefix in expression:
+        prefix += "_"
 
     def placeholder(match: re.Match[str]) -> str:
         name = next((one for one, column in quoted.items() if column == match[1]), None)
-        name = name or f"_quoted{len(quoted)}_"
+        name = name or f"{prefix}{len(quoted)}_"
         quoted[name] = match[1]
         return name
 
@@ -316,27 +380,6 @@ def _booleans(text: str) -> str:
     return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
 
 
-def _is_long(node: ast.expr, texts: Collection[str]) -> bool:
-    """Whether a value is a text or a list."""
-    if isinstance(node, ast.Constant):
-        return not isinstance(node.value, (int, float))
-    if isinstance(node, ast.Name):
-        return node.id in texts
-    if isinstance(node, ast.BinOp):
-        return _is_long(node.left, texts) or _is_long(node.right, texts)
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Attribute) and node.func.attr in _TEXT_METHODS
-    return isinstance(node, (ast.List, ast.Tuple))
-
-
-def _texts(empty: Any) -> list[str]:
-    import pyarrow as pa
-
-    kinds = (pa.types.is_string, pa.types.is_large_string)
-    schema = frames.to_arrow(empty).schema
-    return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
-
-
 def _refused(expression: str, what: str) -> ConfigError:
     return ConfigError(
         f"{what} is not allowed in the expression {expression!r}. Allowed are comparisons, "
@@ -345,11 +388,10 @@ def _refused(expression: str, what: str) -> ConfigError:
     )
 
 
-def _one_row(empty: Any) -> Any:
-    """A frame of one row with a plain value of each type that an empty frame's columns have."""
+def _one_row(schema: pa.Schema) -> Any:
+    """A frame of one row with a plain value of each type."""
     import pyarrow as pa
 
-    schema = frames.to_arrow(empty).schema
     arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
     return frames.from_arrow(pa.table(arrays, schema=schema), "cpu")
 
@@ -361,7 +403,7 @@ def _sample(kind: Any) -> Any:
     if types.is_boolean(kind):
         return True
     if types.is_integer(kind) or types.is_floating(kind):
-        return 1
+        return 7
     if types.is_string(kind) or types.is_large_string(kind):
         return "a"
     return [] if types.is_list(kind) else None

@@ -137,7 +137,10 @@ class _Translator:
         return value
 
     def _refuse(self, node: ast.expr, why: str = "which a live store cannot evaluate") -> NoReturn:
-        text = ast.unparse(node)
+        try:
+            text = ast.unparse(node)
+        except ValueError:  # a number of thousands of digits
+            text = "a number"
         for name, column in self.quoted.items():
             text = text.replace(name, f"`{column}`")
         raise ConfigError(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from types import SimpleNamespace
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from nemo_image_curate import ImageTextPairDataset
+from nemo_image_curate import ImageTextPairDataset, frames
+from nemo_image_curate.dataset import expressions
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from tests.make_data import make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
@@ -80,6 +82,10 @@ def test_allowed(dataset, expression, truth):
         ("'2020-01-01' <= day < '2020-06-02'", "ab"),
         ("day in ['2020-01-01', '2021-01-01']", "ac"),
         ("n % 2 == 0", "bf"),
+        ("day.between('2020-01-01', '2020-12-31')", "ab"),
+        ("not day.between('2020-01-01', '2020-12-31')", "c"),
+        ("x.round(1) == 2", "b"),
+        ("text.str.contains('Y', case=False, regex=False)", "b"),
     ],
 )
 def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expression, expected):
@@ -144,6 +150,23 @@ def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expressi
         "caption.str.lower() * 1000000000 == 'a'",
         "'%1000000000d' % width == 'a'",
         "width in [32] * 1000000000",
+        "(+caption) * 2000000000 == 'a'",
+        "width.round(5000000000) > 1",
+        "width.round(-400) > 1",
+        "width.round(decimals=5000000000) > 1",
+        "caption.str.contains('(?:[a-d].{0,40}){20}z')",
+        "caption.str.contains('a{9' + '9}')",
+        "caption.str.contains('" + "a|" * 300 + "')",
+        "caption.str.match('a', flags=2)",
+        "caption.str.contains('a', na=True)",
+        "caption" + " + caption" * 17 + " == 'a'",
+        "width > 1" + " and width > 1" * 300,
+        "width == None",
+        "width in [1, None]",
+        "width > 1j",
+        "caption == b'a'",
+        "(" + "1*" * 2000 + "1) * width > 1",
+        "caption == '`width`' and `width` > 1",
         "1 > 0",
         "True",
         "",
@@ -166,3 +189,32 @@ def test_a_wrong_name_lists_the_columns_and_the_closest(dataset):
         dataset.filter("captoin == 'a'")
     with pytest.raises(ColumnNotFoundError, match="two wrds"):
         dataset.filter("`two wrds` > 1")
+
+
+def test_names_of_quoted_columns_are_never_mistaken():
+    frame = frames.from_arrow(pa.table({"s": ["_quoted0_", "x"], "_quoted0_": [2, 3]}), "cpu")
+    assert expressions.rows(frame, "`_quoted0_` > 1 and s == '_quoted0_'").tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("9999-12-31", "ns"),
+        ("now", "no date"),
+        ("2020-01-01 12:00", "has a time"),
+    ],
+)
+def test_texts_that_are_no_dates(text, problem):
+    day = pa.array([datetime(2020, 1, 1)], pa.date32() if problem == "has a time" else None)
+    table = pa.table({"day": day.cast(pa.timestamp("ns")) if problem == "ns" else day})
+    with pytest.raises(ConfigError, match=problem):
+        expressions.rows(frames.from_arrow(table, "cpu"), f"day > '{text}'")
+
+
+def test_frames_of_other_makers():
+    plain = pd.DataFrame({"o": ["a", None], "c": pd.Categorical(["x", "y"]), 0: [1j, 2j]})
+    assert expressions.rows(plain, "o in ['a']").tolist() == [True, False]
+    assert expressions.rows(plain, "o != 'b'").tolist() == [True, False]
+    assert expressions.rows(plain, "c.str.contains('y')").tolist() == [False, True]
+    with pytest.raises(ConfigError, match="not true or false"):
+        expressions.rows(plain, "o")
