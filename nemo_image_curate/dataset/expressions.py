@@ -12,16 +12,14 @@ as in SQL: ``caption != 'x'`` and ``caption not in ['x']`` do not choose rows wi
 from __future__ import annotations
 
 import ast
-import functools
 import io
-import itertools
-import operator
 import re
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames
+from nemo_image_curate.dataset.evaluating import Evaluation
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 
 if TYPE_CHECKING:
@@ -44,27 +42,7 @@ _NODES = (
     *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
     *(ast.Call, ast.keyword, ast.Attribute),
 )
-_OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    # Arrow has none of its own.
-    ast.Mod: lambda left, right: left - left // right * right,
-    ast.BitAnd: operator.and_,
-    ast.BitOr: operator.or_,
-    ast.BitXor: operator.xor,
-    ast.And: operator.and_,
-    ast.Or: operator.or_,
-}
-_EXAMPLE = "Compare columns with values, for example: aesthetic_score > 5 and width >= 256"
+_EXAMPLE = "Compare columns with values, for example: width >= 256 and label == 'cat'"
 
 
 def mask(frame: Any, expression: str) -> Any:
@@ -152,121 +130,11 @@ def _require_bool(result: Any, expression: str) -> None:
 def _evaluate(frame: Any, expression: str) -> Any:
     tree, quoted = parse(expression)
     try:
-        return _Evaluation(frame, quoted).value(tree.body)
+        return Evaluation(frame, quoted).value(tree.body)
     except Exception as error:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
         ) from error
-
-
-class _Evaluation:
-    """Computes the values of a checked expression's parts."""
-
-    def __init__(self, frame: Any, quoted: dict[str, str]):
-        self.frame = frame
-        self.quoted = quoted
-
-    def value(self, node: ast.expr) -> Any:
-        """A series, or a plain value."""
-        if isinstance(node, ast.Name):
-            # Whatever made the frame: in Arrow's types a comparison with a null gives null.
-            table = frames.to_arrow(self.frame[[self.quoted.get(node.id, node.id)]])
-            kind = table.schema.field(0).type
-            if hasattr(kind, "value_type") and hasattr(kind, "index_type"):
-                # Of a dictionary, in which texts have no methods.
-                table = table.cast(table.schema.set(0, table.field(0).with_type(kind.value_type)))
-            return frames.from_arrow(table, "cpu").iloc[:, 0]
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, (ast.List, ast.Tuple)):
-            return [self.value(one) for one in node.elts]
-        if isinstance(node, ast.UnaryOp):
-            return self._unary(node.op, self.value(node.operand))
-        if isinstance(node, ast.BinOp):
-            return _calculate(node.op, self.value(node.left), self.value(node.right))
-        if isinstance(node, ast.BoolOp):
-            return functools.reduce(_OPERATORS[type(node.op)], map(self.value, node.values))
-        if isinstance(node, ast.Compare):
-            sides = [self.value(one) for one in (node.left, *node.comparators)]
-            pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
-            return functools.reduce(operator.and_, [_compare(op, *both) for op, both in pairs])
-        if isinstance(node, ast.Attribute):
-            return getattr(self.value(node.value), node.attr)
-        assert isinstance(node, ast.Call), "check refuses all else"
-        arguments = [self.value(one) for one in node.args]
-        named = {str(one.arg): self.value(one.value) for one in node.keywords}
-        method = self.value(node.func)
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        if name == "isin":
-            return _compare(ast.In(), method.__self__, *arguments, **named)
-        if name == "between" and len(arguments) == 2 and not named:
-            ends = zip((ast.GtE(), ast.LtE()), arguments, strict=True)
-            return operator.and_(*[_compare(op, method.__self__, one) for op, one in ends])
-        return method(*arguments, **named)
-
-    def _unary(self, op: ast.unaryop, value: Any) -> Any:
-        if isinstance(op, ast.USub):
-            return -value
-        if isinstance(op, ast.UAdd):
-            return +value
-        return ~value if hasattr(value, "dtype") else not value
-
-
-def _calculate(op: ast.operator, left: Any, right: Any) -> Any:
-    from pandas.api.types import is_numeric_dtype
-
-    if isinstance(op, (ast.Mult, ast.Mod)):
-        # A text or list of any length could be made of a short one.
-        for side in (left, right):
-            plain = isinstance(side, (int, float))
-            if not (is_numeric_dtype(side.dtype) if hasattr(side, "dtype") else plain):
-                raise TypeError("only numbers can be multiplied")
-    return _OPERATORS[type(op)](left, right)
-
-
-def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
-    left, right = _dated(left, right), _dated(right, left)
-    # A list beside == or != means one of its values, as in pandas.
-    same = isinstance(op, (ast.Eq, ast.NotEq)) and isinstance(right, list)
-    if isinstance(op, (ast.In, ast.NotIn)) or same:
-        if not isinstance(right, list) or not hasattr(left, "isin"):
-            raise TypeError("'in' needs a column before it and a list behind it")
-        found = left.isin(right)
-        found = ~found if isinstance(op, (ast.NotIn, ast.NotEq)) else found
-    elif isinstance(left, list) or isinstance(right, list):
-        raise TypeError("a list goes with in, not in, == and !=")
-    else:
-        found = _OPERATORS[type(op)](left, right)
-    for side in (left, right):
-        # Not all of pandas' comparisons give null for null.
-        if hasattr(side, "isna") and side.isna().any():
-            found = found.astype("bool[pyarrow]").where(side.notna())
-    return found
-
-
-def _dated(value: Any, other: Any) -> Any:
-    """A text, or a list of them, as the dates that the column beside it holds."""
-    import pandas as pd
-    import pyarrow as pa
-
-    kind = getattr(getattr(other, "dtype", None), "pyarrow_dtype", pa.null())
-    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        return value
-    if isinstance(value, list):
-        return [_dated(one, other) for one in value]
-    if not isinstance(value, str):
-        return value
-    # Words such as "now" mean something else each time.
-    if not value[:1].isdigit():
-        raise ValueError(f"{value!r} is no date")
-    date = pd.Timestamp(value)
-    if pa.types.is_date(kind):
-        if date != date.normalize():
-            raise ValueError(f"{value!r} has a time, and the column has dates only")
-        return date.date()
-    if kind.unit == "ns":
-        date = date.as_unit("ns")  # which refuses what would overflow
-    return date.tz_localize(kind.tz) if kind.tz and date.tz is None else date
 
 
 def check(expression: str, columns: Sequence[str]) -> list[str]:

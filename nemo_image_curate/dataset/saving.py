@@ -140,10 +140,12 @@ def save(
         ]
         labels = [targets[position].label for position in todo]
         shared = not Lineage(frame).independent
-        results = cluster.compute_all(tasks, labels, what, progress, shared=shared)
-        if frames.backend_of(frame) == "gpu":
-            # What comes next may need the memory of the models that worked here.
-            cluster.forget_on_workers()
+        try:
+            results = cluster.compute_all(tasks, labels, what, progress, shared=shared)
+        finally:
+            if frames.backend_of(frame) == "gpu":
+                # What comes next may need the memory of the models that worked here.
+                cluster.forget_on_workers()
         for position, summary in zip(todo, results, strict=True):
             found[position] = summary
     return [summary for summary in found if summary is not None]

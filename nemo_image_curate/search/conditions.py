@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -97,7 +98,7 @@ class _Translator:
         if word == "$eq":
             return self._members(column, "$in", [value])
         if word != "$ne":
-            return {column: {word: value}}
+            return _compared(column, word, value)
         return self._members(column, "$nin", [value])
 
     def _members(self, column: str, word: str, values: Sequence[Any]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ class _Translator:
             return _join("$and", [_present(column), {PRESENT: {"$not_contains": column}}])
         # Chroma takes lists of one type only.
         compare, joint = ("$eq", "$or") if word == "$in" else ("$ne", "$and")
-        forms = [{column: {compare: form}} for value in values for form in _forms(value)]
+        forms = [_compared(column, compare, form) for value in values for form in _forms(value)]
         # What is missing differs from everything in Chroma, and from nothing here.
         return _join(joint, forms if word == "$in" else [*forms, _present(column)])
 
@@ -151,6 +152,22 @@ class _Translator:
 
 def _join(word: str, conditions: list[dict[str, Any]]) -> dict[str, Any]:
     return conditions[0] if len(conditions) == 1 else {word: conditions}
+
+
+def _compared(column: str, word: str, value: Any) -> dict[str, Any]:
+    """One comparison; Chroma cuts off the fraction of a number beside a whole one."""
+    if not isinstance(value, float) or value.is_integer():
+        return {column: {word: value}}
+    low = math.floor(value)
+    below, above = {column: {"$lte": low}}, {column: {"$gte": low + 1}}
+    between = [{column: {"$gt": low}}, {column: {"$lt": low + 1}}]
+    own = {column: {word: value}}
+    if word == "$eq":
+        return _join("$and", [own, *between])
+    if word == "$ne":
+        return _join("$or", [own, below, above])
+    nearer, guard = (above, between[0]) if word.startswith("$gt") else (below, between[1])
+    return _join("$or", [nearer, _join("$and", [own, guard])])
 
 
 def _forms(value: Any) -> list[Any]:

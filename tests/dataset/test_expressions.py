@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from types import SimpleNamespace
 
 import pandas as pd
@@ -135,6 +136,10 @@ def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expressi
         "caption > 5",
         "width > 'a'",
         "width > [1]",
+        "width == 'a'",
+        "width in ['32']",
+        "caption != 1",
+        "caption not in [1]",
         "'a' in caption",
         "caption in 'abc'",
         "caption == '`' or @os.system('touch {path}') == 0 or caption == '`'",
@@ -209,6 +214,28 @@ def test_texts_that_are_no_dates(text, problem):
     table = pa.table({"day": day.cast(pa.timestamp("ns")) if problem == "ns" else day})
     with pytest.raises(ConfigError, match=problem):
         expressions.rows(frames.from_arrow(table, "cpu"), f"day > '{text}'")
+
+
+@pytest.mark.parametrize("expression", ["t == d", "d != t", "t == z", "l == l", "c == 'x' == 1"])
+def test_what_cannot_be_compared_is_not_merely_different(expression):
+    moment = datetime(2020, 1, 1)
+    columns = {
+        "t": pa.array([moment]),
+        "d": pa.array([moment.date()]),
+        "z": pa.array([moment], pa.timestamp("us", "UTC")),
+        "l": [[1]],
+        "c": ["x"],
+    }
+    frame = frames.from_arrow(pa.table(columns), "cpu")
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        expressions.rows(frame, expression)
+
+
+def test_numbers_of_all_types_are_compared():
+    columns = {"h": pa.array([1.5], pa.float16()), "e": pa.array([Decimal("1.5")]), "b": [True]}
+    frame = frames.from_arrow(pa.table(columns), "cpu")
+    for expression in ("h == 1.5", "h == h", "e == 1.5", "b == 1", "b == (h > 1)", "e >= h"):
+        assert expressions.rows(frame, expression).tolist() == [True], expression
 
 
 def test_frames_of_other_makers():
