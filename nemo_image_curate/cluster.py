@@ -11,6 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import dask
+from tqdm import tqdm
+
 from nemo_image_curate import frames
 from nemo_image_curate.errors import ConfigError, CurateError, JobError
 
@@ -78,7 +81,6 @@ def get_client(
         return Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
     if frames.resolve_backend(kind) == "gpu":
         return _start_cuda(n_workers, options)
-    import dask
     from distributed import LocalCluster
 
     # One thread for each forward pass, however many workers: the last bits of a result depend on
@@ -92,7 +94,6 @@ def get_client(
 
 
 def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
-    import dask
     from dask_cuda import LocalCUDACluster
     from dask_cuda.utils import get_n_gpus
 
@@ -238,8 +239,6 @@ def compute_all(
         After all others have finished, naming those that failed and why. When each failed with
         the same error of ours, that error.
     """
-    from tqdm import tqdm
-
     if shared and current_client() is None:
         with get_client("cpu", n_workers=1, processes=False):
             return compute_all(tasks, labels, what, progress, done)
@@ -275,7 +274,6 @@ def _each(tasks: Sequence[Any]) -> Any:
             yield positions[future.key], None if error else future.result(), error
             future.release()
         return
-    import dask
 
     # Without a cluster: one partition at a time, each using all cores in its forward pass.
     for position, task in enumerate(tasks):

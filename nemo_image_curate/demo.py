@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image, ImageFilter, ImageOps
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -23,9 +25,6 @@ from nemo_image_curate.embedders import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.quality import ImageStatistics
 from nemo_image_curate.shards.pack import find_images, pack
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 # Says that a folder's content is a demo's, and may be replaced by the next.
 _MARK = ".nemo-image-curate-demo"
@@ -188,10 +187,8 @@ def _pack_photographs(shards: Path) -> bool:
     return True
 
 
-def photographs() -> Iterator[tuple[str, Image]]:
+def photographs() -> Iterator[tuple[str, Image.Image]]:
     """The names and pictures of the photographs that scikit-image and scikit-learn carry."""
-    from PIL import Image
-
     try:
         import skimage
         import sklearn
@@ -216,26 +213,22 @@ def _variants() -> Iterator[tuple[str, str, bytes]]:
             yield name, variant, change(photograph)
 
 
-def _jpeg(image: Image, quality: int = 92) -> bytes:
+def _jpeg(image: Image.Image, quality: int = 92) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
-def _cropped(image: Image) -> bytes:
+def _cropped(image: Image.Image) -> bytes:
     width, height = image.size
     return _jpeg(image.crop((width // 10, height // 10, width * 9 // 10, height * 9 // 10)))
 
 
-def _flipped(image: Image) -> bytes:
-    from PIL import ImageOps
-
+def _flipped(image: Image.Image) -> bytes:
     return _jpeg(ImageOps.mirror(image))
 
 
-def _blurred(image: Image) -> bytes:
-    from PIL import ImageFilter
-
+def _blurred(image: Image.Image) -> bytes:
     return _jpeg(image.filter(ImageFilter.GaussianBlur(max(image.size) / 40)))
 
 

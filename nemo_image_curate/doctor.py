@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import platform
 from collections.abc import Callable
 from typing import Any, Literal
+
+from PIL import Image
 
 from nemo_image_curate import frames
 from nemo_image_curate.cluster import get_client
@@ -83,10 +86,6 @@ def _attempt(work: Callable[[], str]) -> str:
 
 
 def _picture() -> bytes:
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 100, 50)).save(buffer, "JPEG")
     return buffer.getvalue()

@@ -9,7 +9,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate.errors import (
     BackendError,
@@ -18,10 +23,6 @@ from nemo_image_curate.errors import (
     DatasetError,
     SchemaError,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 Backend = Literal["cpu", "gpu"]
 _ENVIRONMENT = "NEMO_IMAGE_CURATE_BACKEND"
@@ -103,14 +104,11 @@ def from_arrow(table: pa.Table, backend: Backend) -> Any:
                     "drop it in the sidecars, or use backend='cpu'."
                 )
         return cudf.DataFrame.from_arrow(table.replace_schema_metadata(None))
-    import pandas as pd
 
     return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
 
 
 def _cudf_lacks(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     types = pa.types
     if types.is_list(kind):
         return _cudf_lacks(kind.value_type)
@@ -122,8 +120,6 @@ def _cudf_lacks(kind: pa.DataType) -> bool:
 
 def to_arrow(frame: Any) -> pa.Table:
     """An Arrow table with the columns of a dataframe, in one chunk and without its index."""
-    import pyarrow as pa
-
     if backend_of(frame) == "gpu":
         return pa.table({name: column_to_arrow(frame[name]) for name in frame.columns})
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -132,8 +128,6 @@ def to_arrow(frame: Any) -> pa.Table:
 
 def column_to_arrow(series: Any) -> pa.Array:
     """One column as a single Arrow array."""
-    import pyarrow as pa
-
     if backend_of(series) == "gpu":
         import cudf
 
@@ -161,8 +155,6 @@ def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
     columns : dict of str to pyarrow.Array or series
         Each as long as the frame. Arrow arrays become columns of the frame's backend.
     """
-    import pyarrow as pa
-
     backend = backend_of(frame)
     frame = frame.copy(deep=False)
     for name, values in columns.items():
@@ -191,8 +183,6 @@ def check_leaves(rows: int, dim: int) -> None:
 
 def embedding_type() -> pa.DataType:
     """The type of an embedding column: ``list<float32>``."""
-    import pyarrow as pa
-
     return pa.list_(pa.field("item", pa.float32()))
 
 
@@ -213,8 +203,6 @@ def embedding_column(values: Any, kept: Any, rows: int) -> Any:
     pyarrow.ListArray, or cudf.Series when `values` is a CUDA tensor
         The values are not copied.
     """
-    import numpy as np
-
     n, dim = values.shape
     check_leaves(rows, dim)
     present = np.zeros(rows, dtype=bool)
@@ -224,7 +212,6 @@ def embedding_column(values: Any, kept: Any, rows: int) -> Any:
     offsets *= dim
     if getattr(values, "is_cuda", False):
         return _cudf_lists(values, offsets, present)
-    import pyarrow as pa
 
     leaves = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(n * dim))
     return pa.ListArray.from_arrays(
@@ -269,8 +256,6 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
         When it is no column of lists of numbers, or rows differ in length, so that there is no
         2-D array.
     """
-    import numpy as np
-
     if backend_of(series) == "gpu":
         import cupy
 
@@ -282,8 +267,6 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
         leaves = present.list.leaves.values.astype(np.float32, copy=False)
         widths = cupy.asnumpy(present.list.len().values)
     else:
-        import pyarrow.compute as pc
-
         array = column_to_arrow(series)
         kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
         if not len(kept):
@@ -301,8 +284,6 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
 
 
 def _check_lists(name: str, kind: pa.DataType) -> None:
-    import pyarrow as pa
-
     types = pa.types
     lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     if not any(is_kind(kind) for is_kind in lists) or not types.is_floating(kind.value_type):
@@ -314,8 +295,6 @@ def spread(values: Sequence[Any], kept: Iterable[int], rows: int, kind: pa.DataT
 
     A value that is NaN is null, too.
     """
-    import pyarrow as pa
-
     column: list[Any] = [None] * rows
     for row, value in zip(kept, values, strict=True):
         column[row] = value
@@ -337,6 +316,4 @@ def require_columns(frame: Any, *names: str) -> None:
 
 def empty_column(frame: Any, arrow_type: pa.DataType) -> Any:
     """A zero-length column of an Arrow type, for the schema of a lazy result."""
-    import pyarrow as pa
-
     return from_arrow(pa.table({"column": pa.array([], arrow_type)}), backend_of(frame))["column"]

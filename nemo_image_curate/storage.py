@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import filelock
+import fsspec.core
+
 from nemo_image_curate.errors import DatasetError
 
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
@@ -48,8 +51,6 @@ class FileInfo:
 
 def filesystem(location: str) -> tuple[Any, str]:
     """The fsspec filesystem of a location, and the path inside it."""
-    import fsspec.core
-
     # Other processes write while we look: a remembered listing would hide what they did.
     options = {} if is_local(location) else {"use_listings_cache": False}
     try:
@@ -273,7 +274,6 @@ def exclusive(folder: str) -> Iterator[None]:
     if not is_local(folder):
         yield
         return
-    import filelock
 
     name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     # Beside the folder's own files it would be one more file for readers to wonder about.

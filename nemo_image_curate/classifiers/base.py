@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pyarrow as pa
+
 from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import describe_stage
@@ -13,7 +15,6 @@ from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchE
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,6 @@ class ImageClassifier:
 
     def columns(self) -> dict[str, pa.DataType]:
         """The score column and its type."""
-        import pyarrow as pa
-
         return {self.pred_column: pa.float32()}
 
     def provenance(self, embedding_column: str, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate import frames
 from nemo_image_curate.classifiers.base import add_columns, origin
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -12,7 +15,6 @@ from nemo_image_curate.errors import DatasetError, EncoderMismatchError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # Rows compared at once: a few thousand keep every device busy, in a few MB.
@@ -74,8 +76,6 @@ class ClipScore:
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the score column, computed when it is needed."""
-        import pyarrow as pa
-
         columns = (self.image_embedding_column, self.text_embedding_column)
         frames.require_columns(dataset.metadata, *columns)
         made_by = [dataset.provenance.get(name, {}) for name in columns]
@@ -112,9 +112,6 @@ class _ScorePairs:
         return self.stage.__dask_tokenize__()
 
     def __call__(self, frame: Any) -> Any:
-        import numpy as np
-        import pyarrow as pa
-
         stage = self.stage
         images, with_image = frames.embedding_array(frame[stage.image_embedding_column])
         texts, with_text = frames.embedding_array(frame[stage.text_embedding_column])

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate.classifiers.base import ImageClassifier, wrong_width
 from nemo_image_curate.classifiers.prompts import (
     column_name,
@@ -17,8 +20,6 @@ from nemo_image_curate.embedders import ImageEmbedder, TextImageEmbedder
 from nemo_image_curate.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
     import torch
 
 
@@ -143,8 +144,6 @@ class ZeroShotClassifier(ImageClassifier):
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
-        import pyarrow as pa
-
         labels = read_labels(self.labels)
         if self.multi_label:
             return dict.fromkeys(self._label_columns(labels), pa.float32())
@@ -187,8 +186,6 @@ class ZeroShotClassifier(ImageClassifier):
         numpy.ndarray, shape (labels, d), float32
             Of length 1, in the order of the labels.
         """
-        import numpy as np
-
         templates = read_templates(self.templates)
         words = list(read_labels(self.labels).values())
         texts = [text for some in words for text in prompts(some, templates)]
@@ -218,8 +215,6 @@ class ZeroShotClassifier(ImageClassifier):
 
     def values(self, scores: torch.Tensor) -> dict[str, Any]:
         """The columns' values, from scores (B, labels)."""
-        import numpy as np
-
         labels = read_labels(self.labels)
         if self.multi_label:
             return dict(zip(self._label_columns(labels), scores.unbind(1), strict=True))

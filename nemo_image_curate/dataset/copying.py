@@ -6,7 +6,9 @@ import json
 import mmap
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset import saving
@@ -15,9 +17,6 @@ from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.shards.index import Member, format_idx
 from nemo_image_curate.shards.writer import TarWriter
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # The staged column that says where the members of each row lie.
 MEMBERS = "__members__"
@@ -69,8 +68,6 @@ def write_shard(
     root : str
         What the staged rows' shards are relative to.
     """
-    import pyarrow as pa
-
     pieces = [
         shard_columns.read_sidecar(location).slice(start, stop - start)
         for location, start, stop in slices

@@ -11,12 +11,13 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pandas.api.types import is_numeric_dtype
 
 from nemo_image_curate import frames
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _OPERATORS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -99,8 +100,6 @@ class Evaluation:
 
 
 def _calculate(op: ast.operator, left: Any, right: Any) -> Any:
-    from pandas.api.types import is_numeric_dtype
-
     if isinstance(op, (ast.Mult, ast.Mod)):
         # A text or list of any length could be made of a short one.
         for side in (left, right):
@@ -136,8 +135,6 @@ def _compare(op: ast.cmpop, left: Any, right: Any) -> Any:
 
 def _plain(kind: pa.DataType) -> pa.DataType | None:
     """The type to calculate with instead, where pandas or Arrow lack what others have."""
-    import pyarrow as pa
-
     if pa.types.is_dictionary(kind):
         return kind.value_type
     return pa.float32() if pa.types.is_float16(kind) else None
@@ -149,9 +146,6 @@ def _each(value: Any) -> list[Any]:
 
 def _kind(value: Any) -> str:
     """What a column or plain value holds, as far as that decides with what it is compared."""
-    import pandas as pd
-    import pyarrow as pa
-
     if isinstance(value, str):
         return "text"
     if isinstance(value, pd.Timestamp):
@@ -174,9 +168,6 @@ def _kind(value: Any) -> str:
 
 def _dated(value: Any, other: Any) -> Any:
     """A text, or a list of them, as the dates that the column beside it holds."""
-    import pandas as pd
-    import pyarrow as pa
-
     kind = getattr(getattr(other, "dtype", None), "pyarrow_dtype", pa.null())
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         return value

@@ -10,7 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import saving
@@ -20,9 +24,6 @@ from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.reader import TarShard, idx_location
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _STAGING = "_staging"
 
@@ -62,8 +63,6 @@ def export(
     progress: bool | None,
 ) -> ExportSummary:
     """Write the samples of `frame` below `path`; see `ImageTextPairDataset.to_webdataset`."""
-    import dask
-
     _check(frame, root, path, naming, filter_column)
     staging = storage.join(path, _STAGING)
     locations = [
@@ -241,9 +240,6 @@ class _Locate:
         self.use_index_files = use_index_files
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         before = len(table)
         if self.filter_column is not None:
             # A null means that the condition could not be told: such a row is not kept.

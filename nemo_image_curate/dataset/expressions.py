@@ -16,15 +16,14 @@ import io
 import re
 import tokenize
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.evaluating import Evaluation
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 _METHODS = frozenset(
     "isna notna isnull notnull isin between abs round".split()
@@ -56,8 +55,6 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    import pyarrow as pa
-
     used = frame[_checked(frames.to_cpu(frame._meta), expression)]
     empty = frames.empty_column(frame, pa.bool_())
     return used.map_partitions(_Choose(expression), meta=empty)
@@ -76,8 +73,6 @@ class _Choose:
         return ("Choose", self.expression)
 
     def __call__(self, frame: Any) -> Any:
-        import pyarrow as pa
-
         chosen = pa.array(_chosen(frames.to_cpu(frame), self.expression))
         return frames.with_columns(frame, {"chosen": chosen})["chosen"]
 
@@ -108,8 +103,6 @@ def _chosen(frame: Any, expression: str) -> np.ndarray:
 
 def _checked(empty: Any, expression: str) -> list[str]:
     """The columns that an expression looks at, when it is one for frames like this empty one."""
-    import pyarrow as pa
-
     used = check(expression, [name for name in empty.columns if isinstance(name, str)])
     schema = frames.to_arrow(empty[used]).schema
     if not any(pa.types.is_null(field.type) for field in schema):
@@ -258,15 +251,11 @@ def _refused(expression: str, what: str) -> ConfigError:
 
 def _one_row(schema: pa.Schema) -> Any:
     """A frame of one row with a plain value of each type."""
-    import pyarrow as pa
-
     arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
     return frames.from_arrow(pa.table(arrays, schema=schema), "cpu")
 
 
 def _sample(kind: Any) -> Any:
-    import pyarrow as pa
-
     types = pa.types
     if types.is_boolean(kind):
         return True

@@ -7,15 +7,14 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ImageError
 from nemo_image_curate.shards.reader import TarShard
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 _THUMBNAIL = 192
 # Not all that Pillow opens: PostScript would start Ghostscript.
@@ -70,7 +69,7 @@ class Gallery:
         return cls(f'<div style="{style}">{body}</div>', keys)
 
 
-def open_image(data: bytes, where: str) -> Image:
+def open_image(data: bytes, where: str) -> Image.Image:
     """The picture in some bytes, decoded.
 
     Raises
@@ -78,8 +77,6 @@ def open_image(data: bytes, where: str) -> Image:
     ImageError
         Naming the sample, when the bytes are no picture or one of too many pixels.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):

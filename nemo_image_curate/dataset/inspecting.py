@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import dask
+
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
@@ -30,8 +32,6 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         (a sample without row), ``duplicate row``, ``duplicate``, ``interleaved``, ``truncated``,
         ``corrupt``, ``unnamed``, ``no image``, ``json``, ``unreadable``.
     """
-    import dask
-
     reader, sources = dataset.source()
     check = dask.delayed(_inspect_source, pure=False)
     tasks = [check(reader, source) for source in sources]

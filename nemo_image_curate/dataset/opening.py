@@ -7,7 +7,11 @@ import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import pyarrow as pa
+from braceexpand import braceexpand
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest, unfinished
@@ -15,9 +19,6 @@ from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import MetadataReader, Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.reader import stem
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
@@ -85,7 +86,6 @@ def _frame(
     backend: frames.Backend,
     sources: list[Source],
 ) -> Any:
-    import dask
     import dask.dataframe as dd
 
     reader = MetadataReader(root, id_col, schema, backend)
@@ -103,8 +103,6 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
     DatasetError
         When there are none, or a named one does not exist.
     """
-    from braceexpand import braceexpand
-
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not patterns:
         raise DatasetError("no shards given: the list is empty.")

@@ -6,7 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset.lineage import Lineage, fingerprint
@@ -14,9 +18,6 @@ from nemo_image_curate.dataset.sources import Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.version import __version__
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Done on a partition as an Arrow table just before it is written; returns what to add to the
 # summary. Used by the export to look up where each row's bytes lie.
@@ -122,8 +123,6 @@ def save(
     list of dict
         For each target what it holds: ``rows``, and ``errors`` by kind.
     """
-    import dask
-
     found = summaries(targets)
     todo = [position for position, summary in enumerate(found) if summary is None]
     if todo:
@@ -176,8 +175,6 @@ def write_table(
     table: pa.Table, target: Target, provenance: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
-    import pyarrow.parquet as pq
-
     failed = table["image_error"].drop_null() if "image_error" in table.column_names else []
     errors = error_kinds([str(reason) for reason in failed])
     summary = {"rows": len(table), "errors": errors, **extra}
@@ -200,8 +197,6 @@ def write_table(
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """One schema for all files: an all-null object column has no type of its own."""
-    import pyarrow as pa
-
     fields = [
         table.schema.field(field.name) if pa.types.is_null(field.type) else field
         for field in schema

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import pyarrow as pa
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.reader import TarShard
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Footers are small and latency-bound, above all on object stores.
 _FOOTER_THREADS = 32
@@ -23,8 +23,6 @@ def common_schema(
     schemas: list[tuple[str, pa.Schema]], id_col: str, from_tars: set[str]
 ) -> pa.Schema:
     """The schema of the frame: id column and ``shard`` first, then the rest as they appear."""
-    import pyarrow as pa
-
     for label, schema in schemas:
         if id_col not in schema.names:
             raise DatasetError(
@@ -52,7 +50,6 @@ def read_footers(
 
     Last: which sidecars cannot be read, and why; their sources are left out.
     """
-    import dask
 
     def read(source: Source) -> columns.Footer | DatasetError | None:
         try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.reader import TarShard
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SHARD_COLUMN = "shard"
 
@@ -86,8 +85,6 @@ class MetadataReader:
 
     def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
         """Read (some columns of) one source as an Arrow table of the common schema."""
-        import pyarrow as pa
-
         names = self.schema.names if wanted is None else list(wanted)
         schema = pa.schema([self.schema.field(name) for name in names])
         if source.sidecar is not None:

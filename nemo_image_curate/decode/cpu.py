@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nemo_image_curate.decode.batch import MISSING, DecodedBatch
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
@@ -21,7 +23,6 @@ from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # nvImageCodec's NVIMGCODEC_DEVICE_CPU_ONLY.
@@ -168,8 +169,6 @@ class _FastPath(threading.local):
 
     def decode(self, encoded: bytes | memoryview) -> np.ndarray | None:
         """The RGB pixels, or None for whatever reason."""
-        import numpy as np
-
         if self._decoder is None and not self._missing:
             self._start()
         if self._missing:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from nemo_image_curate import cluster
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.cpu import CpuDecoder
@@ -164,8 +166,6 @@ class DaliDecoder:
         chunk: list[int],
     ) -> DecodedBatch | None:
         """A chunk decoded; None when memory does not suffice for all of it at once."""
-        import numpy as np
-
         known = [header for number in chunk if (header := headers[number]) is not None]
         if self._pipeline is None:
             self._pipeline = self._built()

@@ -6,6 +6,8 @@ import io
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from PIL import Image
+
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
@@ -112,8 +114,6 @@ def open_image(data: bytes | memoryview) -> ImageFile:
     ImageError
         With a short reason.
     """
-    from PIL import Image
-
     Image.init()
     if not len(data):
         raise ImageError("empty file")

@@ -13,7 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -24,10 +27,6 @@ from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.image_bytes import image_bytes, rows_by_shard
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, DatasetError, ImageError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 ERROR_COLUMN = "image_error"
 _MISSING = "missing"
@@ -112,8 +111,6 @@ class ImagePass:
 
     def columns(self) -> dict[str, pa.DataType]:
         """All columns that the pass adds: ``image_error`` and those of its consumers."""
-        import pyarrow as pa
-
         made: dict[str, pa.DataType] = {ERROR_COLUMN: pa.string()}
         for consumer in self.consumers:
             made |= consumer.columns()
@@ -272,9 +269,6 @@ class _Result:
 
     def finish(self, kinds: dict[str, pa.DataType]) -> dict[str, Any]:
         """All columns, null where a row has no value."""
-        import numpy as np
-        import pyarrow as pa
-
         order = np.argsort(np.asarray(self._rows, dtype=np.int64), kind="stable")
         kept = np.asarray(self._rows, dtype=np.int64)[order]
         columns: dict[str, Any] = {ERROR_COLUMN: pa.array(self.errors, pa.string())}
@@ -288,9 +282,6 @@ class _Result:
 def _column(
     parts: list[Any] | None, order: np.ndarray, kept: np.ndarray, rows: int, kind: pa.DataType
 ) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
     if not parts:
         return pa.nulls(rows, kind)
     if pa.types.is_list(kind):

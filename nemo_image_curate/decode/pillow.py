@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
     check_pixels,
@@ -14,7 +16,6 @@ from nemo_image_curate.decode.header import (
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.ImageFile import ImageFile
 
 
@@ -42,8 +43,6 @@ def decode_rgb(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -
     ImageError
         With a short reason.
     """
-    import numpy as np
-
     image = open_image(data)
     header = header_of(image)
     check_pixels(header, max_pixels)

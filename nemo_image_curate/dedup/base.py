@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup import decisions
@@ -17,9 +20,6 @@ from nemo_image_curate.shards.columns import read_footer
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
     from nemo_image_curate.dedup.rules import Decisions
 
 
@@ -138,8 +138,6 @@ def keep_score(
     -------
     numpy.ndarray of float64, shape (n,), or None for the order of the dataset
     """
-    import pyarrow as pa
-
     if keep == "random":
         return random_score(keys, seed)
     if keep == "best":

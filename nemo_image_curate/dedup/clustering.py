@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dask
+import numpy as np
+
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import Lineage, fingerprint
@@ -20,7 +23,6 @@ from nemo_image_curate.dedup.vectors import GRAIN, nearest, unit
 from nemo_image_curate.errors import ConfigError, DatasetError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # Rows of the sample that are worth a task of their own.
@@ -72,8 +74,6 @@ class Clustering:
         folder: Path,
         progress: bool | None,
     ):
-        import dask
-
         self.id_col = dataset.id_col
         self.column = column
         self.counts = counts
@@ -145,16 +145,12 @@ class Clustering:
         self, what: str, function: Callable[..., Any], numbers: Sequence[int], *options: Any
     ) -> list[Any]:
         """Call a function with the number and the frame of some partitions, on the workers."""
-        import dask
-
         work = dask.delayed(function, pure=False)
         tasks = [work(number, self._partitions[number], *options) for number in numbers]
         labels = [f"partition {number}" for number in numbers]
         return cluster.compute_all(tasks, labels, what, self.progress, shared=self._shared)
 
     def _centroids(self, dim: int) -> np.ndarray:
-        import numpy as np
-
         place = self.folder / _CENTROIDS
         if not place.exists():
             blocks = _sample_blocks(self.folder, len(self.counts), dim)
@@ -202,8 +198,6 @@ def _sample(
     digest : str
         A hash of keys and vectors.
     """
-    import numpy as np
-
     if not (folder / _MARKER).exists():
         raise ConfigError(
             f"this worker does not see {folder}. Give work_dir a folder on a file system that all "
@@ -226,8 +220,6 @@ def _sample(
 
 def _sample_blocks(folder: Path, parts: int, dim: int) -> list[Path]:
     """The partitions' samples, joined to blocks of a size that is worth a task."""
-    import numpy as np
-
     blocks: list[Path] = []
     waiting: list[np.ndarray] = []
     for number in range(parts):
@@ -246,7 +238,6 @@ def _assign(
     number: int, frame: Any, column: str, layout: Layout, n_probe: int, device: str
 ) -> None:
     """Write one part's files."""
-    import numpy as np
     import torch
 
     vectors, rows = _vectors(frame, column, device)

@@ -9,7 +9,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -18,10 +23,6 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.version import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 _DONE = "_done"
 
@@ -88,8 +89,6 @@ class Rows:
 
     def digest(self) -> str:
         """A hash of what the columns hold."""
-        import pyarrow as pa
-
         found = hashlib.sha256(repr(self.counts).encode())
         for batch in self.table.to_batches(max_chunksize=65536):
             # Written out, so that bytes which Arrow does not look at do not count.
@@ -99,9 +98,6 @@ class Rows:
 
 def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool | None) -> Rows:
     """Compute key, shard and other small columns of every row."""
-    import dask
-    import pyarrow as pa
-
     names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *columns]))
     frames.require_columns(dataset.metadata, *names)
     frame = dataset.metadata[names]
@@ -150,9 +146,6 @@ def write(
     DatasetError
         When partitions hold the same rows, whose decisions could not be told apart.
     """
-    import numpy as np
-    import pyarrow as pa
-
     n = len(ranks)
     by_rank = np.empty(n, dtype=np.int64)
     by_rank[ranks] = np.arange(n)
@@ -201,8 +194,6 @@ def write(
 
 
 def _serialised(table: pa.Table) -> bytes:
-    import pyarrow as pa
-
     buffer = pa.BufferOutputStream()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table.combine_chunks())
@@ -217,10 +208,6 @@ def complete(folder: Path) -> bool:
 
 def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
     """Rows by shard, then key; equal ones stay in order."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     table = pa.table({"shard": shards, "key": keys, "row": np.arange(len(keys))})
     return pc.sort_indices(
         table, sort_keys=[(name, "ascending") for name in table.column_names]
@@ -263,8 +250,6 @@ class _Join:
         return ("Decisions", self.digest, how, self.id_col, *names)
 
     def __call__(self, frame: Any) -> Any:
-        import numpy as np
-
         keys, shards = (frames.column_to_arrow(frame[name]) for name in (self.id_col, SHARD_COLUMN))
         order = _order(keys, shards)
         path = self.folder / _file_name(keys.take(order), shards.take(order))
@@ -275,8 +260,6 @@ class _Join:
 
 
 def _read(path: Path) -> pa.Table:
-    import pyarrow as pa
-
     try:
         with pa.OSFile(str(path)) as file:
             return pa.ipc.open_file(file).read_all()
@@ -307,8 +290,6 @@ def attach(
     carried : mapping of str to dict or None, optional
         Further columns that were written, which keep their names, and how they were made.
     """
-    import pyarrow as pa
-
     frame, carried = dataset.metadata, carried or {}
     nothing = pa.array([], pa.string())
     schema = _read(folder / _file_name(nothing, nothing))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -15,9 +17,6 @@ from nemo_image_curate.decode.image_pass import ERROR_COLUMN
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ConfigError, ImageError
 from nemo_image_curate.version import __version__
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 DIGEST_COLUMN = "image_sha256"
 
@@ -55,8 +54,6 @@ class ImageDigest:
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
-        import pyarrow as pa
-
         names = [DIGEST_COLUMN] if self.of == "bytes" else [ERROR_COLUMN, DIGEST_COLUMN]
         return dict.fromkeys(names, pa.string())
 
@@ -90,8 +87,6 @@ class _Partition:
         return ("ImageDigest", self.id_col, self.stage.of, self.stage.max_pixels)
 
     def __call__(self, frame: Any) -> Any:
-        import pyarrow as pa
-
         keys = frames.column_to_arrow(frame[self.id_col]).to_pylist()
         shards = frames.column_to_arrow(frame[SHARD_COLUMN]).to_pylist()
         found: dict[str, list[str | None]] = {

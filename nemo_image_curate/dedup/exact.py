@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.digests import DIGEST_COLUMN, ImageDigest
 from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.rules import Decisions
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 
 class ExactDedup(ColumnDedup):
@@ -93,9 +92,6 @@ class ExactDedup(ColumnDedup):
 
     def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
         """The decisions by rank, and which rows have a digest."""
-        import numpy as np
-        import pyarrow as pa
-
         # Arrow's strings end at 2 GB in one piece: 33 million digests.
         digests = table[DIGEST_COLUMN].cast(pa.large_string()).combine_chunks()
         compared = digests.is_valid().to_numpy(zero_copy_only=False)

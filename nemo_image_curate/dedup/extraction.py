@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
 
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dedup.layout import Layout
@@ -18,9 +20,6 @@ from nemo_image_curate.dedup.rules import (
     decide,
     first_of_each,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Earlier neighbours listed for each row under the greedy rule. Rows that have more, all of them
 # removed, are looked up again.
@@ -107,8 +106,6 @@ class _Search:
         self._save("rank.npy", rank)
 
     def _save(self, name: str, array: np.ndarray) -> Path:
-        import numpy as np
-
         with storage.atomic_write(str(self.folder / name)) as file:
             np.save(file, array)
         return self.folder / name
@@ -121,9 +118,6 @@ class _Search:
         Pairs that follow the end of a truncated list are left out, so that what is there of each
         row is a complete beginning.
         """
-        import dask
-        import numpy as np
-
         role = None
         if state is not None:
             # 0: of no interest; 1: may be found; 2: is looked up, too.
@@ -167,8 +161,6 @@ class _Search:
 
 
 def _join(parts: Sequence[Pairs]) -> Pairs:
-    import numpy as np
-
     return Pairs(
         np.concatenate([np.empty(0, np.int64), *(one.later for one in parts)]),
         np.concatenate([np.empty(0, np.int64), *(one.earlier for one in parts)]),
@@ -178,8 +170,6 @@ def _join(parts: Sequence[Pairs]) -> Pairs:
 
 def _ranges(layout: Layout) -> list[tuple[int, int]]:
     """Consecutive clusters for one task each: by memory, and by the number of comparisons."""
-    import numpy as np
-
     sizes = np.zeros(layout.n_clusters, dtype=np.int64)
     for part in range(len(layout.counts)):
         sizes += np.diff(np.load(layout.file(part, "offsets.npy")))
@@ -205,7 +195,6 @@ def _search(
     output: Path,
 ) -> None:
     """Write the pairs of some clusters, by rank; truncated rows and where their lists end."""
-    import numpy as np
     import torch
 
     members = Members(layout, *clusters, output.parent / "rank.npy", role)
@@ -245,8 +234,6 @@ def _search(
 
 def _with_similarities(layout: Layout, rank: np.ndarray, found: Decisions) -> Decisions:
     """The decisions with the similarities that no comparison gave."""
-    import numpy as np
-
     row_of = np.empty(len(rank), dtype=np.int64)
     row_of[rank] = np.arange(len(rank))
     wanting = np.flatnonzero((found.duplicate_of >= 0) & np.isnan(found.similarity))

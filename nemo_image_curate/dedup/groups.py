@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nemo_image_curate.dedup.rules import Decisions
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,6 @@ class Groups:
         compared : numpy.ndarray of bool, shape (n,)
             Rows to leave out are False.
         """
-        import numpy as np
-
         order = np.argsort(rank, kind="stable")
         order = order[compared[order]]
         ranked = [column[order] for column in columns]
@@ -75,8 +71,6 @@ class Groups:
         Rows of a group have the same neighbours and are near each other. So under each rule its
         later rows go: for the same row as its first, or where that one stays, for that one.
         """
-        import numpy as np
-
         stands = decisions.duplicate_of[self.group]
         similarity = decisions.similarity[self.group]
         kept = stands < 0

@@ -12,12 +12,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
 
 from nemo_image_curate.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _BITS = 64
 # Candidate pairs looked at together: 100 MB with all that is computed of them.
@@ -69,8 +68,6 @@ def close_pairs(hashes: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray
     -----
     Besides the result, memory is O(n): candidates are compared in chunks.
     """
-    import numpy as np
-
     if not 0 <= radius < _BITS:
         raise ConfigError(f"radius={radius} should be 0 to {_BITS - 1} bits.")
     hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
@@ -118,8 +115,6 @@ def _near_in_part(
     hashes: np.ndarray, parts: list[_Part], number: int, radius: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs that are near in one part and in none before it."""
-    import numpy as np
-
     part = parts[number]
     strings = hashes & np.uint64(part.mask)
     order = np.argsort(strings, kind="stable")
@@ -158,8 +153,6 @@ def _near_in_part(
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The numbers from each start on, so many of each, one after the other."""
-    import numpy as np
-
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
@@ -169,8 +162,6 @@ def _products(
     left: np.ndarray, begin: np.ndarray, length: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each of `left` with the numbers from its `begin` on, in chunks."""
-    import numpy as np
-
     some = length > 0
     left, begin, length = left[some], begin[some], length[some]
     ends = np.cumsum(length)

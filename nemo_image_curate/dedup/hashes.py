@@ -10,14 +10,15 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.image_pass import ImagePass
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
     import torch
 
 # The side of the thumbnails, and of what the DCT is of.
@@ -89,8 +90,6 @@ class PerceptualHash:
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
-        import pyarrow as pa
-
         names = ["phash", "dhash"]
         if self.flips:
             names += ["phash_flipped", "dhash_flipped"]
@@ -166,8 +165,6 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
 
 def pack(bits: torch.Tensor) -> list[int]:
     """64 bits each as an integer; the first bit is the most significant."""
-    import numpy as np
-
     packed: np.ndarray = np.packbits(bits.cpu().numpy(), axis=1)
     values: list[int] = packed.view(">u8")[:, 0].tolist()
     return values

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
 
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dedup.vectors import nearest
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Lloyd's steps: with 10 near-duplicates are not found more often (measured).
 STEPS = 5
@@ -46,8 +45,6 @@ def spherical_kmeans(
     numpy.ndarray, shape (at most k, d), float32
         Of length 1.
     """
-    import numpy as np
-
     centroids = _start(blocks, k, seed)
     last = -np.inf
     for _ in range(STEPS):
@@ -66,8 +63,6 @@ def spherical_kmeans(
 
 
 def _start(blocks: Sequence[Path], k: int, seed: int) -> np.ndarray:
-    import numpy as np
-
     sizes = [len(np.load(block, mmap_mode="r")) for block in blocks]
     chosen = np.random.default_rng(seed).permutation(sum(sizes))[:k]
     starts = np.cumsum([0, *sizes])
@@ -85,9 +80,6 @@ def _step(
     device: str,
     progress: bool | None,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    import dask
-    import numpy as np
-
     place = folder / "step.npy"
     with storage.atomic_write(str(place)) as file:
         np.save(file, centroids)
@@ -105,7 +97,6 @@ def _step(
 
 def _sums(block: Path, centroids: Path, device: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Of one block's vectors: how many each centroid has, their sums, and all similarities."""
-    import numpy as np
     import torch
 
     x = torch.from_numpy(np.load(block)).to(device)

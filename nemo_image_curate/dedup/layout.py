@@ -15,12 +15,10 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nemo_image_curate import storage
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Says that the step is complete.
 LAYOUT = "layout.json"
@@ -65,8 +63,6 @@ class Layout:
         numpy.ndarray of (int32, float32), shape (n,), fields ``cluster`` and ``similarity``
             Cluster -1 for rows without a vector.
         """
-        import numpy as np
-
         found = np.zeros(sum(self.counts), dtype=[("cluster", "i4"), ("similarity", "f4")])
         found["cluster"], found["similarity"] = -1, np.nan
         if self.dim:
@@ -78,8 +74,6 @@ class Layout:
 
     def vectors(self, part: int) -> np.ndarray:
         """A part's stored vectors, shape (m, d), float32, read from disk as they are used."""
-        import numpy as np
-
         path = self.file(part, "vectors")
         if not path.stat().st_size:
             return np.empty((0, self.dim), dtype=np.float32)
@@ -87,8 +81,6 @@ class Layout:
 
     def lookup(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of rows of the dataset that have one, shape (len(rows), d), float32."""
-        import numpy as np
-
         found = np.empty((len(rows), self.dim), dtype=np.float32)
         starts = np.array(self.starts())
         parts = np.searchsorted(starts, rows, side="right") - 1

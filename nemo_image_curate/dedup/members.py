@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nemo_image_curate.dedup.layout import Layout
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # A task with more, which then is one cluster, keeps them in a file.
 _MEMORY_BYTES = 512 * 2**20
@@ -27,8 +25,6 @@ class Members:
     """
 
     def __init__(self, layout: Layout, first: int, last: int, rank: Path, role: Path | None):
-        import numpy as np
-
         all_ranks = np.load(rank, mmap_mode="r")
         all_roles = None if role is None else np.load(role, mmap_mode="r")
         homes, ranks, roles, places = [], [], [], []
@@ -63,16 +59,12 @@ class Members:
 
     def clusters(self) -> list[tuple[int, int]]:
         """Where each cluster starts and ends."""
-        import numpy as np
-
         edges = np.flatnonzero(np.diff(self._home)) + 1
         bounds = [0, *edges.tolist(), len(self._home)]
         return list(itertools.pairwise(bounds))
 
 
 def _room(rows: int, layout: Layout) -> np.ndarray:
-    import numpy as np
-
     if rows * layout.dim * 4 <= _MEMORY_BYTES:
         return np.empty((rows, layout.dim), dtype=np.float32)
     with tempfile.TemporaryFile(dir=layout.folder) as file:

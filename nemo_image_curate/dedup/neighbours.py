@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from nemo_image_curate.dedup.vectors import COARSE_MARGIN, GRAIN, coarse
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # Vectors compared with as many others at once, by device. On a CPU the products should stay in its
@@ -58,8 +59,6 @@ def earliest(
     block : int
         Vectors compared with as many others at once.
     """
-    import numpy as np
-
     n = len(query)
     listed: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     truncated: list[np.ndarray] = []
@@ -111,8 +110,6 @@ def forest(take: Take, n: int, eps: float, block: int) -> Found:
     block : int
         Vectors compared with as many others at once.
     """
-    import numpy as np
-
     from nemo_image_curate.dedup.rules import component_firsts
 
     first_of = np.arange(n)
@@ -143,8 +140,6 @@ def forest(take: Take, n: int, eps: float, block: int) -> Found:
 
 
 def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    import numpy as np
-
     empty = np.empty(0, dtype=np.int64)
     return empty, empty, np.empty(0, dtype=np.float32)
 
@@ -167,8 +162,6 @@ class _Asked:
 
     def without(self, gone: np.ndarray) -> _Asked:
         """The same without some of the block's rows."""
-        import numpy as np
-
         return _Asked(self.block, np.setdiff1d(self.rows, gone)) if len(gone) else self
 
     def compare(

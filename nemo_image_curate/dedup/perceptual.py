@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate.decode.image_pass import ERROR_COLUMN
 from nemo_image_curate.dedup.base import ColumnDedup
@@ -12,10 +15,6 @@ from nemo_image_curate.dedup.hamming import close_pairs
 from nemo_image_curate.dedup.hashes import PerceptualHash
 from nemo_image_curate.dedup.rules import Decisions, Pairs, check_rule, decide
 from nemo_image_curate.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 _BITS = 64
 _MAX_RADIUS = 31
@@ -144,8 +143,6 @@ def near_groups(hashes: tuple[np.ndarray, ...], radius: int) -> Pairs:
     Pairs
         Similarity is 1 - distance / 64, of the nearest of their hashes.
     """
-    import numpy as np
-
     n = len(hashes[0])
     first, second, distance = close_pairs(np.concatenate(hashes), radius)
     # Two mirror images tell nothing new: they are compared as two images already.

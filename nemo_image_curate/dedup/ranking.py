@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 KEEP = ("first", "random", "best", "hard", "easy")
 
@@ -43,10 +42,6 @@ def ranks(keys: pa.ChunkedArray, score: np.ndarray | None) -> np.ndarray:
     numpy.ndarray of int64, shape (n,)
         0 for the row that comes first.
     """
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     n = len(keys)
     if score is None:
         return np.arange(n, dtype=np.int64)
@@ -73,8 +68,6 @@ def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     numpy.ndarray of float64, shape (n,)
         53 bits of pandas' SipHash.
     """
-    import pandas as pd
-
     names = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
     salt = f"{seed % 10**16:016d}"
     return (pd.util.hash_array(names, hash_key=salt, categorize=False) >> 11) / 2.0**53

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
+from scipy.stats import binomtest
 
 from nemo_image_curate import cluster
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.vectors import GRAIN
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Stored vectors compared with the sample at once.
 _ROWS = 8192
@@ -67,9 +67,6 @@ def measure_recall(
     layout: Layout, eps: float, sample_size: int, seed: int, device: str, progress: bool | None
 ) -> RecallEstimate:
     """Compare a sample of rows with all rows, and see which of the true pairs share a cluster."""
-    import dask
-    import numpy as np
-
     rows = np.flatnonzero(layout.homes()["cluster"] >= 0)
     chosen = np.random.default_rng(seed).permutation(len(rows))[:sample_size]
     sample = np.sort(rows[chosen])
@@ -93,8 +90,6 @@ def measure_recall(
 
 def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
     """The clusters that rows are stored in: shape (len(sample), at most n_probe), padded by -1."""
-    import numpy as np
-
     held: list[list[int]] = [[] for _ in sample]
     for part, start in enumerate(layout.starts()):
         stored = start + np.load(layout.file(part, "rows.npy")).astype(np.int64)
@@ -108,7 +103,6 @@ def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
 
 def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
     """Pairs of the sample with one part's rows: is it true, does it share a cluster, is it told."""
-    import numpy as np
     import torch
 
     sample = np.load(layout.folder / "recall-sample.npy")
@@ -144,8 +138,6 @@ def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
 
 def _thinned(near: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Of a row that is like thousands of others, only some of them: those by a hash."""
-    import numpy as np
-
     counts = np.bincount(near[:, 0])[near[:, 0]] if len(near) else np.empty(0, dtype=np.int64)
     # Knuth's multiplicative hash, of 32 bits.
     hashed = rows.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
@@ -168,8 +160,6 @@ def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:
 
 
 def _interval(hits: int, total: int) -> tuple[float, float]:
-    from scipy.stats import binomtest
-
     if not total:
         return (0.0, 1.0)
     interval = binomtest(hits, total).proportion_ci(method="wilson")

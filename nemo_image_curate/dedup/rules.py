@@ -17,12 +17,12 @@ In the order B, A, C all three remove A and C.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from nemo_image_curate.errors import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 RULES = ("greedy", "reference", "components")
 
@@ -55,8 +55,6 @@ class Pairs:
 
     def sorted(self) -> Pairs:
         """Each pair once, by `later`, then `earlier`."""
-        import numpy as np
-
         order = np.lexsort((self.earlier, self.later))
         later, earlier = self.later[order], self.earlier[order]
         first = np.ones(len(order), dtype=bool)
@@ -94,8 +92,6 @@ def decide(rule: str, pairs: Pairs, n: int) -> Decisions:
     n : int
         How many rows there are.
     """
-    import numpy as np
-
     pairs = pairs.sorted()
     if rule == "components":
         first = component_firsts(pairs.later, pairs.earlier, n)
@@ -115,8 +111,6 @@ def decide(rule: str, pairs: Pairs, n: int) -> Decisions:
 
 def first_of_each(pairs: Pairs, n: int) -> Decisions:
     """Every row that has a pair is removed, for the first of its partners; `pairs` are sorted."""
-    import numpy as np
-
     duplicate_of = np.full(n, -1, dtype=np.int64)
     similarity = np.full(n, np.nan, dtype=np.float32)
     later, where = np.unique(pairs.later, return_index=True)
@@ -138,8 +132,6 @@ class GreedyState:
     """
 
     def __init__(self, n: int):
-        import numpy as np
-
         self.kept = np.zeros(n, dtype=bool)
         self.removed = np.zeros(n, dtype=bool)
 
@@ -163,8 +155,6 @@ class GreedyState:
         truncated : numpy.ndarray of int64
             Rows that have more such neighbours than `pairs` holds.
         """
-        import numpy as np
-
         n = len(self.kept)
         incomplete = np.zeros(n, dtype=bool)
         incomplete[truncated] = True
@@ -185,10 +175,6 @@ class GreedyState:
 
 def component_firsts(later: np.ndarray, earlier: np.ndarray, n: int) -> np.ndarray:
     """For each row the smallest row of its connected component."""
-    import numpy as np
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     ones = np.ones(len(later), dtype=bool)
     graph = coo_array((ones, (later, earlier)), shape=(n, n))
     count, labels = connected_components(graph, directed=False)

@@ -6,7 +6,10 @@ import numbers
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
@@ -22,9 +25,6 @@ from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.version import __version__
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class SemanticDedup:
@@ -378,8 +378,6 @@ class _Extraction:
         return decisions.complete(self.decided)
 
     def run(self) -> None:
-        import pyarrow as pa
-
         clusters, layout = self.clusters, self.clusters.layout
         homes = layout.homes()
         rank = self._ranks(homes)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nemo_image_curate import cluster
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # bfloat16 has 8 significant bits: rounding both unit vectors moves a cosine by at most
@@ -69,8 +71,6 @@ def coarse(vectors: torch.Tensor) -> torch.Tensor:
 
 def multiply_rate(device: str) -> float:
     """Multiply-adds per second of one thread of a CPU, or of a GPU, for matrices as we use them."""
-    import time
-
     import torch
 
     matrix = coarse(torch.ones(1024, 1024, device=device))

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import describe_stage
@@ -19,8 +22,6 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
     import torch
 
 logger = logging.getLogger(__name__)
@@ -213,7 +214,6 @@ class ImageEmbedder:
         errors : list of str or None, length n
             The reasons.
         """
-        import numpy as np
         import torch
         from dask.base import tokenize
 

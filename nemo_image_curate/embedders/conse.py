@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import filelock
+
 from nemo_image_curate import cluster
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise
@@ -110,7 +112,6 @@ def _classes(device: str) -> torch.Tensor:
 
 def _saved_classes() -> torch.Tensor:
     """The same, from the weights cache: to embed them takes a CPU longer than all else to start."""
-    import filelock
     from safetensors.torch import load_file, save_file
 
     path = (

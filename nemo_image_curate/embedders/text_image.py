@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from nemo_image_curate import cluster, frames
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.lineage import describe_stage
@@ -15,7 +18,6 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 # Texts per forward pass.
@@ -111,7 +113,6 @@ class TextImageEmbedder(ImageEmbedder):
         ConfigError
             For a text that is empty, that the model knows no token of, or that is too long.
         """
-        import numpy as np
         import torch
 
         if isinstance(texts, str):
@@ -159,8 +160,6 @@ class TextImageEmbedder(ImageEmbedder):
         ConfigError
             When it holds no texts.
         """
-        import pyarrow as pa
-
         if self.caption_column is None:
             raise ConfigError("caption_column=None: there is no column of texts to embed.")
         frame = dataset.metadata
@@ -204,8 +203,6 @@ class _EmbedCaptions:
         return ("EmbedCaptions", *columns, *self.embedder.__dask_tokenize__())
 
     def __call__(self, frame: Any) -> Any:
-        import pyarrow as pa
-
         embedder = self.embedder
         device = "cuda" if frames.backend_of(frame) == "gpu" else "cpu"
         texts = frames.column_to_arrow(frame[embedder.caption_column]).to_pylist()

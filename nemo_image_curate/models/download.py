@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 # A download may take this long per byte, and a grace of `timeout` on top. 32 KiB/s is a poor
 # mobile line; a server below it is taken for one that trickles on purpose or is broken.
@@ -63,8 +65,6 @@ def download(url: str, handle: IO[bytes], size: int, timeout: float) -> None:
 def _transfer(
     url: str, handle: IO[bytes], size: int, timeout: float, stop: threading.Event
 ) -> None:
-    from urllib.request import Request, urlopen
-
     request = Request(url, headers={"User-Agent": "nemo-image-curate"})
     with contextlib.closing(urlopen(request, timeout=timeout)) as response:
         received = 0
@@ -81,8 +81,6 @@ def _transfer(
 
 
 def _reason(error: Exception, timeout: float) -> DownloadError:
-    from urllib.error import HTTPError, URLError
-
     if isinstance(error, DownloadError):
         return error
     if isinstance(error, HTTPError):

@@ -9,6 +9,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
+
 from nemo_image_curate.errors import WeightsError
 from nemo_image_curate.models.download import MIN_BYTES_PER_SECOND, DownloadError, download
 from nemo_image_curate.models.state_dicts import load_state_dict
@@ -102,8 +104,6 @@ def fetch(weights: WeightsFile, model_path: str | None = None, timeout: float = 
     target = home() / weights.name
     if _is_right(weights, target):
         return target
-
-    import filelock
 
     patience = 2 * (timeout + weights.size / MIN_BYTES_PER_SECOND)
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.image_pass import ImagePass
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import torch
 
 _SIDE = 256
@@ -59,8 +60,6 @@ class ImageStatistics:
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
-        import pyarrow as pa
-
         measured = ("brightness", "contrast", "sharpness", "colorfulness")
         sizes = {"width": pa.int32(), "height": pa.int32(), "image_format": pa.string()}
         return sizes | dict.fromkeys(measured, pa.float32())

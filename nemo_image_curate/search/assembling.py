@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from nemo_image_curate.search import building, files, matching
 from nemo_image_curate.search.engines import open_engine, read_faiss
@@ -15,9 +17,6 @@ from nemo_image_curate.search.nearest import approximate
 from nemo_image_curate.search.parts import Parts, one_dim
 from nemo_image_curate.search.rows import RowTable
 from nemo_image_curate.search.tuning import Recall
-
-if TYPE_CHECKING:
-    import numpy as np
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import cluster, storage
 from nemo_image_curate.dataset.lineage import fingerprint
@@ -14,10 +19,6 @@ from nemo_image_curate.search.engines import read_faiss
 from nemo_image_curate.search.kinds import Plan
 from nemo_image_curate.search.parts import Parts, part_vectors
 from nemo_image_curate.search.rows import sample_scores, write_rows
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 # Vectors to find each centre on, and at least for principal components.
 _PER_LIST = 100
@@ -38,7 +39,6 @@ def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
         An empty FAISS index; the same for any number of workers.
     """
     import faiss
-    import numpy as np
 
     # What the sample is of, and what is made of it.
     token = fingerprint(str(plan), [record["digest"] for record in records])
@@ -73,8 +73,6 @@ def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
 
 
 def _block(folder: Path, number: int, waiting: list[np.ndarray]) -> Path:
-    import numpy as np
-
     path = folder / f"block-{number:05d}.npy"
     np.save(path, np.concatenate(waiting))
     waiting.clear()
@@ -83,15 +81,11 @@ def _block(folder: Path, number: int, waiting: list[np.ndarray]) -> Path:
 
 def _scores(parts: Parts, number: int) -> np.ndarray:
     """Of each indexed row of a part, what decides whether it is in the sample."""
-    import numpy as np
-
     return np.concatenate([sample_scores(one, parts.id_col) for one in parts.row_batches(number)])
 
 
 def encode(parts: Parts, numbers: Sequence[int], dim: int, trained: Path) -> None:
     """Write codes and float16 vectors of some parts, as far as that is not done; on the workers."""
-    import dask
-
     todo = [number for number in numbers if not _codes(parts.stem(number), trained).exists()]
     work = dask.delayed(_encode_part, pure=False)
     cluster.compute_all(
@@ -115,8 +109,6 @@ def _encode_part(stem: Path, dim: int, trained: Path) -> None:
 
 def fill_lists(index: Any, parts: Parts, numbers: Sequence[int], trained: Path) -> None:
     """Add the codes of some parts to a FAISS index, in this order."""
-    import numpy as np
-
     lists = Codes(index).lists
     for number in numbers:
         raw = np.fromfile(_codes(parts.stem(number), trained), dtype=np.uint8)
@@ -127,8 +119,6 @@ def fill_lists(index: Any, parts: Parts, numbers: Sequence[int], trained: Path) 
 
 def fill_flat(index: Any, parts: Parts, numbers: Sequence[int]) -> None:
     """Add the vectors of some parts to a FAISS index, in this order."""
-    import numpy as np
-
     for number in numbers:
         index.add(np.array(parts.vectors(number, index.d)))
 
@@ -144,8 +134,6 @@ def write_vectors(
     path: Path, parts: Parts, numbers: Sequence[int], dim: int, before: Path | None = None
 ) -> None:
     """Write the vectors of some parts as float16, after those of another such file."""
-    import shutil
-
     import torch
 
     def write(file: Any) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import dask
+import pyarrow as pa
+
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.lineage import Lineage
@@ -20,8 +23,6 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.files import local_folder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from nemo_image_curate.dataset import ImageTextPairDataset
 
 FORMAT = 1
@@ -213,8 +214,6 @@ class _Source:
     """The captions of a dataset, partition by partition."""
 
     def __init__(self, dataset: ImageTextPairDataset, column: str):
-        import pyarrow as pa
-
         frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN, column)
         if column in (dataset.id_col, SHARD_COLUMN):
             raise ConfigError(f"column={column!r} names the samples: captions are another column.")
@@ -234,8 +233,6 @@ class _Source:
 
     def read(self, names: list[str] | None, progress: bool | None) -> list[str]:
         """The hash of each partition's captions; they are kept in files, where these are named."""
-        import dask
-
         work = dask.delayed(_read_part, pure=False)
         # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
         with dask.config.set({"dataframe.shuffle.method": "tasks"}):
@@ -252,8 +249,6 @@ class _Source:
 
 def _read_part(frame: Any, name: str | None) -> str:
     """Hash (shard, key, caption) of one partition's rows that have one; runs on a worker."""
-    import pyarrow as pa
-
     table = frames.to_arrow(frame).rename_columns(["shard", "key", "caption"])
     table = table.cast(pa.schema([(column, pa.large_string()) for column in table.column_names]))
     table = table.filter(table["caption"].is_valid())
@@ -297,8 +292,6 @@ def _fill(path: str, parts: list[str], about: dict[str, Any]) -> None:
 
 
 def _batches(part: str) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
     with pa.memory_map(part) as file, pa.ipc.open_file(file) as opened:
         for number in range(opened.num_record_batches):
             yield opened.get_batch(number)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.search.conditions import PRESENT, chroma_condition
 from nemo_image_curate.search.hits import Hit
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _ROW = "_row"
 _TAKEN_NAMES = frozenset({"key", "shard", "caption"})
@@ -112,8 +111,6 @@ def _ask(method: Callable[..., Any], **question: Any) -> Any:
 
 
 def _hit(key: str, row: Mapping[str, Any], score: float, vector: Any) -> Hit:
-    import numpy as np
-
     unit = None if vector is None else np.asarray(vector, dtype=np.float32)
     return Hit(key, None, score, row.get("caption"), json.loads(row[_ROW]), unit)
 
@@ -131,8 +128,6 @@ def is_text(value: Any) -> bool:
 
 def vector_problem(vector: np.ndarray) -> str | None:
     """None, or why an embedding cannot be compared with others."""
-    import numpy as np
-
     pointing = 0 < float(np.linalg.norm(vector)) < math.inf
     return None if pointing else "its embedding has no direction: it is zero or not finite"
 

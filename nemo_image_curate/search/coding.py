@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from nemo_image_curate.search.kinds import LEAST, STEP, TAIL_NOISE, Plan
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # The largest value of a code: FAISS keeps it as a signed byte.
 _PEAK = 127
@@ -35,8 +34,6 @@ def projection(samples: Iterable[np.ndarray], plan: Plan) -> np.ndarray:
     numpy.ndarray, shape (w, d), float64
         Orthonormal rows.
     """
-    import numpy as np
-
     moment, count = np.zeros((plan.dim, plan.dim)), 0
     for sample in samples:
         wide = sample.astype(np.float64)
@@ -71,7 +68,6 @@ def new_index(matrix: np.ndarray, peak: float, centres: np.ndarray) -> Any:
     faiss.IndexPreTransform
     """
     import faiss
-    import numpy as np
 
     width, dim = matrix.shape
     transform = faiss.LinearTransform(dim, width, False)
@@ -107,7 +103,6 @@ class Codes:
 
     def __init__(self, index: Any):
         import faiss
-        import numpy as np
 
         self.index = index
         transform = faiss.downcast_VectorTransform(index.chain.at(0))
@@ -118,8 +113,6 @@ class Codes:
 
     def encode(self, vectors: np.ndarray) -> Iterator[np.ndarray]:
         """The number of its list and the code of each vector, as FAISS writes them, in blocks."""
-        import numpy as np
-
         for start in range(0, len(vectors), _ROWS):
             values = np.array(vectors[start : start + _ROWS]) @ self.matrix.T * self.scale
             yield self.lists.sa_encode(np.rint(values).clip(-_PEAK, _PEAK))
@@ -131,8 +124,6 @@ class Codes:
 
     def ask(self, projected: np.ndarray) -> np.ndarray:
         """Components (w,) as the whole numbers that FAISS compares codes with."""
-        import numpy as np
-
         # Each query has a scale of its own: captions may lie off where images are.
         largest = float(abs(projected).max()) or 1.0
         asked: np.ndarray = np.rint(projected * np.float32(_PEAK / largest))
@@ -143,7 +134,5 @@ class Codes:
 
         Needs the direct map of `lists`.
         """
-        import numpy as np
-
         found: np.ndarray = self.lists.reconstruct_batch(rows) / np.float32(self.scale)
         return found

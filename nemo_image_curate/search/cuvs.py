@@ -7,14 +7,13 @@ for GPUs", 2023. The graph is built from the file of vectors whenever the index 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from nemo_image_curate import frames
 from nemo_image_curate.errors import BackendError
 from nemo_image_curate.search.engines import VectorFile
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # cuVS takes powers of two, of at least this, up to 512 in its fastest mode.
 _LEAST_QUEUE = 64
@@ -70,7 +69,6 @@ class CuvsEngine:
     ) -> np.ndarray:
         """The rows that the graph leads to, shape (q, k); -1 for none."""
         import cupy
-        import numpy as np
         from cuvs.neighbors import cagra, filters
 
         queue = max(_LEAST_QUEUE, 1 << (k - 1).bit_length())

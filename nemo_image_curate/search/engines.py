@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.search.coding import Codes
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # FAISS compares this many queries with centres in another way, with other last bits: a query
 # should be answered alike alone and among others.
@@ -127,7 +126,6 @@ class ListEngine:
     ) -> np.ndarray:
         """By the codes of the nearest lists."""
         import faiss
-        import numpy as np
 
         selector = None if allowed is None else faiss.IDSelectorBitmap(allowed)
         options = faiss.SearchParametersIVF(nprobe=min(probe, self.lists), sel=selector)
@@ -148,15 +146,12 @@ class ListEngine:
         """Vectors from the file, or decoded components."""
         if self._file is not None:
             return self._file.read(rows)
-        import numpy as np
 
         chosen = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         return self.codes.decode(chosen)
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors from the file, or about what they were."""
-        import numpy as np
-
         found = self.stored(rows)
         if self._file is not None:
             return found
@@ -180,7 +175,6 @@ class VectorFile:
     """
 
     def __init__(self, path: str, dim: int):
-        import numpy as np
         import torch
 
         rows = os.stat(path).st_size // (2 * dim)

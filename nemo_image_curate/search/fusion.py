@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import numpy as np
 
 from nemo_image_curate.search.hits import Hit
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Item = TypeVar("Item", bound=Hashable)
 # Cormack, Clarke, Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank
@@ -56,8 +55,6 @@ def collapse(hits: Sequence[Hit], threshold: float, k: int) -> list[Hit]:
         Each with the number of those it stands for in ``similar``: what it is most similar to
         stands for a hidden hit.
     """
-    import numpy as np
-
     shown: list[Hit] = []
     counts: list[int] = []
     vectors: np.ndarray | None = None

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -22,8 +24,6 @@ from nemo_image_curate.search.rows import RowTable
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from nemo_image_curate.dataset import ImageTextPairDataset
 
 logger = logging.getLogger(__name__)
@@ -262,8 +262,6 @@ class VectorIndex:
         ConfigError
             When `k` is below 1, or the queries are of another width, zero or not finite.
         """
-        import numpy as np
-
         queries = self._queries(vectors)
         if k < 1:
             raise ConfigError(f"k={k} should be a positive integer.")
@@ -296,8 +294,6 @@ class VectorIndex:
         return scores, rows
 
     def _queries(self, vectors: np.ndarray) -> np.ndarray:
-        import numpy as np
-
         given = np.asarray(vectors)
         dim = self.recipe["dim"]
         if given.ndim != 2 or given.shape[1] != dim:
@@ -338,8 +334,6 @@ class VectorIndex:
         self, samples: Sequence[tuple[str | None, str]], where: str | None = None
     ) -> list[Hit | None]:
         """The rows of some samples, with their vectors; see `Searchable.lookup`."""
-        import numpy as np
-
         allowed = None if where is None else self.rows.matching(where)
         rows: list[int | None] = []
         for shard, key in samples:
@@ -368,8 +362,6 @@ class VectorIndex:
 
         As they were for ``flat``; in float16 with ``rerank``, else from one byte a value.
         """
-        import numpy as np
-
         return self._engine.vectors(np.asarray(rows, dtype=np.int64))
 
     def add(self, dataset: ImageTextPairDataset, progress: bool | None = None) -> VectorIndex:

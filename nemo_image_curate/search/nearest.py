@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
+if TYPE_CHECKING:
     from nemo_image_curate.search.engines import Engine
 
 # Looking further ends here, as far as there are enough hits.
@@ -22,16 +22,12 @@ def score(engine: Engine, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     Each sum is made by itself, so that its last bits are the same in any company.
     """
-    import numpy as np
-
     found: np.ndarray = np.einsum("ij,j->i", engine.stored(rows), asked)
     return found
 
 
 def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k highest scores and their rows, of equal ones the lower row first."""
-    import numpy as np
-
     order = np.lexsort((rows, -scores))[:k]
     return scores[order], rows[order]
 
@@ -43,8 +39,6 @@ def scan(
 
     `k` is at most the number of those rows.
     """
-    import numpy as np
-
     asked = np.stack([engine.asked(query) for query in queries])
     total = count if allowed is None else len(allowed)
     near = [np.empty(0, dtype=np.int64) for _ in queries]
@@ -86,8 +80,6 @@ def approximate(
 
     `pool` is the number of rows to choose from, and `k` at most that.
     """
-    import numpy as np
-
     asked = np.stack([engine.asked(query) for query in queries])
     first = min(pool, candidates * k)
     found = engine.candidates(asked, first, probe, allowed)

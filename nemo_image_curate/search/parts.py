@@ -14,7 +14,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import dask
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import cluster, frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset, saving
@@ -24,10 +28,6 @@ from nemo_image_curate.dedup.vectors import unit
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.rows import plain_schema, write_rows
 from nemo_image_curate.shards import columns as shard_columns
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 # Shows a worker that it sees the client's folder.
 _MARKER = "driver"
@@ -87,8 +87,6 @@ class Parts:
             For each what is `known`, ``digest``, ``rows``, ``indexed`` (those with an embedding
             that has a direction) and ``dim`` (0 without any).
         """
-        import dask
-
         storage.make_dirs(str(self.folder))
         (self.folder / _MARKER).touch()
         found = {number: self._finished(number, with_vectors) for number in numbers}
@@ -122,8 +120,6 @@ class Parts:
 
     def row_batches(self, number: int) -> Iterator[pa.RecordBatch]:
         """A partition's rows that are indexed."""
-        import pyarrow as pa
-
         with (
             pa.memory_map(str(_with(self.stem(number), ".rows.arrow"))) as file,
             pa.ipc.open_file(file) as opened,
@@ -138,8 +134,6 @@ def _with(stem: Path, ending: str) -> Path:
 
 def part_vectors(stem: Path, dim: int) -> np.ndarray:
     """The unit vectors of a part's file, shape (n, dim)."""
-    import numpy as np
-
     path = _with(stem, ".vectors")
     if not path.stat().st_size:
         return np.empty((0, dim), dtype=np.float32)
@@ -156,8 +150,6 @@ def _read_part(
     with_vectors: bool,
 ) -> dict[str, Any]:
     """Write the files of one computed partition; runs on a worker."""
-    import pyarrow as pa
-
     if not (stem.parent / _MARKER).exists():
         raise ConfigError(
             f"this worker does not see {stem.parent}. Give path= a folder on a file system that "

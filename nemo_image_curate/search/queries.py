@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
+import numpy as np
+
 from nemo_image_curate import storage
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
@@ -23,7 +25,6 @@ from nemo_image_curate.decode.header import (
 from nemo_image_curate.errors import ConfigError, CurateError, DatasetError, ImageError
 
 if TYPE_CHECKING:
-    import numpy as np
     import PIL.Image
 
 # A path or fsspec URL, a base64 data URL, encoded bytes, or a Pillow image.
@@ -170,8 +171,6 @@ def direction(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     ConfigError
         When all weights are 0, or the vectors cancel each other out.
     """
-    import numpy as np
-
     scale = sum(abs(weight) for weight, _ in parts)
     if not scale:
         raise ConfigError("all weights of the query are 0: nothing is left to look for.")

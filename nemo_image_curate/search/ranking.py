@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from nemo_image_curate.search.captions import CaptionIndex
 from nemo_image_curate.search.fusion import collapse, reciprocal_rank_fusion
 from nemo_image_curate.search.hits import Hit, Searchable
 from nemo_image_curate.search.queries import Query
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # How deep rankings are fused: what is further down would add less than 1 / 160 to a score.
 _FUSED_DEPTH = 100
@@ -121,8 +119,6 @@ def answers(jobs: Sequence[Job]) -> list[list[Hit]]:
 
 def _nearest(jobs: Sequence[Job], depth: int) -> list[list[Hit]]:
     """The `depth` nearest of jobs that search the same in the same way, from all they search."""
-    import numpy as np
-
     vectors, query = np.stack([job.vector for job in jobs]), jobs[0].query
     lists = [
         searchable.nearest(vectors, depth, query.where, with_vectors=query.collapse is not None)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import expressions
@@ -13,10 +18,6 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.ranking import random_score
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 # Rows of one record batch: what an expression is evaluated on at once.
 BATCH_ROWS = 65_536
@@ -26,16 +27,12 @@ _KEPT = 8
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The columns of a frame that a row table holds: no lists, no other nested values."""
-    import pyarrow as pa
-
     known = [shard_columns.typed(field) for field in shard_columns.storage_schema(schema)]
     return pa.schema([field for field in known if not pa.types.is_nested(field.type)])
 
 
 def sample_scores(batch: pa.RecordBatch, id_col: str) -> np.ndarray:
     """A number in [0, 1) for each row that depends on its shard and key alone."""
-    import pyarrow.compute as pc
-
     return random_score(pc.binary_join_element_wise(batch[SHARD_COLUMN], batch[id_col], "/"), 0)
 
 
@@ -59,9 +56,6 @@ class RowTable:
     """
 
     def __init__(self, path: str, id_col: str):
-        import numpy as np
-        import pyarrow as pa
-
         self.path = path
         self.id_col = id_col
         try:
@@ -86,8 +80,6 @@ class RowTable:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """The columns of some rows, as plain values."""
-        import numpy as np
-
         wanted = np.asarray(rows, dtype=np.int64)
         numbers = np.searchsorted(self._starts, wanted, side="right") - 1
         found: list[dict[str, Any]] = [{}] * len(wanted)
@@ -118,9 +110,6 @@ class RowTable:
         ConfigError
             When it is no expression that is true or false for each row.
         """
-        import numpy as np
-        import pyarrow as pa
-
         with self._lock:
             if expression in self._matches:
                 self._matches.move_to_end(expression)
@@ -162,8 +151,6 @@ class RowTable:
 
     def search(self, key: str, shard: str | None = None) -> list[int]:
         """The numbers of all rows with a key, in one shard or in any."""
-        import numpy as np
-
         hashes, order = self._keys()
         wanted = _hashes([key])[0]
         first, last = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
@@ -176,8 +163,6 @@ class RowTable:
 
     def _keys(self) -> tuple[np.ndarray, np.ndarray]:
         """The keys' hashes in ascending order, and whose they are: 16 bytes for each row."""
-        import numpy as np
-
         if self._by_key is None:
             parts = [_hashes(batch[self.id_col].to_pylist()) for batch in self._batches]
             hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
@@ -187,16 +172,11 @@ class RowTable:
 
 
 def _hashes(keys: Sequence[str]) -> np.ndarray:
-    import numpy as np
-    import pandas as pd
-
     return pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
 
 
 def write_rows(file: Any, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
     """Write what `RowTable` reads: every batch is conformed to `schema`, and of limited size."""
-    import pyarrow as pa
-
     with pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
             table = shard_columns.conform(pa.Table.from_batches([batch]), schema)

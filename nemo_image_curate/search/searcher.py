@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nemo_image_curate import storage
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import (
@@ -21,8 +23,6 @@ from nemo_image_curate.search.queries import Image, Query, direction, image_cont
 from nemo_image_curate.search.ranking import Job, answers, lookup
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from nemo_image_curate.embedders import ImageEmbedder
     from nemo_image_curate.search.store import ChromaStore
 
@@ -246,8 +246,6 @@ class Searcher:
         ImageError
             For images that cannot be decoded, naming the first.
         """
-        import numpy as np
-
         if not texts or not images:
             return np.empty((len(texts), len(images)), dtype=np.float32)
         products: np.ndarray = self._embed_texts(texts) @ self._embed_images(images).T

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import dask
+import numpy as np
 
 from nemo_image_curate import cluster
 from nemo_image_curate.search.engines import VectorFile
 from nemo_image_curate.search.rows import RowTable, sample_scores
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # Queries, and neighbours of each that should be found: the standard deviation of the recall is
 # about 0.003.
@@ -47,9 +46,6 @@ class Recall:
     """
 
     def __init__(self, path: str, dim: int, rows: RowTable, folder: Path, progress: bool | None):
-        import dask
-        import numpy as np
-
         self._vectors = VectorFile(path, dim)
         self.queries = _chosen(rows)
         self._asked = self._vectors.read(self.queries)
@@ -70,8 +66,6 @@ class Recall:
 
     def of(self, search: Search, probe: int, candidates: int) -> float:
         """The share of the neighbours that a search finds."""
-        import numpy as np
-
         if not self._neighbours:
             return 1.0
         found = search(self._asked, self._neighbours + 1, probe, candidates)
@@ -119,8 +113,6 @@ class Recall:
 
 def _chosen(rows: RowTable) -> np.ndarray:
     """The rows that score highest; the training sample is of those that score lowest."""
-    import numpy as np
-
     scores = [sample_scores(batch, rows.id_col) for batch in rows.batches()]
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return np.sort(order[:_QUERIES])
@@ -128,7 +120,6 @@ def _chosen(rows: RowTable) -> np.ndarray:
 
 def _compare(path: str, dim: int, start: int, queries: Path) -> np.ndarray:
     """The highest similarities of queries with some rows of a file."""
-    import numpy as np
     import torch
 
     asked = torch.from_numpy(np.load(queries))

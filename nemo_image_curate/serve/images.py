@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from nemo_image_curate import storage
@@ -127,8 +128,6 @@ def media_type(data: bytes) -> str:
     ImageError
         When they are no image.
     """
-    from PIL import Image
-
     name = read_header(data).format.upper()
     # MPO is several JPEGs in one file; browsers show the first.
     kind = "image/jpeg" if name == "MPO" else Image.MIME.get(name, "")

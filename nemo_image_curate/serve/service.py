@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI
+from PIL import Image
 from starlette.middleware.cors import CORSMiddleware
 from threadpoolctl import threadpool_limits
 
@@ -203,8 +204,6 @@ def _listed(found: Searchable | Sequence[Searchable] | None) -> list[Any]:
 
 
 def _tiny_picture() -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.shards.reader import TarShard
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
@@ -37,9 +37,6 @@ def read_footer(location: str) -> Footer:
     DatasetError
         Naming the file, when it is not a readable Parquet file.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             metadata = parquet.metadata
@@ -62,9 +59,6 @@ def read_footer(location: str) -> Footer:
 
 def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or those of `columns` that it has, without its metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
@@ -88,8 +82,6 @@ def tar_columns(shard: TarShard, id_col: str, schema: pa.Schema | None = None) -
     A sample without one of them, or whose JSON is broken, has nulls there. Objects, values of
     mixed types in one field, and fields that are strings in `schema` become their JSON text.
     """
-    import pyarrow as pa
-
     index = shard.index
     keys = list(index.samples)
     columns: dict[str, list[Any]] = {}
@@ -123,8 +115,6 @@ def _json_fields(content: bytes | None) -> dict[str, Any]:
 
 
 def _column(values: list[Any], as_text: bool) -> pa.Array:
-    import pyarrow as pa
-
     if not as_text:
         try:
             array = pa.array(values)
@@ -139,8 +129,6 @@ def _column(values: list[Any], as_text: bool) -> pa.Array:
 
 def _has_objects(kind: pa.DataType) -> bool:
     """Objects seldom have the same fields in every shard, and Parquet cannot hold an empty one."""
-    import pyarrow as pa
-
     if pa.types.is_list(kind):
         return _has_objects(kind.value_type)
     return bool(pa.types.is_struct(kind))
@@ -156,14 +144,10 @@ def storage_schema(schema: pa.Schema) -> pa.Schema:
 
     A column of nulls has no type yet: other shards may know it.
     """
-    import pyarrow as pa
-
     return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    import pyarrow as pa
-
     types = pa.types
     if types.is_dictionary(kind):
         return _plain(kind.value_type)
@@ -194,8 +178,6 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
     SchemaError
         Naming the shard, the column and both types, where there is no common type.
     """
-    import pyarrow as pa
-
     merged: dict[str, pa.Field] = {}
     # By column: whether any tar has it, and whether all shards can give it as text.
     textual: dict[str, tuple[bool, bool]] = {}
@@ -231,8 +213,6 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
 
 def typed(field: pa.Field) -> pa.Field:
     """The field; text when all is null, so that nothing tells its type."""
-    import pyarrow as pa
-
     if pa.types.is_null(field.type):
         return field.with_type(pa.string())
     if pa.types.is_list(field.type):
@@ -241,15 +221,11 @@ def typed(field: pa.Field) -> pa.Field:
 
 
 def _is_plain(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with the columns of `schema`: cast where types differ, null where absent."""
-    import pyarrow as pa
-
     arrays = []
     for field in schema:
         if field.name not in table.column_names:

@@ -12,10 +12,9 @@ import mmap
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 BLOCK = 512
 _ZERO_BLOCK = bytes(BLOCK)
@@ -208,14 +207,10 @@ class _Headers:
         self.renamed: dict[int, str] = {}
 
     def _blocks(self) -> np.ndarray:
-        import numpy as np
-
         return np.frombuffer(b"".join(self.headers), dtype=np.uint8).reshape(-1, BLOCK)
 
     def count_good(self) -> int:
         """How many headers come before the first whose checksum is wrong."""
-        import numpy as np
-
         if not self.headers:
             return 0
         blocks = self._blocks()
@@ -232,8 +227,6 @@ class _Headers:
 
     def names(self) -> list[str]:
         """The members' full names."""
-        import numpy as np
-
         if not self.headers:
             return []
         blocks = self._blocks()

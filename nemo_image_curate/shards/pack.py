@@ -9,15 +9,15 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS, format_idx
 from nemo_image_curate.shards.writer import TarWriter
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _FILE_NAMES = ("image", "file", "filename", "file_name", "path")
 _MANIFEST = "_pack.json"
@@ -119,8 +119,6 @@ def pack(
     ConfigError, DatasetError
         For unusable arguments, unreadable files, or an output that has shards already.
     """
-    import pyarrow.parquet as pq
-
     if samples_per_shard < 1:
         raise ConfigError(f"samples_per_shard={samples_per_shard} should be a positive integer.")
     output = storage.normalise(output)
@@ -205,8 +203,6 @@ def _extension(path: Path) -> str:
 
 def _table(records: list[dict[str, Any]]) -> pa.Table:
     """All columns that some record has; captions are text even where there are none."""
-    import pyarrow as pa
-
     text, texts = pa.string(), pa.list_(pa.field("item", pa.string()))
     kinds = {"key": text, "file": text, "caption": text, "captions": texts}
     names = dict.fromkeys(name for record in records for name in record)
