@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         NsfwClassifier,
         ZeroShotClassifier,
     )
-    from nemo_image_curate.cluster import get_client
+    from nemo_image_curate.compute.client import get_client
     from nemo_image_curate.dataset import ImageTextPairDataset, inspect_dataset
     from nemo_image_curate.dedup import (
         ExactDedup,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from nemo_image_curate import frames
-from nemo_image_curate.cluster import get_client
+from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.version import __version__
 
 _PACKAGES = (
@@ -149,7 +149,7 @@ def _faiss() -> str:
 
 
 def _bfloat16() -> str:
-    from nemo_image_curate.cluster import has_bfloat16
+    from nemo_image_curate.compute.devices import has_bfloat16
 
     return "native" if has_bfloat16("cpu") else "emulated: float32 is used"
 

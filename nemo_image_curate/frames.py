@@ -1,7 +1,13 @@
-"""The two dataframe backends: pandas with Arrow dtypes on a CPU, cuDF on a GPU.
+"""The two dataframe backends: pandas on a CPU, cuDF on a GPU.
 
 Only this module knows which one is in use. Everything else exchanges Arrow tables with it, or
 uses the methods that both share.
+
+In pandas numbers have its nullable types (``Int64``, ``Float32``, ``boolean``), and all else Arrow's:
+so nulls mean what they mean in cuDF, lists stay lists, and every operator of numbers is there.
+Arrow's own numbers lack ``%``, ``//`` of floats and ``divmod`` in pandas. The nullable types take 130
+ms instead of 10 to make of a million rows of five columns, and a fifth more memory; comparisons
+take half as long (measured with pandas 3.0).
 """
 
 from __future__ import annotations
@@ -83,6 +89,16 @@ def backend_of(frame: Any) -> Backend:
     return "gpu" if type(meta).__module__.split(".")[0] == "cudf" else "cpu"
 
 
+def device_of(frame: Any) -> Literal["cpu", "cuda"]:
+    """Where models that work on a frame's rows run: ``cuda`` for cuDF, ``cpu`` for pandas."""
+    return "cuda" if backend_of(frame) == "gpu" else "cpu"
+
+
+def host(values: Any) -> np.ndarray:
+    """An array of the CPU's memory: a NumPy array as it is, a CuPy array copied."""
+    return values.get() if hasattr(values, "get") else values
+
+
 def from_arrow(table: pa.Table, backend: Backend) -> Any:
     """A dataframe with the columns of an Arrow table; nulls mean the same on both backends.
 
@@ -105,7 +121,26 @@ def from_arrow(table: pa.Table, backend: Backend) -> Any:
                 )
         return cudf.DataFrame.from_arrow(table.replace_schema_metadata(None))
 
-    return table.to_pandas(types_mapper=pd.ArrowDtype, ignore_metadata=True)
+    return table.to_pandas(types_mapper=_pandas_type, ignore_metadata=True)
+
+
+_NULLABLE_NUMBERS: dict[pa.DataType, Any] = {
+    pa.bool_(): pd.BooleanDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+}
+
+
+def _pandas_type(kind: pa.DataType) -> Any:
+    return _NULLABLE_NUMBERS.get(kind) or pd.ArrowDtype(kind)
 
 
 def _cudf_lacks(kind: pa.DataType) -> bool:
@@ -186,14 +221,14 @@ def embedding_type() -> pa.DataType:
     return pa.list_(pa.field("item", pa.float32()))
 
 
-def embedding_column(values: Any, kept: Any, rows: int) -> Any:
+def embedding_column(values: Any, row_numbers: Any, rows: int) -> Any:
     """A ``list<float32>`` column from the 2-D array of its non-null rows.
 
     Parameters
     ----------
     values : numpy.ndarray or torch.Tensor, shape (n, d), float32
-        One embedding for each row in `kept`.
-    kept : sequence of int, length n
+        One embedding for each of the row numbers.
+    row_numbers : sequence of int, length n
         Ascending row numbers that have an embedding; all other rows become null.
     rows : int
         Length of the column.
@@ -206,7 +241,7 @@ def embedding_column(values: Any, kept: Any, rows: int) -> Any:
     n, dim = values.shape
     check_leaves(rows, dim)
     present = np.zeros(rows, dtype=bool)
-    present[np.asarray(kept, dtype=np.int64)] = True
+    present[np.asarray(row_numbers, dtype=np.int64)] = True
     offsets = np.zeros(rows + 1, dtype=np.int32)
     np.cumsum(present, out=offsets[1:])
     offsets *= dim
@@ -232,8 +267,9 @@ def _cudf_lists(values: Any, offsets: np.ndarray, present: np.ndarray) -> Any:
     mask, nulls = (None, 0) if present.all() else plc.transform.bools_to_mask(column(present))
     lists = plc.DataType(plc.TypeId.LIST)
     children = [column(offsets), column(values.contiguous())]
-    made = plc.Column(lists, len(present), None, mask, nulls, 0, children)
-    return cudf.Series.from_pylibcudf(made)
+    return cudf.Series.from_pylibcudf(
+        plc.Column(lists, len(present), None, mask, nulls, 0, children)
+    )
 
 
 def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
@@ -247,8 +283,8 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
     -------
     values : numpy.ndarray or cupy.ndarray, shape (n, d), float32
         A view of the column's memory where it can be; d is 0 when no row has an embedding.
-    kept : numpy.ndarray of int64, shape (n,)
-        The row numbers that `values` belong to.
+    row_numbers : numpy.ndarray of int64, shape (n,)
+        The rows that `values` belong to.
 
     Raises
     ------
@@ -259,18 +295,18 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
     if backend_of(series) == "gpu":
         import cupy
 
-        kept = cupy.asnumpy(cupy.flatnonzero(series.notna().values))
-        if not len(kept):
-            return cupy.empty((0, 0), dtype=np.float32), kept
+        row_numbers = cupy.asnumpy(cupy.flatnonzero(series.notna().values))
+        if not len(row_numbers):
+            return cupy.empty((0, 0), dtype=np.float32), row_numbers
         _check_lists(series.name, column_to_arrow(series.iloc[:0]).type)
         present = series.dropna() if series.has_nulls else series
         leaves = present.list.leaves.values.astype(np.float32, copy=False)
         widths = cupy.asnumpy(present.list.len().values)
     else:
         array = column_to_arrow(series)
-        kept = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
-        if not len(kept):
-            return np.empty((0, 0), dtype=np.float32), kept
+        row_numbers = np.flatnonzero(pc.is_valid(array).to_numpy(zero_copy_only=False))
+        if not len(row_numbers):
+            return np.empty((0, 0), dtype=np.float32), row_numbers
         _check_lists(series.name, array.type)
         # Unlike after drop_null, nothing is copied as long as null rows hold no values.
         leaves = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
@@ -280,7 +316,7 @@ def embedding_array(series: Any) -> tuple[Any, np.ndarray]:
             f"column {series.name!r}: embeddings of different lengths "
             f"({int(widths.min())} to {int(widths.max())}) in one partition."
         )
-    return leaves.reshape(len(kept), int(widths[0])), kept
+    return leaves.reshape(len(row_numbers), int(widths[0])), row_numbers
 
 
 def _check_lists(name: str, kind: pa.DataType) -> None:
@@ -290,13 +326,15 @@ def _check_lists(name: str, kind: pa.DataType) -> None:
         raise DatasetError(f"column {name!r} holds {kind}, no embeddings.")
 
 
-def spread(values: Sequence[Any], kept: Iterable[int], rows: int, kind: pa.DataType) -> pa.Array:
-    """A column of `rows` rows with `values` at the row numbers `kept`, and nulls elsewhere.
+def scatter(
+    values: Sequence[Any], row_numbers: Iterable[int], rows: int, kind: pa.DataType
+) -> pa.Array:
+    """A column of `rows` rows with `values` at some row numbers, and nulls elsewhere.
 
     A value that is NaN is null, too.
     """
     column: list[Any] = [None] * rows
-    for row, value in zip(kept, values, strict=True):
+    for row, value in zip(row_numbers, values, strict=True):
         column[row] = value
     return pa.array(column, kind, from_pandas=True)
 

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import dask
 import pytest
 
-from nemo_image_curate import SemanticDedup, cluster, frames
+from nemo_image_curate import SemanticDedup, frames
+from nemo_image_curate.compute import devices, jobs, worker_cache
+from nemo_image_curate.compute.client import current_client, get_client
 from nemo_image_curate.errors import BackendError, ConfigError, DatasetError, JobError
 from tests.dedup.make_embeddings import planted, write_embeddings
 from tests.make_data import digests
@@ -31,7 +33,7 @@ def square(number: int, log: str) -> int:
     return number * number
 
 
-def jobs(numbers: list[int], log: object) -> list[object]:
+def squares(numbers: list[int], log: object) -> list[object]:
     return [dask.delayed(square, pure=False)(number, str(log)) for number in numbers]
 
 
@@ -39,12 +41,12 @@ def jobs(numbers: list[int], log: object) -> list[object]:
 def test_results_come_in_the_order_of_the_tasks(tmp_path):
     done: list[int] = []
     numbers = list(range(20))
-    found = cluster.compute_all(
-        jobs(numbers, tmp_path / "log"), [str(n) for n in numbers], "square", done=done.append
+    found = jobs.compute_all(
+        squares(numbers, tmp_path / "log"), [str(n) for n in numbers], "square", done=done.append
     )
     assert found == [number * number for number in numbers]
     assert sorted(done) == found
-    assert cluster.compute_all([], [], "nothing") == []
+    assert jobs.compute_all([], [], "nothing") == []
 
 
 @pytest.mark.usefixtures("anyhow")
@@ -53,7 +55,7 @@ def test_a_failing_task_is_named_and_the_others_are_done(tmp_path):
     numbers = [1, -2, 3, -4, 5]
     labels = [f"{n}.tar" for n in numbers]
     with pytest.raises(JobError) as caught:
-        cluster.compute_all(jobs(numbers, tmp_path / "log"), labels, "square", done=done.append)
+        jobs.compute_all(squares(numbers, tmp_path / "log"), labels, "square", done=done.append)
     message = str(caught.value)
     assert "2 of 5 partitions failed" in message
     assert "-2.tar: ValueError: negative: -2" in message
@@ -71,7 +73,7 @@ def refuse() -> None:
 def test_one_common_error_of_ours_is_passed_on():
     tasks = [dask.delayed(refuse)() for _ in range(3)]
     with pytest.raises(DatasetError, match=r"^the disk is full$"):
-        cluster.compute_all(tasks, ["a", "b", "c"], "write")
+        jobs.compute_all(tasks, ["a", "b", "c"], "write")
 
 
 def shared(log: str) -> int:
@@ -84,42 +86,42 @@ def shared(log: str) -> int:
 def test_what_tasks_share_is_computed_once(tmp_path):
     common = dask.delayed(shared)(str(tmp_path / "log"))
     tasks = [dask.delayed(lambda a, b: a + b)(common, number) for number in range(5)]
-    assert cluster.compute_all(tasks, list("abcde"), "add", shared=True) == [1, 2, 3, 4, 5]
+    assert jobs.compute_all(tasks, list("abcde"), "add", shared=True) == [1, 2, 3, 4, 5]
     assert (tmp_path / "log").read_text().count("shared") == 1
 
 
 def test_a_started_cluster_ends_with_its_client():
-    with cluster.get_client("cpu", n_workers=1, processes=False) as client:
-        assert cluster.current_client() is client
+    with get_client("cpu", n_workers=1, processes=False) as client:
+        assert current_client() is client
         assert client.submit(os.getpid).result() == os.getpid()
         inner = client.cluster
     assert inner.status.name == "closed"
-    assert cluster.current_client() is None
+    assert current_client() is None
 
 
 def test_connect_to_a_running_scheduler(client, tmp_path):
     address = client.scheduler.address
-    with cluster.get_client(scheduler_address=address, set_as_default=False) as other:
+    with get_client(scheduler_address=address, set_as_default=False) as other:
         assert len(other.scheduler_info()["workers"]) == 2
     (tmp_path / "s.json").write_text(json.dumps({"address": address}))
-    with cluster.get_client(scheduler_file=str(tmp_path / "s.json"), set_as_default=False) as other:
+    with get_client(scheduler_file=str(tmp_path / "s.json"), set_as_default=False) as other:
         assert len(other.scheduler_info()["workers"]) == 2
     assert client.submit(len, "abc").result() == 3, "the cluster of others lives on"
 
 
 def test_contradicting_arguments():
     with pytest.raises(ConfigError, match="not both"):
-        cluster.get_client(scheduler_address="tcp://x:1", scheduler_file="x.json")
+        get_client(scheduler_address="tcp://x:1", scheduler_file="x.json")
     with pytest.raises(ConfigError, match="n_workers"):
-        cluster.get_client(scheduler_address="tcp://x:1", n_workers=2)
+        get_client(scheduler_address="tcp://x:1", n_workers=2)
     with pytest.raises(ConfigError, match="backend='tpu'"):
-        cluster.get_client("tpu")
+        get_client("tpu")
 
 
 @pytest.mark.skipif(frames.gpu_problem() is None, reason="a GPU works here")
 def test_gpu_cluster_without_a_gpu():
     with pytest.raises(BackendError, match="does not work here"):
-        cluster.get_client("gpu")
+        get_client("gpu")
 
 
 @pytest.mark.gpu
@@ -127,7 +129,7 @@ def test_more_workers_than_gpus_are_refused():
     if problem := frames.gpu_problem():
         pytest.skip(f"no GPU: {problem}")
     with pytest.raises(ConfigError, match=r"n_workers=99: there is one worker for each GPU"):
-        cluster.get_client("gpu", n_workers=99)
+        get_client("gpu", n_workers=99)
 
 
 @pytest.mark.gpu
@@ -148,7 +150,7 @@ def test_a_gpu_cluster_writes_the_same_files_as_no_cluster(tmp_path):
         return digests(tmp_path / name)
 
     alone = save("alone")
-    with cluster.get_client("gpu") as client:
+    with get_client("gpu") as client:
         assert len(client.scheduler_info()["workers"]) >= 1
         assert save("spread") == alone
     assert [name for name in alone if name.endswith(".parquet")] == [
@@ -163,37 +165,37 @@ def test_kept_objects_are_built_once_and_old_ones_dropped():
         built.append(number)
         return [number]
 
-    cluster.forget()
-    first = cluster.kept("0", lambda: build(0))
-    assert cluster.kept("0", lambda: build(0)) is first
+    worker_cache.clear()
+    first = worker_cache.get_or_build("0", lambda: build(0))
+    assert worker_cache.get_or_build("0", lambda: build(0)) is first
     assert built == [0]
-    most = cluster._KEEP
+    most = worker_cache.MOST_KEPT
     for number in range(1, most + 1):
-        cluster.kept(str(number), lambda number=number: build(number))
-    cluster.kept(str(most), lambda: build(most))
+        worker_cache.get_or_build(str(number), lambda number=number: build(number))
+    worker_cache.get_or_build(str(most), lambda: build(most))
     assert built == list(range(most + 1))
-    cluster.kept("0", lambda: build(0))
+    worker_cache.get_or_build("0", lambda: build(0))
     assert built[-1] == 0, "the oldest was dropped"
     assert built.count(0) == 2
-    cluster.forget()
-    cluster.kept(str(most), lambda: build(most))
+    worker_cache.clear()
+    worker_cache.get_or_build(str(most), lambda: build(most))
     assert built.count(most) == 2
-    cluster.forget()
+    worker_cache.clear()
 
 
 def keep() -> int:
-    return len(cluster.kept("large", lambda: [7]))
+    return len(worker_cache.get_or_build("large", lambda: [7]))
 
 
 def number_kept() -> int:
-    return len(cluster._kept)
+    return len(worker_cache._objects)
 
 
 def test_workers_forget_what_they_keep(client):
     client.run(keep)
     keep()
     assert min(client.run(number_kept).values()) >= 1
-    cluster.forget_on_workers()
+    worker_cache.clear_on_workers()
     assert {*client.run(number_kept).values(), number_kept()} == {0}
 
 
@@ -214,12 +216,12 @@ def test_workers_forget_what_they_keep(client):
     ],
 )
 def test_errors_that_say_memory_is_short(error, is_one):
-    assert cluster.is_out_of_memory(error) is is_one
+    assert devices.is_out_of_memory(error) is is_one
 
 
 def test_one_thread_builds_while_others_find_and_forget():
-    cluster.forget()
-    cluster.kept("there", lambda: [1])
+    worker_cache.clear()
+    worker_cache.get_or_build("there", lambda: [1])
     begun, go_on, built = threading.Event(), threading.Event(), []
 
     def build():
@@ -229,11 +231,11 @@ def test_one_thread_builds_while_others_find_and_forget():
         return [2]
 
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(cluster.kept, "new", build) for _ in range(2)]
+        both = [pool.submit(worker_cache.get_or_build, "new", build) for _ in range(2)]
         assert begun.wait(10)
-        assert cluster.kept("there", lambda: [3]) == [1]
-        cluster.forget()
+        assert worker_cache.get_or_build("there", lambda: [3]) == [1]
+        worker_cache.clear()
         go_on.set()
         assert both[0].result() is both[1].result()
     assert built == [1]
-    cluster.forget()
+    worker_cache.clear()

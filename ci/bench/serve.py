@@ -69,7 +69,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
 def _prepare(scratch: Path) -> list[str]:
     """Shards of the photographs, embedded and indexed; the captions."""
     from nemo_image_curate import ConseEmbedder, ImageTextPairDataset, get_client
-    from nemo_image_curate.search.index import build_index
+    from nemo_image_curate.index.vector_index import build_index
     from nemo_image_curate.shards.pack import find_images, pack
 
     with (FLICKR / "captions.csv").open(newline="") as file:

@@ -15,6 +15,8 @@ from compute import BARE, BARE_SMALL
 from results import known, record
 from setting import BACKEND, DEVICE, LARGE, REHEARSAL, SMALL, device_memory, full, rate, scratch
 
+from nemo_image_curate.compute import worker_cache
+
 DECODE = "decode, 500 px JPEG"
 RAW = "DALI alone, 500 px JPEG"
 WHOLE = "ViT-L/14, tar to Parquet"
@@ -229,7 +231,7 @@ def memory() -> None:
     """A batch that is too large; two encoders on one worker; what stays when they are done."""
     import torch
 
-    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, cluster
+    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder
     from nemo_image_curate.embedders.base import _Forward
 
     before = device_memory()
@@ -259,7 +261,7 @@ def memory() -> None:
             stage = TimmImageEmbedder(model, image_embedding_column=column, batch_size=BATCH)
             dataset = stage(dataset)
         dataset.save_metadata(folder / "both")
-        cluster.forget()
+        worker_cache.clear()
         left = (device_memory() - before) / 1e6
         record("memory held after two encoders in one save", left, "MB")
         for number in range(full(4, 1)):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from nemo_image_curate import cluster, frames
+from nemo_image_curate import frames
+from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
 from nemo_image_curate.version import __version__
 
@@ -238,8 +239,8 @@ class _ScorePartition:
         import torch
         from dask.base import tokenize
 
-        device = "cuda" if frames.backend_of(frame) == "gpu" else "cpu"
-        score = cluster.kept(
+        device = frames.device_of(frame)
+        score = worker_cache.get_or_build(
             tokenize(device, self.classifier), lambda: self.classifier.load(device)
         )
         values, kept = frames.embedding_array(frame[self.classifier.embedding_column])
@@ -253,5 +254,5 @@ class _ScorePartition:
         kinds = self.classifier.columns()
         return frames.with_columns(
             frame,
-            {name: frames.spread(made[name], kept, len(frame), kinds[name]) for name in made},
+            {name: frames.scatter(made[name], kept, len(frame), kinds[name]) for name in made},
         )

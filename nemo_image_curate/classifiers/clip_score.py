@@ -10,7 +10,7 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.classifiers.base import add_columns, origin
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.errors import DatasetError, EncoderMismatchError
 from nemo_image_curate.version import __version__
 

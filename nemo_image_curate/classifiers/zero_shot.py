@@ -15,7 +15,7 @@ from nemo_image_curate.classifiers.prompts import (
     read_labels,
     read_templates,
 )
-from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.embedders import ImageEmbedder, TextImageEmbedder
 from nemo_image_curate.errors import ConfigError
 

@@ -62,7 +62,7 @@ class Session:
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
-        from nemo_image_curate.cluster import get_client
+        from nemo_image_curate.compute.client import get_client
 
         # What goes wrong on a worker is told once, by us.
         running = self.scheduler or self.scheduler_file

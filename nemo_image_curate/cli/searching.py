@@ -205,7 +205,7 @@ def _searcher(
     column = "image_embedding"
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
-    device = "cuda" if opened.backend == "gpu" else "cpu"
+    device = frames.device_of(opened.metadata)
     live = ChromaStore(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset import exporting, expressions, saving
+from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.copying import Naming
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.expressions import check
 from nemo_image_curate.shards.reader import TarShard, stem
 
 if TYPE_CHECKING:
@@ -162,9 +163,7 @@ class ImageTextPairDataset:
         ConfigError
             When it is no expression that is true or false for each row.
         """
-        chosen = (
-            expressions.mask(self.metadata, condition) if isinstance(condition, str) else condition
-        )
+        chosen = check.mask(self.metadata, condition) if isinstance(condition, str) else condition
         return self.replace(self.metadata[chosen])
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:

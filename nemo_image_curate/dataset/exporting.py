@@ -16,10 +16,11 @@ import dask
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_shard
-from nemo_image_curate.dataset.lineage import fingerprint
+from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -110,7 +111,7 @@ def export(
             for number in todo
         ]
         labels = [outputs[number].label for number in todo]
-        cluster.compute_all(tasks, labels, "export", progress)
+        jobs.compute_all(tasks, labels, "export", progress)
     storage.remove_tree(staging)
     storage.remove_temporaries(path)
     return ExportSummary(

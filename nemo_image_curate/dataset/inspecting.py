@@ -9,7 +9,8 @@ from typing import Any
 
 import dask
 
-from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import DatasetError
@@ -36,7 +37,7 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
     check = dask.delayed(_inspect_source, pure=False)
     tasks = [check(reader, source) for source in sources]
     labels = [source.label for source in sources]
-    results = cluster.compute_all(tasks, labels, "inspect", progress)
+    results = jobs.compute_all(tasks, labels, "inspect", progress)
     counts: Counter[str] = Counter()
     faults: list[dict[str, str]] = []
     for source, (_, found) in zip(sources, results, strict=True):

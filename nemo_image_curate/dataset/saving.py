@@ -12,8 +12,9 @@ import dask
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate import cluster, frames, storage
-from nemo_image_curate.dataset.lineage import Lineage, fingerprint
+from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import jobs, worker_cache
+from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
@@ -140,11 +141,11 @@ def save(
         labels = [targets[position].label for position in todo]
         shared = not Lineage(frame).independent
         try:
-            results = cluster.compute_all(tasks, labels, what, progress, shared=shared)
+            results = jobs.compute_all(tasks, labels, what, progress, shared=shared)
         finally:
             if frames.backend_of(frame) == "gpu":
                 # What comes next may need the memory of the models that worked here.
-                cluster.forget_on_workers()
+                worker_cache.clear_on_workers()
         for position, summary in zip(todo, results, strict=True):
             found[position] = summary
     return [summary for summary in found if summary is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import devices
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.decode.header import (
@@ -114,7 +114,7 @@ class DaliDecoder:
         while waiting:
             chunk = waiting.pop()
             if (decoded := self._run(data, headers, chunk)) is None:
-                cluster.release_memory()
+                devices.release_memory()
                 half = len(chunk) // 2
                 waiting += [chunk[half:], chunk[:half]]
             else:
@@ -182,7 +182,7 @@ class DaliDecoder:
             tensors = [self._to_torch(output) for output in pipeline.run()]
         except Exception as error:
             self._pipeline = None
-            if cluster.is_out_of_memory(error) and len(chunk) > 1:
+            if devices.is_out_of_memory(error) and len(chunk) > 1:
                 _log.warning("not enough memory to decode %d images at once", len(chunk))
                 return None
             decoded = self._one_by_one.decode([data[number] for number in chunk])

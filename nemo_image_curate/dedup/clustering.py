@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import dask
 import numpy as np
 
-from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import Lineage, fingerprint
+from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dedup.cost import sample_size
-from nemo_image_curate.dedup.kmeans import spherical_kmeans
 from nemo_image_curate.dedup.layout import Layout
-from nemo_image_curate.dedup.ranking import random_score
-from nemo_image_curate.dedup.vectors import GRAIN, nearest, unit
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.vectors.nearest import GRAIN, nearest
+from nemo_image_curate.vectors.sampling import random_score
+from nemo_image_curate.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +85,7 @@ class Clustering:
         self.seed = seed
         self.folder = folder
         self.progress = progress
-        self.device = "cuda" if dataset.backend == "gpu" else "cpu"
+        self.device = frames.device_of(dataset.metadata)
         frame = dataset.metadata[[dataset.id_col, column]]
         self._shared = not Lineage(frame).independent
         # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
@@ -148,7 +150,7 @@ class Clustering:
         work = dask.delayed(function, pure=False)
         tasks = [work(number, self._partitions[number], *options) for number in numbers]
         labels = [f"partition {number}" for number in numbers]
-        return cluster.compute_all(tasks, labels, what, self.progress, shared=self._shared)
+        return jobs.compute_all(tasks, labels, what, self.progress, shared=self._shared)
 
     def _centroids(self, dim: int) -> np.ndarray:
         place = self.folder / _CENTROIDS
@@ -175,7 +177,7 @@ def _one_dim(column: str, dims: list[int]) -> int:
 def _vectors(frame: Any, column: str, device: str) -> tuple[torch.Tensor, np.ndarray]:
     """The unit vectors of a partition, and their rows."""
     values, kept = frames.embedding_array(frame[column])
-    vectors, rows = unit(values, device)
+    vectors, rows = unit_vectors(values, device)
     return vectors, kept[rows]
 
 
@@ -206,15 +208,15 @@ def _sample(
     values, kept = frames.embedding_array(frame[column])
     keys = frames.column_to_arrow(frame[id_col])
     chosen = np.flatnonzero(random_score(keys, seed)[kept] < share)
-    vectors, _ = unit(values[chosen], device)
+    vectors, _ = unit_vectors(values[chosen], device)
     if not len(vectors):
         # The sample must not be empty where there is something.
-        vectors = unit(values, device)[0][:1]
+        vectors = unit_vectors(values, device)[0][:1]
     with storage.atomic_write(str(folder / f"{_SAMPLE}-{number:05d}.npy")) as file:
         np.save(file, vectors.cpu().numpy())
     digest = hashlib.sha256(repr(keys.to_pylist()).encode())
     digest.update(kept.tobytes())
-    digest.update(values.data if device == "cpu" else values.get().data)
+    digest.update(frames.host(values).data)
     return (vectors.shape[1] if len(vectors) else 0), digest.hexdigest()
 
 

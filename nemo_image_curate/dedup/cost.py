@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
-from nemo_image_curate import cluster
-from nemo_image_curate.dedup.kmeans import STEPS
-from nemo_image_curate.dedup.vectors import multiply_rate
+from nemo_image_curate.compute.client import parallelism
+from nemo_image_curate.vectors.kmeans import STEPS
+from nemo_image_curate.vectors.nearest import coarse
 
 # Vectors in the sample for each centroid: 40 find no more pairs (measured).
 _SAMPLE = 25
@@ -56,7 +57,7 @@ class Cost:
         compared = rows * rows * probe**2 / 2 / max(1, n_clusters)
         looked_at = rows + STEPS * min(rows, sample_size(n_clusters))
         work = float(dim * (compared + looked_at * n_clusters))
-        rate = multiply_rate(device) * cluster.parallelism()
+        rate = _multiply_rate(device) * parallelism()
         return cls(rows, dim, n_clusters, work, 4.0 * rows * dim * probe, work / rate)
 
     def __str__(self) -> str:
@@ -67,3 +68,22 @@ class Cost:
             f"{self.multiply_adds / 1e12:.2f} T multiply-adds, {self.seconds:.0f} s here, and up "
             f"to {self.disk_bytes / 1e9:.1f} GB on disk"
         )
+
+
+def _multiply_rate(device: str) -> float:
+    """Multiply-adds per second of one thread of a CPU, or of a GPU, for matrices as we use them."""
+    import torch
+
+    matrix = coarse(torch.ones(1024, 1024, device=device))
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        (matrix @ matrix).sum().item()
+        began = time.perf_counter()
+        for _ in range(4):
+            product = matrix @ matrix
+        product[0, 0].item()
+        return 4 * 1024**3 / (time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)

@@ -9,7 +9,8 @@ from pathlib import Path
 import dask
 import numpy as np
 
-from nemo_image_curate import cluster, storage
+from nemo_image_curate import storage
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.members import Members
 from nemo_image_curate.dedup.neighbours import BLOCK, Found, earliest, forest
@@ -126,7 +127,7 @@ class _Search:
         files = [self.folder / f"found-{self.rounds}-{first}.npz" for first, _ in self.ranges]
         todo = [number for number, file in enumerate(files) if not file.exists()]
         work = dask.delayed(_search, pure=False)
-        cluster.compute_all(
+        jobs.compute_all(
             [
                 work(
                     self.layout,

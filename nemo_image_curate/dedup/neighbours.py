@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nemo_image_curate.dedup.vectors import COARSE_MARGIN, GRAIN, coarse
+from nemo_image_curate.vectors.nearest import COARSE_MARGIN, GRAIN, coarse
 
 if TYPE_CHECKING:
     import torch

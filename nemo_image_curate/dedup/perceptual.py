@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate.decode.image_pass import ERROR_COLUMN
-from nemo_image_curate.dedup.base import ColumnDedup
+from nemo_image_curate.dedup.columns import ColumnDedup
 from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.hamming import close_pairs
-from nemo_image_curate.dedup.hashes import PerceptualHash
 from nemo_image_curate.dedup.rules import Decisions, Pairs, check_rule, decide
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash
+from nemo_image_curate.stages.image_pass import ERROR_COLUMN
 
 _BITS = 64
 _MAX_RADIUS = 31

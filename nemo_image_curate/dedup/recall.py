@@ -8,9 +8,9 @@ import dask
 import numpy as np
 from scipy.stats import binomtest
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.layout import Layout
-from nemo_image_curate.dedup.vectors import GRAIN
+from nemo_image_curate.vectors.nearest import GRAIN
 
 # Stored vectors compared with the sample at once.
 _ROWS = 8192
@@ -77,7 +77,7 @@ def measure_recall(
     np.save(layout.folder / "recall-clusters.npy", _clusters_of(layout, sample))
     parts = range(len(layout.counts))
     work = dask.delayed(_compare, pure=False)
-    found = cluster.compute_all(
+    found = jobs.compute_all(
         [work(layout, part, eps, device) for part in parts],
         [f"part {part}" for part in parts],
         "recall",

@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import fingerprint
-from nemo_image_curate.dedup import decisions
-from nemo_image_curate.dedup.base import keep_score
+from nemo_image_curate.dataset.fingerprints import fingerprint
+from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.clustering import CONTENT, KEPT, Clustering
+from nemo_image_curate.dedup.columns import keep_score
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
+from nemo_image_curate.dedup.keep import check_keep, ranks
 from nemo_image_curate.dedup.layout import LAYOUT, Layout
-from nemo_image_curate.dedup.ranking import check_keep, ranks
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -161,7 +161,7 @@ class SemanticDedup:
     ) -> tuple[SemanticClusters, Clustering]:
         column = self.embedding_column
         self._check_dataset(dataset)
-        folder = decisions.work_folder(
+        folder = results.work_folder(
             dataset,
             self.work_dir,
             "semantic",
@@ -175,7 +175,7 @@ class SemanticDedup:
             dataset = dataset.save_metadata(str(folder / KEPT), progress=progress)
         # A copy: users assign to `metadata` of theirs.
         dataset = dataset.replace(dataset.metadata)
-        rows = decisions.gather(dataset, [], progress)
+        rows = results.gather(dataset, [], progress)
         clustering = Clustering(
             dataset,
             column,
@@ -206,7 +206,7 @@ class SemanticDedup:
         self._check_dataset(dataset)
         first = dataset.replace(dataset.metadata[[self.embedding_column]]).head(100)
         dim = frames.embedding_array(first[self.embedding_column])[0].shape[1]
-        device = "cuda" if dataset.backend == "gpu" else "cpu"
+        device = frames.device_of(dataset.metadata)
         n = len(dataset)
         return Cost.of(n, dim, self._clusters_for(n), self.n_probe, device)
 
@@ -251,7 +251,7 @@ class SemanticClusters:
     stage: SemanticDedup
     dataset: ImageTextPairDataset
     folder: Path
-    rows: decisions.Rows
+    rows: results.Rows
 
     @property
     def layout(self) -> Layout:
@@ -331,7 +331,7 @@ class SemanticClusters:
     @property
     def device(self) -> str:
         """Where vectors are multiplied: ``cpu`` or ``cuda``."""
-        return "cuda" if self.dataset.backend == "gpu" else "cpu"
+        return frames.device_of(self.dataset.metadata)
 
     def remove_vectors(self) -> None:
         """Delete the stored embeddings; results that were extracted stay."""
@@ -350,7 +350,7 @@ class _Extraction:
 
     clusters: SemanticClusters
     config: dict[str, Any]
-    rows: decisions.Rows
+    rows: results.Rows
     name: str
     progress: bool | None
 
@@ -365,7 +365,7 @@ class _Extraction:
         progress: bool | None,
     ) -> _Extraction:
         config = {"eps": float(eps), "keep": keep, "by": by, "rule": rule}
-        rows = decisions.gather(clusters.dataset, [by], progress) if by else clusters.rows
+        rows = results.gather(clusters.dataset, [by], progress) if by else clusters.rows
         # Keys, shards and the column `by`; the folder goes with the embeddings.
         name = fingerprint(sorted(config.items(), key=str), rows.digest())[:16]
         return cls(clusters, config, rows, name, progress)
@@ -375,7 +375,7 @@ class _Extraction:
         return self.clusters.folder / f"decisions-{self.name}"
 
     def complete(self) -> bool:
-        return decisions.complete(self.decided)
+        return results.complete(self.decided)
 
     def run(self) -> None:
         clusters, layout = self.clusters, self.clusters.layout
@@ -387,7 +387,7 @@ class _Extraction:
         compared = homes["cluster"] >= 0
         cluster = pa.array(homes["cluster"], mask=~compared)
         id_col = clusters.dataset.id_col
-        decisions.write(self.decided, self.rows, id_col, rank, found, compared, cluster=cluster)
+        results.write(self.decided, self.rows, id_col, rank, found, compared, cluster=cluster)
 
     def _ranks(self, homes: np.ndarray) -> np.ndarray:
         keep, by, table = self.config["keep"], self.config["by"], self.rows.table
@@ -409,7 +409,7 @@ class _Extraction:
             "random_state": stage.random_state,
             "version": __version__,
         }
-        return decisions.attach(self.clusters.dataset, self.decided, stage.prefix, record)
+        return results.attach(self.clusters.dataset, self.decided, stage.prefix, record)
 
 
 def _check_eps(eps: Any) -> None:

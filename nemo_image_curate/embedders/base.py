@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import cluster, frames
+from nemo_image_curate import frames
+from nemo_image_curate.compute import devices, worker_cache
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.decode import image_decoder
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
-from nemo_image_curate.decode.image_pass import ImagePass
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.stages.image_pass import ImagePass
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -222,11 +223,11 @@ class ImageEmbedder:
         parts: list[torch.Tensor] = []
         with _EMBEDDING:
             # Not `load`: classifiers have no say here.
-            model = cluster.kept(
+            model = worker_cache.get_or_build(
                 tokenize(device, "embed_images", self),
                 lambda: _Forward(self, self.load_embedding_model(device), [], device),
             )
-            decoder = cluster.kept(
+            decoder = worker_cache.get_or_build(
                 tokenize(device, "embed_images", self.preprocessing(), self.max_pixels),
                 lambda: image_decoder(
                     self.preprocessing(),
@@ -308,7 +309,7 @@ class _Forward:
             try:
                 embeddings = self.model(some)
             except (RuntimeError, MemoryError) as error:
-                if len(some) == 1 or not cluster.is_out_of_memory(error):
+                if len(some) == 1 or not devices.is_out_of_memory(error):
                     raise
                 embeddings = None
             # Not in the handler: the error would keep the memory of the attempt.
@@ -317,7 +318,7 @@ class _Forward:
                 logger.warning("no memory for %d images at once; trying %d", len(some), half)
                 # Another thread may have found less.
                 self._most = min(self._most, half)
-                cluster.release_memory()
+                devices.release_memory()
                 continue
             if embeddings.ndim != 2 or len(embeddings) != len(some):
                 raise ConfigError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
@@ -107,7 +107,9 @@ class ConseEmbedder(TextImageEmbedder):
 
 def _classes(device: str) -> torch.Tensor:
     """The text embeddings of ImageNet's classes, (1000, 384)."""
-    return cluster.kept(f"imagenet-classes-{device}", lambda: _saved_classes().to(device))
+    return worker_cache.get_or_build(
+        f"imagenet-classes-{device}", lambda: _saved_classes().to(device)
+    )
 
 
 def _saved_classes() -> torch.Tensor:

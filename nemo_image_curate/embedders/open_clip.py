@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate.cluster import has_bfloat16
+from nemo_image_curate.compute.devices import has_bfloat16
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise

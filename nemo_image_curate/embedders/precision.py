@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import devices
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
         return lambda pixels: layers(pixels.contiguous(memory_format=torch.channels_last)).float()
     if autocast:
         _fuse_quick_gelu(model)
-    if autocast and cluster.has_bfloat16(device):
+    if autocast and devices.has_bfloat16(device):
         model = model.to(device=device, dtype=torch.bfloat16)
         if device != "cpu":
             example = torch.rand(_EXAMPLES, 3, side, side, device=device).bfloat16()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import cluster, frames
+from nemo_image_curate import frames
+from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import describe_stage
+from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.version import __version__
@@ -184,7 +185,7 @@ class TextImageEmbedder(ImageEmbedder):
 
         # What else the embedder does with images makes no other tower.
         own = describe_stage(self, self._known)
-        return cluster.kept(
+        return worker_cache.get_or_build(
             tokenize(device, "text", own, self.config()), partial(self.load_text_model, device)
         )
 
@@ -204,7 +205,7 @@ class _EmbedCaptions:
 
     def __call__(self, frame: Any) -> Any:
         embedder = self.embedder
-        device = "cuda" if frames.backend_of(frame) == "gpu" else "cpu"
+        device = frames.device_of(frame)
         texts = frames.column_to_arrow(frame[embedder.caption_column]).to_pylist()
         tower = embedder._text_tower(device)
         kept = [

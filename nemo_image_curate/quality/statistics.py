@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
-from nemo_image_curate.decode.image_pass import ImagePass
+from nemo_image_curate.stages.image_pass import ImagePass
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:

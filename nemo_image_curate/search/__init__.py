@@ -1,10 +1,10 @@
 """Search by vectors: saved indexes over embedding columns, live stores, and queries of both."""
 
+from nemo_image_curate.index.hits import Hit, Searchable
+from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
 from nemo_image_curate.search.captions import CaptionIndex, build_captions
-from nemo_image_curate.search.hits import Hit, Searchable
-from nemo_image_curate.search.index import VectorIndex, build_index, index_path
+from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.searcher import Searcher
-from nemo_image_curate.search.store import ChromaStore
 
 __all__ = [
     "CaptionIndex",

@@ -15,12 +15,13 @@ from urllib.parse import quote
 import dask
 import pyarrow as pa
 
-from nemo_image_curate import cluster, frames, storage
+from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.search.files import local_folder
+from nemo_image_curate.index.format import local_folder
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset import ImageTextPairDataset
@@ -238,7 +239,7 @@ class _Source:
         with dask.config.set({"dataframe.shuffle.method": "tasks"}):
             partitions = self.frame.to_delayed()
         files: Sequence[str | None] = names or [None] * len(partitions)
-        return cluster.compute_all(
+        return jobs.compute_all(
             [work(part, name) for part, name in zip(partitions, files, strict=True)],
             self.labels,
             "read captions",

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nemo_image_curate.search.hits import Hit
+from nemo_image_curate.index.hits import Hit
 
 Item = TypeVar("Item", bound=Hashable)
 # Cormack, Clarke, Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank

@@ -16,15 +16,15 @@ from nemo_image_curate.errors import (
     EncoderMismatchError,
     ImageError,
 )
+from nemo_image_curate.index.hits import Hit, Searchable
+from nemo_image_curate.index.vector_index import VectorIndex, index_path
 from nemo_image_curate.search.captions import CaptionIndex, captions_path
-from nemo_image_curate.search.hits import Hit, Searchable
-from nemo_image_curate.search.index import VectorIndex, index_path
-from nemo_image_curate.search.queries import Image, Query, direction, image_content
-from nemo_image_curate.search.ranking import Job, answers, lookup
+from nemo_image_curate.search.execution import Job, answers, lookup
+from nemo_image_curate.search.query import Image, Query, direction, image_content
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders import ImageEmbedder
-    from nemo_image_curate.search.store import ChromaStore
+    from nemo_image_curate.search.live.store import ChromaStore
 
 
 class Searcher:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.serve.settings import Settings
 
 if TYPE_CHECKING:
-    from nemo_image_curate.serve.running import run_service
+    from nemo_image_curate.serve.server import run_service
     from nemo_image_curate.serve.service import create_app
 
 __all__ = ["Settings", "create_app", "run_service"]
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return create_app
     if name == "run_service":
-        from nemo_image_curate.serve.running import run_service
+        from nemo_image_curate.serve.server import run_service
 
         return run_service
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,8 +22,8 @@ from nemo_image_curate.shards.reader import TarShard
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.hits import Searchable
-    from nemo_image_curate.search.store import ChromaStore
+    from nemo_image_curate.index.hits import Searchable
+    from nemo_image_curate.search.live.store import ChromaStore
 
 
 class Images:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.store import ChromaStore
+from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
     Added,

@@ -21,18 +21,18 @@ from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.search.searcher import Query
 from nemo_image_curate.serve import indexing, openapi, problems, searching, status
 from nemo_image_curate.serve.batching import Batcher
-from nemo_image_curate.serve.guard import Guard, HangUp, image_url
 from nemo_image_curate.serve.images import Images
 from nemo_image_curate.serve.logs import Metrics, RequestLog
 from nemo_image_curate.serve.models import HitAnswer, Hits
+from nemo_image_curate.serve.security import Guard, HangUp, image_url
 from nemo_image_curate.serve.settings import Settings
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.hits import Searchable
+    from nemo_image_curate.index.hits import Searchable
+    from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
-    from nemo_image_curate.search.store import ChromaStore
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nemo_image_curate import AestheticClassifier, ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.errors import (
     ConfigError,
     DatasetError,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nemo_image_curate import ImageClassifier, ImageTextPairDataset
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.errors import (
     ColumnNotFoundError,
     ConfigError,

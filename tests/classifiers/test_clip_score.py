@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from nemo_image_curate import ClipScore, ImageTextPairDataset
 from nemo_image_curate.classifiers.clip_score import cosines
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, EncoderMismatchError
 from tests.classifiers.test_base import LISTS
 from tests.make_data import write_sidecar, write_tar

@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_image_curate import ImageTextPairDataset, ZeroShotClassifier, cluster
+from nemo_image_curate import ImageTextPairDataset, ZeroShotClassifier
 from nemo_image_curate.classifiers.prompts import template_sets
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.compute import worker_cache
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.embedders import (
     ConseEmbedder,
     OpenCLIPEmbedder,
@@ -211,7 +212,7 @@ def test_an_embedder_may_run_a_classifier_of_its_own(tmp_path):
 
 def test_prompts_are_embedded_once_per_process(tmp_path):
     ds = with_vectors(tmp_path, vectors(2), vectors(1), [None], encoder="thumb")
-    cluster.forget()
+    worker_cache.clear()
     WordEmbedder.texts.clear()
     column(ZeroShotClassifier(WordEmbedder(), ["red", "blue"], ["a {}.", "the {}."])(ds), "label")
     assert WordEmbedder.texts == ["a red.", "the red.", "a blue.", "the blue."]

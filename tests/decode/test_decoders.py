@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode import (
     CpuDecoder,
     DaliDecoder,
@@ -303,7 +303,7 @@ def test_memory_of_a_decoder_returns() -> None:
         assert decoder.decode(files).errors == [None] * 64
         held = used()
         del decoder
-        cluster.forget()
+        worker_cache.clear()
         left.append(used())
         # Of the pictures alone, decoded, there were 369 MB.
         assert held - left[-1] > 200e6

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
-from nemo_image_curate.dedup.digests import ImageDigest
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.quality.digest import ImageDigest
 from tests.make_data import digests, jpeg, write_sidecar, write_tar
 from tests.make_embedders import ThumbEmbedder, column, rows
 from tests.shared import SHARED, needs_shared

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from nemo_image_curate import cluster
+from nemo_image_curate.compute import devices
 from nemo_image_curate.dedup import neighbours
 from nemo_image_curate.dedup.rules import component_firsts
 from tests.dedup.make_embeddings import planted
@@ -32,7 +32,7 @@ def lists(found):
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.05, 0.3, 0.995, 1.0])
 @pytest.mark.parametrize("n", [1, 2, 700, 1300])
 def test_all_pairs_are_found(n, eps, native, backend, monkeypatch):
-    monkeypatch.setattr(cluster, "has_bfloat16", lambda device: native)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: native)
     vectors = planted(n)
     every = np.ones(n, dtype=bool)
     found = neighbours.earliest(taker(vectors, backend), every, every, eps, n, 512)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
-from nemo_image_curate.dedup.hashes import PerceptualHash
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from tests.dedup.photographs import flickr, flipped, recompressed, saved, scaled
 from tests.make_data import digests, jpeg, write_sidecar, write_tar
 from tests.make_embedders import LoggingEmbedder, computed, rows

@@ -10,7 +10,8 @@ from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from nemo_image_curate import TimmImageEmbedder, cluster, frames
+from nemo_image_curate import TimmImageEmbedder, frames
+from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup import SemanticDedup, extraction, members
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
@@ -265,7 +266,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     dataset = write_embeddings(tmp_path / "data", planted(900), 100)
     whole = SemanticDedup(n_clusters=40, work_dir=tmp_path / "whole")(dataset)
     expected = found(whole)
-    original = cluster.compute_all
+    original = jobs.compute_all
     computed: list[str] = []
 
     def stopping(tasks, labels, what, *more, **options):
@@ -275,7 +276,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(tasks, labels, what, *more, **options)
 
-    monkeypatch.setattr(cluster, "compute_all", stopping)
+    monkeypatch.setattr(jobs, "compute_all", stopping)
     counts = {}
     for stop in ("sample", "k-means", "assign", "compare", "nothing"):
         computed.clear()
@@ -490,14 +491,14 @@ def test_embeddings_of_different_lengths(tmp_path):
 
 def test_a_folder_that_workers_do_not_see(tmp_path, monkeypatch):
     dataset = write_embeddings(tmp_path / "data", planted(20))
-    original = cluster.compute_all
+    original = jobs.compute_all
 
     def elsewhere(*arguments, **options):
         for marker in (tmp_path / "work").rglob("driver"):
             marker.unlink()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(cluster, "compute_all", elsewhere)
+    monkeypatch.setattr(jobs, "compute_all", elsewhere)
     with pytest.raises(ConfigError, match="a file system that all workers share"):
         SemanticDedup(work_dir=tmp_path / "work")(dataset)
 

@@ -20,10 +20,11 @@ from nemo_image_curate import (
     ImageTextPairDataset,
     TimmImageEmbedder,
     __version__,
-    cluster,
     frames,
 )
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.compute import devices
+from nemo_image_curate.compute.client import get_client
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.decode import Preprocessing, decode_rgb
 from nemo_image_curate.errors import ConfigError, DatasetError, ImageError, WeightsError
 from tests.make_data import digests, jpeg, make_dataset, write_tar
@@ -137,7 +138,7 @@ def test_on_a_gpu_two_threads_write_what_one_writes(tmp_path):
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend="gpu")
     embedded = TimmImageEmbedder("vit_tiny_patch16_224", batch_size=4)(ds)
     embedded.save_metadata(tmp_path / "alone")
-    with cluster.get_client("gpu"):
+    with get_client("gpu"):
         embedded.save_metadata(tmp_path / "spread")
     assert digests(tmp_path / "spread") == digests(tmp_path / "alone")
 
@@ -146,7 +147,7 @@ def test_too_little_memory_for_one_image_ends_the_job(ds, backend):
     ds = ImageTextPairDataset.from_webdataset(ds.path, backend=backend)
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         Insatiable()(ds).metadata.compute()
-    assert cluster.is_out_of_memory(caught.value)
+    assert devices.is_out_of_memory(caught.value)
 
 
 def test_a_subclass_without_a_model_is_told_so(ds):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nemo_image_curate import ClipScore, ImageTextPairDataset, OpenCLIPEmbedder, embedder_of
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.models.open_clip import import_open_clip
 from tests.embedders.open_clip_folders import CLIP, clip_folder, save, siglip_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_image_curate.cluster import has_bfloat16
+from nemo_image_curate.compute.devices import has_bfloat16
 from nemo_image_curate.embedders.precision import (
     _fuse_quick_gelu,
     _never_alone,

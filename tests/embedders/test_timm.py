@@ -23,7 +23,7 @@ from nemo_image_curate import (
     NsfwClassifier,
     TimmImageEmbedder,
 )
-from nemo_image_curate.dataset.lineage import Lineage
+from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.errors import ConfigError, EncoderMismatchError, WeightsError
 from nemo_image_curate.models.offline import offline_path, offline_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm

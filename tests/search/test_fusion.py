@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nemo_image_curate.index.hits import Hit
 from nemo_image_curate.search.fusion import collapse, reciprocal_rank_fusion
-from nemo_image_curate.search.hits import Hit
 
 RANKINGS = st.lists(st.lists(st.integers(0, 30), unique=True), max_size=4)
 

@@ -20,11 +20,11 @@ from nemo_image_curate.errors import (
     EncoderMismatchError,
     ImageError,
 )
+from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
 from nemo_image_curate.search.captions import build_captions
-from nemo_image_curate.search.index import VectorIndex, build_index, index_path
-from nemo_image_curate.search.queries import Query
+from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
-from nemo_image_curate.search.store import ChromaStore
 from tests.dedup.make_embeddings import write_embeddings
 from tests.make_data import jpeg, make_dataset
 from tests.make_embedders import ThumbEmbedder

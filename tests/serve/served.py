@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from nemo_image_curate import ConseEmbedder, ImageEmbedder, ImageTextPairDataset
+from nemo_image_curate.index.vector_index import build_index
 from nemo_image_curate.search.captions import build_captions
-from nemo_image_curate.search.index import build_index
+from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.searcher import Searcher
-from nemo_image_curate.search.store import ChromaStore
 from nemo_image_curate.serve import Settings, run_service
 from tests.serve.pictures import ColourEmbedder
 

@@ -1,0 +1,41 @@
+"""Every private name of Dask that this package touches; the test of this module names them again.
+
+They are needed because Dask tells nobody what a lazy frame will compute: fingerprints of finished
+work are made from its expressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def own_cluster(client: Any) -> None:
+    """Have a client close its cluster, as `Client()` does with one of its own making."""
+    client._start_arg = None
+
+
+def is_expression(value: Any) -> bool:
+    """Whether a value is a node of a lazy collection's expression."""
+    from dask._expr import Expr
+
+    return isinstance(value, Expr)
+
+
+def is_blockwise(node: Any) -> bool:
+    """Whether each partition of an expression is made from one partition of its inputs."""
+    from dask.dataframe.dask_expr._expr import Blockwise
+
+    return isinstance(node, Blockwise)
+
+
+def operands(node: Any) -> Iterator[tuple[str | None, Any]]:
+    """The parameters of an expression with their values; further values have no name."""
+    names = node._parameters
+    yield from zip(names, node.operands, strict=False)
+    yield from ((None, value) for value in node.operands[len(names) :])
+
+
+def chosen_partitions(node: Any) -> Any:
+    """Which partitions are read of an expression made by `from_map`; None for all."""
+    return node.operand("_partitions")

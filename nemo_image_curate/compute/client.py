@@ -1,0 +1,126 @@
+"""Dask clients: of this machine's cores or GPUs, or of a running scheduler."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from nemo_image_curate import frames
+from nemo_image_curate.compute import _dask
+from nemo_image_curate.compute.devices import usable_cores
+from nemo_image_curate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
+# activations again (a third of EfficientNet's time here), and each batch for its files.
+_KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+
+
+def get_client(
+    kind: str = "auto",
+    scheduler_address: str | None = None,
+    scheduler_file: str | None = None,
+    n_workers: int | None = None,
+    **options: Any,
+) -> Client:
+    """A Dask client for this machine's CPU or GPUs, or for a running scheduler.
+
+    Parameters
+    ----------
+    kind : {"auto", "cpu", "gpu"}
+        ``auto`` takes the GPUs when they work. ``cpu`` starts a ``LocalCluster`` with one process
+        per core, since a model's forward pass scales better over processes than over threads;
+        ``env={"OMP_NUM_THREADS": "4"}`` gives each more, when memory allows only few.
+        ``gpu`` starts a ``LocalCUDACluster`` with one worker of two threads per GPU, cuDF spilling
+        and RMM's asynchronous allocator, which leaves torch the memory that cuDF does not use.
+    scheduler_address, scheduler_file : str, optional
+        Connect to this scheduler instead of starting one.
+    n_workers : int, optional
+        Default: the number of cores (``cpu``) or GPUs (``gpu``).
+    **options
+        Passed on to the cluster, or to ``Client`` when connecting.
+
+    Returns
+    -------
+    distributed.Client
+        Close it, or use it in a ``with`` statement; a started cluster ends with it.
+
+    Raises
+    ------
+    ConfigError
+        For contradicting arguments.
+    BackendError
+        When ``gpu`` is asked for and no GPU works.
+    """
+    from distributed import Client
+
+    if scheduler_address and scheduler_file:
+        raise ConfigError("give scheduler_address or scheduler_file, not both.")
+    if scheduler_address or scheduler_file:
+        if n_workers is not None:
+            raise ConfigError("n_workers belongs to a new cluster, not to a running scheduler.")
+        return Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
+    if frames.resolve_backend(kind) == "gpu":
+        return _start_cuda(n_workers, options)
+    from distributed import LocalCluster
+
+    # One thread for each forward pass, however many workers: the last bits of a result depend on
+    # how its sums are split over threads, and must not depend on the number of workers.
+    if options.get("processes", True):
+        options["env"] = {"OMP_NUM_THREADS": "1", **options.get("env", {})}
+    defaults = {"threads_per_worker": 1, "dashboard_address": ":0"}
+    with dask.config.set(_KEEP_FREED):
+        cluster = LocalCluster(n_workers=n_workers or usable_cores(), **(defaults | options))
+    return _owned(cluster)
+
+
+def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
+    from dask_cuda import LocalCUDACluster
+    from dask_cuda.utils import get_n_gpus
+
+    # Dask-CUDA itself notices only when its scheduler is running.
+    if n_workers is not None and n_workers > (gpus := get_n_gpus()):
+        raise ConfigError(
+            f"n_workers={n_workers}: there is one worker for each GPU, and {gpus} here. Leave it "
+            "out, or use kind='cpu'."
+        )
+    defaults: dict[str, Any] = {
+        # While one partition is read or written, the GPU works on the other.
+        "threads_per_worker": 2,
+        "enable_cudf_spill": True,
+        "dashboard_address": ":0",
+    }
+    if not any(name.startswith("rmm_") for name in options):
+        # Takes what cuDF needs and gives it back, so that torch can keep its own allocator. One
+        # that it shared with RMM would raise no OutOfMemoryError, hence batches could not shrink,
+        # and could hold no CUDA graph (pytorch issues 133280 and 163257).
+        defaults |= {"rmm_async": True, "rmm_release_threshold": 0.1}
+    with dask.config.set(_KEEP_FREED):
+        return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
+
+
+def _owned(cluster: Any) -> Client:
+    from distributed import Client
+
+    client = Client(cluster)
+    _dask.own_cluster(client)
+    return client
+
+
+def current_client() -> Client | None:
+    """The Dask client of this process, or None."""
+    from distributed import get_client as active_client
+
+    try:
+        return active_client()
+    except ValueError:
+        return None
+
+
+def parallelism() -> int:
+    """How many tasks run at once: the threads of all workers, or the cores without a client."""
+    client = current_client()
+    return sum(client.nthreads().values()) if client else usable_cores()

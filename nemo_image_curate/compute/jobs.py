@@ -1,0 +1,116 @@
+"""Jobs: many Dask tasks with progress, where a failing one does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dask
+from tqdm import tqdm
+
+from nemo_image_curate.compute.client import current_client, get_client
+from nemo_image_curate.errors import CurateError, JobError
+
+logger = logging.getLogger(__name__)
+
+
+def compute_all(
+    tasks: Sequence[Any],
+    labels: Sequence[str],
+    what: str,
+    progress: bool | None = None,
+    done: Callable[[Any], None] | None = None,
+    shared: bool = False,
+) -> list[Any]:
+    """Compute Dask tasks, showing progress; a failing one does not stop the others.
+
+    Parameters
+    ----------
+    tasks : sequence of dask.delayed.Delayed
+    labels : sequence of str
+        What each task works on, for messages.
+    what : str
+        What is being done, for the progress bar.
+    progress : bool, optional
+        Default: only when standard error is a terminal.
+    done : callable, optional
+        Called with each result as it arrives.
+    shared : bool, default False
+        The tasks need common results, such as those of a shuffle. Without a client a cluster of
+        one thread is started for them: it computes each once and spills to disk.
+
+    Returns
+    -------
+    list
+        Results in the order of `tasks`.
+
+    Raises
+    ------
+    JobError
+        After all others have finished, naming those that failed and why. When each failed with
+        the same error of ours, that error.
+    """
+    if shared and current_client() is None:
+        with get_client("cpu", n_workers=1, processes=False):
+            return compute_all(tasks, labels, what, progress, done)
+    if progress is None:
+        progress = sys.stderr.isatty()
+    results: list[Any] = [None] * len(tasks)
+    failures: dict[int, BaseException] = {}
+    with tqdm(total=len(tasks), desc=what, unit="part", disable=not progress) as bar:
+        for position, value, error in _each(tasks):
+            bar.update()
+            if error is not None:
+                failures[position] = error
+                logger.warning("%s: %s: %s", what, labels[position], error)
+                continue
+            results[position] = value
+            if done is not None:
+                done(value)
+    if failures:
+        raise _summarise(failures, labels, what, len(tasks))
+    return results
+
+
+def _each(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:
+    """Yield (position, value, error) as tasks end."""
+    client = current_client()
+    if client is not None:
+        from distributed import as_completed
+
+        futures = client.compute(list(tasks))
+        positions = {future.key: position for position, future in enumerate(futures)}
+        for future in as_completed(futures):
+            error = future.exception() if future.status != "finished" else None
+            yield positions[future.key], None if error else future.result(), error
+            future.release()
+        return
+
+    # Without a cluster: one partition at a time, each using all cores in its forward pass.
+    for position, task in enumerate(tasks):
+        try:
+            yield position, dask.compute(task)[0], None
+        except Exception as error:
+            yield position, None, error
+
+
+def _summarise(
+    failures: dict[int, BaseException], labels: Sequence[str], what: str, total: int
+) -> CurateError:
+    errors = list(failures.values())
+    same = {(type(error), str(error)) for error in errors}
+    if len(same) == 1 and isinstance(errors[0], CurateError):
+        return errors[0]
+    shown = [
+        f"  {labels[position]}: {type(error).__name__}: {error}"
+        for position, error in sorted(failures.items())[:10]
+    ]
+    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    summary = JobError(
+        f"{what}: {len(failures)} of {total} partitions failed; the others are done and kept. "
+        "Run the same job again after mending the cause:\n" + "\n".join(shown) + more
+    )
+    summary.__cause__ = errors[0]
+    return summary

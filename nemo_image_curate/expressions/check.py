@@ -1,0 +1,266 @@
+"""Filter expressions over columns: what is allowed in them, told before anything is computed.
+
+pandas' own ``query`` runs any method and reaches variables of its callers. An expression here may
+come from a command line, a file or a request, so only comparisons, arithmetic and methods that
+look at one value at a time pass: their result does not depend on how rows lie in partitions.
+
+The syntax is that of pandas' ``query``, and pandas computes each step, on both backends, since
+cuDF's own ``eval`` knows numbers only. Unlike in ``query`` a null is always neither true nor false,
+as in SQL: ``caption != 'x'`` and ``caption not in ['x']`` do not choose rows without a caption.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.expressions.evaluate import Evaluation
+
+_METHODS = frozenset(
+    "isna notna isnull notnull isin between abs round".split()
+    + "contains startswith endswith match fullmatch len lower upper strip".split()
+)
+_PATTERNS = frozenset({"contains", "match", "fullmatch"})
+# What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
+# gigabytes, and Arrow crashes on rounding to digits that there are not.
+_MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
+_ACCESSORS = frozenset({"str", "list"})
+_NODES = (
+    *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
+    *(ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
+    *(ast.BitAnd, ast.BitOr, ast.BitXor, ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE),
+    *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
+    *(ast.Call, ast.keyword, ast.Attribute),
+)
+_EXAMPLE = "Compare columns with values, for example: width >= 256 and label == 'cat'"
+
+
+def mask(frame: Any, expression: str) -> Any:
+    """The rows of a Dask frame for which an expression is true, as a lazy bool series.
+
+    Raises
+    ------
+    ColumnNotFoundError
+        When it names a column that does not exist.
+    ConfigError
+        When it is no expression, has something in it that is not allowed, compares what cannot
+        be compared, or is neither true nor false.
+    """
+    used = frame[_checked(frames.to_cpu(frame._meta), expression)]
+    empty = frames.empty_column(frame, pa.bool_())
+    return used.map_partitions(_Choose(expression), meta=empty)
+
+
+class _Choose:
+    """The mask of one computed partition; the function that Dask maps."""
+
+    # What Dask's dashboard calls these tasks.
+    __name__ = "choose"
+
+    def __init__(self, expression: str):
+        self.expression = expression
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        return ("Choose", self.expression)
+
+    def __call__(self, frame: Any) -> Any:
+        chosen = pa.array(_chosen(frames.to_cpu(frame), self.expression))
+        return frames.with_columns(frame, {"chosen": chosen})["chosen"]
+
+
+def rows(frame: Any, expression: str) -> np.ndarray:
+    """The rows of a computed pandas frame for which an expression is true; null counts as false.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+        As by `mask`.
+    """
+    _checked(frame.iloc[:0], expression)
+    return _chosen(frame, expression)
+
+
+def _chosen(frame: Any, expression: str) -> np.ndarray:
+    result = _evaluate(frame, expression)
+    _require_bool(result, expression)
+    chosen = frames.column_to_arrow(result)
+    found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _checked(empty: Any, expression: str) -> list[str]:
+    """The columns that an expression looks at, when it is one for frames like this empty one."""
+    used = check(expression, [name for name in empty.columns if isinstance(name, str)])
+    schema = frames.to_arrow(empty[used]).schema
+    if not any(pa.types.is_null(field.type) for field in schema):
+        # A frame without rows would let a text be compared with a number.
+        _require_bool(_evaluate(_one_row(schema), expression), expression)
+    return used
+
+
+def _require_bool(result: Any, expression: str) -> None:
+    kind = str(getattr(result, "dtype", type(result).__name__))
+    if not kind.startswith("bool") or getattr(result, "ndim", 0) != 1:
+        raise ConfigError(
+            f"the expression {expression!r} gives {kind}, not true or false for each row. "
+            f"{_EXAMPLE}"
+        )
+
+
+def _evaluate(frame: Any, expression: str) -> Any:
+    tree, quoted = parse(expression)
+    try:
+        return Evaluation(frame, quoted).value(tree.body)
+    except Exception as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
+
+
+def check(expression: str, columns: Sequence[str]) -> list[str]:
+    """Refuse an expression with something in it that is not allowed.
+
+    Parameters
+    ----------
+    expression : str
+    columns : sequence of str
+
+    Returns
+    -------
+    list of str
+        The columns that it looks at, in the order of `columns`.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+    """
+    used: set[str] = set()
+    tree, quoted = parse(expression)
+    nodes = list(ast.walk(tree))
+    sums = sum(isinstance(node, ast.Add) for node in nodes)
+    if len(nodes) > _MOST_NODES or sums > _MOST_SUMS:
+        raise _refused(expression, "so long a calculation")
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    for node in nodes:
+        if not isinstance(node, _NODES):
+            raise _refused(expression, type(node).__name__)
+        if isinstance(node, ast.Name):
+            name = quoted.get(node.id, node.id)
+            if name not in columns:
+                raise ColumnNotFoundError(name, columns)
+            used.add(name)
+        elif isinstance(node, ast.Constant) and not isinstance(node.value, (str, int, float)):
+            what = "None (use .isna())" if node.value is None else f"{node.value!r}"
+            raise _refused(expression, what)
+        elif isinstance(node, ast.Attribute):
+            allowed = _METHODS if id(node) in called else _ACCESSORS
+            if node.attr not in allowed:
+                raise _refused(expression, f".{node.attr}")
+        elif isinstance(node, ast.Call):
+            if not isinstance(node.func, ast.Attribute):
+                raise _refused(expression, "calling a function")
+            _check_call(node, node.func.attr, expression)
+    return [name for name in columns if name in used]
+
+
+def _check_call(node: ast.Call, name: str, expression: str) -> None:
+    values = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
+    if name == "round":
+        few = all(isinstance(one, int) and one <= _MOST_DIGITS for one in values)
+        if node.keywords or len(values) > 1 or not few:
+            raise _refused(expression, f".round of anything but 0 to {_MOST_DIGITS} digits")
+    elif name in _PATTERNS:
+        pattern = values[0] if len(values) == 1 else None
+        if not isinstance(pattern, str) or len(pattern) > _MOST_PATTERN or "{" in pattern:
+            raise _refused(
+                expression,
+                f".{name} of anything but one text of at most {_MOST_PATTERN} characters and "
+                "without {",
+            )
+        if any(one.arg not in ("case", "regex") for one in node.keywords):
+            raise _refused(expression, f"what is named in .{name}")
+
+
+def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
+    """The tree of an expression, and which of its names stand for `` `quoted columns` ``.
+
+    Raises
+    ------
+    ConfigError
+        When it is no expression.
+    """
+    quoted, plain = _unquoted(expression)
+    try:
+        tree = ast.parse(_booleans(plain), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ConfigError(
+            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+        ) from error
+    # Two backticks inside texts look like quotes of all that is between them.
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    texts = [str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    hidden = any(name in text for name in quoted for text in texts)
+    if "`" in plain or hidden or quoted.keys() - names:
+        raise _refused(expression, "a backtick inside a text")
+    return tree, quoted
+
+
+def _unquoted(expression: str) -> tuple[dict[str, str], str]:
+    """Quoted columns by the names put in their places, and the expression with those."""
+    quoted: dict[str, str] = {}
+    prefix = "_quoted"
+    while prefix in expression:
+        prefix += "_"
+
+    def placeholder(match: re.Match[str]) -> str:
+        name = next((one for one, column in quoted.items() if column == match[1]), None)
+        name = name or f"{prefix}{len(quoted)}_"
+        quoted[name] = match[1]
+        return name
+
+    return quoted, re.sub(r"`([^`]*)`", placeholder, expression.strip())
+
+
+def _booleans(text: str) -> str:
+    """With ``and`` and ``or`` for & and |, which in ``query``, too, bind less than comparisons."""
+    words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
+
+
+def _refused(expression: str, what: str) -> ConfigError:
+    return ConfigError(
+        f"{what} is not allowed in the expression {expression!r}. Allowed are comparisons, "
+        f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
+        "anything else filter in Python: ds.metadata[...]"
+    )
+
+
+def _one_row(schema: pa.Schema) -> Any:
+    """A frame of one row with a plain value of each type."""
+    arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
+    return frames.from_arrow(pa.table(arrays, schema=schema), "cpu")
+
+
+def _sample(kind: Any) -> Any:
+    types = pa.types
+    if types.is_boolean(kind):
+        return True
+    if types.is_integer(kind) or types.is_floating(kind):
+        return 7
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "a"
+    return [] if types.is_list(kind) else None

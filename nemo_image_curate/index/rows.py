@@ -1,0 +1,183 @@
+"""`RowTable`: what is known of an index's vectors, by row number, in a memory-mapped file."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.expressions import check
+from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.vectors.sampling import random_score
+
+# Rows of one record batch: what an expression is evaluated on at once.
+BATCH_ROWS = 65_536
+# Expressions whose rows are kept, 8 bytes for each row: a service gets the same ones again.
+_KEPT = 8
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of a frame that a row table holds: no lists, no other nested values."""
+    known = [shard_columns.typed(field) for field in shard_columns.storage_schema(schema)]
+    return pa.schema([field for field in known if not pa.types.is_nested(field.type)])
+
+
+def sample_scores(batch: pa.RecordBatch, id_col: str) -> np.ndarray:
+    """A number in [0, 1) for each row that depends on its shard and key alone."""
+    return random_score(pc.binary_join_element_wise(batch[SHARD_COLUMN], batch[id_col], "/"), 0)
+
+
+class RowTable:
+    """The plain columns of all rows of an index, in the order of its vectors.
+
+    Parameters
+    ----------
+    path : str
+        An Arrow IPC file.
+    id_col : str
+
+    Attributes
+    ----------
+    columns : list of str
+
+    Raises
+    ------
+    DatasetError
+        When the file is no whole Arrow file.
+    """
+
+    def __init__(self, path: str, id_col: str):
+        self.path = path
+        self.id_col = id_col
+        try:
+            with pa.memory_map(path) as file, pa.ipc.open_file(file) as opened:
+                # Batches are views of the file; what is not looked at is not read.
+                self._batches = [opened.get_batch(i) for i in range(opened.num_record_batches)]
+                self.schema: pa.Schema = opened.schema
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"{path} is damaged: {error}. Build the index again.") from error
+        self.columns: list[str] = self.schema.names
+        self._starts = np.cumsum([0, *map(len, self._batches)])
+        self._matches: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+        self._by_key: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All rows, some thousand at a time."""
+        yield from self._batches
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """The columns of some rows, as plain values."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
+        found: list[dict[str, Any]] = [{}] * len(wanted)
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            part = self._batches[number].take(wanted[places] - self._starts[number])
+            for place, columns in zip(places, part.to_pylist(), strict=True):
+                found[place] = columns
+        return found
+
+    def matching(self, expression: str) -> np.ndarray:
+        """The numbers of the rows for which an expression is true.
+
+        Parameters
+        ----------
+        expression : str
+            As `ImageTextPairDataset.filter` takes it.
+
+        Returns
+        -------
+        numpy.ndarray of int64
+            Ascending; not to be written to.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When it names a column that does not exist.
+        ConfigError
+            When it is no expression that is true or false for each row.
+        """
+        with self._lock:
+            if expression in self._matches:
+                self._matches.move_to_end(expression)
+                return self._matches[expression]
+        used = check.check(expression, self.columns)
+        found = [np.empty(0, dtype=np.int64)]
+        # Also without rows an expression is right or wrong.
+        some = self._batches or [pa.RecordBatch.from_pylist([], schema=self.schema)]
+        for start, batch in zip(self._starts, some, strict=False):
+            table = pa.Table.from_batches([batch]).select(used)
+            chosen = check.rows(frames.from_arrow(table, "cpu"), expression)
+            found.append(start + np.flatnonzero(chosen))
+        rows = np.concatenate(found)
+        rows.flags.writeable = False
+        with self._lock:
+            self._matches[expression] = rows
+            while len(self._matches) > _KEPT:
+                self._matches.popitem(last=False)
+        return rows
+
+    def find(self, key: str, shard: str | None = None) -> int:
+        """The number of a sample's row.
+
+        Raises
+        ------
+        DatasetError
+            When there is no such row, or when several shards have the key and none is named.
+        """
+        found = self.search(key, shard)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            where = f" of {shard}" if shard else ""
+            raise DatasetError(f"key {key!r}{where} is not in the index.")
+        shards = sorted({row[SHARD_COLUMN] for row in self.take(found)})
+        if len(shards) == 1:
+            raise DatasetError(f"key {key!r} is {len(found)} times in {shards[0]}.")
+        raise DatasetError(f"key {key!r} is in several shards: {', '.join(shards)}; name one.")
+
+    def search(self, key: str, shard: str | None = None) -> list[int]:
+        """The numbers of all rows with a key, in one shard or in any."""
+        hashes, order = self._keys()
+        wanted = _hashes([key])[0]
+        first, last = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
+        near = np.sort(order[first:last])
+        return [
+            int(number)
+            for number, row in zip(near, self.take(near), strict=True)
+            if row[self.id_col] == key and shard in (None, row[SHARD_COLUMN])
+        ]
+
+    def _keys(self) -> tuple[np.ndarray, np.ndarray]:
+        """The keys' hashes in ascending order, and whose they are: 16 bytes for each row."""
+        if self._by_key is None:
+            parts = [_hashes(batch[self.id_col].to_pylist()) for batch in self._batches]
+            hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+            order = np.argsort(hashes, kind="stable")
+            self._by_key = hashes[order], order
+        return self._by_key
+
+
+def _hashes(keys: Sequence[str]) -> np.ndarray:
+    return pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
+
+
+def write_rows(file: Any, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
+    """Write what `RowTable` reads: every batch is conformed to `schema`, and of limited size."""
+    with pa.ipc.new_file(file, schema) as writer:
+        for batch in batches:
+            table = shard_columns.conform(pa.Table.from_batches([batch]), schema)
+            writer.write_table(table.combine_chunks(), max_chunksize=BATCH_ROWS)

@@ -1,0 +1,407 @@
+"""`VectorIndex`: a saved and checked index over an embedding column, to which shards are added."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.index import build, format, reconcile, refreshing
+from nemo_image_curate.index.hits import Hit
+from nemo_image_curate.index.kinds.base import check_kind, choose
+from nemo_image_curate.index.kinds.cuvs import require_cuvs
+from nemo_image_curate.index.kinds.engines import Engine, open_engine
+from nemo_image_curate.index.rescoring import MOST_CANDIDATES, approximate, scan
+from nemo_image_curate.index.rows import RowTable
+from nemo_image_curate.index.staging import Parts, one_dim
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset import ImageTextPairDataset
+
+logger = logging.getLogger(__name__)
+
+_CAPTION = "caption"
+# Up to so many allowed rows are all compared: about as fast as looking for them in the lists of
+# 1,000,000 (measured).
+_FEW = 5_000
+
+
+def index_path(dataset: ImageTextPairDataset, embedding_column: str = "image_embedding") -> str:
+    """Where the index of a column is by default: in ``index/`` beside the dataset's metadata."""
+    return storage.join(dataset.metadata_path, "index", embedding_column)
+
+
+def build_index(
+    dataset: ImageTextPairDataset,
+    embedding_column: str = "image_embedding",
+    kind: str = "auto",
+    path: str | os.PathLike[str] | None = None,
+    *,
+    rerank: bool = True,
+    target_recall: float = 0.96,
+    max_memory: int | None = None,
+    progress: bool | None = None,
+) -> VectorIndex:
+    """Make and save the index of an embedding column.
+
+    Embeddings are scaled to length 1; rows whose embedding is null, zero or not finite are left
+    out. The work is done by Dask tasks, one partition each. A build that was stopped goes on with
+    what is finished; the files are the same bytes for any number of workers. What is there
+    already, made of the same dataset with the same settings, is opened.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    embedding_column : str
+    kind : {"auto", "flat", "ivf", "cuvs"}
+        ``flat`` compares all vectors; ``ivf`` the codes in the nearest of many lists; ``cuvs``
+        follows a graph on a GPU. ``auto``: ``flat`` up to 50,000 vectors, else ``ivf``.
+    path : str or path, optional
+        A local folder, shared with the workers. Default: `index_path`.
+    rerank : bool, default True
+        Keep all vectors in a mapped file (``ivf``: 2 bytes for each value), to score the best
+        candidates exactly. Without it codes are longer, so that the index needs more memory.
+    target_recall : float, default 0.96
+        How many of the true ten nearest should be found, on average; as many lists are looked at
+        as it takes.
+    max_memory : int, optional
+        Bytes that the index may take in memory when it is used.
+    progress : bool, optional
+        Show progress bars. Default: on a terminal.
+
+    Returns
+    -------
+    VectorIndex
+
+    Raises
+    ------
+    ConfigError
+        For unusable settings, or when the index would not fit in `max_memory`.
+    ColumnNotFoundError
+        When there is no such column.
+    DatasetError
+        When there is no embedding in it, or they are of different encoders.
+    BackendError
+        When ``cuvs`` is asked for and does not work here.
+
+    Notes
+    -----
+    Memory: a worker holds one partition. The client holds the index, while it fills it twice,
+    and the components of the training sample: 50 KB for each of 2 sqrt(n) lists. Disk: while it
+    is built, the vectors in float32 besides the index.
+    """
+    check_kind(kind, rerank, target_recall, max_memory)
+    folder = format.local_folder(
+        path if path is not None else index_path(dataset, embedding_column)
+    )
+    options = {
+        "kind": kind,
+        "rerank": rerank,
+        "target_recall": target_recall,
+        "max_memory": max_memory,
+    }
+    if kind == "cuvs":
+        require_cuvs()
+    parts = Parts(dataset, embedding_column, Path(folder, format.PARTS), progress)
+    with storage.exclusive(folder):
+        if _is_made(folder, options, parts):
+            format.tidy(folder, format.read(folder)["files"])
+            return VectorIndex.load(folder)
+        record = dataset.provenance.get(embedding_column, {})
+        if "conflict" in record:
+            raise DatasetError(
+                f"column {embedding_column!r}: {record['conflict']}. Embed all shards with one "
+                "model before they are indexed."
+            )
+        numbers = range(len(parts.known))
+        records = parts.read(numbers)
+        plan = choose(
+            sum(one["indexed"] for one in records),
+            one_dim(embedding_column, records),
+            kind,
+            rerank,
+            max_memory,
+        )
+        logger.info("index of %s is %s", embedding_column, plan)
+        recipe = {
+            "version": __version__,
+            "column": embedding_column,
+            "id_col": dataset.id_col,
+            "encoder": record.get("encoder"),
+            "provenance": record,
+            "options": options,
+            "kind": plan.kind,
+            "dim": plan.dim,
+            "trained_on": plan.count,
+        }
+        build.make(folder, recipe, plan, parts, records)
+    return VectorIndex.load(folder)
+
+
+def _is_made(folder: str, options: Mapping[str, Any], parts: Parts) -> bool:
+    try:
+        saved = format.read(folder)
+        format.check(folder, saved["files"], whole=False)
+    except (DatasetError, FileNotFoundError):
+        return False
+    same = reconcile.match_fingerprints(saved["partitions"], parts)
+    return same and saved["recipe"]["options"] == options
+
+
+class VectorIndex:
+    """A saved index of unit vectors, and what is known of their rows.
+
+    Made by `build_index`, opened by `VectorIndex.load`. Threads may share one.
+
+    Attributes
+    ----------
+    path : str
+    recipe : dict
+        How it was made: ``kind``, ``factory`` (in FAISS's notation), ``dim``, ``count``,
+        ``left_out`` (rows without a usable embedding), ``lists``, ``nprobe``, ``candidates``,
+        ``recall`` (measured recall@10), ``bytes`` (estimates: ``memory``, ``disk``), ``column``,
+        ``encoder`` and ``provenance`` of the embeddings, ``options`` as they were given, ``files``
+        with their hashes, and more.
+    rows : RowTable
+    nprobe, candidates : int
+        How many lists a search looks at, and how many rows it scores exactly for each hit; may be
+        set.
+    """
+
+    def __init__(self, path: str, saved: Mapping[str, Any], engine: Engine, rows: RowTable):
+        self.path = path
+        self.recipe: dict[str, Any] = {**saved["recipe"], "files": saved["files"]}
+        self.rows = rows
+        self.nprobe: int = self.recipe.get("nprobe", 1)
+        self.candidates: int = self.recipe.get("candidates", 2)
+        self._partitions: list[dict[str, Any]] = saved["partitions"]
+        self._engine = engine
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        dataset: ImageTextPairDataset | None = None,
+        check_files: bool = False,
+        progress: bool | None = None,
+    ) -> VectorIndex:
+        """Open an index, and check that it is whole and belongs to a dataset.
+
+        Parameters
+        ----------
+        path : str or path
+        dataset : ImageTextPairDataset, optional
+            When its metadata was saved again since, keys and embeddings are compared by content;
+            if they are the same, the index takes over the other columns, for ``where=``.
+        check_files : bool, default False
+            Hash all files. Without it those above 256 MB are only compared by size.
+        progress : bool, optional
+
+        Raises
+        ------
+        DatasetError
+            When there is no index, a file is damaged, or the dataset is another one: what
+            differs, and what to do.
+        """
+        folder = format.local_folder(path)
+        if dataset is not None:
+            refreshing.refresh(folder, dataset, progress)
+        while True:
+            saved = format.read(folder)
+            try:
+                format.check(folder, saved["files"], check_files)
+                return cls(folder, saved, *_open(folder, saved))
+            except (FileNotFoundError, DatasetError) as error:
+                # Unless it was replaced after its description was read.
+                if format.read(folder) != saved:
+                    continue
+                if isinstance(error, DatasetError):
+                    raise
+                raise DatasetError(f"{error.filename} is gone. Build the index again.") from error
+
+    @property
+    def encoder(self) -> str | None:
+        """The encoder that the embeddings are of; None when that is not known."""
+        return self.recipe["encoder"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"VectorIndex({self.path!r}, {self.recipe['factory']}, {len(self):,} vectors)"
+
+    def search(
+        self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of highest cosine similarity to each query.
+
+        Parameters
+        ----------
+        vectors : numpy.ndarray, shape (q, d)
+            Of any length but 0.
+        k : int
+        allowed : numpy.ndarray of int64, optional
+            Ascending numbers of the rows to choose from.
+
+        Returns
+        -------
+        scores : numpy.ndarray of float32, shape (q, k)
+            Cosine similarities, the highest first; -inf where there is no row.
+        rows : numpy.ndarray of int64, shape (q, k)
+            Of equal similarity, the lower number first; -1 where there is no row. When as many
+            are allowed, there are k of them.
+
+        Raises
+        ------
+        ConfigError
+            When `k` is below 1, or the queries are of another width, zero or not finite.
+        """
+        queries = self._queries(vectors)
+        if k < 1:
+            raise ConfigError(f"k={k} should be a positive integer.")
+        n = len(self)
+        pool = n if allowed is None else len(allowed)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        k = min(k, pool)
+        if not k or not len(queries):
+            return scores, rows
+        if pool <= _FEW or k > MOST_CANDIDATES:
+            found = scan(self._engine, queries, k, n, allowed)
+        else:
+            probe, bits = self.nprobe, None
+            if allowed is not None:
+                mask = np.zeros(n, dtype=bool)
+                mask[allowed] = True
+                bits = np.packbits(mask, bitorder="little")
+                # So that as many of them are looked at as there would be of all rows.
+                probe = min(self._engine.lists, round(probe * n / pool))
+            found = approximate(self._engine, queries, k, pool, probe, self.candidates, bits)
+            # What a graph does not lead to is found all the same.
+            lacking = np.flatnonzero((found[1] < 0).any(axis=1))
+            if len(lacking):
+                again = scan(self._engine, queries[lacking], k, n, allowed)
+                for whole, part in zip(found, again, strict=True):
+                    whole[lacking] = part
+        # In float16 a vector's length is not quite 1.
+        scores[:, :k], rows[:, :k] = found[0].clip(-1, 1), found[1]
+        return scores, rows
+
+    def _queries(self, vectors: np.ndarray) -> np.ndarray:
+        given = np.asarray(vectors)
+        dim = self.recipe["dim"]
+        if given.ndim != 2 or given.shape[1] != dim:
+            raise ConfigError(
+                f"queries of shape {given.shape} do not fit the index of {self.encoder or 'a'} "
+                f"embeddings, which have {dim} values: they should be of shape (q, {dim}), and by "
+                "the same model."
+            )
+        wide = given.astype(np.float64)
+        if not np.isfinite(wide).all():
+            raise ConfigError("a query has values that are NaN or infinite.")
+        # The squares of very large or small values would leave the range of numbers.
+        wide /= abs(wide).max(axis=1, initial=0.0, keepdims=True).clip(np.finfo(float).tiny)
+        length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+        if not length.all():
+            raise ConfigError("a query is all zero, and has no direction to look in.")
+        unit: np.ndarray = (wide / length).astype(np.float32)
+        return unit
+
+    def nearest(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        where: str | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """The rows of highest cosine similarity to each vector; see `Searchable.nearest`."""
+        allowed = None if where is None else self.rows.matching(where)
+        scores, rows = self.search(vectors, k, allowed)
+        found = []
+        for values, numbers in zip(scores, rows, strict=True):
+            there = numbers >= 0
+            hits = self._hits(numbers[there], values[there], with_vectors)
+            found.append(hits)
+        return found
+
+    def lookup(
+        self, samples: Sequence[tuple[str | None, str]], where: str | None = None
+    ) -> list[Hit | None]:
+        """The rows of some samples, with their vectors; see `Searchable.lookup`."""
+        allowed = None if where is None else self.rows.matching(where)
+        rows: list[int | None] = []
+        for shard, key in samples:
+            numbers = self.rows.search(key, shard)
+            if allowed is not None:
+                numbers = np.array(numbers)[np.isin(numbers, allowed)].tolist()
+            if len(numbers) > 1 and shard is None:
+                self.rows.find(key)  # which says in which shards it is
+            # A key that a shard has twice names two rows that nothing tells apart.
+            rows.append(numbers[0] if numbers else None)
+        found = np.array([row for row in rows if row is not None], dtype=np.int64)
+        hits = iter(self._hits(found, np.ones(len(found)), True))
+        return [None if row is None else next(hits) for row in rows]
+
+    def _hits(self, rows: np.ndarray, scores: np.ndarray, with_vectors: bool) -> list[Hit]:
+        vectors = self.vectors(rows) if with_vectors and len(rows) else [None] * len(rows)
+        hits = []
+        for columns, value, vector in zip(self.rows.take(rows), scores, vectors, strict=True):
+            key, shard = columns.pop(self.recipe["id_col"]), columns.pop(SHARD_COLUMN)
+            caption = columns.pop(_CAPTION, None)
+            hits.append(Hit(key, shard, float(value), caption, columns, vector))
+        return hits
+
+    def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The unit vectors of some rows, shape (m, d), float32.
+
+        As they were for ``flat``; in float16 with ``rerank``, else from one byte a value.
+        """
+        return self._engine.vectors(np.asarray(rows, dtype=np.int64))
+
+    def add(self, dataset: ImageTextPairDataset, progress: bool | None = None) -> VectorIndex:
+        """Add the shards that a dataset has and this index has not.
+
+        Rows are added at the end. What was learned from the first shards (components, centres) is
+        kept; how many lists to look at is measured anew. When the index has grown fourfold, build
+        it again.
+
+        Parameters
+        ----------
+        dataset : ImageTextPairDataset
+            All of it, the shards that are indexed already included.
+        progress : bool, optional
+
+        Returns
+        -------
+        VectorIndex
+            The new one, which takes the place of this one's files.
+
+        Raises
+        ------
+        DatasetError
+            When what is indexed already is not in the dataset as it was, or is of another encoder.
+        """
+        with storage.exclusive(self.path):
+            saved = format.read(self.path)
+            parts = refreshing.parts_of(self.path, saved, dataset, progress)
+            found = refreshing.compared(self.path, saved, parts, add=True)
+            if found.same_files:
+                format.tidy(self.path, saved["files"])
+            else:
+                new = dict(zip(found.new, parts.read(found.new), strict=True))
+                build.update(self.path, saved, parts, found, new)
+        return VectorIndex.load(self.path)
+
+
+def _open(folder: str, saved: Mapping[str, Any]) -> tuple[Engine, RowTable]:
+    recipe, record = saved["recipe"], saved["files"]
+    where = {role: os.path.join(folder, one["name"]) for role, one in record.items()}
+    return open_engine(recipe, where), RowTable(where["rows"], recipe["id_col"])

@@ -1,0 +1,1 @@
+"""Mathematics of unit vectors: direction, nearest, clusters, and choices by key."""

@@ -1,0 +1,25 @@
+"""Random choices that depend on keys and a seed alone, not on how rows lie in partitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+
+def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each key that depends on the key and the seed alone.
+
+    Parameters
+    ----------
+    keys : pyarrow.Array of string, length n
+    seed : int
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n,)
+        53 bits of pandas' SipHash.
+    """
+    names = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
+    salt = f"{seed % 10**16:016d}"
+    return (pd.util.hash_array(names, hash_key=salt, categorize=False) >> 11) / 2.0**53

@@ -1,0 +1,67 @@
+"""The direction of a vector: the one rule by which embeddings are brought to length 1."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+def directions(vectors: torch.Tensor) -> torch.Tensor:
+    """Each row scaled to length 1; rows that are all zero, or not finite, become NaN.
+
+    Rows whose squares would leave the range of their type are divided by their largest value
+    first, so that every other row has a direction.
+
+    Parameters
+    ----------
+    vectors : torch.Tensor, shape (n, d), float32 or float64
+    """
+    import torch
+
+    if not vectors.numel():
+        return vectors
+    length = vectors.norm(dim=1, keepdim=True)
+    unit = vectors / length
+    # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
+    small = torch.finfo(vectors.dtype).tiny ** 0.4
+    odd = ~((length > small) & (length < 1 / small)).squeeze(1)
+    if odd.any():
+        given = vectors[odd]
+        # 0 / 0 and inf / inf are NaN.
+        scaled = given / given.abs().amax(dim=1, keepdim=True)
+        unit[odd] = scaled / scaled.norm(dim=1, keepdim=True)
+    return unit
+
+
+def unit_vectors(values: Any, device: str) -> tuple[torch.Tensor, np.ndarray]:
+    """The directions of those vectors that have one.
+
+    Parameters
+    ----------
+    values : numpy.ndarray or cupy.ndarray, shape (n, d)
+    device : {"cpu", "cuda"}
+
+    Returns
+    -------
+    vectors : torch.Tensor, shape (m, d), float32
+        Of length 1.
+    rows : numpy.ndarray of int64, shape (m,)
+        Which rows they are; rows that are all zero, or hold NaN or infinity, are left out.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        # Arrow's memory is read-only, of which torch warns; nothing writes to it.
+        warnings.simplefilter("ignore", UserWarning)
+        unit = directions(torch.as_tensor(values, device=device).float())
+    if not unit.numel():
+        return unit.reshape(0, unit.shape[1]), np.empty(0, dtype=np.int64)
+    has_direction = unit[:, 0].isfinite()
+    if has_direction.all():
+        return unit, np.arange(len(unit))
+    return unit[has_direction], has_direction.nonzero().squeeze(1).cpu().numpy()

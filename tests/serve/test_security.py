@@ -1,0 +1,284 @@
+import base64
+import json
+import os
+import socket
+import time
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from nemo_image_curate.serve.security import image_url
+from tests.serve.pictures import picture
+
+MEGABYTE = 10**6
+
+
+def similar(service, path):
+    answer = service.http.post("/search/similar-images", json={"image": {"path": str(path)}})
+    return answer.status_code, answer.text
+
+
+def test_files_below_a_root(service, root):
+    (root / "folder").mkdir()
+    (root / "folder" / "red.jpg").write_bytes(picture("red", 4))
+    (root / "link.jpg").symlink_to("folder/red.jpg")
+    for name in ("folder/red.jpg", "link.jpg", "folder/../folder/./red.jpg"):
+        status, text = similar(service, root / name)
+        assert status == 200
+        assert json.loads(text)["hits"][0]["key"] == "red 4 ü"
+
+
+def test_files_elsewhere(service, root, tmp_path):
+    outside = tmp_path / "outside.jpg"
+    outside.write_bytes(picture("red"))
+    (root / "out.jpg").symlink_to(outside)
+    (root / "outdir").symlink_to(tmp_path)
+    beside = root.with_name(root.name + "-beside")
+    beside.mkdir()
+    (beside / "x.jpg").write_bytes(picture("red"))
+    inside = root / "x"
+    for path in (
+        outside,
+        root / "out.jpg",
+        root / "outdir" / "outside.jpg",
+        beside / "x.jpg",
+        f"{inside}/../../{beside.name}/x.jpg",
+        "/etc/passwd",
+        "/proc/self/environ",
+        "relative.jpg",
+        # Whether it is there is not told either.
+        "/nowhere/at/all.jpg",
+    ):
+        status, text = similar(service, path)
+        assert status == 403, path
+        assert "not below a root" in text
+
+
+def test_odd_files_below_a_root(service, root):
+    os.mkfifo(root / "pipe")
+    (root / "large.jpg").write_bytes(b"x" * 3 * MEGABYTE)
+    (root / "page.jpg").write_text("<html>")
+    for name, status in (
+        ("pipe", 404),
+        ("", 404),
+        ("none.jpg", 404),
+        ("zero\0.jpg", 404),
+        ("n" * 4000, 404),
+        ("large.jpg", 413),
+        ("page.jpg", 422),
+    ):
+        assert similar(service, f"{root}/{name}")[0] == status, name
+
+
+def test_no_roots_no_files(bare, root):
+    status, text = similar(bare, root / "any.jpg")
+    assert status == 403
+    assert "reads no files" in text
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "Bearer wrong",
+        "Bearer s3crets",
+        "Bearer s3cre",
+        "Bearer",
+        "s3cret",
+        "Basic s3cret",
+        "Bearer s3cret, Bearer x",
+        "Bearer \xff\xfe",
+    ],
+)
+def test_token(bare, header):
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    for method, path in (
+        ("POST", "/search/text-to-image"),
+        ("POST", "/index/images"),
+        ("GET", "/stats"),
+        ("GET", "/images/x"),
+        ("GET", "/nowhere"),
+    ):
+        answer = httpx.request(method, bare.url + path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["content-type"] == "application/problem+json"
+    assert httpx.get(bare.url + "/health", headers=headers).status_code == 200
+
+
+def test_signed_links(bare):
+    hit = bare.http.post("/search/text-to-image", json={"text": "red"}).json()["hits"][0]
+    link = bare.url + hit["url"]
+    assert httpx.get(link).content == bare.http.get(hit["url"]).content
+    query = {name: values[0] for name, values in parse_qs(urlsplit(link).query).items()}
+    path = link.partition("?")[0]
+    other = bare.url + image_url(None, "red 1 ü", None)
+    late = str(int(query["expires"]) + 3600)
+    for url, changes in (
+        (path, {"expires": late}),
+        (path, {"expires": "x"}),
+        (path, {"expires": "²"}),
+        (path, {"signature": ""}),
+        (path, {"shard": "00001.tar"}),
+        (other, {}),
+        (bare.url + "/stats", {}),
+    ):
+        assert httpx.get(url, params=query | changes).status_code == 401, (url, changes)
+    assert httpx.post(path, params=query).status_code == 401
+
+
+def test_signed_links_end(bare, monkeypatch):
+    then = time.time() - 3 * 3600
+    monkeypatch.setattr(time, "time", lambda: then)
+    old = image_url("s3cret", "red 0 ü", "00000.tar")
+    monkeypatch.undo()
+    assert httpx.get(bare.url + old).status_code == 401
+    assert httpx.get(bare.url + image_url("s3cret", "red 0 ü", "00000.tar")).status_code == 200
+
+
+def test_pages_of_other_sites_may_not_post(service):
+    body = {"files": {"files": picture("red")}}
+    for origin, status in (
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1:1", 403),
+        (service.url, 200),
+    ):
+        answer = service.http.post("/index/images", headers={"Origin": origin}, **body)
+        assert answer.status_code == status, origin
+    answer = service.http.get("/stats", headers={"Origin": "http://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def raw(service, head: str, body: bytes = b"") -> socket.socket:
+    host, port = service.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), 30)
+    connection.sendall(f"{head}\r\nHost: {host}:{port}\r\n\r\n".encode() + body)
+    return connection
+
+
+def status_of(connection: socket.socket) -> int:
+    with connection:
+        answer = connection.recv(4096)
+        return int(answer.split()[1])
+
+
+def test_bodies_that_are_too_large(service):
+    # Told by the header: refused before anything is sent.
+    declared = raw(service, "POST /index/images HTTP/1.1\r\nContent-Length: 99999999999")
+    assert status_of(declared) == 413
+    # Not told: refused when there is too much of it.
+    head = "POST {} HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Type: {}"
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    for path, kind in (
+        ("/index/images", "application/json"),
+        ("/search/text-to-image", "application/json"),
+        ("/index/images", "multipart/form-data; boundary=x"),
+    ):
+        connection = raw(service, head.format(path, kind))
+        if "boundary" in kind:
+            part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+        try:
+            for _ in range(2 * MEGABYTE // 0x10000 + 2):
+                connection.sendall(chunk)
+        except ConnectionError:
+            pass
+        assert status_of(connection) == 413, (path, kind)
+    assert service.http.get("/health").status_code == 200
+
+
+def wait_for_line(service, wanted) -> dict:
+    for _ in range(100):
+        for line in service.lines():
+            if wanted(line):
+                return line
+        time.sleep(0.05)
+    raise AssertionError("no such line")
+
+
+def test_a_client_that_hangs_up(service):
+    """While its query waits, and in the middle of its body: nothing is done for it."""
+
+    def asked() -> int:
+        sizes = service.http.get("/stats").json()["batch_sizes"]
+        return sum(int(size) * count for size, count in sizes.items())
+
+    def ask(text: str, length: int | None = None) -> socket.socket:
+        body = json.dumps({"text": text}).encode()
+        length = len(body) if length is None else length
+        head = f"POST /search/text-to-image HTTP/1.1\r\nContent-Length: {length}"
+        return raw(service, head + "\r\nContent-Type: application/json", body)
+
+    before = asked()
+    first = ask("slow red")
+    time.sleep(0.2)
+    gone = [ask("slow blue") for _ in range(5)]
+    half = ask("green", 1000)
+    time.sleep(0.2)
+    for connection in (*gone, half):
+        connection.close()
+    assert status_of(first) == 200
+    assert service.http.post("/search/text-to-image", json={"text": "red"}).status_code == 200
+    assert asked() - before == 2
+    wait_for_line(service, lambda line: line.get("status") == 499)
+
+
+def test_other_methods_and_paths(service):
+    answer = service.http.get("/search/hybrid")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["title"] == "Method Not Allowed"
+    assert service.http.get("/nowhere").json()["status"] == 404
+    assert service.http.patch("/health").status_code == 405
+
+
+def test_an_unforeseen_error_tells_nothing(service):
+    answer = service.http.post(
+        "/search/text-to-image", json={"text": "bug"}, headers={"X-Request-ID": "find-me"}
+    )
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "find-me")
+    assert "find-me" in answer.json()["detail"]
+    assert "5eca7" not in answer.text
+    assert "Traceback" not in answer.text
+    line = wait_for_line(service, lambda line: "traceback" in line)
+    assert "5eca7" in line["traceback"]
+    assert line["request_id"] == "find-me"
+    assert service.http.post("/search/text-to-image", json={"text": "red"}).status_code == 200
+
+
+def test_log_lines(bare):
+    question = "red like a very private thing"
+    answer = bare.http.post("/search/text-to-image", json={"text": question})
+    bare.http.get(answer.json()["hits"][0]["url"])
+    forged = bare.http.get("/x%0a%7b%22status%22:1%7d", headers={"X-Request-ID": "a b\tc"})
+    request_id = answer.headers["x-request-id"]
+    line = wait_for_line(bare, lambda line: line.get("request_id") == request_id)
+    assert (line["method"], line["path"]) == ("POST", "/search/text-to-image")
+    assert line["status"] == 200
+    assert 0 < line["ms"] < 10_000
+    assert forged.headers["x-request-id"].isalnum()
+    line = wait_for_line(bare, lambda line: line.get("path", "").startswith("/x"))
+    assert line["path"] == '/x\n{"status":1}'
+    log = bare.log.read_text()
+    image = base64.b64encode(picture("red")).decode()
+    bare.http.post("/search/similar-images", json={"image": {"data": image}})
+    for private in ("very private", "s3cret", "signature", image[:40]):
+        assert private not in log
+
+
+def test_stats(bare):
+    bare.http.post("/search/text-to-image", json={"text": "red"})
+    for path in ("/a", "/b", "/c"):
+        bare.http.get(path)
+    found = bare.http.get("/stats").json()
+    assert (found["images"], found["texts"], found["store_images"]) == (30, 0, None)
+    assert found["encoder"] == "thumb"
+    assert found["indexes"][0]["count"] == 30
+    assert found["requests"]["200"] > 0
+    latency = found["latency"]["POST /search/text-to-image"]
+    assert latency["requests"] > 0
+    assert 0 < latency["p50_ms"] <= latency["p90_ms"] <= latency["p99_ms"]
+    # Any number of unknown paths is one kind.
+    assert not {"GET /a", "GET /b", "GET /c"} & set(found["latency"])
+    assert found["latency"]["other"]["requests"] >= 3
