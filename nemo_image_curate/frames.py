@@ -3,11 +3,11 @@
 Only this module knows which one is in use. Everything else exchanges Arrow tables with it, or
 uses the methods that both share.
 
-In pandas numbers have its nullable types (``Int64``, ``Float32``, ``boolean``), and all else Arrow's:
-so nulls mean what they mean in cuDF, lists stay lists, and every operator of numbers is there.
-Arrow's own numbers lack ``%``, ``//`` of floats and ``divmod`` in pandas. The nullable types take 130
-ms instead of 10 to make of a million rows of five columns, and a fifth more memory; comparisons
-take half as long (measured with pandas 3.0).
+In pandas numbers have its nullable types (``Int64``, ``Float32``, ``boolean``), and all else those
+of Arrow: so nulls mean what they mean in cuDF, lists stay lists, and every operator of numbers is
+there. Arrow's own numbers lack ``%`` and ``divmod`` in pandas. The nullable types take 130 ms
+instead of 10 to make of a million rows of five columns, and a fifth more memory; comparisons take
+half as long (measured with pandas 3.0).
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def from_arrow(table: pa.Table, backend: Backend) -> Any:
                     f"column {field.name!r} is {field.type}, for which cuDF has no type. Cast or "
                     "drop it in the sidecars, or use backend='cpu'."
                 )
-        return cudf.DataFrame.from_arrow(table.replace_schema_metadata(None))
+        # In pandas NaN is null already.
+        whole = {name: nan_to_null(table[name]) for name in table.column_names}
+        return cudf.DataFrame.from_arrow(pa.table(whole))
 
     return table.to_pandas(types_mapper=_pandas_type, ignore_metadata=True)
 
@@ -161,12 +163,19 @@ def to_arrow(frame: Any) -> pa.Table:
     return table.replace_schema_metadata(None).combine_chunks()
 
 
+def nan_to_null(values: Any) -> Any:
+    """An Arrow array in which null stands for NaN: neither says what a value is."""
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
+
+
 def column_to_arrow(series: Any) -> pa.Array:
     """One column as a single Arrow array."""
     if backend_of(series) == "gpu":
         import cudf
 
-        array = series.to_arrow()
+        array = nan_to_null(series.to_arrow())
         # cuDF gives lists and structs without any value, or any text inside, the type null, and
         # texts the type that pandas has for them.
         if isinstance(series.dtype, (cudf.ListDtype, cudf.StructDtype)):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
+
 
 def own_cluster(client: Any) -> None:
     """Have a client close its cluster, as `Client()` does with one of its own making."""
@@ -39,3 +41,24 @@ def operands(node: Any) -> Iterator[tuple[str | None, Any]]:
 def chosen_partitions(node: Any) -> Any:
     """Which partitions are read of an expression made by `from_map`; None for all."""
     return node.operand("_partitions")
+
+
+def teach_quantiles() -> None:
+    """Have `quantile` and `describe` take the numbers of pandas that can be null.
+
+    Dask 2026.7 makes arrays of NumPy of Arrow's numbers first, and forgets these. Workers need not
+    be told: its table of functions goes to them as a part of each task.
+    """
+    from dask.array.dispatch import percentile_lookup
+
+    percentile_lookup.register((pd.Series, pd.Index), _percentile)
+
+
+def _percentile(values: Any, q: Any, interpolation: str = "linear") -> Any:
+    from dask.dataframe.backends import percentile
+
+    kind = values.dtype
+    if isinstance(kind, pd.api.extensions.ExtensionDtype) and hasattr(kind, "numpy_dtype"):
+        # Dask has left out the nulls.
+        values = values.to_numpy(dtype=kind.numpy_dtype)
+    return percentile(values, q, interpolation)

@@ -14,7 +14,7 @@ from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.expressions import check
+from nemo_image_curate.expressions import evaluate
 from nemo_image_curate.shards.reader import TarShard, stem
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ class ImageTextPairDataset:
         ConfigError
             When it is no expression that is true or false for each row.
         """
-        chosen = check.mask(self.metadata, condition) if isinstance(condition, str) else condition
+        chosen = (
+            evaluate.mask(self.metadata, condition) if isinstance(condition, str) else condition
+        )
         return self.replace(self.metadata[chosen])
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:

@@ -14,6 +14,9 @@ import types
 from collections.abc import Collection
 from typing import Any
 
+from dask.base import tokenize
+
+from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset.sources import MetadataReader
 
 # Operands that only repeat the schema, which in-place runs see grow while they are under way, and
@@ -55,47 +58,37 @@ class Lineage:
 
 
 def _is_reader(node: Any) -> bool:
-    return "func" in node._parameters and isinstance(node.operand("func"), MetadataReader)
+    return isinstance(dict(_dask.operands(node)).get("func"), MetadataReader)
 
 
 def _row_aligned(node: Any) -> bool:
-    from dask.dataframe.dask_expr._expr import Blockwise
-
     if _is_reader(node):
-        return node.operand("_partitions") is None
-    if not isinstance(node, Blockwise):
+        return _dask.chosen_partitions(node) is None
+    if not _dask.is_blockwise(node):
         return False
     # Dask broadcasts single values, such as a quantile to compare with, to every partition.
     return all(_row_aligned(child) or child.ndim == 0 for child in node.dependencies())
 
 
 def _blockwise_only(node: Any) -> bool:
-    from dask.dataframe.dask_expr._expr import Blockwise
-
     if _is_reader(node):
         return True
-    return isinstance(node, Blockwise) and all(map(_blockwise_only, node.dependencies()))
+    return _dask.is_blockwise(node) and all(map(_blockwise_only, node.dependencies()))
 
 
 def _describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
     """A value as plain lists and strings; `callers` are the functions and classes around it."""
-    from dask._expr import Expr
-    from dask.base import tokenize
-
     if any(value is one for one in callers):
         return "recursion"
-    if isinstance(value, Expr):
+    if _dask.is_expression(value):
         if _is_reader(value):
             return ["read", value.operand("func").id_col]
-        return [
-            type(value).__name__,
-            *(
-                [name, _describe(operand)]
-                for name, operand in zip(value._parameters, value.operands, strict=False)
-                if name not in _IGNORED_OPERANDS
-            ),
-            *(_describe(operand) for operand in value.operands[len(value._parameters) :]),
+        described = [
+            [name, _describe(operand)] if name else _describe(operand)
+            for name, operand in _dask.operands(value)
+            if name not in _IGNORED_OPERANDS
         ]
+        return [type(value).__name__, *described]
     if isinstance(value, (list, tuple)):
         return [_describe(item, callers) for item in value]
     if isinstance(value, (set, frozenset)):

@@ -14,6 +14,7 @@ import pyarrow as pa
 from braceexpand import braceexpand
 
 from nemo_image_curate import frames, storage
+from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest, unfinished
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import MetadataReader, Source
@@ -88,6 +89,7 @@ def _frame(
 ) -> Any:
     import dask.dataframe as dd
 
+    _dask.teach_quantiles()
     reader = MetadataReader(root, id_col, schema, backend)
     meta = frames.from_arrow(schema.empty_table(), backend)
     # Our strings are Arrow strings already; Dask's conversion would only add a task per partition.

@@ -4,9 +4,9 @@ pandas' own ``query`` runs any method and reaches variables of its callers. An e
 come from a command line, a file or a request, so only comparisons, arithmetic and methods that
 look at one value at a time pass: their result does not depend on how rows lie in partitions.
 
-The syntax is that of pandas' ``query``, and pandas computes each step, on both backends, since
-cuDF's own ``eval`` knows numbers only. Unlike in ``query`` a null is always neither true nor false,
-as in SQL: ``caption != 'x'`` and ``caption not in ['x']`` do not choose rows without a caption.
+The syntax is that of pandas' ``query``, and Arrow computes it on both backends, since cuDF's own
+``eval`` knows numbers only. Unlike in ``query`` a null is always neither true nor false, as in SQL:
+``caption != 'x'`` and ``caption not in ['x']`` do not choose rows without a caption.
 """
 
 from __future__ import annotations
@@ -16,14 +16,8 @@ import io
 import re
 import tokenize
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from nemo_image_curate import frames
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
-from nemo_image_curate.expressions.evaluate import Evaluation
 
 _METHODS = frozenset(
     "isna notna isnull notnull isin between abs round".split()
@@ -41,93 +35,7 @@ _NODES = (
     *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
     *(ast.Call, ast.keyword, ast.Attribute),
 )
-_EXAMPLE = "Compare columns with values, for example: width >= 256 and label == 'cat'"
-
-
-def mask(frame: Any, expression: str) -> Any:
-    """The rows of a Dask frame for which an expression is true, as a lazy bool series.
-
-    Raises
-    ------
-    ColumnNotFoundError
-        When it names a column that does not exist.
-    ConfigError
-        When it is no expression, has something in it that is not allowed, compares what cannot
-        be compared, or is neither true nor false.
-    """
-    used = frame[_checked(frames.to_cpu(frame._meta), expression)]
-    empty = frames.empty_column(frame, pa.bool_())
-    return used.map_partitions(_Choose(expression), meta=empty)
-
-
-class _Choose:
-    """The mask of one computed partition; the function that Dask maps."""
-
-    # What Dask's dashboard calls these tasks.
-    __name__ = "choose"
-
-    def __init__(self, expression: str):
-        self.expression = expression
-
-    def __dask_tokenize__(self) -> tuple[str, str]:
-        return ("Choose", self.expression)
-
-    def __call__(self, frame: Any) -> Any:
-        chosen = pa.array(_chosen(frames.to_cpu(frame), self.expression))
-        return frames.with_columns(frame, {"chosen": chosen})["chosen"]
-
-
-def rows(frame: Any, expression: str) -> np.ndarray:
-    """The rows of a computed pandas frame for which an expression is true; null counts as false.
-
-    Returns
-    -------
-    numpy.ndarray of bool, shape (n,)
-
-    Raises
-    ------
-    ColumnNotFoundError, ConfigError
-        As by `mask`.
-    """
-    _checked(frame.iloc[:0], expression)
-    return _chosen(frame, expression)
-
-
-def _chosen(frame: Any, expression: str) -> np.ndarray:
-    result = _evaluate(frame, expression)
-    _require_bool(result, expression)
-    chosen = frames.column_to_arrow(result)
-    found: np.ndarray = chosen.fill_null(False).to_numpy(zero_copy_only=False)
-    return found
-
-
-def _checked(empty: Any, expression: str) -> list[str]:
-    """The columns that an expression looks at, when it is one for frames like this empty one."""
-    used = check(expression, [name for name in empty.columns if isinstance(name, str)])
-    schema = frames.to_arrow(empty[used]).schema
-    if not any(pa.types.is_null(field.type) for field in schema):
-        # A frame without rows would let a text be compared with a number.
-        _require_bool(_evaluate(_one_row(schema), expression), expression)
-    return used
-
-
-def _require_bool(result: Any, expression: str) -> None:
-    kind = str(getattr(result, "dtype", type(result).__name__))
-    if not kind.startswith("bool") or getattr(result, "ndim", 0) != 1:
-        raise ConfigError(
-            f"the expression {expression!r} gives {kind}, not true or false for each row. "
-            f"{_EXAMPLE}"
-        )
-
-
-def _evaluate(frame: Any, expression: str) -> Any:
-    tree, quoted = parse(expression)
-    try:
-        return Evaluation(frame, quoted).value(tree.body)
-    except Exception as error:
-        raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
-        ) from error
+EXAMPLE = "Compare columns with values, for example: width >= 256 and label == 'cat'"
 
 
 def check(expression: str, columns: Sequence[str]) -> list[str]:
@@ -207,7 +115,7 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
         tree = ast.parse(_booleans(plain), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {_EXAMPLE}"
+            f"cannot use the expression {expression!r}: {error}. {EXAMPLE}"
         ) from error
     # Two backticks inside texts look like quotes of all that is between them.
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -247,20 +155,3 @@ def _refused(expression: str, what: str) -> ConfigError:
         f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
         "anything else filter in Python: ds.metadata[...]"
     )
-
-
-def _one_row(schema: pa.Schema) -> Any:
-    """A frame of one row with a plain value of each type."""
-    arrays = [pa.array([_sample(field.type)], field.type) for field in schema]
-    return frames.from_arrow(pa.table(arrays, schema=schema), "cpu")
-
-
-def _sample(kind: Any) -> Any:
-    types = pa.types
-    if types.is_boolean(kind):
-        return True
-    if types.is_integer(kind) or types.is_floating(kind):
-        return 7
-    if types.is_string(kind) or types.is_large_string(kind):
-        return "a"
-    return [] if types.is_list(kind) else None

@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.expressions import check
+from nemo_image_curate.expressions.check import check
+from nemo_image_curate.expressions.evaluate import matching_rows
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.vectors.sampling import random_score
 
@@ -114,14 +114,13 @@ class RowTable:
             if expression in self._matches:
                 self._matches.move_to_end(expression)
                 return self._matches[expression]
-        used = check.check(expression, self.columns)
+        used = check(expression, self.columns)
         found = [np.empty(0, dtype=np.int64)]
         # Also without rows an expression is right or wrong.
         some = self._batches or [pa.RecordBatch.from_pylist([], schema=self.schema)]
         for start, batch in zip(self._starts, some, strict=False):
             table = pa.Table.from_batches([batch]).select(used)
-            chosen = check.rows(frames.from_arrow(table, "cpu"), expression)
-            found.append(start + np.flatnonzero(chosen))
+            found.append(start + np.flatnonzero(matching_rows(table, expression)))
         rows = np.concatenate(found)
         rows.flags.writeable = False
         with self._lock:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.expressions import check
+from nemo_image_curate.expressions.check import parse
 
 # A row's list of the columns it has a value for.
 PRESENT = "_columns"
@@ -39,7 +39,7 @@ def chroma_condition(expression: str) -> dict[str, Any]:
     ConfigError
         Naming the part that a live store cannot evaluate.
     """
-    tree, quoted = check.parse(expression)
+    tree, quoted = parse(expression)
     try:
         return _Translator(expression, quoted).condition(tree.body)
     except RecursionError as error:
