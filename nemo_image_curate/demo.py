@@ -19,11 +19,14 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, PerceptualHash, SemanticDedup
-from nemo_image_curate.embedders import TimmImageEmbedder
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dedup.exact import ExactDedup
+from nemo_image_curate.dedup.perceptual import PerceptualDedup
+from nemo_image_curate.dedup.semantic import SemanticDedup
+from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.quality import ImageStatistics
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash
+from nemo_image_curate.quality.statistics import ImageStatistics
 from nemo_image_curate.shards.pack import find_images, pack
 
 # Says that a folder's content is a demo's, and may be replaced by the next.

@@ -125,7 +125,7 @@ def _timm() -> str:
 
 
 def _offline() -> str:
-    from nemo_image_curate.models.encoders import offline_state_dict
+    from nemo_image_curate.models.offline import offline_state_dict
 
     return f"works, {len(offline_state_dict())} tensors"
 

@@ -73,7 +73,22 @@ def normalise(location: str | os.PathLike[str]) -> str:
         location = location[len("file://") :]
     if is_local(location):
         return os.path.abspath(os.path.expanduser(location))
-    return location.rstrip("/")
+    scheme, separator, path = location.partition("://")
+    return scheme + separator + path.rstrip("/")
+
+
+def relative(location: str, root: str) -> str:
+    """The path of a location below `root`, which may be ``/`` or a bare scheme such as ``s3://``.
+
+    Raises
+    ------
+    DatasetError
+        When it does not lie below it.
+    """
+    prefix = root if root.endswith("/") else f"{root}/"
+    if not location.startswith(prefix):
+        raise DatasetError(f"{location} does not lie below {root}.")
+    return location[len(prefix) :]
 
 
 def join(root: str, *parts: str) -> str:
@@ -92,7 +107,8 @@ def join(root: str, *parts: str) -> str:
 
 def parent(location: str) -> str:
     """The folder that holds a location."""
-    return posixpath.dirname(location)
+    scheme, separator, path = location.rpartition("://")
+    return scheme + separator + posixpath.dirname(path)
 
 
 def stat(location: str) -> FileInfo | None:

@@ -226,8 +226,8 @@ def test_asking_for_a_gpu_without_one_says_why():
 
 def test_importing_the_data_layer_loads_no_model_library_and_no_cluster():
     code = (
-        "import sys; import nemo_image_curate.frames, nemo_image_curate.storage, "
-        "nemo_image_curate.compute.jobs, nemo_image_curate.shards.reader, nemo_image_curate.dataset;"
+        "import sys; import nemo_image_curate.frames, nemo_image_curate.compute.jobs, "
+        "nemo_image_curate.shards.reader, nemo_image_curate.dataset;"
         "heavy = {'torch', 'dask.dataframe', 'distributed', 'cudf', 'timm', 'faiss'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

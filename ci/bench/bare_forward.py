@@ -15,7 +15,7 @@ def _work(model: str, threads: int, batches: int, batch: int, start, results) ->
     import torch
 
     torch.set_num_threads(threads)
-    from nemo_image_curate.embedders import TimmImageEmbedder
+    from nemo_image_curate.embedders.timm import TimmImageEmbedder
 
     forward = TimmImageEmbedder(model).load_embedding_model("cpu")
     pixels = torch.randn(batch, 3, 224, 224)

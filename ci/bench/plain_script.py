@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import webdataset
 
-from nemo_image_curate.embedders import TimmImageEmbedder
+from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.models.torchvision_compat import import_timm
 
 

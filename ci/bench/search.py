@@ -127,7 +127,7 @@ def draw(maker: Callable[..., np.ndarray], folder: Path) -> None:
 
 def build(shards: Path, index: Path) -> dict[str, Any]:
     from nemo_image_curate import ImageTextPairDataset, get_client
-    from nemo_image_curate.search import build_index
+    from nemo_image_curate.index.vector_index import build_index
 
     with get_client("cpu") as client:
         dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
@@ -164,7 +164,7 @@ def ours(folder: Path, data: Path) -> dict[str, Any]:
     import faiss
     import torch
 
-    from nemo_image_curate.search import VectorIndex
+    from nemo_image_curate.index.vector_index import VectorIndex
 
     torch.zeros(9, 9) @ torch.zeros(9, 9)
     faiss.IndexFlatIP(8)

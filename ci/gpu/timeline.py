@@ -80,7 +80,7 @@ def timeline() -> None:
     """A pass of ViT-L/14 over four shards with two threads, as a worker has on a GPU."""
     from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
     from nemo_image_curate.dataset import saving
-    from nemo_image_curate.decode import CpuDecoder, DaliDecoder
+    from nemo_image_curate.decode.cpu import CpuDecoder, DaliDecoder
     from nemo_image_curate.embedders import base
     from nemo_image_curate.stages import image_pass
 

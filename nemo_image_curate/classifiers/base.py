@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from dask.base import tokenize
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import worker_cache
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
+from nemo_image_curate.stages.base import ColumnStage, no_effect
+from nemo_image_curate.vectors.unit import directions
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +29,8 @@ logger = logging.getLogger(__name__)
 _ROWS = 4096
 
 
-class ImageClassifier:
+@dataclass(eq=False)
+class ImageClassifier(ColumnStage):
     """Adds a score column made from an embedding column.
 
     Subclass it: give `load_model`, and `postprocess` where scores need it. One that makes other
@@ -42,20 +48,9 @@ class ImageClassifier:
         may have the right shape, and give nonsense.
     """
 
-    # Parameters that `config` or the token records, or that change no values.
-    _known: ClassVar[frozenset[str]] = frozenset(
-        ("pred_column", "embedding_column", "check_encoder")
-    )
-
-    def __init__(
-        self,
-        pred_column: str,
-        embedding_column: str = "image_embedding",
-        check_encoder: bool = True,
-    ):
-        self.pred_column = pred_column
-        self.embedding_column = embedding_column
-        self.check_encoder = check_encoder
+    pred_column: str
+    embedding_column: str = "image_embedding"
+    check_encoder: bool = no_effect(True)
 
     def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """Load the model; called once per process.
@@ -101,26 +96,40 @@ class ImageClassifier:
         """Hash of the model's weights file, or None when they do not come from a file."""
         return None
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
-
-        own = describe_stage(self, self._known)
-        parts = (own, self.config(), self.columns(), self.embedding_column)
-        return tuple(normalize_token(part) for part in parts)
-
     def columns(self) -> dict[str, pa.DataType]:
         """The score column and its type."""
         return {self.pred_column: pa.float32()}
 
-    def provenance(self, embedding_column: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """How the score column is made, from which embeddings."""
-        made = {
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """How the columns are made."""
+        return self.provenance_of(self.embedding_column, {})
+
+    def provenance_of(
+        self, embedding_column: str, record: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
+        """How the columns are made, from which embeddings.
+
+        Parameters
+        ----------
+        embedding_column : str
+        record : mapping
+            The provenance of that column; empty when nothing is known of it.
+        """
+        own = {
             **self.config(),
             "version": __version__,
             "embedding_column": embedding_column,
             "embedding_encoder": record.get("encoder"),
         }
-        return dict.fromkeys(self.columns(), made)
+        return {name: dict(own) for name in self.columns()}
+
+    def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
+        """`provenance`, with the encoder that the dataset's embeddings are of."""
+        return self.provenance_of(self.embedding_column, self._record(dataset))
+
+    def _record(self, dataset: ImageTextPairDataset) -> Mapping[str, Any]:
+        record: Mapping[str, Any] = dataset.provenance.get(self.embedding_column, {})
+        return record
 
     def require_encoder(self, record: Mapping[str, Any]) -> None:
         """Refuse embeddings of another encoder.
@@ -146,8 +155,12 @@ class ImageClassifier:
             "pass check_encoder=False."
         )
 
+    def inputs(self) -> list[str]:
+        """The embeddings."""
+        return [self.embedding_column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
-        """The dataset with the score column, computed when it is needed.
+        """The dataset with the columns, computed when they are needed.
 
         Raises
         ------
@@ -157,27 +170,32 @@ class ImageClassifier:
             When the embeddings are not of the right encoder.
         """
         frames.require_columns(dataset.metadata, self.embedding_column)
-        record = dataset.provenance.get(self.embedding_column, {})
-        self.require_encoder(record)
-        made = self.provenance(self.embedding_column, record)
-        return add_columns(dataset, _ScorePartition(self), self.columns(), made)
+        self.require_encoder(self._record(dataset))
+        return super().__call__(dataset)
+
+    def run(self, frame: Any) -> dict[str, Any]:
+        """The scores of a computed partition."""
+        import torch
+
+        device = frames.device_of(frame)
+        score = worker_cache.get_or_build(tokenize(device, self), lambda: self.load(device))
+        vectors, row_numbers = frames.embedding_array(frame[self.embedding_column])
+        kinds = self.columns()
+        values: dict[str, list[Any]] = {name: [] for name in kinds}
+        for start in range(0, len(row_numbers), _ROWS):
+            some = vectors[start : start + _ROWS]
+            # from_numpy would warn that Arrow's memory is read-only; nothing writes to it.
+            batch = torch.as_tensor(some if device == "cuda" else some.copy())
+            for name, part in score(batch).items():
+                values[name] += part.tolist()
+        return {
+            name: frames.scatter(values[name], row_numbers, len(frame), kind)
+            for name, kind in kinds.items()
+        }
 
     def load(self, device: str) -> Callable[[torch.Tensor], dict[str, Any]]:
         """The model on a device: embeddings (B, d) to column values."""
         return _Scorer(self, self.load_model(device), device)
-
-
-def add_columns(
-    dataset: ImageTextPairDataset,
-    run: Callable[[Any], Any],
-    columns: Mapping[str, pa.DataType],
-    provenance: dict[str, Any],
-) -> ImageTextPairDataset:
-    """The dataset with columns that a function of one computed partition adds, when needed."""
-    frame = dataset.metadata
-    empty = {name: frames.empty_column(frame, kind) for name, kind in columns.items()}
-    meta = frames.with_columns(frame._meta, empty)
-    return dataset.replace(frame.map_partitions(run, meta=meta), provenance)
 
 
 def origin(record: Mapping[str, Any]) -> str:
@@ -200,6 +218,8 @@ class _Scorer:
         self.classifier = classifier
         self.model = model
         self.device = device
+        # Dask runs partitions in threads, and models may change something of theirs in each call.
+        self._lock = threading.Lock()
 
     def __call__(self, embeddings: torch.Tensor) -> dict[str, Any]:
         import torch
@@ -208,51 +228,15 @@ class _Scorer:
         if wanted is not None and embeddings.shape[1] != wanted:
             raise wrong_width(self.classifier, wanted, embeddings.shape[1])
         with torch.inference_mode():
-            wide = embeddings.to(self.device).float()
-            # The squares of very large or small values would leave the range of numbers. Rows
-            # that are all zero, or not finite, become NaN, and their scores null.
-            wide = wide / wide.abs().amax(dim=1, keepdim=True)
-            unit = wide / wide.norm(dim=1, keepdim=True)
-            values = self.classifier.values(self.classifier.postprocess(self.model(unit)))
-        for name, made in values.items():
-            if made.shape != (len(unit),):
+            # Rows without a direction become NaN, and their scores null.
+            unit = directions(embeddings.to(self.device).float())
+            with self._lock:
+                scores = self.model(unit)
+            columns = self.classifier.values(self.classifier.postprocess(scores))
+        for name, values in columns.items():
+            if values.shape != (len(unit),):
                 raise ConfigError(
-                    f"{type(self.classifier).__name__} gave scores of shape {tuple(made.shape)} "
+                    f"{type(self.classifier).__name__} gave scores of shape {tuple(values.shape)} "
                     f"for {len(unit)} embeddings; column {name!r} needs one for each."
                 )
-        return values
-
-
-class _ScorePartition:
-    """Scores one computed partition; the function that Dask maps."""
-
-    # What Dask's dashboard calls these tasks.
-    __name__ = "score"
-
-    def __init__(self, classifier: ImageClassifier):
-        self.classifier = classifier
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("ScorePartition", *self.classifier.__dask_tokenize__())
-
-    def __call__(self, frame: Any) -> Any:
-        import torch
-        from dask.base import tokenize
-
-        device = frames.device_of(frame)
-        score = worker_cache.get_or_build(
-            tokenize(device, self.classifier), lambda: self.classifier.load(device)
-        )
-        values, kept = frames.embedding_array(frame[self.classifier.embedding_column])
-        made: dict[str, list[Any]] = {name: [] for name in self.classifier.columns()}
-        for start in range(0, len(kept), _ROWS):
-            rows = values[start : start + _ROWS]
-            # from_numpy would warn that Arrow's memory is read-only; nothing writes to it.
-            batch = torch.as_tensor(rows if device == "cuda" else rows.copy())
-            for name, part in score(batch).items():
-                made[name] += part.tolist()
-        kinds = self.classifier.columns()
-        return frames.with_columns(
-            frame,
-            {name: frames.scatter(made[name], kept, len(frame), kinds[name]) for name in made},
-        )
+        return columns

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames
-from nemo_image_curate.classifiers.base import add_columns, origin
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.fingerprints import describe_stage
+from nemo_image_curate.classifiers.base import origin
 from nemo_image_curate.errors import DatasetError, EncoderMismatchError
-from nemo_image_curate.version import __version__
+from nemo_image_curate.stages.base import ColumnStage, no_effect
+from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
-    import torch
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Rows compared at once: a few thousand keep every device busy, in a few MB.
 _ROWS = 4096
 
 
-class ClipScore:
+@dataclass(eq=False)
+class ClipScore(ColumnStage):
     """Adds the cosine similarity, -1 to 1, between each image and its own caption.
 
     It is the plain cosine, as LAION filtered by it (Schuhmann et al., 2021, kept pairs of 0.3 and
@@ -59,79 +60,65 @@ class ClipScore:
     >>> ds = ds.filter("clip_score >= 0.3")  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        image_embedding_column: str = "image_embedding",
-        text_embedding_column: str = "text_embedding",
-        pred_column: str = "clip_score",
-        check_encoder: bool = True,
-    ):
-        self.image_embedding_column = image_embedding_column
-        self.text_embedding_column = text_embedding_column
-        self.pred_column = pred_column
-        self.check_encoder = check_encoder
+    image_embedding_column: str = "image_embedding"
+    text_embedding_column: str = "text_embedding"
+    pred_column: str = "clip_score"
+    check_encoder: bool = no_effect(True)
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("ClipScore", describe_stage(self, {"check_encoder"}))
+    def columns(self) -> dict[str, pa.DataType]:
+        """The score column and its type."""
+        return {self.pred_column: pa.float32()}
+
+    def inputs(self) -> list[str]:
+        """Both embedding columns."""
+        return [self.image_embedding_column, self.text_embedding_column]
+
+    def config(self) -> dict[str, Any]:
+        """What is compared; recorded with the column."""
+        return {"embedding_columns": self.inputs()}
+
+    def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
+        """How the score is made, from embeddings of which encoders."""
+        encoders = [dataset.provenance.get(name, {}).get("encoder") for name in self.inputs()]
+        records = self.provenance()
+        return {name: {**own, "embedding_encoders": encoders} for name, own in records.items()}
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the score column, computed when it is needed."""
-        columns = (self.image_embedding_column, self.text_embedding_column)
-        frames.require_columns(dataset.metadata, *columns)
-        made_by = [dataset.provenance.get(name, {}) for name in columns]
-        encoders = [one.get("encoder") for one in made_by]
+        frames.require_columns(dataset.metadata, *self.inputs())
+        records = [dataset.provenance.get(name, {}) for name in self.inputs()]
+        encoders = [record.get("encoder") for record in records]
         if self.check_encoder and (encoders[0] is None or encoders[0] != encoders[1]):
             known = " and ".join(
-                f"{name!r} is {origin(one)}" for name, one in zip(columns, made_by, strict=True)
+                f"{name!r} is {origin(record)}"
+                for name, record in zip(self.inputs(), records, strict=True)
             )
             raise EncoderMismatchError(
                 f"ClipScore compares embeddings of one encoder, but {known}. Embed images and "
                 "captions with one model, or, if you know that they are, pass check_encoder=False."
             )
-        record = {
-            "stage": "ClipScore",
-            "version": __version__,
-            "embedding_columns": list(columns),
-            "embedding_encoders": encoders,
-        }
-        return add_columns(
-            dataset, _ScorePairs(self), {self.pred_column: pa.float32()}, {self.pred_column: record}
-        )
+        return super().__call__(dataset)
 
-
-class _ScorePairs:
-    """Scores one computed partition; the function that Dask maps."""
-
-    # What Dask's dashboard calls these tasks.
-    __name__ = "clip-score"
-
-    def __init__(self, stage: ClipScore):
-        self.stage = stage
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return self.stage.__dask_tokenize__()
-
-    def __call__(self, frame: Any) -> Any:
-        stage = self.stage
-        images, with_image = frames.embedding_array(frame[stage.image_embedding_column])
-        texts, with_text = frames.embedding_array(frame[stage.text_embedding_column])
+    def run(self, frame: Any) -> dict[str, Any]:
+        """The scores of a computed partition."""
+        images, image_rows = frames.embedding_array(frame[self.image_embedding_column])
+        texts, text_rows = frames.embedding_array(frame[self.text_embedding_column])
         if len(images) and len(texts) and images.shape[1] != texts.shape[1]:
             raise DatasetError(
                 f"ClipScore: embeddings of {images.shape[1]} values in column "
-                f"{stage.image_embedding_column!r}, of {texts.shape[1]} in "
-                f"{stage.text_embedding_column!r}: they are of different models."
+                f"{self.image_embedding_column!r}, of {texts.shape[1]} in "
+                f"{self.text_embedding_column!r}: they are of different models."
             )
-        rows, of_image, of_text = np.intersect1d(
-            with_image, with_text, assume_unique=True, return_indices=True
+        row_numbers, of_image, of_text = np.intersect1d(
+            image_rows, text_rows, assume_unique=True, return_indices=True
         )
         scores = np.full(len(frame), np.nan, dtype=np.float32)
-        for start in range(0, len(rows), _ROWS):
+        for start in range(0, len(row_numbers), _ROWS):
             some = slice(start, start + _ROWS)
-            scores[rows[some]] = cosines(
+            scores[row_numbers[some]] = cosines(
                 images.take(of_image[some], axis=0), texts.take(of_text[some], axis=0)
             )
-        column = pa.array(scores, mask=np.isnan(scores))
-        return frames.with_columns(frame, {stage.pred_column: column})
+        return {self.pred_column: pa.array(scores, mask=np.isnan(scores))}
 
 
 def cosines(a: Any, b: Any) -> np.ndarray:
@@ -148,8 +135,7 @@ def cosines(a: Any, b: Any) -> np.ndarray:
     """
     import torch
 
-    # Squares of any float32 fit into float64.
-    x, y = (torch.as_tensor(rows).double() for rows in (a, b))
-    cosine: torch.Tensor = (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1))
+    x, y = (directions(torch.as_tensor(rows).double()) for rows in (a, b))
     # Rounding may leave a little more than 1; clamping keeps NaN.
-    return cosine.clamp(-1, 1).float().cpu().numpy()
+    cosine: np.ndarray = (x * y).sum(1).clamp(-1, 1).float().cpu().numpy()
+    return cosine

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from nemo_image_curate.classifiers.published import HEADS, Head
 from nemo_image_curate.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["HEADS", "Head", "aesthetic_head", "fold_aesthetic", "nsfw_head"]
 
 # The Linear layers of the V2 network; dropout lies between them, no activation. The variants that
 # were trained with ReLU have other numbers, so that they cannot be folded by mistake.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from nemo_image_curate.classifiers.prompts import (
     read_labels,
     read_templates,
 )
-from nemo_image_curate.dataset.fingerprints import describe_stage
-from nemo_image_curate.embedders import ImageEmbedder, TextImageEmbedder
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.stages.base import NO_EFFECT
+from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
     import torch
 
 
+@dataclass(eq=False)
 class ZeroShotClassifier(ImageClassifier):
     """Labels images without training, by comparing them with prompts such as "a photo of a dog.".
 
@@ -90,24 +94,15 @@ class ZeroShotClassifier(ImageClassifier):
     >>> ds = classify(embedder(ds)).filter("label == 'cat' and label_score > 0.9")  # doctest: +SKIP
     """
 
-    # `config` has them all.
-    _known = ImageClassifier._known | {"embedder", "labels", "templates", "multi_label"}
-
-    def __init__(
-        self,
-        embedder: ImageEmbedder,
-        labels: Sequence[str] | Mapping[str, str | Sequence[str]],
-        templates: str | Sequence[str] = "openai-80",
-        multi_label: bool = False,
-        pred_column: str = "label",
-        embedding_column: str = "image_embedding",
-        check_encoder: bool = True,
-    ):
-        super().__init__(pred_column, embedding_column, check_encoder)
-        self.embedder = embedder
-        self.labels = labels
-        self.templates = templates
-        self.multi_label = multi_label
+    # Named by keyword; labels come first.
+    pred_column: str = field(default="label", kw_only=True)
+    embedding_column: str = field(default="image_embedding", kw_only=True)
+    check_encoder: bool = field(default=True, kw_only=True, metadata=NO_EFFECT)
+    # `content_token` has what of it decides values.
+    embedder: ImageEmbedder = field(metadata=NO_EFFECT)
+    labels: Sequence[str] | Mapping[str, str | Sequence[str]]
+    templates: str | Sequence[str] = "openai-80"
+    multi_label: bool = False
 
     def encoder(self) -> str:
         """The encoder that prompts are compared with: the embedder's."""
@@ -135,12 +130,10 @@ class ZeroShotClassifier(ImageClassifier):
             "multi_label": self.multi_label,
         }
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # Dask sorts mappings, but the first of equally likely labels wins. And the embedder is
-        # not asked for its own token, since its `classifiers` may hold this very object.
-        order = list(read_labels(self.labels))
-        own = describe_stage(self.embedder, self.embedder._known)
-        return (*super().__dask_tokenize__(), order, own)
+    def content_token(self) -> list[Any]:
+        """What tells the labels from those of any other classifier."""
+        # Not the embedder's own token, since its `classifiers` may hold this very object.
+        return [*super().content_token(), self.embedder.encoder_token()]
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
@@ -157,26 +150,29 @@ class ZeroShotClassifier(ImageClassifier):
 
     def _label_columns(self, labels: Mapping[str, Any]) -> dict[str, str]:
         """The label of each column, with `multi_label`."""
-        made: dict[str, str] = {}
+        label_of: dict[str, str] = {}
         for label in labels:
             name = f"{self.pred_column}_{column_name(label)}"
-            if name in made:
+            if name in label_of:
                 raise ConfigError(
-                    f"labels {made[name]!r} and {label!r} would both be the column {name!r}. "
+                    f"labels {label_of[name]!r} and {label!r} would both be the column {name!r}. "
                     f"Name one of them otherwise: labels={{'other name': {label!r}}}"
                 )
-            made[name] = label
-        return made
+            label_of[name] = label
+        return label_of
 
-    def provenance(self, embedding_column: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    def provenance_of(
+        self, embedding_column: str, record: Mapping[str, Any]
+    ) -> dict[str, dict[str, Any]]:
         """How the columns are made, from which embeddings; with `multi_label`, each by itself."""
-        made = super().provenance(embedding_column, record)
+        records = super().provenance_of(embedding_column, record)
         if isinstance(self.templates, str):
-            made = {name: {**one, "templates": self.templates} for name, one in made.items()}
+            for own in records.values():
+                own["templates"] = self.templates
         if self.multi_label:
             for name, label in self._label_columns(read_labels(self.labels)).items():
-                made[name] = {**made[name], "labels": {label: made[name]["labels"][label]}}
-        return made
+                records[name]["labels"] = {label: records[name]["labels"][label]}
+        return records
 
     def class_vectors(self, device: str = "cpu") -> np.ndarray:
         """The vectors that images are compared with.
@@ -186,14 +182,16 @@ class ZeroShotClassifier(ImageClassifier):
         numpy.ndarray, shape (labels, d), float32
             Of length 1, in the order of the labels.
         """
+        import torch
+
         templates = read_templates(self.templates)
         words = list(read_labels(self.labels).values())
         texts = [text for some in words for text in prompts(some, templates)]
         encoded = self._text_side().embed_text(texts, device)
         ends = np.cumsum([len(some) * len(templates) for some in words])[:-1]
-        means = np.stack([one.mean(axis=0) for one in np.split(encoded, ends)])
-        unit: np.ndarray = means / np.linalg.norm(means, axis=1, keepdims=True)
-        return unit
+        means = np.stack([vectors.mean(axis=0) for vectors in np.split(encoded, ends)])
+        class_vectors: np.ndarray = directions(torch.from_numpy(means)).numpy()
+        return class_vectors
 
     def load_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """The comparison: unit embeddings (B, d) to scores (B, labels)."""

@@ -18,7 +18,7 @@ from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigEr
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 
 class _Group(click.Group):
@@ -83,7 +83,7 @@ class Session:
 
     def open(self, dataset: str, **options: Any) -> ImageTextPairDataset:
         """The dataset, in frames of the backend asked for."""
-        from nemo_image_curate.dataset import ImageTextPairDataset
+        from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
         return ImageTextPairDataset.from_webdataset(dataset, backend=self.backend, **options)
 

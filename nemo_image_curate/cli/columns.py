@@ -20,7 +20,7 @@ from nemo_image_curate.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from nemo_image_curate.embedders import ImageEmbedder
+    from nemo_image_curate.embedders.base import ImageEmbedder
 
 
 @main.command()
@@ -70,8 +70,8 @@ def embed(
 
     Models with a text side embed the captions, too.
     """
-    from nemo_image_curate.classifiers import AestheticClassifier, NsfwClassifier
-    from nemo_image_curate.quality import ImageStatistics
+    from nemo_image_curate.classifiers.laion import AestheticClassifier, NsfwClassifier
+    from nemo_image_curate.quality.statistics import ImageStatistics
 
     wanted = [(aesthetic, AestheticClassifier), (nsfw, NsfwClassifier)]
     embedder = _embedder(
@@ -103,7 +103,7 @@ def stats(
     session: Session,
 ) -> None:
     """Add size, format, brightness, contrast, sharpness and colorfulness."""
-    from nemo_image_curate.quality import ImageStatistics
+    from nemo_image_curate.quality.statistics import ImageStatistics
 
     with session.client():
         stage = ImageStatistics(num_threads_per_worker=threads)
@@ -142,7 +142,8 @@ def score(
     session: Session,
 ) -> None:
     """Score embeddings that are there already."""
-    from nemo_image_curate.classifiers import AestheticClassifier, ClipScore, NsfwClassifier
+    from nemo_image_curate.classifiers.clip_score import ClipScore
+    from nemo_image_curate.classifiers.laion import AestheticClassifier, NsfwClassifier
 
     asked = [
         (aesthetic, AestheticClassifier, aesthetic_weights),
@@ -206,8 +207,8 @@ def zero_shot(
     With --multi-label one column label_NAME for each label.
     """
     from nemo_image_curate import frames
-    from nemo_image_curate.classifiers import ZeroShotClassifier
-    from nemo_image_curate.embedders import embedder_of
+    from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
+    from nemo_image_curate.embedders.registry import embedder_of
 
     with session.client():
         opened = session.open(dataset)
@@ -243,7 +244,9 @@ def _labels(text: str) -> dict[str, list[str]]:
 
 def _embedder(model: str, pretrained: bool, **options: Any) -> ImageEmbedder:
     """The embedder that --model names."""
-    from nemo_image_curate.embedders import ConseEmbedder, OpenCLIPEmbedder, TimmImageEmbedder
+    from nemo_image_curate.embedders.conse import ConseEmbedder
+    from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+    from nemo_image_curate.embedders.timm import TimmImageEmbedder
 
     family, _, name = model.partition(":")
     if family != "open_clip" and model != "offline-conse":

@@ -101,7 +101,9 @@ def dedup(
 
     Nothing is removed; do that with: filter DATASET --where "not is_duplicate" --output DIR
     """
-    from nemo_image_curate.dedup import ExactDedup, PerceptualDedup, SemanticDedup
+    from nemo_image_curate.dedup.exact import ExactDedup
+    from nemo_image_curate.dedup.perceptual import PerceptualDedup
+    from nemo_image_curate.dedup.semantic import SemanticDedup
 
     started = time.perf_counter()
     keep = keep or ("best" if by else "hard" if method == "semantic" else "first")

@@ -58,7 +58,7 @@ def inspect(
     session: Session,
 ) -> None:
     """Read all tar headers and sidecars; list samples, columns and every fault found."""
-    from nemo_image_curate.dataset import inspect_dataset
+    from nemo_image_curate.dataset.inspecting import inspect_dataset
 
     session = dataclasses.replace(session, backend="cpu")
     with session.client():

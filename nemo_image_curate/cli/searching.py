@@ -20,8 +20,10 @@ from nemo_image_curate.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
-    from nemo_image_curate.search import ChromaStore, Searcher, VectorIndex
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.index.vector_index import VectorIndex
+    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.searcher import Searcher
 
 store_option = click.option(
     "--store", metavar="DIR", help="A live store, searched along with the dataset."
@@ -66,7 +68,7 @@ def index(
 
     Run it again after shards were added: they are added to the index that is there.
     """
-    from nemo_image_curate.search import build_captions
+    from nemo_image_curate.search.captions import build_captions
 
     # What was chosen, and what it will take.
     logging.getLogger("nemo_image_curate.search").setLevel(logging.INFO)
@@ -183,7 +185,7 @@ def _index(
     opened: ImageTextPairDataset, column: str, options: dict[str, Any], rebuild: bool
 ) -> VectorIndex:
     from nemo_image_curate import storage
-    from nemo_image_curate.search import VectorIndex, build_index, index_path
+    from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
 
     path = index_path(opened, column)
     if not rebuild and storage.stat(storage.join(path, "index.json")):
@@ -197,9 +199,10 @@ def _searcher(
     dataset: str, backend: str, checkpoint: str | None, store: str | None
 ) -> tuple[ImageTextPairDataset, ChromaStore | None, Searcher]:
     from nemo_image_curate import frames
-    from nemo_image_curate.dataset import ImageTextPairDataset
-    from nemo_image_curate.embedders import embedder_of
-    from nemo_image_curate.search import ChromaStore, Searcher
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.embedders.registry import embedder_of
+    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.searcher import Searcher
 
     opened = ImageTextPairDataset.from_webdataset(dataset, backend=backend)
     column = "image_embedding"

@@ -1,7 +1,5 @@
 """The dataset: tar shards and one lazy frame of their metadata."""
 
-from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.exporting import ExportSummary
-from nemo_image_curate.dataset.inspecting import inspect_dataset
+from nemo_image_curate.catalog import lazy_names
 
-__all__ = ["ExportSummary", "ImageTextPairDataset", "inspect_dataset"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, ExportSummary="dataset.exporting")

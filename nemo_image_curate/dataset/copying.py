@@ -16,6 +16,7 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.shards.index import Member, format_idx
+from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.writer import TarWriter
 
 # The staged column that says where the members of each row lie.
@@ -41,11 +42,6 @@ class Naming:
         """The key of a sample: the shard's name, then its row with a fixed number of digits."""
         digits = len(str(self.samples_per_shard - 1))
         return f"{self.shard(shard)}{row:0{digits}d}"
-
-
-def tar_of(sidecar_location: str) -> str:
-    """The tar beside an output sidecar."""
-    return sidecar_location.removesuffix("parquet") + "tar"
 
 
 def write_shard(
@@ -74,11 +70,9 @@ def write_shard(
     ]
     table = pa.concat_tables(pieces)
     keys = [naming.key(number, row) for row in range(len(table))]
-    written = _write_tar(tar_of(target.location), table, keys, root, naming)
-    storage.write_bytes(
-        target.location[: -len("parquet")] + "idx",
-        format_idx(written).encode("utf-8", "surrogateescape"),
-    )
+    files = ShardFiles.beside(target.location)
+    written = _write_tar(files.tar, table, keys, root, naming)
+    storage.write_bytes(files.index, format_idx(written).encode("utf-8", "surrogateescape"))
     old = table[naming.id_col]
     table = table.drop_columns(MEMBERS)
     table = _replace(table, naming.id_col, pa.array(keys, pa.string()))

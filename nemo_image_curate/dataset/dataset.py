@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.fingerprints import Lineage
-from nemo_image_curate.dataset.manifest import write_manifest
+from nemo_image_curate.dataset.gallery import Gallery
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
-from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.dataset.partitions import AddColumns
+from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.decode.pillow import decode_image
+from nemo_image_curate.errors import DatasetError, ImageError
 from nemo_image_curate.expressions import evaluate
-from nemo_image_curate.shards.reader import TarShard, stem
+from nemo_image_curate.shards.lookup import image_bytes
+from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from PIL.Image import Image
-
-    from nemo_image_curate.dataset.gallery import Gallery
 
 
 class ImageTextPairDataset:
@@ -46,6 +48,8 @@ class ImageTextPairDataset:
         The plain Dask frame: filter it, assign to its columns, replace it.
     provenance : dict of str to dict
         For each produced column: stage, model, weights sha256, preprocessing, version.
+    home : str or None
+        The folder that holds the metadata alone; None when the sidecars lie beside the tars.
     orphans : list of str
         Sidecars without a tar, which are left out.
     unreadable : dict of str to str
@@ -73,7 +77,7 @@ class ImageTextPairDataset:
         self.provenance: dict[str, Any] = {}
         self.orphans: list[str] = []
         self.unreadable: dict[str, str] = {}
-        self._home: str | None = None
+        self.home: str | None = None
 
     @classmethod
     def from_webdataset(
@@ -123,13 +127,13 @@ class ImageTextPairDataset:
         dataset = cls(opened.root, opened.frame, opened.tar_files, opened.id_col)
         dataset.provenance, dataset.orphans = opened.provenance, opened.orphans
         dataset.unreadable = opened.unreadable
-        dataset._home = opened.home
+        dataset.home = opened.home
         return dataset
 
     @property
     def metadata_path(self) -> str:
         """Where the sidecars are: beside the tars, or the folder that holds the metadata alone."""
-        return self._home or self.path
+        return self.home or self.path
 
     @property
     def backend(self) -> frames.Backend:
@@ -143,8 +147,31 @@ class ImageTextPairDataset:
         other = type(self)(self.path, metadata, self.tar_files, self.id_col)
         other.provenance = {**self.provenance, **(provenance or {})}
         other.orphans, other.unreadable = self.orphans, self.unreadable
-        other._home = self._home
+        other.home = self.home
         return other
+
+    def with_columns(
+        self,
+        function: Callable[[Any], Mapping[str, Any]],
+        columns: Mapping[str, pa.DataType],
+        provenance: dict[str, Any] | None = None,
+    ) -> ImageTextPairDataset:
+        """Add columns that a function makes of each partition, when they are needed.
+
+        Parameters
+        ----------
+        function : callable
+            Takes a computed partition, a frame of pandas or cuDF, and gives columns of its length
+            by name: Arrow arrays, or series of the partition's kind.
+        columns : mapping of str to pyarrow.DataType
+            What it makes.
+        provenance : dict of str to dict, optional
+            How each is made.
+        """
+        frame = self.metadata
+        empty = {name: frames.empty_column(frame, kind) for name, kind in columns.items()}
+        meta = frames.with_columns(frame._meta, empty)
+        return self.replace(frame.map_partitions(AddColumns(function), meta=meta), provenance)
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
         """Keep the rows for which a condition is true; null counts as false.
@@ -184,8 +211,8 @@ class ImageTextPairDataset:
     def summary(self) -> dict[str, Any]:
         """How many samples there are, and how many failed, by kind of ``image_error``."""
         errors: dict[str, int] = {}
-        if "image_error" in self.metadata.columns:
-            failed = self.metadata["image_error"].dropna().compute()
+        if ERROR_COLUMN in self.metadata.columns:
+            failed = self.metadata[ERROR_COLUMN].dropna().compute()
             errors = saving.error_kinds(frames.column_to_arrow(failed).to_pylist())
         return {"samples": len(self), "errors": errors}
 
@@ -215,21 +242,21 @@ class ImageTextPairDataset:
         ImageError
             When its bytes are no picture.
         """
-        from nemo_image_curate.dataset.gallery import open_image
-
         if shard is None:
             frame = self.metadata[[self.id_col, SHARD_COLUMN]]
-            found = frames.to_arrow(frame[frame[self.id_col] == key].compute())
-            shards = sorted(set(found[SHARD_COLUMN].to_pylist()))
+            rows = frames.to_arrow(frame[frame[self.id_col] == key].compute())
+            shards = sorted(set(rows[SHARD_COLUMN].drop_null().to_pylist()))
             if len(shards) != 1:
                 where = f"is in several shards: {', '.join(shards)}; give shard=" if shards else ""
                 raise DatasetError(f"key {key!r} {where or 'is not in the dataset'}.")
             shard = shards[0]
-        with TarShard(storage.join(self.path, shard), use_index_file=True) as opened:
-            (data,) = opened.read([opened.index.image(key)])
-        if data is None:
+        ((_, content),) = image_bytes(self.path, [key], [shard], use_index_files=True)
+        if content is None:
             raise DatasetError(f"sample {key!r} has no image in {shard}.")
-        return open_image(data, f"{shard}: {key}")
+        try:
+            return decode_image(content)
+        except ImageError as error:
+            raise ImageError(f"{shard}: {key}: {error}") from error
 
     def show(self, samples: int | Sequence[str] = 12, captions: str = "caption") -> Gallery:
         """An image grid for notebooks.
@@ -246,8 +273,6 @@ class ImageTextPairDataset:
         Gallery
             Shows itself in a notebook; ``.save(path)`` writes it as an HTML file.
         """
-        from nemo_image_curate.dataset.gallery import Gallery
-
         return Gallery.of(self, samples, captions)
 
     def save_metadata(
@@ -286,41 +311,8 @@ class ImageTextPairDataset:
             When partitions failed; the finished ones are kept.
         """
         chosen = self if columns is None else self.select(columns)
-        frame = chosen.metadata
-        frames.require_columns(frame, self.id_col, SHARD_COLUMN)
-        _, sources = self.source()
-        lineage = Lineage(frame)
-        if path is None:
-            if not lineage.aligned:
-                raise ConfigError(
-                    "save_metadata() in place needs one partition per shard, but this frame was "
-                    "repartitioned, shuffled or merged. Give a folder: save_metadata('scored/')."
-                )
-            folder = self._home
-            locations = [source.sidecar_location for source in sources]
-        else:
-            folder = storage.normalise(path)
-            names = (
-                [stem(source.shard or source.label) + ".parquet" for source in sources]
-                if lineage.aligned and all(source.shard for source in sources)
-                else [f"part-{number:05d}.parquet" for number in range(frame.npartitions)]
-            )
-            locations = [storage.join(folder, name) for name in names]
-        in_place = path is None or locations == [source.sidecar_location for source in sources]
-        targets = saving.plan(frame, sources, locations, in_place, "save", self.id_col)
-        with storage.exclusive(folder or self.path):
-            saving.save(frame, targets, self.provenance, "save", progress)
-            if folder is not None:
-                shards = [source.shard for source in sources] if lineage.aligned else []
-                shards += [None] * (len(locations) - len(shards))
-                files = [
-                    {"file": location[len(folder) + 1 :], "shard": shard}
-                    for location, shard in zip(locations, shards, strict=True)
-                ]
-                tars = [tar[len(self.path) + 1 :] for tar in self.tar_files]
-                write_manifest(folder, self.path, self.id_col, tars, files)
-            for below in {folder} if folder else {storage.parent(one) for one in locations}:
-                storage.remove_temporaries(below)
+        folder = None if path is None else storage.normalise(path)
+        folder = saving.save_dataset(chosen, folder, progress)
         where: str | list[str] = folder if folder is not None else self.tar_files
         return self._of(open_webdataset(where, self.id_col, None, self.backend, self.path))
 
@@ -370,17 +362,7 @@ class ImageTextPairDataset:
         naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
         output = storage.normalise(path)
         with storage.exclusive(output):
-            return exporting.export(
-                self.metadata,
-                self.source()[1],
-                self.path,
-                self.provenance,
-                output,
-                naming,
-                filter_column,
-                use_index_files,
-                progress,
-            )
+            return exporting.export(self, output, naming, filter_column, use_index_files, progress)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:
         """What the frame reads, before anything was done to it.
@@ -391,7 +373,11 @@ class ImageTextPairDataset:
             return reader, sources
         schema = frames.to_arrow(self.metadata._meta).schema
         sources = [
-            Source(tar[len(self.path) + 1 :], stem(tar) + ".parquet", storage.stat(tar))
+            Source(
+                storage.relative(tar, self.path),
+                ShardFiles.beside(tar).sidecar,
+                storage.stat(tar),
+            )
             for tar in self.tar_files
         ]
         return MetadataReader(self.path, self.id_col, schema, self.backend), sources

@@ -8,9 +8,8 @@ counts, and one task per output shard copies ranges: nothing is decoded or encod
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import pyarrow as pa
@@ -19,12 +18,16 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
-from nemo_image_curate.dataset.copying import MEMBERS, Naming, tar_of, write_shard
+from nemo_image_curate.dataset.copying import MEMBERS, Naming, write_shard
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
-from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.reader import TarShard, idx_location
+from nemo_image_curate.shards.lookup import open_shards
+from nemo_image_curate.shards.names import ShardFiles
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 _STAGING = "_staging"
 
@@ -53,17 +56,16 @@ class ExportSummary:
 
 
 def export(
-    frame: Any,
-    sources: Sequence[Source],
-    root: str,
-    provenance: dict[str, Any],
+    dataset: ImageTextPairDataset,
     path: str,
     naming: Naming,
     filter_column: str | None,
     use_index_files: bool,
     progress: bool | None,
 ) -> ExportSummary:
-    """Write the samples of `frame` below `path`; see `ImageTextPairDataset.to_webdataset`."""
+    """Write the samples of a dataset below `path`; see its `to_webdataset`."""
+    frame, sources, root = dataset.metadata, dataset.source()[1], dataset.path
+    provenance = dataset.provenance
     _check(frame, root, path, naming, filter_column)
     staging = storage.join(path, _STAGING)
     locations = [
@@ -217,8 +219,8 @@ def _plan(rows: list[int], naming: Naming) -> list[list[_Slice]]:
 
 
 def _has_files(output: saving.Target) -> bool:
-    tar = tar_of(output.location)
-    return storage.stat(tar) is not None and storage.stat(idx_location(tar)) is not None
+    files = ShardFiles.beside(output.location)
+    return all(storage.stat(location) is not None for location in (files.tar, files.index))
 
 
 def _output_target(
@@ -258,15 +260,10 @@ class _Locate:
     def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:
         keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
         members: list[list[dict[str, Any]] | None] = [None] * len(keys)
-        rows_of: dict[str, list[int]] = {}
-        for row, shard in enumerate(shards):
-            if shard is not None and keys[row] is not None:
-                rows_of.setdefault(shard, []).append(row)
-        for shard, rows in rows_of.items():
-            with TarShard(storage.join(self.root, shard), self.use_index_files) as opened:
-                samples = opened.index.samples
-                for row in rows:
-                    # A sample without an image is no sample of a clean image dataset.
-                    if opened.index.image(keys[row]) is not None:
-                        members[row] = [one._asdict() for one in samples[keys[row]]]
+        for opened, rows in open_shards(self.root, keys, shards, self.use_index_files):
+            for row in rows:
+                # A sample without an image is no sample of a clean image dataset.
+                if opened.index.image(keys[row]) is not None:
+                    sample = opened.index.samples[keys[row]]
+                    members[row] = [member._asdict() for member in sample]
         return members

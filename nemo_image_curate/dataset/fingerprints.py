@@ -11,7 +11,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Collection
+from collections.abc import Iterator
 from typing import Any
 
 from dask.base import tokenize
@@ -54,7 +54,7 @@ class Lineage:
         same_count = [len(sources) for sources in inputs] == [expr.npartitions]
         self.aligned = same_count and _row_aligned(expr)
         self.independent = self.aligned and _blockwise_only(expr)
-        self.token = fingerprint(_describe(expr))
+        self.token = fingerprint(describe(expr))
 
 
 def _is_reader(node: Any) -> bool:
@@ -76,7 +76,7 @@ def _blockwise_only(node: Any) -> bool:
     return _dask.is_blockwise(node) and all(map(_blockwise_only, node.dependencies()))
 
 
-def _describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
+def describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
     """A value as plain lists and strings; `callers` are the functions and classes around it."""
     if any(value is one for one in callers):
         return "recursion"
@@ -84,22 +84,22 @@ def _describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
         if _is_reader(value):
             return ["read", value.operand("func").id_col]
         described = [
-            [name, _describe(operand)] if name else _describe(operand)
+            [name, describe(operand)] if name else describe(operand)
             for name, operand in _dask.operands(value)
             if name not in _IGNORED_OPERANDS
         ]
         return [type(value).__name__, *described]
     if isinstance(value, (list, tuple)):
-        return [_describe(item, callers) for item in value]
+        return [describe(item, callers) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(repr(_describe(item, callers)) for item in value)
+        return sorted(repr(describe(item, callers)) for item in value)
     if isinstance(value, dict):
-        return [[str(name), _describe(item, callers)] for name, item in value.items()]
-    if hasattr(type(value), "lineage_token"):
+        return [[str(name), describe(item, callers)] for name, item in value.items()]
+    if hasattr(type(value), "content_token"):
         # To Dask it matters where something is read from, here only what is read.
-        return list(value.lineage_token())
+        return list(value.content_token())
     if isinstance(value, functools.partial):
-        return ["partial", _describe((value.func, value.args, value.keywords), callers)]
+        return ["partial", describe((value.func, value.args, value.keywords), callers)]
     if isinstance(value, types.ModuleType):
         return ["module", value.__name__]
     if isinstance(value, types.FunctionType) and not _importable(value):
@@ -127,45 +127,48 @@ def _describe_function(function: types.FunctionType, callers: tuple[Any, ...]) -
     return [
         "function",
         _describe_code(code),
-        _describe(function.__defaults__, callers),
-        _describe(function.__kwdefaults__, callers),
-        [_describe(value, callers) for value in cells],
-        [[name, _describe(function.__globals__[name], callers)] for name in names],
+        describe(function.__defaults__, callers),
+        describe(function.__kwdefaults__, callers),
+        [describe(value, callers) for value in cells],
+        [[name, describe(function.__globals__[name], callers)] for name in names],
     ]
 
 
 def _describe_class(cls: type, callers: tuple[Any, ...]) -> Any:
     """A class as its bases and what its body defines: Dask's hash is another in every run."""
-    body = []
+    body = [[name, kind, describe(value, callers)] for name, kind, value in _body(cls)]
+    return ["class", cls.__qualname__, describe(cls.__bases__, callers), body]
+
+
+def describe_code(cls: type) -> Any:
+    """What the body of a class says, wherever it is defined: its functions' code and constants.
+
+    Lists and other things that a program may change while it runs are left out.
+    """
+    if not _importable(cls):
+        return _describe_class(cls, (cls,))
+    body: list[Any] = []
+    for name, kind, value in _body(cls):
+        if isinstance(value, types.FunctionType):
+            defaults = describe((value.__defaults__, value.__kwdefaults__))
+            body.append([name, kind, _describe_code(value.__code__), defaults])
+        elif isinstance(value, (str, bytes, int, float, tuple, types.NoneType)):
+            body.append([name, kind, describe(value)])
+    return ["code", cls.__qualname__, body]
+
+
+def _body(cls: type) -> Iterator[tuple[str, str, Any]]:
+    """Name, kind and value of what a class defines; of methods and properties the function."""
     for name, value in sorted(vars(cls).items()):
-        # A method's function, of a static or class method, or of a property.
         inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
         plain = not name.startswith("__") and name != "_abc_impl"
         if plain or isinstance(inner, types.FunctionType):
-            body.append([name, type(value).__name__, _describe(inner, callers)])
-    return ["class", cls.__qualname__, _describe(cls.__bases__, callers), body]
-
-
-def describe_stage(stage: Any, known: Collection[str]) -> Any:
-    """What users' subclasses of our stages add: the code of the class, and its own parameters.
-
-    Parameters
-    ----------
-    stage : object
-    known : collection of str
-        Attributes that are described elsewhere or do not matter; nor do private ones.
-    """
-    own = {
-        name: value
-        for name, value in sorted(vars(stage).items())
-        if name not in known and not name.startswith("_")
-    }
-    return [_describe(type(stage)), _describe(own)]
+            yield name, type(value).__name__, inner
 
 
 def _describe_code(code: types.CodeType) -> Any:
     constants = [
-        _describe_code(one) if isinstance(one, types.CodeType) else _describe(one)
+        _describe_code(one) if isinstance(one, types.CodeType) else describe(one)
         for one in code.co_consts
     ]
     shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)

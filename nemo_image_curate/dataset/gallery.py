@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ImageError
-from nemo_image_curate.shards.reader import TarShard
+from nemo_image_curate.shards.lookup import image_bytes
 
 _THUMBNAIL = 192
-# Not all that Pillow opens: PostScript would start Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 
 
 @dataclass(frozen=True)
@@ -53,59 +52,34 @@ class Gallery:
             rows = frame.head(samples, npartitions=-1)
         else:
             rows = frame[frame[dataset.id_col].isin(list(samples))].compute()
-        records = frames.to_arrow(rows).to_pylist()
-        cells: dict[int, str] = {}
-        for shard in dict.fromkeys(record[SHARD_COLUMN] for record in records):
-            numbers = [n for n, record in enumerate(records) if record[SHARD_COLUMN] == shard]
-            with TarShard(storage.join(dataset.path, shard), use_index_file=True) as opened:
-                members = [opened.index.image(records[n][dataset.id_col]) for n in numbers]
-                for n, data in zip(numbers, opened.read(members), strict=True):
-                    record = records[n]
-                    key, text = record[dataset.id_col], record.get(captions)
-                    cells[n] = _cell(data, f"{shard}: {key}", key, text)
-        body = "".join(cells[n] for n in sorted(cells))
+        table = frames.to_arrow(rows)
+        keys, shards = table[dataset.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
+        texts = table[captions].to_pylist() if captions in names else [None] * len(keys)
+        places = [f"{shard}: {key}" for shard, key in zip(shards, keys, strict=True)]
+        pictures = [_reason(f"{place}: missing") for place in places]
+        for row, content in image_bytes(dataset.path, keys, shards, use_index_files=True):
+            if content is not None:
+                pictures[row] = _picture(content, places[row])
+        cells = map(_cell, pictures, keys, texts)
         style = "display:flex;flex-wrap:wrap;gap:8px;font:12px sans-serif"
-        keys = [record[dataset.id_col] for record in records]
-        return cls(f'<div style="{style}">{body}</div>', keys)
+        return cls(f'<div style="{style}">{"".join(cells)}</div>', keys)
 
 
-def open_image(data: bytes, where: str) -> Image.Image:
-    """The picture in some bytes, decoded.
-
-    Raises
-    ------
-    ImageError
-        Naming the sample, when the bytes are no picture or one of too many pixels.
-    """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
-            raise ImageError(f"{where}: too large: {image.width}x{image.height} pixels")
-        image.load()
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{where}: not an image") from error
-    except ImageError:
-        raise
-    # Pillow's readers raise whatever damaged bytes lead them to.
-    except Exception as error:
-        raise ImageError(f"{where}: {error}") from error
-    return image
-
-
-def _cell(data: bytes | None, where: str, key: str | None, caption: object) -> str:
-    try:
-        picture = _thumbnail(data, where)
-    except ImageError as error:
-        picture = f"<em>{html.escape(str(error))}</em>"
+def _cell(picture: str, key: str | None, caption: object) -> str:
     words = "" if caption is None else str(caption)
     text = f"<b>{html.escape(str(key))}</b><br>{html.escape(words)}"
     return f'<figure style="width:{_THUMBNAIL}px;margin:0">{picture}<br>{text}</figure>'
 
 
-def _thumbnail(data: bytes | None, where: str) -> str:
-    if data is None:
-        raise ImageError(f"{where}: missing")
-    image = open_image(data, where).convert("RGB")
+def _reason(text: str) -> str:
+    return f"<em>{html.escape(text)}</em>"
+
+
+def _picture(content: bytes, place: str) -> str:
+    try:
+        image = Image.fromarray(decode_rgb(content))
+    except ImageError as error:
+        return _reason(f"{place}: {error}")
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

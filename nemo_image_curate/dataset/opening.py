@@ -19,7 +19,7 @@ from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest, unfinish
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import MetadataReader, Source
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.reader import stem
+from nemo_image_curate.shards.names import ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
@@ -62,7 +62,7 @@ def open_webdataset(
             folder, path = candidate, ""
     orphans: list[str] = []
     if folder is not None and (not path or storage.stat(storage.join(folder, MANIFEST))):
-        moved = _root_of(path) if path else None
+        moved = _root_of(path, None) if path else None
         root, sources, tars, saved_id_col = read_manifest(folder, moved)
         id_col = id_col or saved_id_col
     else:
@@ -145,19 +145,24 @@ def _tars_of(location: str) -> list[storage.FileInfo]:
     ]
 
 
-def _root_of(path: str | os.PathLike[str] | Sequence[str]) -> str:
-    """What shard paths are relative to: the folder given, or the one that holds all tars."""
+def _root_of(
+    path: str | os.PathLike[str] | Sequence[str], tars: list[storage.FileInfo] | None
+) -> str:
+    """What shard paths are relative to: the folder given, or the one that holds all tars.
+
+    `tars` are those that `path` names, when they are listed already.
+    """
     if isinstance(path, (str, os.PathLike)) and storage.is_dir(storage.normalise(path)):
         # Even when all its tars lie in one subfolder.
         return storage.normalise(path)
-    return _common_root([tar.location for tar in list_tars(path)])
+    return _common_root([tar.location for tar in tars or list_tars(path)])
 
 
 def _from_tars(
     path: str | os.PathLike[str] | Sequence[str], sidecar_folder: str | None, root: str | None
 ) -> tuple[str, list[Source], list[str]]:
     tars = list_tars(path)
-    root = root or _root_of(path)
+    root = root or _root_of(path, tars)
     home = sidecar_folder or root
     if sidecar_folder is None:
         folders = sorted({storage.parent(tar.location) for tar in tars})
@@ -167,8 +172,8 @@ def _from_tars(
         sidecars = {info.location: info for info in storage.find(sidecar_folder, ".parquet")}
     sources = []
     for tar in tars:
-        shard = tar.location[len(root) + 1 :]
-        location = storage.join(home, stem(shard) + ".parquet")
+        shard = storage.relative(tar.location, root)
+        location = storage.join(home, ShardFiles.beside(shard).sidecar)
         sources.append(Source(shard, location, tar, sidecars.get(location)))
     owners: dict[str, str | None] = {}
     for one in sources:
@@ -187,14 +192,11 @@ def _from_tars(
         )
     wanted = {one.sidecar_location for one in sources}
     orphans = [
-        one for one in sidecars if one not in wanted and storage.stat(stem_of(one) + ".tar") is None
+        location
+        for location in sidecars
+        if location not in wanted and storage.stat(ShardFiles.beside(location).tar) is None
     ]
     return root, sources, orphans if sidecar_folder is None else []
-
-
-def stem_of(sidecar_location: str) -> str:
-    """A sidecar's location without ``.parquet``."""
-    return sidecar_location[: -len(".parquet")]
 
 
 def _escape(folder: str) -> str:
@@ -202,11 +204,11 @@ def _escape(folder: str) -> str:
 
 
 def _common_root(locations: list[str]) -> str:
-    root = posixpath.commonpath([storage.parent(location) for location in locations])
-    if "://" in locations[0]:
-        # commonpath folds the double slash of a URL's scheme.
-        scheme = locations[0].split("://")[0]
-        if any(not location.startswith(scheme + "://") for location in locations):
-            raise DatasetError("shards of one dataset must lie on one file system.")
-        root = root.replace(f"{scheme}:/", f"{scheme}://", 1)
-    return root
+    schemes = {location.rpartition("://")[0] for location in locations}
+    if len(schemes) > 1:
+        raise DatasetError("shards of one dataset must lie on one file system.")
+    (scheme,) = schemes
+    folders = [storage.parent(location.rpartition("://")[2]) for location in locations]
+    # Of several buckets the root is the scheme alone.
+    root = posixpath.commonpath(folders)
+    return f"{scheme}://{root}" if scheme else root

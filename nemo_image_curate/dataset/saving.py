@@ -6,19 +6,24 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.compute import jobs, worker_cache
+from nemo_image_curate.compute import worker_cache
+from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
-from nemo_image_curate.dataset.sources import Source
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.dataset.manifest import write_manifest
+from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Done on a partition as an Arrow table just before it is written; returns what to add to the
 # summary. Used by the export to look up where each row's bytes lie.
@@ -46,6 +51,49 @@ class Target:
     fingerprint: str
     origin: str
     newest_input: float
+
+
+def save_dataset(
+    dataset: ImageTextPairDataset, folder: str | None, progress: bool | None
+) -> str | None:
+    """Write a dataset's frame below a folder, or in place; see its `save_metadata`.
+
+    Returns
+    -------
+    str or None
+        The folder that holds the metadata alone; None when it lies beside the tars.
+    """
+    frame, sources = dataset.metadata, dataset.source()[1]
+    frames.require_columns(frame, dataset.id_col, SHARD_COLUMN)
+    lineage = Lineage(frame)
+    own_files = [source.sidecar_location for source in sources]
+    if folder is None:
+        if not lineage.aligned:
+            raise ConfigError(
+                "save_metadata() in place needs one partition per shard, but this frame was "
+                "repartitioned, shuffled or merged. Give a folder: save_metadata('scored/')."
+            )
+        folder, locations = dataset.home, own_files
+    else:
+        names = [f"part-{number:05d}.parquet" for number in range(frame.npartitions)]
+        if lineage.aligned and all(source.shard for source in sources):
+            names = [ShardFiles.beside(source.shard or "").sidecar for source in sources]
+        locations = [storage.join(folder, name) for name in names]
+    targets = plan(frame, sources, locations, locations == own_files, "save", dataset.id_col)
+    with storage.exclusive(folder or dataset.path):
+        save(frame, targets, dataset.provenance, "save", progress)
+        if folder is not None:
+            shards = [source.shard for source in sources] if lineage.aligned else []
+            shards += [None] * (len(locations) - len(shards))
+            files = [
+                {"file": storage.relative(location, folder), "shard": shard}
+                for location, shard in zip(locations, shards, strict=True)
+            ]
+            tars = [storage.relative(tar, dataset.path) for tar in dataset.tar_files]
+            write_manifest(folder, dataset.path, dataset.id_col, tars, files)
+        for below in {folder} if folder else set(map(storage.parent, locations)):
+            storage.remove_temporaries(below)
+    return folder
 
 
 def plan(
@@ -124,31 +172,29 @@ def save(
     list of dict
         For each target what it holds: ``rows``, and ``errors`` by kind.
     """
-    found = summaries(targets)
-    todo = [position for position, summary in enumerate(found) if summary is None]
+    done = summaries(targets)
+    todo = [number for number, summary in enumerate(done) if summary is None]
     if todo:
-        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-            partitions = frame.to_delayed()
         schema = frames.to_arrow(frame._meta).schema
-        for folder in sorted({storage.parent(targets[position].location) for position in todo}):
+        for folder in sorted({storage.parent(targets[number].location) for number in todo}):
             storage.make_dirs(folder)
-        write = dask.delayed(write_partition, pure=False)
-        tasks = [
-            write(partitions[position], targets[position], schema, provenance, finish)
-            for position in todo
-        ]
-        labels = [targets[position].label for position in todo]
-        shared = not Lineage(frame).independent
         try:
-            results = jobs.compute_all(tasks, labels, what, progress, shared=shared)
+            results = partitions.run(
+                frame,
+                write_partition,
+                [(targets[number], schema, provenance, finish) for number in todo],
+                what=what,
+                numbers=todo,
+                labels=[targets[number].label for number in todo],
+                progress=progress,
+            )
         finally:
             if frames.backend_of(frame) == "gpu":
                 # What comes next may need the memory of the models that worked here.
                 worker_cache.clear_on_workers()
-        for position, summary in zip(todo, results, strict=True):
-            found[position] = summary
-    return [summary for summary in found if summary is not None]
+        for number, summary in zip(todo, results, strict=True):
+            done[number] = summary
+    return [summary for summary in done if summary is not None]
 
 
 def write_partition(
@@ -176,7 +222,7 @@ def write_table(
     table: pa.Table, target: Target, provenance: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
-    failed = table["image_error"].drop_null() if "image_error" in table.column_names else []
+    failed = table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
     errors = error_kinds([str(reason) for reason in failed])
     summary = {"rows": len(table), "errors": errors, **extra}
     record = {

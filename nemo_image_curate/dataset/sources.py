@@ -13,6 +13,8 @@ from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.reader import TarShard
 
 SHARD_COLUMN = "shard"
+# Why a row's image gave nothing; null where all is well.
+ERROR_COLUMN = "image_error"
 
 
 @dataclass(frozen=True)

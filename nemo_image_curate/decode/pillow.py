@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +19,28 @@ from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
+
+
+def decode_image(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
+    """The picture in some bytes as Pillow has it, decoded, in its own mode.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        The encoded image; a truncated one is an error.
+    max_pixels : int
+        Larger images are refused before they are decoded.
+
+    Raises
+    ------
+    ImageError
+        With a short reason.
+    """
+    image = open_image(data)
+    check_pixels(header_of(image), max_pixels)
+    with _as_image_error():
+        image.load()
+    return image
 
 
 def decode_rgb(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
@@ -43,16 +67,20 @@ def decode_rgb(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -
     ImageError
         With a short reason.
     """
-    image = open_image(data)
-    header = header_of(image)
-    check_pixels(header, max_pixels)
-    try:
-        if image.mode.startswith("I;16") or (header.format, image.mode) == ("ppm", "I"):
+    image = decode_image(data, max_pixels)
+    with _as_image_error():
+        if image.mode.startswith("I;16") or (header_of(image).format, image.mode) == ("ppm", "I"):
             gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[:, :, None], 3, axis=2)
         _refuse_32_bit(image)
         # A copy, because torch warns of arrays that it may not write to.
         return np.array(image.convert("RGB"))
+
+
+@contextlib.contextmanager
+def _as_image_error() -> Iterator[None]:
+    try:
+        yield
     except (ImageError, MemoryError):
         raise
     # Decoders of untrusted bytes raise whatever they stumble over.

@@ -1,14 +1,5 @@
 """Find duplicates: exact, perceptual, semantic."""
 
-from nemo_image_curate.dedup.exact import ExactDedup
-from nemo_image_curate.dedup.perceptual import PerceptualDedup
-from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
-from nemo_image_curate.quality.perceptual_hash import PerceptualHash
+from nemo_image_curate.catalog import lazy_names
 
-__all__ = [
-    "ExactDedup",
-    "PerceptualDedup",
-    "PerceptualHash",
-    "SemanticClusters",
-    "SemanticDedup",
-]
+__getattr__, __dir__, __all__ = lazy_names(__name__, PerceptualHash="quality.perceptual_hash")

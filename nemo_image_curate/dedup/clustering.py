@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.compute import jobs
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
+from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.cost import sample_size
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -86,11 +84,7 @@ class Clustering:
         self.folder = folder
         self.progress = progress
         self.device = frames.device_of(dataset.metadata)
-        frame = dataset.metadata[[dataset.id_col, column]]
-        self._shared = not Lineage(frame).independent
-        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-            self._partitions = frame.to_delayed()
+        self._frame = dataset.metadata[[dataset.id_col, column]]
 
     def sample(self) -> int:
         """Look at all vectors, and store some of them; forget what was made of other vectors.
@@ -110,8 +104,14 @@ class Clustering:
         (self.folder / _MARKER).touch()
         share = min(1.0, sample_size(self.n_clusters) / max(1, sum(self.counts)))
         options = (self.id_col, self.column, share, self.seed, self.folder, self.device)
-        found = self._run("sample", _sample, range(len(self.counts)), *options)
-        content = fingerprint([digest for _, digest in found])
+        samples = partitions.run(
+            self._frame,
+            _sample,
+            [(number, *options) for number in range(len(self.counts))],
+            what="sample",
+            progress=self.progress,
+        )
+        content = fingerprint([digest for _, digest in samples])
         note = self.folder / CONTENT
         if not note.exists() or note.read_text() != content:
             for old in self.folder.iterdir():
@@ -120,7 +120,7 @@ class Clustering:
                 elif old.is_file() and not old.name.startswith((_SAMPLE, _MARKER)):
                     old.unlink()
             storage.write_bytes(str(note), content.encode())
-        return _one_dim(self.column, [dim for dim, _ in found])
+        return _one_dim(self.column, [dim for dim, _ in samples])
 
     def store(self, dim: int) -> Layout:
         """Cluster the sample, and store the vectors by cluster."""
@@ -132,7 +132,15 @@ class Clustering:
         if dim:
             parts = range(len(self.counts))
             todo = [number for number in parts if not layout.file(number, "vectors").exists()]
-            self._run("assign", _assign, todo, self.column, layout, self.n_probe, self.device)
+            options = (self.column, layout, self.n_probe, self.device)
+            partitions.run(
+                self._frame,
+                _assign,
+                [(number, *options) for number in todo],
+                what="assign",
+                numbers=todo,
+                progress=self.progress,
+            )
         self._tidy()
         layout.save()
         return layout
@@ -142,15 +150,6 @@ class Clustering:
             for leftover in self.folder.glob(pattern):
                 leftover.unlink()
         storage.remove_temporaries(str(self.folder))
-
-    def _run(
-        self, what: str, function: Callable[..., Any], numbers: Sequence[int], *options: Any
-    ) -> list[Any]:
-        """Call a function with the number and the frame of some partitions, on the workers."""
-        work = dask.delayed(function, pure=False)
-        tasks = [work(number, self._partitions[number], *options) for number in numbers]
-        labels = [f"partition {number}" for number in numbers]
-        return jobs.compute_all(tasks, labels, what, self.progress, shared=self._shared)
 
     def _centroids(self, dim: int) -> np.ndarray:
         place = self.folder / _CENTROIDS
@@ -182,8 +181,8 @@ def _vectors(frame: Any, column: str, device: str) -> tuple[torch.Tensor, np.nda
 
 
 def _sample(
-    number: int,
     frame: Any,
+    number: int,
     id_col: str,
     column: str,
     share: float,
@@ -237,7 +236,7 @@ def _sample_blocks(folder: Path, parts: int, dim: int) -> list[Path]:
 
 
 def _assign(
-    number: int, frame: Any, column: str, layout: Layout, n_probe: int, device: str
+    frame: Any, number: int, column: str, layout: Layout, n_probe: int, device: str
 ) -> None:
     """Write one part's files."""
     import torch

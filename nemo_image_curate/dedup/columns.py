@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dedup import results
-from nemo_image_curate.dedup.keep import check_keep, ranks
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.dedup.keep import check_keep, keep_score, ranks
 from nemo_image_curate.shards.columns import read_footer
-from nemo_image_curate.vectors.sampling import random_score
+from nemo_image_curate.stages.base import PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.dedup.rules import Decisions
 
 
-class ColumnDedup(abc.ABC):
+class ColumnDedup(Stage):
     """A stage that decides by columns which are small enough for one machine.
 
     Subclasses have the parameters ``keep``, ``by``, ``random_state``, ``prefix``, ``work_dir``.
@@ -37,28 +38,37 @@ class ColumnDedup(abc.ABC):
     work_dir: Any
 
     @abc.abstractmethod
-    def check(self) -> None:
-        """Refuse unusable parameters with `ConfigError`, before any work is done."""
-
-    @abc.abstractmethod
-    def stage(self) -> Any:
+    def measure(self) -> Stage:
         """The stage that makes the columns to look at, for datasets that lack them."""
 
     @abc.abstractmethod
-    def needs(self) -> list[str]:
+    def inputs(self) -> list[str]:
         """The columns of that stage that `decide` looks at."""
-
-    @abc.abstractmethod
-    def makes(self) -> list[str]:
-        """All columns that the stage adds."""
-
-    @abc.abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The parameters that decide the result."""
 
     @abc.abstractmethod
     def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
         """The decisions by rank, and for each row whether it could be compared."""
+
+    def check(self) -> None:
+        """Refuse unusable parameters."""
+        check_keep(self.keep, self.by, ("first", "random", "best"))
+        self.measure().check()
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The decisions, and what they are made of."""
+        return results.decision_columns(self.prefix) | self.measure().columns()
+
+    def config(self) -> dict[str, Any]:
+        """The parameters that decide the result."""
+        return self.parameters()
+
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """How each column is made."""
+        decisions = results.decision_columns(self.prefix)
+        return dict.fromkeys(decisions, self._record()) | self.measure().provenance()
+
+    def _record(self) -> dict[str, Any]:
+        return {"stage": type(self).__qualname__, **self.config(), "version": __version__}
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with columns that say which rows are duplicates, found now.
@@ -70,42 +80,47 @@ class ColumnDedup(abc.ABC):
         ColumnNotFoundError
             When there is no column `by`.
         """
-        check_keep(self.keep, self.by, ("first", "random", "best"))
         self.check()
-        stage = self.stage()
-        made = {name: stage.provenance()[name] for name in self.needs()}
-        whole, carried = dataset, dict[str, Any]()
-        if not has_made(dataset, made):
-            whole = stage(dataset)
-            carried = {name: stage.provenance().get(name) for name in self.makes()}
-        columns = [*self.needs(), *([self.by] if self.by else [])]
-        frames.require_columns(whole.metadata, *columns)
-        there = results.gather(dataset, [one for one in columns if one not in carried], None)
+        measure = self.measure()
+        records = measure.provenance()
+        measured, carried = dataset, dict[str, Any]()
+        if not has_made(dataset, {name: records[name] for name in self.inputs()}):
+            measured = measure(dataset)
+            new = [name for name in measured.metadata.columns if name in measure.columns()]
+            if ERROR_COLUMN in measured.metadata.columns and isinstance(measure, PixelStage):
+                new.insert(0, ERROR_COLUMN)
+            carried = {name: records.get(name) for name in new}
+        columns = [*self.inputs(), *([self.by] if self.by else [])]
+        frames.require_columns(measured.metadata, *columns)
+        known = results.gather(dataset, [name for name in columns if name not in carried], None)
         folder = results.work_folder(
-            whole, self.work_dir, type(self).__name__, self.config(), there.digest()
+            measured, self.work_dir, type(self).__name__, self.config(), known.digest()
         )
         with storage.exclusive(str(folder)):
             if not results.complete(folder):
-                self._find(whole, columns, list(carried), folder)
-        record = {"stage": type(self).__name__, **self.config(), "version": __version__}
-        return results.attach(dataset, folder, self.prefix, record, carried)
+                self._find(measured, list(dict.fromkeys([*columns, *carried])), carried, folder)
+        return results.attach(dataset, folder, self.prefix, self._record(), carried)
 
     def _find(
-        self, whole: ImageTextPairDataset, columns: list[str], carried: list[str], folder: Path
+        self,
+        measured: ImageTextPairDataset,
+        columns: list[str],
+        carried: Collection[str],
+        folder: Path,
     ) -> None:
-        kept = folder / "columns"
+        saved = folder / "columns"
         if carried:
             # So a run that was stopped goes on with the next shard; and images are read now, but
             # not again when the result is saved.
-            whole = whole.save_metadata(kept, list(dict.fromkeys([*columns, *carried])))
-        rows = results.gather(whole, list(dict.fromkeys([*columns, *carried])), None)
-        keys = rows.table[whole.id_col]
+            measured = measured.save_metadata(saved, columns)
+        rows = results.gather(measured, columns, None)
+        keys = rows.table[measured.id_col]
         score = keep_score(self.keep, self.by, self.random_state, rows.table, keys)
         rank = ranks(keys, score)
-        found, compared = self.decide(rows.table, rank)
+        decisions, compared = self.decide(rows.table, rank)
         more = {name: rows.table[name] for name in carried}
-        results.write(folder, rows, whole.id_col, rank, found, compared, **more)
-        shutil.rmtree(kept, ignore_errors=True)
+        results.write(folder, rows, measured.id_col, rank, decisions, compared, **more)
+        shutil.rmtree(saved, ignore_errors=True)
 
 
 def has_made(dataset: ImageTextPairDataset, made: dict[str, Any]) -> bool:
@@ -128,25 +143,3 @@ def has_made(dataset: ImageTextPairDataset, made: dict[str, Any]) -> bool:
     with ThreadPoolExecutor(32) as pool:
         footers = pool.map(lambda one: one.sidecar and read_footer(one.sidecar_location), sources)
         return all(footer and set(made) <= set(footer.schema.names) for footer in footers)
-
-
-def keep_score(
-    keep: str, by: str | None, seed: int, table: pa.Table, keys: pa.ChunkedArray
-) -> np.ndarray | None:
-    """What `ranks` sorts by for the policies that look at columns only.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (n,), or None for the order of the dataset
-    """
-    if keep == "random":
-        return random_score(keys, seed)
-    if keep == "best":
-        kind, values = table.schema.field(by).type, table[by]
-        if pa.types.is_temporal(kind):
-            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
-        elif not (pa.types.is_decimal(kind) or pa.types.is_primitive(kind)):
-            raise ConfigError(f"by={by!r} should be a column of numbers or times, not of {kind}.")
-        # Integers beyond 2^53 are rounded; those that become equal are ordered by key.
-        return values.cast(pa.float64(), safe=False).to_numpy()
-    return None

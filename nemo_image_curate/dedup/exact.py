@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,10 @@ from nemo_image_curate.dedup.columns import ColumnDedup
 from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.quality.digest import DIGEST_COLUMN, ImageDigest
+from nemo_image_curate.stages.base import no_effect
 
 
+@dataclass(eq=False)
 class ExactDedup(ColumnDedup):
     """Finds images that are identical.
 
@@ -53,42 +55,20 @@ class ExactDedup(ColumnDedup):
     >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        of: str = "bytes",
-        keep: str = "first",
-        by: str | None = None,
-        random_state: int = 0,
-        prefix: str = "",
-        work_dir: str | os.PathLike[str] | None = None,
-    ):
-        self.of = of
-        self.keep = keep
-        self.by = by
-        self.random_state = random_state
-        self.prefix = prefix
-        self.work_dir = work_dir
+    of: str = "bytes"
+    keep: str = "first"
+    by: str | None = None
+    random_state: int = 0
+    prefix: str = no_effect("")
+    work_dir: str | os.PathLike[str] | None = no_effect(None)
 
-    def check(self) -> None:
-        """Refuse unusable parameters."""
-        self.stage().check()
-
-    def stage(self) -> ImageDigest:
+    def measure(self) -> ImageDigest:
         """The stage that makes the digests."""
         return ImageDigest(self.of)
 
-    def needs(self) -> list[str]:
+    def inputs(self) -> list[str]:
         """The digest."""
         return [DIGEST_COLUMN]
-
-    def makes(self) -> list[str]:
-        """The digest, and why there is none."""
-        return list(self.stage().columns())
-
-    def config(self) -> dict[str, Any]:
-        """The parameters that decide the result."""
-        names = ("of", "keep", "by", "random_state")
-        return {name: getattr(self, name) for name in names}
 
     def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
         """The decisions by rank, and which rows have a digest."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.vectors.sampling import random_score
 
 KEEP = ("first", "random", "best", "hard", "easy")
 
@@ -52,3 +53,25 @@ def ranks(keys: pa.ChunkedArray, score: np.ndarray | None) -> np.ndarray:
     result = np.empty(n, dtype=np.int64)
     result[order] = place
     return result
+
+
+def keep_score(
+    keep: str, by: str | None, seed: int, table: pa.Table, keys: pa.ChunkedArray
+) -> np.ndarray | None:
+    """What `ranks` sorts by for the policies that look at columns only.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (n,), or None for the order of the dataset
+    """
+    if keep == "random":
+        return random_score(keys, seed)
+    if keep == "best":
+        kind, values = table.schema.field(by).type, table[by]
+        if pa.types.is_temporal(kind):
+            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
+        elif not (pa.types.is_decimal(kind) or pa.types.is_primitive(kind)):
+            raise ConfigError(f"by={by!r} should be a column of numbers or times, not of {kind}.")
+        # Integers beyond 2^53 are rounded; those that become equal are ordered by key.
+        return values.cast(pa.float64(), safe=False).to_numpy()
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,13 @@ from nemo_image_curate.dedup.hamming import close_pairs
 from nemo_image_curate.dedup.rules import Decisions, Pairs, check_rule, decide
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
-from nemo_image_curate.stages.image_pass import ERROR_COLUMN
+from nemo_image_curate.stages.base import no_effect
 
 _BITS = 64
 _MAX_RADIUS = 31
 
 
+@dataclass(eq=False)
 class PerceptualDedup(ColumnDedup):
     """Finds pictures that are the same but for size, compression and small changes.
 
@@ -69,30 +70,19 @@ class PerceptualDedup(ColumnDedup):
     >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        radius: int = 6,
-        hash: str = "phash",
-        flips: bool = False,
-        keep: str = "first",
-        by: str | None = None,
-        rule: str = "greedy",
-        random_state: int = 0,
-        prefix: str = "",
-        work_dir: str | os.PathLike[str] | None = None,
-    ):
-        self.radius = radius
-        self.hash = hash
-        self.flips = flips
-        self.keep = keep
-        self.by = by
-        self.rule = rule
-        self.random_state = random_state
-        self.prefix = prefix
-        self.work_dir = work_dir
+    radius: int = 6
+    hash: str = "phash"
+    flips: bool = False
+    keep: str = "first"
+    by: str | None = None
+    rule: str = "greedy"
+    random_state: int = 0
+    prefix: str = no_effect("")
+    work_dir: str | os.PathLike[str] | None = no_effect(None)
 
     def check(self) -> None:
         """Refuse unusable parameters."""
+        super().check()
         check_rule(self.rule)
         if self.hash not in ("phash", "dhash"):
             raise ConfigError(f"hash={self.hash!r} should be 'phash' or 'dhash'.")
@@ -102,26 +92,17 @@ class PerceptualDedup(ColumnDedup):
                 "have nothing to do with each other differ in about 32 of 64 bits."
             )
 
-    def stage(self) -> PerceptualHash:
+    def measure(self) -> PerceptualHash:
         """The stage that makes the hashes."""
         return PerceptualHash(flips=self.flips)
 
-    def needs(self) -> list[str]:
+    def inputs(self) -> list[str]:
         """The hashes to compare."""
         return [self.hash, self.hash + "_flipped"] if self.flips else [self.hash]
 
-    def makes(self) -> list[str]:
-        """All columns of the pass over the images."""
-        return [ERROR_COLUMN, *self.stage().columns()]
-
-    def config(self) -> dict[str, Any]:
-        """The parameters that decide the result."""
-        names = ("radius", "hash", "flips", "keep", "by", "rule", "random_state")
-        return {name: getattr(self, name) for name in names}
-
     def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
         """The decisions by rank, and which rows have a hash."""
-        columns = [table[name].fill_null(0).to_numpy() for name in self.needs()]
+        columns = [table[name].fill_null(0).to_numpy() for name in self.inputs()]
         compared = table[self.hash].is_valid().to_numpy()
         groups = Groups.of(columns, rank, compared)
         pairs = near_groups(groups.values, self.radius)

@@ -9,23 +9,35 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.compute import jobs
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.version import __version__
 
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
 _DONE = "_done"
+
+
+def decision_columns(prefix: str) -> dict[str, pa.DataType]:
+    """The columns that every deduplication adds, with their types."""
+    kinds = {
+        "is_duplicate": pa.bool_(),
+        "duplicate_of": pa.string(),
+        "duplicate_of_shard": pa.string(),
+        "duplicate_similarity": pa.float32(),
+    }
+    return {prefix + name: kind for name, kind in kinds.items()}
 
 
 def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> Path:
@@ -102,16 +114,7 @@ def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool
     names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *columns]))
     frames.require_columns(dataset.metadata, *names)
     frame = dataset.metadata[names]
-    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-        partitions = frame.to_delayed()
-    to_arrow = dask.delayed(frames.to_arrow, pure=False)
-    tables = jobs.compute_all(
-        [to_arrow(partition) for partition in partitions],
-        [f"partition {number}" for number in range(len(partitions))],
-        "read",
-        progress,
-        shared=not Lineage(frame).independent,
-    )
+    tables = partitions.run(frame, frames.to_arrow, what="read", progress=progress)
     table = pa.concat_tables(tables, promote_options="permissive")
     return Rows(table, [len(one) for one in tables])
 
@@ -242,22 +245,22 @@ class _Join:
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         # With the place: Dask takes expressions of one name for one, and a folder may be gone.
-        return (*self.lineage_token(), str(self.folder))
+        return (*self.content_token(), str(self.folder))
 
-    def lineage_token(self) -> tuple[str, ...]:
+    def content_token(self) -> tuple[str, ...]:
         """What was decided, and how, wherever it is."""
         names = [text for pair in self.names.items() for text in pair]
         how = json.dumps(self.record, sort_keys=True, default=str)
         return ("Decisions", self.digest, how, self.id_col, *names)
 
-    def __call__(self, frame: Any) -> Any:
+    def __call__(self, frame: Any) -> dict[str, Any]:
         keys, shards = (frames.column_to_arrow(frame[name]) for name in (self.id_col, SHARD_COLUMN))
         order = _order(keys, shards)
         path = self.folder / _file_name(keys.take(order), shards.take(order))
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
-        found = _read(path).take(place)
-        return frames.with_columns(frame, {self.names[name]: found[name] for name in self.names})
+        decisions = _read(path).take(place)
+        return {own: decisions[name] for name, own in self.names.items()}
 
 
 def _read(path: Path) -> pa.Table:
@@ -291,15 +294,14 @@ def attach(
     carried : mapping of str to dict or None, optional
         Further columns that were written, which keep their names, and how they were made.
     """
-    frame, carried = dataset.metadata, carried or {}
+    carried = carried or {}
     nothing = pa.array([], pa.string())
-    schema = _read(folder / _file_name(nothing, nothing))
-    names = {name: name if name in carried else prefix + name for name in schema.column_names}
+    schema = _read(folder / _file_name(nothing, nothing)).schema
+    names = {name: name if name in carried else prefix + name for name in schema.names}
     for name in names.values():
         if name in (dataset.id_col, SHARD_COLUMN):
             raise ConfigError(f"prefix={prefix!r} would overwrite the column {name!r}.")
-    meta = frames.with_columns(frame._meta, {names[name]: schema[name] for name in names})
-    joined = frame.map_partitions(_Join(folder, dataset.id_col, names, record), meta=meta)
-    made = {name: carried.get(name, record) for name in names}
-    known = {names[name]: one for name, one in made.items() if one is not None}
-    return dataset.replace(joined, known)
+    columns = {names[name]: schema.field(name).type for name in names}
+    records = {names[name]: carried.get(name, record) for name in names}
+    provenance = {name: known for name, known in records.items() if known is not None}
+    return dataset.with_columns(_Join(folder, dataset.id_col, names, record), columns, provenance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +13,23 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.clustering import CONTENT, KEPT, Clustering
-from nemo_image_curate.dedup.columns import keep_score
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
-from nemo_image_curate.dedup.keep import check_keep, ranks
+from nemo_image_curate.dedup.keep import check_keep, keep_score, ranks
 from nemo_image_curate.dedup.layout import LAYOUT, Layout
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.version import __version__
 
 
-class SemanticDedup:
+@dataclass(eq=False)
+class SemanticDedup(Stage):
     """Adds columns that say which images are near-duplicates of others, by their embeddings.
 
     Embeddings are clustered, and compared with those of the same cluster; embeddings near the
@@ -91,29 +93,24 @@ class SemanticDedup:
     ...     found = clusters.extract(eps)
     """
 
-    def __init__(
-        self,
-        eps: float = 0.05,
-        n_clusters: int | str = "auto",
-        keep: str = "hard",
-        by: str | None = None,
-        rule: str = "greedy",
-        n_probe: int = 4,
-        embedding_column: str = "image_embedding",
-        random_state: int = 0,
-        prefix: str = "",
-        work_dir: Any = None,
-    ):
-        self.eps = eps
-        self.n_clusters = n_clusters
-        self.keep = keep
-        self.by = by
-        self.rule = rule
-        self.n_probe = n_probe
-        self.embedding_column = embedding_column
-        self.random_state = random_state
-        self.prefix = prefix
-        self.work_dir = work_dir
+    eps: float = 0.05
+    n_clusters: int | str = "auto"
+    keep: str = "hard"
+    by: str | None = None
+    rule: str = "greedy"
+    n_probe: int = 4
+    embedding_column: str = "image_embedding"
+    random_state: int = 0
+    prefix: str = no_effect("")
+    work_dir: str | os.PathLike[str] | None = no_effect(None)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The cluster, and the decisions."""
+        return results.decision_columns(self.prefix) | {f"{self.prefix}cluster": pa.int32()}
+
+    def config(self) -> dict[str, Any]:
+        """The parameters that decide the result."""
+        return self.parameters()
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, found now.
@@ -400,15 +397,8 @@ class _Extraction:
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage
-        record = {
-            "stage": type(stage).__name__,
-            **self.config,
-            "n_clusters": stage.n_clusters,
-            "n_probe": stage.n_probe,
-            "embedding_column": stage.embedding_column,
-            "random_state": stage.random_state,
-            "version": __version__,
-        }
+        own = {**stage.config(), **self.config}
+        record = {"stage": type(stage).__qualname__, **own, "version": __version__}
         return results.attach(self.clusters.dataset, self.decided, stage.prefix, record)
 
 

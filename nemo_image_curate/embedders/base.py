@@ -5,25 +5,29 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from dask.base import tokenize
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import devices, worker_cache
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.fingerprints import describe_stage
-from nemo_image_curate.decode import image_decoder
+from nemo_image_curate.dataset.fingerprints import describe
 from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.decode.decoder import image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.stages.image_pass import ImagePass
+from nemo_image_curate.stages.base import PixelStage, no_effect
+from nemo_image_curate.stages.image_pass import ImagePass, check_columns
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from nemo_image_curate.classifiers.base import ImageClassifier
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +37,8 @@ _EMBEDDING = threading.Lock()
 _IMAGES = 32
 
 
-class ImageEmbedder:
+@dataclass(eq=False)
+class ImageEmbedder(PixelStage):
     """Adds a column of image embeddings, and those of classifiers, in one pass over the images.
 
     Subclass it for a model of your own: give `load_embedding_model`, and where the defaults do
@@ -53,7 +58,7 @@ class ImageEmbedder:
         Scale each embedding to length 1.
     classifiers : sequence of ImageClassifier
         Run on the embeddings in the same pass.
-    image_stages : sequence of PixelConsumer
+    image_stages : sequence of PixelStage
         Other stages that share the pass's decoded images, such as `ImageStatistics`.
     autocast : bool, default True
         Allow bfloat16 where the device has it and embeddings keep their meaning.
@@ -71,38 +76,17 @@ class ImageEmbedder:
     ...         return lambda pixels: pixels.mean(dim=(2, 3))
     """
 
-    thumbnail_size = None
-    # Parameters that `config` or the pass records, or that change no values.
-    _known: ClassVar[frozenset[str]] = frozenset(
-        "model_name batch_size num_threads_per_worker image_embedding_column normalize_embeddings "
-        "classifiers image_stages autocast use_index_files max_pixels on_error".split()
-    )
-
-    def __init__(
-        self,
-        model_name: str,
-        batch_size: int = 256,
-        num_threads_per_worker: int = 4,
-        image_embedding_column: str = "image_embedding",
-        normalize_embeddings: bool = True,
-        classifiers: Sequence[Any] = (),
-        image_stages: Sequence[Any] = (),
-        autocast: bool = True,
-        use_index_files: bool = False,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        on_error: str = "null",
-    ):
-        self.model_name = model_name
-        self.batch_size = batch_size
-        self.num_threads_per_worker = num_threads_per_worker
-        self.image_embedding_column = image_embedding_column
-        self.normalize_embeddings = normalize_embeddings
-        self.classifiers = classifiers
-        self.image_stages = image_stages
-        self.autocast = autocast
-        self.use_index_files = use_index_files
-        self.max_pixels = max_pixels
-        self.on_error = on_error
+    model_name: str
+    _: KW_ONLY
+    batch_size: int = no_effect(256)
+    image_embedding_column: str = "image_embedding"
+    normalize_embeddings: bool = True
+    # Each is a stage of its own, which tells its own values apart.
+    classifiers: Sequence[ImageClassifier] = no_effect(())
+    image_stages: Sequence[PixelStage] = no_effect(())
+    autocast: bool = True
+    max_pixels: int = no_effect(DEFAULT_MAX_PIXELS)
+    on_error: str = no_effect("null")
 
     def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         """Load the model; called once per process.
@@ -164,29 +148,32 @@ class ImageEmbedder:
             "autocast": self.autocast,
         }
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        from dask.base import normalize_token
+    def encoder_token(self) -> list[Any]:
+        """What tells the embeddings from those of any other embedder."""
+        return super().content_token()
 
-        # A custom class too, and what it adds: a model may change while its name does not.
-        own = describe_stage(self, self._known)
-        parts = (own, self.config(), self.columns(), list(self.classifiers))
-        return tuple(normalize_token(part) for part in parts)
+    def content_token(self) -> list[Any]:
+        """`encoder_token`, and what the classifiers make in the same pass."""
+        return [*self.encoder_token(), *map(describe, self.classifiers)]
 
-    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
-        """The dataset with the embedding column and all that is made in the same pass.
+    def check(self) -> None:
+        """Refuse unusable settings, and classifiers that were trained on another encoder.
 
         Raises
         ------
         ConfigError
-            For unusable settings.
         EncoderMismatchError
-            When a classifier was trained on another encoder.
         """
+        self.image_pass().check()
         for classifier in self.classifiers:
+            classifier.check()
             classifier.require_encoder(self.config())
+
+    def image_pass(self) -> ImagePass:
+        """The pass over the images, shared with `image_stages`."""
         own_reading = type(self).load_dataset_shard is not ImageEmbedder.load_dataset_shard
-        image_pass = ImagePass(
-            consumers=(self, *self.image_stages),
+        return ImagePass(
+            stages=(self, *self.image_stages),
             preprocessing=self.preprocessing(),
             batch_size=self.batch_size,
             num_threads=self.num_threads_per_worker,
@@ -195,7 +182,6 @@ class ImageEmbedder:
             on_error=self.on_error,
             load_shard=self.load_dataset_shard if own_reading else None,
         )
-        return image_pass(dataset)
 
     def embed_images(
         self, images: Sequence[bytes], device: str = "cpu"
@@ -214,17 +200,22 @@ class ImageEmbedder:
             Of unit length; NaN where a picture cannot be decoded. (n, 0) when none can.
         errors : list of str or None, length n
             The reasons.
+
+        Raises
+        ------
+        ConfigError
+            For unusable settings.
         """
         import torch
-        from dask.base import tokenize
 
+        self.image_pass().check()
         kept: list[int] = []
         errors: list[str | None] = []
         parts: list[torch.Tensor] = []
         with _EMBEDDING:
             # Not `load`: classifiers have no say here.
             model = worker_cache.get_or_build(
-                tokenize(device, "embed_images", self),
+                tokenize(device, "embed_images", self.encoder_token()),
                 lambda: _Forward(self, self.load_embedding_model(device), [], device),
             )
             decoder = worker_cache.get_or_build(
@@ -252,21 +243,23 @@ class ImageEmbedder:
 
     def columns(self) -> dict[str, pa.DataType]:
         """The embedding column and those of the classifiers, with their types."""
-        made = {self.image_embedding_column: frames.embedding_type()}
+        check_columns(self.classifiers)
+        columns = {self.image_embedding_column: frames.embedding_type()}
         for classifier in self.classifiers:
-            for name, kind in classifier.columns().items():
-                if name in made:
-                    raise ConfigError(f"two stages of one pass write the column {name!r}.")
-                made[name] = kind
-        return made
+            if self.image_embedding_column in classifier.columns():
+                raise ConfigError(
+                    f"two stages of one pass write the column {self.image_embedding_column!r}."
+                )
+            columns |= classifier.columns()
+        return columns
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made."""
         own = {**self.config(), "version": __version__}
-        made = {self.image_embedding_column: own}
+        provenance = {self.image_embedding_column: own}
         for classifier in self.classifiers:
-            made |= classifier.provenance(self.image_embedding_column, own)
-        return made
+            provenance |= classifier.provenance_of(self.image_embedding_column, own)
+        return provenance
 
     def load(self, device: str) -> _Forward:
         """Model and classifiers on a device, ready for batches."""
@@ -283,13 +276,15 @@ class _Forward:
         self.model = model
         self.heads = heads
         self.device = device
+        # Dask runs partitions in threads, and models may change something of theirs in each call.
+        self._lock = threading.Lock()
         # Images that the device's memory was found to hold at once.
         self._most = embedder.batch_size
 
     def __call__(self, batch: DecodedBatch) -> Mapping[str, Any]:
         import torch
 
-        with torch.inference_mode():
+        with self._lock, torch.inference_mode():
             assert batch.pixels is not None, "the pass of an embedder has a preprocessing"
             embeddings = self._forward(batch.pixels.to(self.device))
             values: dict[str, Any] = {self.column: embeddings}

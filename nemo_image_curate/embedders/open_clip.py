@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.compute.devices import has_bfloat16
-from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.models import encoders, weights
 from nemo_image_curate.models.open_clip import OpenCLIPSource
+from nemo_image_curate.stages.base import no_effect
 
 if TYPE_CHECKING:
     import torch
 
 
+@dataclass(eq=False)
 class OpenCLIPEmbedder(TextImageEmbedder):
     """Embeds images and captions with a model of OpenCLIP.
 
@@ -54,45 +56,13 @@ class OpenCLIPEmbedder(TextImageEmbedder):
     >>> vectors = embedder.embed_text(["a dog on a beach"])  # doctest: +SKIP
     """
 
-    _known = TextImageEmbedder._known | {"pretrained", "checkpoint_path"}
+    pretrained: str | None = None
+    _: KW_ONLY
+    # The file counts by its hash, wherever it lies.
+    checkpoint_path: str | None = no_effect(None)
+    checkpoint_encoder: str | None = None
 
-    def __init__(
-        self,
-        model_name: str,
-        pretrained: str | None = None,
-        batch_size: int = 256,
-        num_threads_per_worker: int = 4,
-        image_embedding_column: str = "image_embedding",
-        normalize_embeddings: bool = True,
-        classifiers: Sequence[Any] = (),
-        autocast: bool = True,
-        use_index_files: bool = False,
-        checkpoint_path: str | None = None,
-        caption_column: str | None = "caption",
-        text_embedding_column: str = "text_embedding",
-        image_stages: Sequence[Any] = (),
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        on_error: str = "null",
-        checkpoint_encoder: str | None = None,
-    ):
-        super().__init__(
-            model_name,
-            caption_column,
-            text_embedding_column,
-            batch_size=batch_size,
-            num_threads_per_worker=num_threads_per_worker,
-            image_embedding_column=image_embedding_column,
-            normalize_embeddings=normalize_embeddings,
-            classifiers=classifiers,
-            image_stages=image_stages,
-            autocast=autocast,
-            use_index_files=use_index_files,
-            max_pixels=max_pixels,
-            on_error=on_error,
-        )
-        self.pretrained = pretrained
-        self.checkpoint_path = checkpoint_path
-        self.checkpoint_encoder = checkpoint_encoder
+    requires = (("open_clip", "clip"),)
 
     def preprocessing(self) -> Preprocessing:
         """As the model's configuration says."""
@@ -102,7 +72,7 @@ class OpenCLIPEmbedder(TextImageEmbedder):
         """The canonical name of the encoder, or one that tells its weights apart from others."""
         source = self._source()
         source.check()
-        return encoders.open_clip_family(
+        return encoders.open_clip_id(
             source.architecture(),
             self.pretrained,
             None if self.pretrained else source.identity(),

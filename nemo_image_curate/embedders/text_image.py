@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from dask.base import normalize_token, tokenize
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import worker_cache
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.fingerprints import describe_stage
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
+
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Texts per forward pass.
 _TEXTS = 256
@@ -52,7 +54,19 @@ class TextTower:
     logit_scale: float
     logit_bias: float | None = None
 
+    def unit_vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """The embeddings of texts, scaled to length 1, (n, d) in float32; (0, 0) of none."""
+        import torch
 
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _TEXTS):
+                vectors = self.encode(list(texts[start : start + _TEXTS])).float()
+                parts.append(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
+        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+@dataclass(eq=False)
 class TextImageEmbedder(ImageEmbedder):
     """Adds a column of image embeddings and, from captions, one of text embeddings.
 
@@ -70,18 +84,10 @@ class TextImageEmbedder(ImageEmbedder):
         As for `ImageEmbedder`.
     """
 
-    _known = ImageEmbedder._known | {"caption_column", "text_embedding_column"}
-
-    def __init__(
-        self,
-        model_name: str,
-        caption_column: str | None = "caption",
-        text_embedding_column: str = "text_embedding",
-        **options: Any,
-    ):
-        super().__init__(model_name, **options)
-        self.caption_column = caption_column
-        self.text_embedding_column = text_embedding_column
+    _: KW_ONLY
+    # What is made of captions has a token of its own.
+    caption_column: str | None = no_effect("caption")
+    text_embedding_column: str = no_effect("text_embedding")
 
     def load_text_model(self, device: str) -> TextTower:
         """Load the text side; called once per process.
@@ -114,11 +120,9 @@ class TextImageEmbedder(ImageEmbedder):
         ConfigError
             For a text that is empty, that the model knows no token of, or that is too long.
         """
-        import torch
-
         if isinstance(texts, str):
             raise ConfigError("embed_text takes a list of texts, not one text.")
-        tower = self._text_tower(device)
+        tower = self.text_tower(device)
         for text in texts:
             if not isinstance(text, str) or not text.strip():
                 raise ConfigError(f"text {text!r} is empty: there is nothing to embed.")
@@ -130,20 +134,15 @@ class TextImageEmbedder(ImageEmbedder):
             problem = None if truncate else tower.problem(text)
             if problem:
                 raise ConfigError(f"text {_short(text)!r} {problem}.")
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), _TEXTS):
-                vectors = tower.encode(list(texts[start : start + _TEXTS])).float()
-                parts.append(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
-        return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+        return tower.unit_vectors(texts)
 
     def logit_scale(self, device: str = "cpu") -> float:
         """What cosines are multiplied by before softmax or sigmoid; 100 for OpenAI's CLIP."""
-        return self._text_tower(device).logit_scale
+        return self.text_tower(device).logit_scale
 
     def logit_bias(self, device: str = "cpu") -> float | None:
         """What SigLIP adds to the scaled cosine before the sigmoid; None for other models."""
-        return self._text_tower(device).logit_bias
+        return self.text_tower(device).logit_bias
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with both columns, and all that is made in the pass over the images."""
@@ -172,22 +171,37 @@ class TextImageEmbedder(ImageEmbedder):
                 f"column {self.caption_column!r} holds {kind}, no texts. Name the column with the "
                 "captions as caption_column=, or give caption_column=None."
             )
-        name = self.text_embedding_column
-        meta = frames.with_columns(
-            frame._meta, {name: frames.empty_column(frame, frames.embedding_type())}
-        )
-        embedded = frame.map_partitions(_EmbedCaptions(self), meta=meta)
         record = {**self.config(), "caption_column": self.caption_column, "version": __version__}
-        return dataset.replace(embedded, {name: record})
-
-    def _text_tower(self, device: str) -> TextTower:
-        from dask.base import tokenize
-
-        # What else the embedder does with images makes no other tower.
-        own = describe_stage(self, self._known)
-        return worker_cache.get_or_build(
-            tokenize(device, "text", own, self.config()), partial(self.load_text_model, device)
+        name = self.text_embedding_column
+        return dataset.with_columns(
+            _EmbedCaptions(self), {name: frames.embedding_type()}, {name: record}
         )
+
+    def text_tower(self, device: str) -> TextTower:
+        """The text side, loaded once per process; threads may share it."""
+        return worker_cache.get_or_build(
+            tokenize(device, "text", self.encoder_token()),
+            lambda: _one_at_a_time(self.load_text_model(device)),
+        )
+
+
+def _one_at_a_time(tower: TextTower) -> TextTower:
+    """The tower, used by one thread at a time: tokenizers change their settings in each call."""
+    lock = threading.RLock()
+
+    def locked(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(argument: Any) -> Any:
+            with lock:
+                return function(argument)
+
+        return call
+
+    return replace(
+        tower,
+        encode=locked(tower.encode),
+        problem=locked(tower.problem),
+        known=locked(tower.known),
+    )
 
 
 class _EmbedCaptions:
@@ -199,24 +213,24 @@ class _EmbedCaptions:
     def __init__(self, embedder: TextImageEmbedder):
         self.embedder = embedder
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        columns = (self.embedder.caption_column, self.embedder.text_embedding_column)
-        return ("EmbedCaptions", *columns, *self.embedder.__dask_tokenize__())
+    def content_token(self) -> list[Any]:
+        return ["EmbedCaptions", self.embedder.caption_column, *self.embedder.encoder_token()]
 
-    def __call__(self, frame: Any) -> Any:
-        embedder = self.embedder
-        device = frames.device_of(frame)
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token(self.content_token())
+
+    def __call__(self, frame: Any) -> dict[str, Any]:
+        embedder, device = self.embedder, frames.device_of(frame)
         texts = frames.column_to_arrow(frame[embedder.caption_column]).to_pylist()
-        tower = embedder._text_tower(device)
-        kept = [
+        tower = embedder.text_tower(device)
+        row_numbers = [
             row for row, text in enumerate(texts) if text and text.strip() and tower.known(text)
         ]
-        if not kept:
-            column: Any = pa.nulls(len(texts), frames.embedding_type())
-        else:
-            values = embedder.embed_text([texts[row] for row in kept], device, truncate=True)
-            column = frames.embedding_column(values, kept, len(texts))
-        return frames.with_columns(frame, {embedder.text_embedding_column: column})
+        column: Any = pa.nulls(len(texts), frames.embedding_type())
+        if row_numbers:
+            chosen = [texts[row] for row in row_numbers]
+            column = frames.embedding_column(tower.unit_vectors(chosen), row_numbers, len(texts))
+        return {embedder.text_embedding_column: column}
 
 
 def _short(text: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.precision import optimise
@@ -16,14 +16,27 @@ from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.models import encoders, weights
 from nemo_image_curate.models.encoder_table import OFFLINE, plain_name
 from nemo_image_curate.models.offline import OFFLINE_TIMM_NAME, offline_path, offline_state_dict
+from nemo_image_curate.models.state_dicts import load_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
+from nemo_image_curate.stages.base import PixelStage, no_effect
 
 if TYPE_CHECKING:
     import torch
 
+    from nemo_image_curate.classifiers.base import ImageClassifier
+
 logger = logging.getLogger(__name__)
 
 
+class PassOptions(TypedDict, total=False):
+    """Parameters of `ImageEmbedder` that have no place in the published order."""
+
+    image_stages: Sequence[PixelStage]
+    max_pixels: int
+    on_error: str
+
+
+@dataclass(eq=False)
 class TimmImageEmbedder(ImageEmbedder):
     """Embeds images with a timm model.
 
@@ -61,8 +74,13 @@ class TimmImageEmbedder(ImageEmbedder):
     >>> embedder = TimmImageEmbedder("offline", batch_size=64)
     """
 
-    _known = ImageEmbedder._known | {"pretrained", "checkpoint_path"}
+    _: KW_ONLY
+    pretrained: bool = False
+    # The file counts by its hash, wherever it lies.
+    checkpoint_path: str | None = no_effect(None)
+    checkpoint_encoder: str | None = None
 
+    # Not the order of the fields: this one is published.
     def __init__(
         self,
         model_name: str,
@@ -71,27 +89,24 @@ class TimmImageEmbedder(ImageEmbedder):
         num_threads_per_worker: int = 4,
         image_embedding_column: str = "image_embedding",
         normalize_embeddings: bool = True,
-        classifiers: Sequence[Any] = (),
+        classifiers: Sequence[ImageClassifier] = (),
         autocast: bool = True,
         use_index_files: bool = False,
         checkpoint_path: str | None = None,
-        image_stages: Sequence[Any] = (),
-        max_pixels: int = DEFAULT_MAX_PIXELS,
-        on_error: str = "null",
+        *,
         checkpoint_encoder: str | None = None,
+        **options: Unpack[PassOptions],
     ):
         super().__init__(
             model_name,
-            batch_size,
-            num_threads_per_worker,
-            image_embedding_column,
-            normalize_embeddings,
-            classifiers,
-            image_stages,
-            autocast,
-            use_index_files,
-            max_pixels,
-            on_error,
+            batch_size=batch_size,
+            num_threads_per_worker=num_threads_per_worker,
+            image_embedding_column=image_embedding_column,
+            normalize_embeddings=normalize_embeddings,
+            classifiers=classifiers,
+            autocast=autocast,
+            use_index_files=use_index_files,
+            **options,
         )
         self.pretrained = pretrained
         self.checkpoint_path = checkpoint_path
@@ -104,7 +119,7 @@ class TimmImageEmbedder(ImageEmbedder):
     def encoder(self) -> str:
         """The canonical name of the encoder, or one that tells its weights apart from others."""
         self._check()
-        return encoders.encoder_family(
+        return encoders.encoder_id(
             self.model_name, self.pretrained, self.checkpoint_path, self.checkpoint_encoder
         )
 
@@ -141,7 +156,7 @@ class TimmImageEmbedder(ImageEmbedder):
         path = self._weights_path()
         if path is None:
             return _random_model(plain_name(self.model_name), heads)
-        state = weights.load_state_dict(path)
+        state = load_state_dict(path)
         try:
             return _filled_model(plain_name(self.model_name), state, config, heads)
         except (RuntimeError, KeyError) as error:

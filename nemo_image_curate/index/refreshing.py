@@ -12,7 +12,7 @@ from nemo_image_curate.index import build, format, reconcile
 from nemo_image_curate.index.staging import Parts
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 
 def parts_of(

@@ -16,14 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.compute import jobs
-from nemo_image_curate.dataset import ImageTextPairDataset, saving
-from nemo_image_curate.dataset.fingerprints import Lineage
+from nemo_image_curate.dataset import partitions, saving
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.rows import plain_schema, write_rows
@@ -92,17 +90,15 @@ class Parts:
         (self.folder / _MARKER).touch()
         found = {number: self._finished(number, with_vectors) for number in numbers}
         todo = [number for number, record in found.items() if record is None]
-        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-            partitions = self._frame.to_delayed() if todo else []
-        work = dask.delayed(_read_part, pure=False)
         options = (self.id_col, self.column, self.schema, self.device, with_vectors)
-        results = jobs.compute_all(
-            [work(partitions[number], self.stem(number), *options) for number in todo],
-            [self.known[number]["shard"] for number in todo],
-            "read embeddings",
-            self.progress,
-            shared=not Lineage(self._frame).independent,
+        results = partitions.run(
+            self._frame,
+            _read_part,
+            [(self.stem(number), *options) for number in todo],
+            what="read embeddings",
+            numbers=todo,
+            labels=[self.known[number]["shard"] for number in todo],
+            progress=self.progress,
         )
         found |= dict(zip(todo, results, strict=True))
         return [{**self.known[number], **(found[number] or {})} for number in numbers]

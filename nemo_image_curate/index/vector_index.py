@@ -24,7 +24,7 @@ from nemo_image_curate.index.staging import Parts, one_dim
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 logger = logging.getLogger(__name__)
 

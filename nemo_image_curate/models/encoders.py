@@ -7,38 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models.encoder_table import (
-    CLIP_VIT_B_16,
-    CLIP_VIT_B_32,
-    CLIP_VIT_L_14,
-    CLIP_VIT_L_14_336,
     ENCODERS,
     OFFLINE,
     Encoder,
     known_encoder,
     plain_name,
 )
-from nemo_image_curate.models.offline import offline_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
 from nemo_image_curate.models.weights import sha256_of
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = [
-    "CLIP_VIT_B_16",
-    "CLIP_VIT_B_32",
-    "CLIP_VIT_L_14",
-    "CLIP_VIT_L_14_336",
-    "ENCODERS",
-    "OFFLINE",
-    "Encoder",
-    "check_quickgelu",
-    "encoder_family",
-    "known_encoder",
-    "offline_state_dict",
-    "open_clip_family",
-    "timm_config",
-]
 
 
 def check_quickgelu(model_name: str, pretrained: bool = True) -> None:
@@ -72,7 +51,7 @@ def check_quickgelu(model_name: str, pretrained: bool = True) -> None:
         )
 
 
-def encoder_family(
+def encoder_id(
     model_name: str,
     pretrained: bool = False,
     checkpoint_path: str | Path | None = None,
@@ -122,7 +101,7 @@ def encoder_family(
     return found.name if found else f"timm/{architecture}.{config.tag}"
 
 
-def open_clip_family(
+def open_clip_id(
     model_name: str,
     pretrained: str | None = None,
     weights_sha256: str | None = None,

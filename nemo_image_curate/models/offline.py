@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import WeightsError
+from nemo_image_curate.models.state_dicts import load_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
-from nemo_image_curate.models.weights import load_state_dict
 
 if TYPE_CHECKING:
     import torch

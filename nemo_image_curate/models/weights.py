@@ -13,9 +13,6 @@ import filelock
 
 from nemo_image_curate.errors import WeightsError
 from nemo_image_curate.models.download import MIN_BYTES_PER_SECOND, DownloadError, download
-from nemo_image_curate.models.state_dicts import load_state_dict
-
-__all__ = ["WeightsFile", "fetch", "home", "load_state_dict", "sha256_of"]
 
 _HOME_VARIABLE = "NEMO_IMAGE_CURATE_HOME"
 _HASHES: dict[tuple[str, int, int], str] = {}

@@ -1,5 +1,5 @@
-"""Quality of images without a model."""
+"""What is measured of each image without a model: statistics, perceptual hashes, digests."""
 
-from nemo_image_curate.quality.statistics import ImageStatistics
+from nemo_image_curate.catalog import lazy_names
 
-__all__ = ["ImageStatistics"]
+__getattr__, __dir__, __all__ = lazy_names(__name__)

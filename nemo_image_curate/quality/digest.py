@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from dask.base import normalize_token
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.decode.batch import MISSING
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_pixels, read_header
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ConfigError, ImageError
 from nemo_image_curate.shards.lookup import image_bytes
-from nemo_image_curate.stages.image_pass import ERROR_COLUMN
-from nemo_image_curate.version import __version__
+from nemo_image_curate.stages.base import Stage
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 DIGEST_COLUMN = "image_sha256"
 
 
-class ImageDigest:
+@dataclass(eq=False)
+class ImageDigest(Stage):
     """Adds a digest of each image, which identical images share.
 
     Parameters
@@ -41,9 +45,8 @@ class ImageDigest:
         Only with ``of="pixels"``: why there is none.
     """
 
-    def __init__(self, of: str = "bytes", max_pixels: int = DEFAULT_MAX_PIXELS):
-        self.of = of
-        self.max_pixels = max_pixels
+    of: str = "bytes"
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     def check(self) -> None:
         """Refuse unusable parameters with `ConfigError`."""
@@ -57,24 +60,26 @@ class ImageDigest:
         names = [DIGEST_COLUMN] if self.of == "bytes" else [ERROR_COLUMN, DIGEST_COLUMN]
         return dict.fromkeys(names, pa.string())
 
-    def provenance(self) -> dict[str, Any]:
-        """How the column is made."""
-        return {DIGEST_COLUMN: {"stage": "ImageDigest", "of": self.of, "version": __version__}}
+    def config(self) -> dict[str, Any]:
+        """What the digest is of."""
+        return {"of": self.of}
+
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """How the digest is made."""
+        return {DIGEST_COLUMN: super().provenance()[DIGEST_COLUMN]}
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, computed when they are needed."""
         self.check()
-        frame = dataset.metadata
-        frames.require_columns(frame, dataset.id_col, SHARD_COLUMN)
-        made = {name: frames.empty_column(frame, kind) for name, kind in self.columns().items()}
+        frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN)
         run = _Partition(self, dataset.path, dataset.id_col)
-        meta = frames.with_columns(frame._meta, made)
-        return dataset.replace(frame.map_partitions(run, meta=meta), self.provenance())
+        return dataset.with_columns(run, self.columns(), self.provenance())
 
 
 class _Partition:
-    """Digests of one computed partition; the function that Dask maps."""
+    """Digests of one computed partition."""
 
+    # What Dask's dashboard calls these tasks.
     __name__ = "image-digest"
 
     def __init__(self, stage: ImageDigest, root: str, id_col: str):
@@ -82,23 +87,24 @@ class _Partition:
         self.root = root
         self.id_col = id_col
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
+    def content_token(self) -> list[Any]:
         # The root is a place, not a content: a dataset that was moved gives the same result.
-        return ("ImageDigest", self.id_col, self.stage.of, self.stage.max_pixels)
+        return [*self.stage.content_token(), self.id_col]
 
-    def __call__(self, frame: Any) -> Any:
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token(self.content_token())
+
+    def __call__(self, frame: Any) -> dict[str, Any]:
         keys = frames.column_to_arrow(frame[self.id_col]).to_pylist()
         shards = frames.column_to_arrow(frame[SHARD_COLUMN]).to_pylist()
-        found: dict[str, list[str | None]] = {
-            DIGEST_COLUMN: [None] * len(keys),
-            ERROR_COLUMN: [MISSING] * len(keys),
-        }
+        digests: list[str | None] = [None] * len(keys)
+        errors: list[str | None] = [MISSING] * len(keys)
         for row, content in image_bytes(self.root, keys, shards):
             if content is not None:
-                digest, error = self._digest(content)
-                found[DIGEST_COLUMN][row], found[ERROR_COLUMN][row] = digest, error
-        columns = {name: pa.array(found[name], kind) for name, kind in self.stage.columns().items()}
-        return frames.with_columns(frame, columns)
+                digests[row], errors[row] = self._digest(content)
+        values = {DIGEST_COLUMN: digests, ERROR_COLUMN: errors}
+        kinds = self.stage.columns()
+        return {name: pa.array(values[name], kind) for name, kind in kinds.items()}
 
     def _digest(self, content: bytes) -> tuple[str | None, str | None]:
         if self.stage.of == "bytes":

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
-from nemo_image_curate.stages.image_pass import ImagePass
-from nemo_image_curate.version import __version__
+from nemo_image_curate.stages.base import Consume, PixelStage
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +36,8 @@ _COSINE_UNIT = 2.0**14
 MIN_CONTRAST = 2.0
 
 
-class PerceptualHash:
+@dataclass(eq=False)
+class PerceptualHash(PixelStage):
     """Adds two perceptual hashes of each image, for `PerceptualDedup` or for queries of your own.
 
     Call it with a dataset, or hand it to an embedder's `image_stages`, where it shares the
@@ -76,17 +76,9 @@ class PerceptualHash:
     >>> ds = TimmImageEmbedder("offline", image_stages=[PerceptualHash()])(ds)  # doctest: +SKIP
     """
 
+    flips: bool = False
+
     thumbnail_size = _SIDE
-
-    def __init__(
-        self, flips: bool = False, num_threads_per_worker: int = 4, use_index_files: bool = False
-    ):
-        self.flips = flips
-        self.num_threads_per_worker = num_threads_per_worker
-        self.use_index_files = use_index_files
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("PerceptualHash", _SIDE, MIN_CONTRAST, self.flips)
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
@@ -95,29 +87,13 @@ class PerceptualHash:
             names += ["phash_flipped", "dhash_flipped"]
         return dict.fromkeys(names, pa.uint64())
 
-    def provenance(self) -> dict[str, Any]:
-        """How the columns are made."""
-        record = {
-            "stage": "PerceptualHash",
-            "side": _SIDE,
-            "min_contrast": MIN_CONTRAST,
-            "version": __version__,
-        }
-        return dict.fromkeys(self.columns(), record)
+    def config(self) -> dict[str, Any]:
+        """The side of the pictures that are hashed, and what is too flat."""
+        return {"side": _SIDE, "min_contrast": MIN_CONTRAST}
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str) -> Consume:
         """The function from a decoded batch to column values."""
         return functools.partial(_of_batch, flips=self.flips)
-
-    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
-        """The dataset with the columns, computed when they are needed."""
-        image_pass = ImagePass(
-            consumers=(self,),
-            preprocessing=None,
-            num_threads=self.num_threads_per_worker,
-            use_index_files=self.use_index_files,
-        )
-        return image_pass(dataset)
 
 
 def _of_batch(batch: DecodedBatch, flips: bool) -> dict[str, list[int | None]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nemo_image_curate.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.batch import DecodedBatch
-from nemo_image_curate.stages.image_pass import ImagePass
-from nemo_image_curate.version import __version__
+from nemo_image_curate.stages.base import Consume, PixelStage
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +18,8 @@ _SIDE = 256
 _LUMA = (0.299, 0.587, 0.114)
 
 
-class ImageStatistics:
+@dataclass(eq=False)
+class ImageStatistics(PixelStage):
     """Adds size, format, brightness, contrast, sharpness and colorfulness of each image.
 
     Call it with a dataset, or hand it to an embedder's `image_stages`: then it costs no decoding
@@ -51,46 +51,28 @@ class ImageStatistics:
 
     thumbnail_size = _SIDE
 
-    def __init__(self, num_threads_per_worker: int = 4, use_index_files: bool = False):
-        self.num_threads_per_worker = num_threads_per_worker
-        self.use_index_files = use_index_files
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("ImageStatistics", _SIDE)
-
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""
         measured = ("brightness", "contrast", "sharpness", "colorfulness")
         sizes = {"width": pa.int32(), "height": pa.int32(), "image_format": pa.string()}
         return sizes | dict.fromkeys(measured, pa.float32())
 
-    def provenance(self) -> dict[str, Any]:
-        """How the columns are made."""
-        record = {"stage": "ImageStatistics", "side": _SIDE, "version": __version__}
-        return dict.fromkeys(self.columns(), record)
+    def config(self) -> dict[str, Any]:
+        """The side of the pictures that are measured."""
+        return {"side": _SIDE}
 
-    def load(self, device: str) -> Any:
+    def load(self, device: str) -> Consume:
         """The function from a decoded batch to column values."""
         return _statistics
 
-    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
-        """The dataset with the columns, computed when they are needed."""
-        image_pass = ImagePass(
-            consumers=(self,),
-            preprocessing=None,
-            num_threads=self.num_threads_per_worker,
-            use_index_files=self.use_index_files,
-        )
-        return image_pass(dataset)
-
 
 def _statistics(batch: DecodedBatch) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    values: dict[str, Any] = {
         "width": [batch.widths[row] for row in batch.kept],
         "height": [batch.heights[row] for row in batch.kept],
         "image_format": [batch.formats[row] for row in batch.kept],
     }
-    return made | measure(batch.thumbnails[_SIDE])
+    return values | measure(batch.thumbnails[_SIDE])
 
 
 def measure(images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,19 +1,13 @@
-"""Search by vectors: saved indexes over embedding columns, live stores, and queries of both."""
+"""From a query to its answer: by text, image or both, over saved indexes and live stores."""
 
-from nemo_image_curate.index.hits import Hit, Searchable
-from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
-from nemo_image_curate.search.captions import CaptionIndex, build_captions
-from nemo_image_curate.search.live.store import ChromaStore
-from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.catalog import lazy_names
 
-__all__ = [
-    "CaptionIndex",
-    "ChromaStore",
-    "Hit",
-    "Searchable",
-    "Searcher",
-    "VectorIndex",
-    "build_captions",
-    "build_index",
-    "index_path",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    CaptionIndex="search.captions",
+    Hit="index.hits",
+    Searchable="index.hits",
+    VectorIndex="index.vector_index",
+    build_index="index.vector_index",
+    index_path="index.vector_index",
+)

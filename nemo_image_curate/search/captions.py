@@ -12,19 +12,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import dask
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.compute import jobs
-from nemo_image_curate.dataset import saving
-from nemo_image_curate.dataset.fingerprints import Lineage
+from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.format import local_folder
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 FORMAT = 1
 # Porter's stemmer finds "dogs" by "dog". Measured on Flickr8k, 1,500 captions each looked for by
@@ -234,17 +231,14 @@ class _Source:
 
     def read(self, names: list[str] | None, progress: bool | None) -> list[str]:
         """The hash of each partition's captions; they are kept in files, where these are named."""
-        work = dask.delayed(_read_part, pure=False)
-        # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-        with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-            partitions = self.frame.to_delayed()
-        files: Sequence[str | None] = names or [None] * len(partitions)
-        return jobs.compute_all(
-            [work(part, name) for part, name in zip(partitions, files, strict=True)],
-            self.labels,
-            "read captions",
-            progress,
-            shared=not Lineage(self.frame).independent,
+        files: Sequence[str | None] = names or [None] * len(self)
+        return partitions.run(
+            self.frame,
+            _read_part,
+            [(name,) for name in files],
+            what="read captions",
+            labels=self.labels,
+            progress=progress,
         )
 
 

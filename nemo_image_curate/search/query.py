@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import numbers
 import os
@@ -11,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import unquote
 
 import numpy as np
 
 from nemo_image_curate import storage
+from nemo_image_curate.decode.data_url import check_size, data_url_content
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
     ImageHeader,
@@ -125,32 +123,7 @@ def image_content(image: Image, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
             f"an image of a query should be a path, bytes, a data URL or a PIL image, not "
             f"{type(image).__name__}."
         )
-    _check_size(len(content), max_bytes)
-    return content
-
-
-def data_url_content(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The bytes in a data URL (RFC 2397), such as ``data:image/png;base64,iVBORw0...``.
-
-    Raises
-    ------
-    ConfigError
-        When it is no data URL, or not one in base64.
-    ImageError
-        When it holds more than `max_bytes`.
-    """
-    head, comma, text = url.partition(",")
-    if head[:5].lower() != "data:" or not comma:
-        raise ConfigError(f"{url[:40]!r} is no data URL: data:image/jpeg;base64,... is.")
-    if not head.lower().endswith(";base64"):
-        raise ConfigError(f"the data URL {head[:60]!r},... is not in base64.")
-    # Before anything of that size is made; lines and escapes do not make base64 twice its content.
-    _check_size(len(text) // 2, max_bytes)
-    try:
-        content = base64.b64decode("".join(unquote(text).split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ConfigError(f"the data URL {head[:60]!r},... is broken: {error}.") from error
-    _check_size(len(content), max_bytes)
+    check_size(len(content), max_bytes)
     return content
 
 
@@ -190,17 +163,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise ImageError(f"too large: {size} bytes, limit {max_bytes}")
-
-
 def _read(location: str, max_bytes: int) -> bytes:
     try:
         found = storage.stat(location)
         if found is None:
             raise DatasetError(f"there is no image file {location[:200]!r}.")
-        _check_size(found.size, max_bytes)
+        check_size(found.size, max_bytes)
         return storage.read_bytes(location)
     except CurateError:
         raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nemo_image_curate import storage
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import (
     ConfigError,
     CurateError,
@@ -23,7 +23,7 @@ from nemo_image_curate.search.execution import Job, answers, lookup
 from nemo_image_curate.search.query import Image, Query, direction, image_content
 
 if TYPE_CHECKING:
-    from nemo_image_curate.embedders import ImageEmbedder
+    from nemo_image_curate.embedders.base import ImageEmbedder
     from nemo_image_curate.search.live.store import ChromaStore
 
 
@@ -99,7 +99,7 @@ class Searcher:
         if storage.stat(captions_path(dataset)):
             captions = CaptionIndex.load(captions_path(dataset), dataset)
         if embedder is None:
-            from nemo_image_curate.embedders import embedder_of
+            from nemo_image_curate.embedders.registry import embedder_of
 
             embedder = embedder_of(dataset.provenance.get("image_embedding", {}))
         searcher = cls(embedder, images, texts or None, captions, device)

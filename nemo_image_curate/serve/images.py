@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import stat
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from nemo_image_curate import storage
+from nemo_image_curate.decode.data_url import data_url_content
 from nemo_image_curate.decode.header import read_header
 from nemo_image_curate.errors import DatasetError, ImageError
 from nemo_image_curate.serve.models import ImageData, ImageKey, ImagePath
@@ -21,7 +20,7 @@ from nemo_image_curate.serve.settings import Settings
 from nemo_image_curate.shards.reader import TarShard
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
     from nemo_image_curate.search.live.store import ChromaStore
 
@@ -51,7 +50,9 @@ class Images:
         # Only the dataset's own tars are read, whatever a request calls a shard.
         self.shards: frozenset[str] = frozenset()
         if dataset is not None:
-            self.shards = frozenset(tar[len(dataset.path) + 1 :] for tar in dataset.tar_files)
+            self.shards = frozenset(
+                storage.relative(tar, dataset.path) for tar in dataset.tar_files
+            )
         self.store = store
         self.indexes = indexes
 
@@ -64,7 +65,8 @@ class Images:
             Saying what is wrong with it.
         """
         if isinstance(given, ImageData):
-            return _decoded(given.data)
+            url = given.data if given.data[:5].lower() == "data:" else f"data:;base64,{given.data}"
+            return data_url_content(url, self.settings.max_body)
         if isinstance(given, ImagePath):
             return self._file(given.path)
         return self.stored(given.key, given.shard)
@@ -134,17 +136,6 @@ def media_type(data: bytes) -> str:
     if not kind.startswith("image/"):
         raise ImageError(f"a {name} file is not served as an image")
     return kind
-
-
-def _decoded(text: str) -> bytes:
-    header, comma, payload = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
-    if comma and not header.lower().endswith(";base64"):
-        raise HTTPException(422, "a data URL of an image must be in base64: data:...;base64,...")
-    try:
-        # Line breaks are usual in base64; anything else foreign is a fault.
-        return base64.b64decode("".join(payload.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise HTTPException(422, f"the image's data are not base64: {error}.") from error
 
 
 def _is_below(path: str, root: str) -> bool:

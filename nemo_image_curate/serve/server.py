@@ -25,7 +25,7 @@ from nemo_image_curate.serve.settings import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
 

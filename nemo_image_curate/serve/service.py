@@ -29,7 +29,7 @@ from nemo_image_curate.serve.settings import Settings
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
-    from nemo_image_curate.dataset import ImageTextPairDataset
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher

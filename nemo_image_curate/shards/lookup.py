@@ -1,4 +1,4 @@
-"""Find rows' encoded images by (shard, key)."""
+"""From rows to the members of their tars, by (shard, key)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ def rows_by_shard(
     yield from sorted(groups.items())
 
 
-def image_bytes(
-    root: str, keys: Sequence[str], shards: Sequence[str | None], use_index_files: bool = False
-) -> Iterator[tuple[int, bytes | None]]:
-    """Yield each row with its image's bytes, in the order of the tars.
-
-    So what comes together does not depend on the order of the rows, and disks read forward.
+def open_shards(
+    root: str,
+    keys: Sequence[str | None],
+    shards: Sequence[str | None],
+    use_index_files: bool = False,
+) -> Iterator[tuple[TarShard, list[int]]]:
+    """Yield each shard, open until the next one is asked for, with the rows whose bytes it holds.
 
     Parameters
     ----------
@@ -35,12 +36,6 @@ def image_bytes(
     use_index_files : bool
         Take members' places from ``STEM.idx``.
 
-    Yields
-    ------
-    row : int
-    content : bytes or None
-        None where the shard has no image of that key.
-
     Raises
     ------
     DatasetError
@@ -48,6 +43,28 @@ def image_bytes(
     """
     for shard, rows in rows_by_shard(keys, shards):
         with TarShard(storage.join(root, shard), use_index_files) as opened:
-            members = {row: opened.index.image(keys[row]) for row in rows}
-            order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
-            yield from zip(order, opened.read(members[row] for row in order), strict=True)
+            yield opened, rows
+
+
+def image_bytes(
+    root: str,
+    keys: Sequence[str | None],
+    shards: Sequence[str | None],
+    use_index_files: bool = False,
+) -> Iterator[tuple[int, bytes | None]]:
+    """Yield each row with its image's bytes, in the order of the tars.
+
+    So what comes together does not depend on the order of the rows, and disks read forward.
+    Parameters and errors are those of `open_shards`.
+
+    Yields
+    ------
+    row : int
+    content : bytes or None
+        None where the shard has no image of that key.
+    """
+    for opened, rows in open_shards(root, keys, shards, use_index_files):
+        members = {row: opened.index.image(keys[row] or "") for row in rows}
+        in_tar_order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
+        contents = opened.read(members[row] for row in in_tar_order)
+        yield from zip(in_tar_order, contents, strict=True)

@@ -11,6 +11,7 @@ from types import TracebackType
 from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import BLOCK, Member, TarIndex, is_header_of, parse_idx, scan
+from nemo_image_curate.shards.names import ShardFiles
 
 # Ranges of a remote shard that one request round asks for together.
 _RANGES_AT_ONCE = 64
@@ -76,7 +77,7 @@ class TarShard:
         self._stack.close()
 
     def _read_idx(self) -> TarIndex | None:
-        location = idx_location(self.location)
+        location = ShardFiles.beside(self.location).index
         tar, idx = storage.stat(self.location), storage.stat(location)
         # An index older than its tar may describe other bytes.
         if tar is None or idx is None or idx.mtime < tar.mtime:
@@ -118,13 +119,3 @@ class TarShard:
         found = iter(storage.read_ranges(self.location, wanted) if wanted else ())
         for member in members:
             yield None if member is None else next(found)
-
-
-def idx_location(tar_location: str) -> str:
-    """Where the ``wds2idx`` file of a tar lies."""
-    return stem(tar_location) + ".idx"
-
-
-def stem(tar_location: str) -> str:
-    """A tar's location without ``.tar``, in any case."""
-    return tar_location[:-4] if tar_location.lower().endswith(".tar") else tar_location

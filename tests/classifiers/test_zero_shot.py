@@ -17,12 +17,9 @@ from nemo_image_curate import ImageTextPairDataset, ZeroShotClassifier
 from nemo_image_curate.classifiers.prompts import template_sets
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset.fingerprints import Lineage
-from nemo_image_curate.embedders import (
-    ConseEmbedder,
-    OpenCLIPEmbedder,
-    TextImageEmbedder,
-    TextTower,
-)
+from nemo_image_curate.embedders.conse import ConseEmbedder
+from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.errors import (
     ConfigError,
     DatasetError,

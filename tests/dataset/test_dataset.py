@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, ImageError
 from nemo_image_curate.frames import to_arrow
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nemo_image_curate.dataset import ImageTextPairDataset, inspect_dataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.inspecting import inspect_dataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.frames import to_arrow
 from tests.make_data import (

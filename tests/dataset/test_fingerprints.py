@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from tests.make_data import make_dataset
 
@@ -91,7 +91,7 @@ def test_tokens_tell_expressions_apart_and_repeat(frame):
 def test_tokens_are_the_same_in_another_process(frame, tmp_path):
     code = """
 import sys
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import Lineage
 from tests.dataset.test_fingerprints import CHANGES
 LIMIT = {"a": 1, "b": 2}

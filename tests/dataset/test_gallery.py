@@ -8,7 +8,7 @@ import re
 
 from PIL import Image
 
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 

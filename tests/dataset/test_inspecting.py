@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_image_curate.dataset import ImageTextPairDataset, inspect_dataset
-from nemo_image_curate.dataset.inspecting import MAX_NAMED
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.inspecting import MAX_NAMED, inspect_dataset
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 

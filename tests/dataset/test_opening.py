@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.frames import to_arrow
 from tests.make_data import Truth, fields_of, jpeg, make_dataset, write_sidecar, write_tar
@@ -315,7 +315,7 @@ def test_inputs_may_be_read_only(tmp_path):
         path.chmod(0o444)
     (tmp_path / "tars").chmod(0o555)
     code = f"""
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import CurateError
 dataset = ImageTextPairDataset.from_webdataset({str(tmp_path / "tars")!r})
 dataset.save_metadata({str(tmp_path / "meta")!r}).to_webdataset({str(tmp_path / "new")!r})

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_image_curate import storage
-from nemo_image_curate.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, JobError
 from nemo_image_curate.frames import to_arrow
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar

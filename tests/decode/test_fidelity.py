@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nemo_image_curate.decode import CpuDecoder, DaliDecoder, Preprocessing
+from nemo_image_curate.decode.cpu import CpuDecoder
+from nemo_image_curate.decode.dali import DaliDecoder
+from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.decode.pictures import saved
 from tests.shared import SHARED, needs_shared

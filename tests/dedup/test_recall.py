@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nemo_image_curate.dedup import SemanticDedup
+from nemo_image_curate.dedup.semantic import SemanticDedup
 from tests.dedup.make_embeddings import planted, write_embeddings
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from nemo_image_curate import TimmImageEmbedder, frames
 from nemo_image_curate.compute import jobs
-from nemo_image_curate.dataset import ImageTextPairDataset
-from nemo_image_curate.dedup import SemanticDedup, extraction, members
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dedup import extraction, members
+from nemo_image_curate.dedup.semantic import SemanticDedup
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.shards.pack import pack
 from tests.dedup.make_embeddings import brute_force, planted, write_embeddings

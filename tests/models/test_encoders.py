@@ -6,18 +6,10 @@ import pytest
 import torch
 
 from nemo_image_curate.errors import ConfigError, WeightsError
-from nemo_image_curate.models import encoder_table, encoders, offline
-from nemo_image_curate.models.encoders import (
-    CLIP_VIT_L_14,
-    ENCODERS,
-    OFFLINE,
-    check_quickgelu,
-    encoder_family,
-    known_encoder,
-    offline_state_dict,
-    open_clip_family,
-    timm_config,
-)
+from nemo_image_curate.models import encoder_table, offline
+from nemo_image_curate.models.encoder_table import CLIP_VIT_L_14, ENCODERS, OFFLINE, known_encoder
+from nemo_image_curate.models.encoders import check_quickgelu, encoder_id, open_clip_id, timm_config
+from nemo_image_curate.models.offline import offline_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
 from nemo_image_curate.models.weights import sha256_of
 from tests.shared import SHARED, needs_shared
@@ -43,7 +35,7 @@ def test_the_table_agrees_with_timm(encoder):
             model = import_timm().create_model(encoder.timm_name)
         assert "QuickGELU" in {type(module).__name__ for module in model.modules()}
         check_quickgelu(encoder.timm_name)
-        assert encoder_family(encoder.timm_name, pretrained=True) == encoder.name
+        assert encoder_id(encoder.timm_name, pretrained=True) == encoder.name
     assert config.input_size[1:] == (encoder.image_size, encoder.image_size)
 
 
@@ -83,23 +75,23 @@ def test_other_weights_pass(name):
 
 def test_an_untagged_name_means_timms_default_weights():
     # Not OpenAI's: what timm loads for the bare name is another model.
-    bare = encoder_family("vit_large_patch14_clip_quickgelu_224", pretrained=True)
+    bare = encoder_id("vit_large_patch14_clip_quickgelu_224", pretrained=True)
     tag = timm_config("vit_large_patch14_clip_quickgelu_224").tag
     assert bare == f"timm/vit_large_patch14_clip_quickgelu_224.{tag}" != CLIP_VIT_L_14
 
 
 def test_identities(tmp_path):
-    assert encoder_family(QUICK, pretrained=True) == CLIP_VIT_L_14
-    assert encoder_family(f"timm/{QUICK}", pretrained=True) == CLIP_VIT_L_14
-    assert encoder_family(QUICK) == "vit_large_patch14_clip_quickgelu_224:random"
-    assert encoder_family("resnet50.a1_in1k", pretrained=True) == "timm/resnet50.a1_in1k"
+    assert encoder_id(QUICK, pretrained=True) == CLIP_VIT_L_14
+    assert encoder_id(f"timm/{QUICK}", pretrained=True) == CLIP_VIT_L_14
+    assert encoder_id(QUICK) == "vit_large_patch14_clip_quickgelu_224:random"
+    assert encoder_id("resnet50.a1_in1k", pretrained=True) == "timm/resnet50.a1_in1k"
     # The same weights in the wrong architecture are another encoder.
-    assert encoder_family(PLAIN, pretrained=True) == f"timm/{PLAIN}"
-    assert encoder_family(OFFLINE) == "offline/tf_efficientnet_lite0"
+    assert encoder_id(PLAIN, pretrained=True) == f"timm/{PLAIN}"
+    assert encoder_id(OFFLINE) == "offline/tf_efficientnet_lite0"
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     one.write_bytes(b"1")
     two.write_bytes(b"2")
-    found = {encoder_family(QUICK, checkpoint_path=path) for path in (one, two)}
+    found = {encoder_id(QUICK, checkpoint_path=path) for path in (one, two)}
     assert found == {
         f"vit_large_patch14_clip_quickgelu_224:sha256:{sha256_of(path)[:16]}" for path in (one, two)
     }
@@ -108,28 +100,28 @@ def test_identities(tmp_path):
 def test_a_published_checkpoint_is_recognised_and_a_copy_can_be_declared(tmp_path, monkeypatch):
     path = tmp_path / "ViT-L-14.pt"
     path.write_bytes(b"stands for 900 MB")
-    assert ":sha256:" in encoder_family(QUICK, checkpoint_path=path)
-    declared = encoder_family(QUICK, checkpoint_path=path, declared=CLIP_VIT_L_14)
+    assert ":sha256:" in encoder_id(QUICK, checkpoint_path=path)
+    declared = encoder_id(QUICK, checkpoint_path=path, declared=CLIP_VIT_L_14)
     assert declared == CLIP_VIT_L_14
     with pytest.raises(ConfigError, match=QUICK.partition(".")[0]):
-        encoder_family(PLAIN, checkpoint_path=path, declared=CLIP_VIT_L_14)
+        encoder_id(PLAIN, checkpoint_path=path, declared=CLIP_VIT_L_14)
     with pytest.raises(ConfigError, match="known are openai/clip"):
-        encoder_family(QUICK, checkpoint_path=path, declared="openai/clip-large")
+        encoder_id(QUICK, checkpoint_path=path, declared="openai/clip-large")
     with pytest.raises(ConfigError, match="none is given"):
-        encoder_family(QUICK, declared=CLIP_VIT_L_14)
+        encoder_id(QUICK, declared=CLIP_VIT_L_14)
     entry = encoder_table.Encoder(CLIP_VIT_L_14, QUICK, "ViT-L-14", 768, 224, 1.0, sha256_of(path))
-    monkeypatch.setitem(encoders.ENCODERS, CLIP_VIT_L_14, entry)
-    assert encoder_family(QUICK, checkpoint_path=path) == CLIP_VIT_L_14
+    monkeypatch.setitem(encoder_table.ENCODERS, CLIP_VIT_L_14, entry)
+    assert encoder_id(QUICK, checkpoint_path=path) == CLIP_VIT_L_14
     with pytest.raises(ConfigError, match="has the architecture"):
-        encoder_family(PLAIN, checkpoint_path=path)
+        encoder_id(PLAIN, checkpoint_path=path)
 
 
 def test_open_clip_names():
-    assert open_clip_family("ViT-L-14", "openai") == CLIP_VIT_L_14
-    assert open_clip_family("ViT-L-14-quickgelu", "openai") == CLIP_VIT_L_14
-    assert open_clip_family("ViT-B/32", "openai") == encoders.CLIP_VIT_B_32
-    assert open_clip_family("ViT-B-32", "laion2b_e16") == "open_clip/ViT-B-32.laion2b_e16"
-    assert open_clip_family("ViT-B-32", None) == "ViT-B-32:random"
+    assert open_clip_id("ViT-L-14", "openai") == CLIP_VIT_L_14
+    assert open_clip_id("ViT-L-14-quickgelu", "openai") == CLIP_VIT_L_14
+    assert open_clip_id("ViT-B/32", "openai") == encoder_table.CLIP_VIT_B_32
+    assert open_clip_id("ViT-B-32", "laion2b_e16") == "open_clip/ViT-B-32.laion2b_e16"
+    assert open_clip_id("ViT-B-32", None) == "ViT-B-32:random"
 
 
 def test_names_that_timm_does_not_have():
@@ -138,7 +130,7 @@ def test_names_that_timm_does_not_have():
     with pytest.raises(ConfigError, match=r"resnet50\.a1_in1k"):
         timm_config("resnet50.mine")
     with pytest.raises(ConfigError, match="its own weights"):
-        encoder_family(OFFLINE, checkpoint_path="x.pth")
+        encoder_id(OFFLINE, checkpoint_path="x.pth")
 
 
 def test_known_encoder():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from nemo_image_curate.errors import WeightsError
-from nemo_image_curate.models.weights import load_state_dict
+from nemo_image_curate.models.state_dicts import load_state_dict
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 

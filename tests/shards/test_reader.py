@@ -11,7 +11,7 @@ import pytest
 
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import Member, format_idx, scan
-from nemo_image_curate.shards.reader import TarShard, idx_location, stem
+from nemo_image_curate.shards.reader import TarShard
 from tests.make_data import jpeg, make_dataset, write_tar
 
 
@@ -147,12 +147,6 @@ def test_missing_shard_says_what_to_do(tmp_path):
         TarShard(str(tmp_path / "gone.tar")).__enter__()
     with pytest.raises(DatasetError, match="cannot read shard"):
         TarShard(str(tmp_path)).__enter__()
-
-
-def test_names():
-    assert stem("a/b.c.tar") == "a/b.c"
-    assert stem("a/b.TAR") == "a/b"
-    assert idx_location("s3://b/00000.tar") == "s3://b/00000.idx"
 
 
 @pytest.mark.parametrize("with_idx", [False, True])

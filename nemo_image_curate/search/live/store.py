@@ -15,7 +15,7 @@ from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchE
 from nemo_image_curate.search.live.vectors import ChromaVectors, is_text, row_of, vector_problem
 
 if TYPE_CHECKING:
-    from nemo_image_curate.embedders import ImageEmbedder
+    from nemo_image_curate.embedders.base import ImageEmbedder
 
 _CONTENT = "_sha256"
 # Of 10,000 random vectors of width 512, the hardest there are, this found all of the true ten

@@ -1,10 +1,10 @@
-"""The published classifier heads: their files and the encoders they were trained on."""
+"""The classifier heads that LAION published: their files and the encoders they were trained on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_image_curate.models.encoders import CLIP_VIT_B_16, CLIP_VIT_B_32, CLIP_VIT_L_14
+from nemo_image_curate.models.encoder_table import CLIP_VIT_B_16, CLIP_VIT_B_32, CLIP_VIT_L_14
 from nemo_image_curate.models.weights import WeightsFile
 
 _AESTHETIC_V1 = "https://github.com/LAION-AI/aesthetic-predictor/raw/main/"

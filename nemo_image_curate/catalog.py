@@ -1,0 +1,126 @@
+"""The one list of public names: where each is defined, and which stages commands offer.
+
+A new classifier, statistic or other stage is one file, its test, and one line here: the lazy
+names of the package, options of commands, recorded stages and the reference in ``docs/`` follow.
+Plain data, so that ``import nemo_image_curate`` and ``--help`` load nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_PACKAGE = "nemo_image_curate"
+
+# What a stage looks at, which decides the commands that offer it: decoded images (embed), image
+# embeddings (embed and score), the embeddings of images and captions (score).
+Sees = Literal["images", "embeddings", "pairs"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A public name.
+
+    Attributes
+    ----------
+    module : str
+        Where it is defined, below the package.
+    sees : {"images", "embeddings", "pairs"}, optional
+        For stages that commands offer by an option.
+    option : str
+        The option's name, without dashes.
+    help : str
+        What the option adds.
+    """
+
+    module: str
+    sees: Sees | None = None
+    option: str = ""
+    help: str = ""
+
+
+PUBLIC: dict[str, Entry] = {
+    "AestheticClassifier": Entry(
+        "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
+    ),
+    "ChromaStore": Entry("search.live.store"),
+    "ClipScore": Entry(
+        "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
+    ),
+    "ColumnStage": Entry("stages.base"),
+    "ConseEmbedder": Entry("embedders.conse"),
+    "ExactDedup": Entry("dedup.exact"),
+    "ImageClassifier": Entry("classifiers.base"),
+    "ImageDigest": Entry("quality.digest"),
+    "ImageEmbedder": Entry("embedders.base"),
+    "ImageStatistics": Entry(
+        "quality.statistics", "images", "stats", "width, height, sharpness and the like"
+    ),
+    "ImageTextPairDataset": Entry("dataset.dataset"),
+    "NsfwClassifier": Entry(
+        "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
+    ),
+    "OpenCLIPEmbedder": Entry("embedders.open_clip"),
+    "PerceptualDedup": Entry("dedup.perceptual"),
+    "PerceptualHash": Entry(
+        "quality.perceptual_hash", "images", "hashes", "phash and dhash, for perceptual dedup"
+    ),
+    "PixelStage": Entry("stages.base"),
+    "Preprocessing": Entry("decode.preprocessing"),
+    "Searcher": Entry("search.searcher"),
+    "SemanticClusters": Entry("dedup.semantic"),
+    "SemanticDedup": Entry("dedup.semantic"),
+    "Stage": Entry("stages.base"),
+    "TextImageEmbedder": Entry("embedders.text_image"),
+    "TextTower": Entry("embedders.text_image"),
+    "TimmImageEmbedder": Entry("embedders.timm"),
+    "VectorIndex": Entry("index.vector_index"),
+    "ZeroShotClassifier": Entry("classifiers.zero_shot"),
+    "build_captions": Entry("search.captions"),
+    "build_index": Entry("index.vector_index"),
+    "embedder_of": Entry("embedders.registry"),
+    "get_client": Entry("compute.client"),
+    "inspect_dataset": Entry("dataset.inspecting"),
+}
+
+
+def load(name: str) -> Any:
+    """The object of a public name."""
+    return getattr(importlib.import_module(f"{_PACKAGE}.{PUBLIC[name].module}"), name)
+
+
+def offered(*sees: Sees) -> dict[str, Entry]:
+    """The stages that look at one of these, by name."""
+    return {name: entry for name, entry in PUBLIC.items() if entry.sees in sees}
+
+
+def lazy_names(
+    package: str, **more: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package with the names defined below it.
+
+    They are imported at first use (PEP 562), so that importing the package loads nothing heavy.
+
+    Parameters
+    ----------
+    package : str
+        The package's ``__name__``.
+    **more : str
+        Further names, and the modules that they are defined in.
+    """
+    below = package.removeprefix(_PACKAGE).removeprefix(".")
+    modules = {
+        name: entry.module
+        for name, entry in PUBLIC.items()
+        if not below or entry.module.partition(".")[0] == below
+    } | more
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{_PACKAGE}.{modules[name]}"), name)
+
+    names = sorted(modules)
+    return get, lambda: names, names

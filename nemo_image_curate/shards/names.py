@@ -1,0 +1,41 @@
+"""The files of one shard, which stand beside each other under one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_ENDINGS = (".tar", ".parquet", ".idx")
+
+
+@dataclass(frozen=True)
+class ShardFiles:
+    """A tar, its sidecar of metadata, and its ``wds2idx`` index of members.
+
+    Parameters
+    ----------
+    stem : str
+        What they are called without their endings.
+    """
+
+    stem: str
+
+    @classmethod
+    def beside(cls, location: str) -> ShardFiles:
+        """The files of the shard that one of them, at `location`, is of."""
+        ending = next((one for one in _ENDINGS if location.lower().endswith(one)), "")
+        return cls(location[: len(location) - len(ending)])
+
+    @property
+    def tar(self) -> str:
+        """The tar."""
+        return f"{self.stem}.tar"
+
+    @property
+    def sidecar(self) -> str:
+        """The Parquet file with a row for each sample."""
+        return f"{self.stem}.parquet"
+
+    @property
+    def index(self) -> str:
+        """Where the members lie in the tar."""
+        return f"{self.stem}.idx"
