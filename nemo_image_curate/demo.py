@@ -25,6 +25,7 @@ from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.semantic import SemanticDedup
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.expressions.evaluate import matching_rows
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
 from nemo_image_curate.shards.pack import find_images, pack
@@ -34,7 +35,7 @@ _MARK = ".nemo-image-curate-demo"
 
 # What the demo rejects, in this order; a row counts for the first rule that it breaks.
 RULES = {
-    "cannot be decoded": "image_error",
+    "cannot be decoded": "image_error.notna()",
     "too small": "width < 64 or height < 64",
     "too dark": "brightness < 30",
     "blurred": "sharpness < 20",
@@ -101,13 +102,12 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     embedding_started = time.perf_counter()
     scored = embedder(dataset).save_metadata(str(metadata))
     seconds = time.perf_counter() - embedding_started
-    rows = frames.to_arrow(scored.metadata.drop(columns="image_embedding").compute()).to_pandas()
+    table = frames.to_arrow(scored.metadata.drop(columns="image_embedding").compute())
+    rows = table.to_pandas()
     rows["rejected"] = None
     for reason, rule in RULES.items():
-        broken = rows.image_error.notna() if rule == "image_error" else rows.eval(rule)
-        rows.loc[rows.rejected.isna() & broken.fillna(False).astype(bool), "rejected"] = reason
-    good = " and ".join(f"not ({rule})" for rule in RULES.values() if rule != "image_error")
-    marked = scored.replace(scored.metadata[scored.metadata.image_error.isna()]).filter(good)
+        rows.loc[rows.rejected.isna() & matching_rows(table, rule), "rejected"] = reason
+    marked = scored.filter(" and ".join(f"not ({rule})" for rule in RULES.values()))
     for stage in DUPLICATES.values():
         marked = stage(marked)
     flags = {name: f"{stage.prefix}is_duplicate" for name, stage in DUPLICATES.items()}

@@ -19,7 +19,7 @@ from nemo_image_curate.classifiers.prompts import (
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.stages.base import NO_EFFECT
+from nemo_image_curate.stages.base import NO_EFFECT, no_effect
 from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
@@ -100,8 +100,9 @@ class ZeroShotClassifier(ImageClassifier):
     check_encoder: bool = field(default=True, kw_only=True, metadata=NO_EFFECT)
     # `content_token` has what of it decides values.
     embedder: ImageEmbedder = field(metadata=NO_EFFECT)
-    labels: Sequence[str] | Mapping[str, str | Sequence[str]]
-    templates: str | Sequence[str] = "openai-80"
+    # `config` has both as they are read.
+    labels: Sequence[str] | Mapping[str, str | Sequence[str]] = field(metadata=NO_EFFECT)
+    templates: str | Sequence[str] = no_effect("openai-80")
     multi_label: bool = False
 
     def encoder(self) -> str:

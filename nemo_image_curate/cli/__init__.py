@@ -3,7 +3,36 @@
 Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
 """
 
-from nemo_image_curate.cli import columns, duplicates, samples, searching, trying
+from nemo_image_curate.cli import (
+    dedup,
+    demo,
+    doctor,
+    embed,
+    filter,
+    index,
+    inspect,
+    pack,
+    score,
+    search,
+    serve,
+    stats,
+    zero_shot,
+)
 from nemo_image_curate.cli.base import main
 
-__all__ = ["columns", "duplicates", "main", "samples", "searching", "trying"]
+__all__ = [
+    "dedup",
+    "demo",
+    "doctor",
+    "embed",
+    "filter",
+    "index",
+    "inspect",
+    "main",
+    "pack",
+    "score",
+    "search",
+    "serve",
+    "stats",
+    "zero_shot",
+]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nemo_image_curate import catalog
+from nemo_image_curate.catalog import Sees
 from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, CurateError
 from nemo_image_curate.version import __version__
 
@@ -136,6 +138,43 @@ threads_option = click.option(
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="The encoder's weights, when they came from a file."
 )
+
+
+def stage_options(
+    *sees: Sees, weights: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command a flag for each stage that looks at one of these.
+
+    The command's argument `stages` has the names of those that were asked for.
+
+    Parameters
+    ----------
+    *sees : {"images", "embeddings", "pairs"}
+    weights : bool
+        For stages of embeddings also an option that names a file, in the argument `weights`.
+    """
+    offered = catalog.offered(*sees)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> Any:
+            flags = {name: options.pop(entry.option) for name, entry in offered.items()}
+            files = {
+                name: options.pop(f"{entry.option}_weights", None)
+                for name, entry in offered.items()
+            }
+            if weights:
+                options["weights"] = {name: file for name, file in files.items() if file}
+            return command(*args, stages=[name for name in flags if flags[name]], **options)
+
+        for entry in reversed(offered.values()):
+            if weights and entry.sees == "embeddings":
+                text = "The published file, if not downloaded."
+                run = click.option(f"--{entry.option}-weights", metavar="FILE", help=text)(run)
+            run = click.option(f"--{entry.option}", is_flag=True, help=f"Add {entry.help}.")(run)
+        return run
+
+    return decorate
 
 
 def print_json(record: Any) -> None:

@@ -1,4 +1,4 @@
-"""The embedder that made a column, from what the dataset records of it."""
+"""Embedders by a short name, and by what a dataset records of a column."""
 
 from __future__ import annotations
 
@@ -57,3 +57,37 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
             f"({embedder.encoder()!r}). Give the right file as checkpoint_path= (--checkpoint)."
         )
     return embedder
+
+
+def named_embedder(model: str, pretrained: bool = False, **options: Any) -> ImageEmbedder:
+    """The embedder that a short name means, as commands and recipes give it.
+
+    Parameters
+    ----------
+    model : str
+        ``offline`` or ``offline-conse``, which need no download; a name that timm knows; or
+        ``open_clip:ARCHITECTURE:TAG``, ``open_clip:hf-hub:ORGANISATION/NAME``,
+        ``open_clip:local-dir:FOLDER``.
+    pretrained : bool, default False
+        Take the weights that timm names.
+    **options
+        Of the embedder.
+
+    Raises
+    ------
+    ConfigError
+        For options that do not go with the name.
+    """
+    family, _, name = model.partition(":")
+    if family != "open_clip" and model != "offline-conse":
+        return TimmImageEmbedder(model, pretrained=pretrained, **options)
+    if pretrained:
+        raise ConfigError("--pretrained is for timm; name a tag: open_clip:ViT-B-32:TAG.")
+    if family == "open_clip":
+        if name.startswith(("hf-hub:", "local-dir:")):
+            return OpenCLIPEmbedder(name, **options)
+        architecture, _, tag = name.partition(":")
+        return OpenCLIPEmbedder(architecture, tag or None, **options)
+    if any([options.pop("checkpoint_path"), options.pop("checkpoint_encoder")]):
+        raise ConfigError("the offline model brings its own weights; give no others.")
+    return ConseEmbedder(**options)

@@ -1,0 +1,23 @@
+"""The command doctor."""
+
+from __future__ import annotations
+
+import click
+
+from nemo_image_curate.cli.base import json_option, main, print_json
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show versions, devices and the weights cache, and what works on this machine."""
+    from nemo_image_curate.doctor import examine
+
+    found = examine()
+    if as_json:
+        print_json(found)
+        return
+    for part, lines in found.items():
+        click.echo(part)
+        for name, value in lines.items():
+            click.echo(f"  {name:<24} {value}")

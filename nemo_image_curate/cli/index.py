@@ -1,0 +1,105 @@
+"""The command index."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_image_curate.cli.base import (
+    Session,
+    computes,
+    embedding_option,
+    json_option,
+    main,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.index.vector_index import VectorIndex
+
+
+@main.command()
+@click.argument("dataset")
+@embedding_option
+@click.option("--text-embedding-column", default="text_embedding", show_default=True)
+@click.option("--caption-column", default="caption", show_default=True)
+@click.option(
+    "--kind",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="By the number of rows, or flat (exact), ivf.",
+)
+@click.option(
+    "--target-recall", type=click.FloatRange(0, 1, min_open=True), default=0.96, show_default=True
+)
+@click.option("--no-rerank", is_flag=True, help="Keep no vectors to score the best with exactly.")
+@click.option("--rebuild", is_flag=True, help="Replace an index that is there already.")
+@json_option
+@computes
+def index(
+    dataset: str,
+    embedding_column: str,
+    text_embedding_column: str,
+    caption_column: str,
+    kind: str,
+    target_recall: float,
+    no_rerank: bool,
+    rebuild: bool,
+    as_json: bool,
+    session: Session,
+) -> None:
+    """Index embeddings, of images and of captions, and the words of captions, for search.
+
+    Run it again after shards were added: they are added to the index that is there.
+    """
+    from nemo_image_curate.search.captions import build_captions
+
+    # What was chosen, and what it will take.
+    logging.getLogger("nemo_image_curate.search").setLevel(logging.INFO)
+    options = {"kind": kind, "rerank": not no_rerank, "target_recall": target_recall}
+    told: dict[str, Any] = {}
+    with session.client():
+        opened = session.open(dataset)
+        for column in (embedding_column, text_embedding_column):
+            if column == embedding_column or column in opened.metadata.columns:
+                started = time.perf_counter()
+                built = _index(opened, column, options, rebuild)
+                seconds = round(time.perf_counter() - started, 1)
+                told[column] = {**_summary(built), "seconds": seconds}
+        if caption_column in opened.metadata.columns:
+            captions = build_captions(opened, caption_column)
+            told[caption_column] = {"captions": len(captions), "path": captions.path}
+    if as_json:
+        print_json(told)
+        return
+    for column, record in told.items():
+        click.echo(column)
+        for name, value in record.items():
+            click.echo(
+                f"  {name:<10} {value:,}" if isinstance(value, int) else f"  {name:<10} {value}"
+            )
+
+
+def _index(
+    opened: ImageTextPairDataset, column: str, options: dict[str, Any], rebuild: bool
+) -> VectorIndex:
+    from nemo_image_curate import storage
+    from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
+
+    path = index_path(opened, column)
+    if not rebuild and storage.stat(storage.join(path, "index.json")):
+        there = VectorIndex.load(path)
+        if options.items() <= there.recipe["options"].items():
+            return there.add(opened)
+    return build_index(opened, column, **options)
+
+
+def _summary(built: VectorIndex) -> dict[str, Any]:
+    recipe = built.recipe
+    size = {f"{place} MB": round(count / 1e6, 1) for place, count in recipe["bytes"].items()}
+    return {"kind": recipe["kind"], "vectors": len(built), **size, "recall@10": recipe["recall"]}

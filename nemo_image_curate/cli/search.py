@@ -1,0 +1,61 @@
+"""The command search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from nemo_image_curate.cli.base import (
+    backend_option,
+    checkpoint_option,
+    json_option,
+    main,
+    print_json,
+)
+from nemo_image_curate.cli.searching import open_searcher, store_option
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--text", metavar="TEXT", help="What the images show.")
+@click.option("--image", metavar="FILE", help="An image that they are like.")
+@click.option("--like", metavar="KEY", help="A sample of the dataset that they are like.")
+@click.option("--negative-text", metavar="TEXT", help="What they do not show.")
+@click.option("--text-weight", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--image-weight", type=click.FloatRange(min=0), default=1.0, show_default=True)
+@click.option("--negative-weight", type=click.FloatRange(min=0), default=0.5, show_default=True)
+@click.option("-k", type=int, default=10, show_default=True, help="How many to show.")
+@click.option("--where", metavar="EXPR", help="Only rows for which this is true: 'width >= 256'.")
+@click.option(
+    "--collapse",
+    type=click.FloatRange(0, 1),
+    metavar="COSINE",
+    help="Hide images that are as similar as this to a better one, such as 0.95.",
+)
+@click.option("--fuse-captions", is_flag=True, help="Look for the words in captions, too.")
+@click.option("--captions", is_flag=True, help="Look for captions instead of images.")
+@checkpoint_option
+@store_option
+@backend_option
+@json_option
+def search(
+    dataset: str,
+    captions: bool,
+    checkpoint: str | None,
+    store: str | None,
+    backend: str,
+    as_json: bool,
+    **query: Any,
+) -> None:
+    """Find images by text, by an image, or by both; needs what the command index makes."""
+    _, _, searcher = open_searcher(dataset, backend, checkpoint, store)
+    hits = searcher.search(**query, over="texts" if captions else "images")
+    if as_json:
+        print_json([hit.to_dict() for hit in hits])
+        return
+    for hit in hits:
+        similar = f"  (+{hit.similar} alike)" if hit.similar else ""
+        click.echo(
+            f"{hit.score:.4f}  {hit.shard or 'store'}: {hit.key}{similar}  {hit.caption or ''}"
+        )

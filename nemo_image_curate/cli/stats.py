@@ -1,0 +1,36 @@
+"""The command stats."""
+
+from __future__ import annotations
+
+import click
+
+from nemo_image_curate.cli.base import (
+    Session,
+    computes,
+    json_option,
+    main,
+    output_option,
+    save,
+    threads_option,
+)
+
+
+@main.command()
+@click.argument("dataset")
+@output_option
+@threads_option
+@json_option
+@computes
+def stats(
+    dataset: str,
+    output: str | None,
+    threads: int,
+    as_json: bool,
+    session: Session,
+) -> None:
+    """Add size, format, brightness, contrast, sharpness and colorfulness."""
+    from nemo_image_curate.quality.statistics import ImageStatistics
+
+    with session.client():
+        stage = ImageStatistics(num_threads_per_worker=threads)
+        save(stage(session.open(dataset)), output, as_json)

@@ -1,0 +1,93 @@
+"""The command zero-shot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nemo_image_curate.cli.base import (
+    Session,
+    checkpoint_option,
+    computes,
+    embedding_option,
+    json_option,
+    main,
+    output_option,
+    save,
+)
+
+
+@main.command(name="zero-shot")
+@click.argument("dataset")
+@click.option(
+    "--labels",
+    required=True,
+    metavar="LABEL,LABEL...",
+    help="Labels with commas between, or @FILE with one in each line. A label may give the words "
+    "that prompts name it by: dog=dog|puppy.",
+)
+@click.option(
+    "--templates",
+    default="openai-80",
+    show_default=True,
+    metavar="NAME|TEXT",
+    help="one, simple-7, openai-80, or a template such as 'a painting of a {}.'.",
+)
+@click.option("--multi-label", is_flag=True, help="Score each label by itself.")
+@click.option("--label-column", default="label", show_default=True, help="Names the columns.")
+@embedding_option
+@checkpoint_option
+@output_option
+@json_option
+@computes
+def zero_shot(
+    dataset: str,
+    labels: str,
+    templates: str,
+    multi_label: bool,
+    label_column: str,
+    embedding_column: str,
+    checkpoint: str | None,
+    output: str | None,
+    as_json: bool,
+    session: Session,
+) -> None:
+    """Label images by how near texts are: columns label and label_score.
+
+    With --multi-label one column label_NAME for each label.
+    """
+    from nemo_image_curate import frames
+    from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
+    from nemo_image_curate.embedders.registry import embedder_of
+
+    with session.client():
+        opened = session.open(dataset)
+        frames.require_columns(opened.metadata, embedding_column)
+        stage = ZeroShotClassifier(
+            embedder_of(opened.provenance.get(embedding_column, {}), checkpoint),
+            _labels(labels),
+            [templates] if "{}" in templates else templates,
+            multi_label=multi_label,
+            pred_column=label_column,
+            embedding_column=embedding_column,
+        )
+        save(stage(opened), output, as_json)
+
+
+def _labels(text: str) -> dict[str, list[str]]:
+    """Labels as typed: ``cat,dog=dog|puppy`` or ``@FILE``."""
+    if text.startswith("@"):
+        try:
+            given = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--labels: cannot read {text[1:]}: {error}") from error
+    else:
+        given = text.split(",")
+    labels: dict[str, list[str]] = {}
+    for one in filter(None, map(str.strip, given)):
+        name, _, words = one.partition("=")
+        if name.strip() in labels:
+            raise click.UsageError(f"--labels: {name.strip()!r} is there twice.")
+        labels[name.strip()] = [word.strip() for word in (words or name).split("|")]
+    return labels
