@@ -158,14 +158,14 @@ def stage_options(
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:
-            flags = {name: options.pop(entry.option) for name, entry in offered.items()}
+            stages = [name for name, entry in offered.items() if options.pop(entry.option)]
             files = {
                 name: options.pop(f"{entry.option}_weights", None)
                 for name, entry in offered.items()
             }
             if weights:
                 options["weights"] = {name: file for name, file in files.items() if file}
-            return command(*args, stages=[name for name in flags if flags[name]], **options)
+            return command(*args, stages=stages, **options)
 
         for entry in reversed(offered.values()):
             if weights and entry.sees == "embeddings":

@@ -202,7 +202,7 @@ def test_unusable_queries(bare, body, said):
     ("text", "said"),
     [
         ("", "at least 1"),
-        ("!!!", "not base64"),
+        ("!!!", "base64"),
         ("data:image/png,abc", "base64"),
         (base64.b64encode(b"<html></html>").decode(), "not an image"),
         (base64.b64encode(picture("red")[:300]).decode(), "decode"),

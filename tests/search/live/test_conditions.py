@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_image_curate import frames
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.expressions import check
+from nemo_image_curate.expressions.evaluate import matching_rows
 from nemo_image_curate.search.live.conditions import chroma_condition
 from nemo_image_curate.search.live.store import ChromaStore
 from tests.make_data import jpeg
@@ -46,8 +45,7 @@ def truth(where: str) -> list[int]:
     names = ["key", "width", "score", "source", "good", "with space", "count", "share"]
     rows = [{"key": f"k{number}", **row} for number, row in enumerate(ROWS)]
     columns = {name: [row.get(name) for row in rows] for name in names}
-    frame = frames.from_arrow(pa.table(columns), "cpu")
-    return np.flatnonzero(check.rows(frame, where)).tolist()
+    return np.flatnonzero(matching_rows(pa.table(columns), where)).tolist()
 
 
 @pytest.mark.parametrize(
