@@ -2,7 +2,8 @@
 # Make or bring up to date the virtual environment .venv of this checkout.
 #
 #   bash ci/env.sh [EXTRA[,EXTRA...]]      extras of pyproject.toml; default: test
-#   bash ci/env.sh --lock                  rewrite ci/constraints-cpu.txt (see there)
+#   bash ci/env.sh --lock                  rewrite ci/constraints-cpu.txt (see there), and raise
+#                                          pyproject.toml's lower bounds to it
 #
 # Every version comes from ci/constraints-cpu.txt. torch goes first and is PyTorch's CPU build:
 # the one on PyPI for Linux is the CUDA build, gigabytes that these environments never use.
@@ -121,6 +122,7 @@ lock() {
     } >"$work/new.txt"
     cat "$work/new.txt" >"$constraints"
     say "$(grep -c '==' "$constraints") pins in $constraints"
+    "$python" "$root/ci/lower_bounds.py" --write
 }
 
 if [[ ${1:-} == --lock ]]; then
