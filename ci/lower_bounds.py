@@ -41,7 +41,7 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def tested_release(name: str, pin: str, by_major: bool = False) -> str:
+def lowest(name: str, pin: str, by_major: bool = False) -> str:
     """The part of a pinned version that a lower bound must not be below."""
     parts = pin.split(".")
     first = next((place for place, part in enumerate(parts) if part != "0"), 0)
@@ -70,7 +70,7 @@ def faults(text: str, pins: dict[str, str]) -> dict[str, str]:
             lower = LOWER.search(match["bounds"])
             if name not in pins or "==" in match["bounds"]:
                 continue
-            wanted = tested_release(name, pins[name], by_major=group == "test-tools")
+            wanted = lowest(name, pins[name], by_major=group == "test-tools")
             if lower and numbers(lower[1]) < numbers(wanted):
                 raised[requirement] = requirement.replace(lower[0], f">={wanted}")
             elif not lower and "<" not in match["bounds"]:
@@ -83,8 +83,8 @@ def conda_faults(text: str, pins: dict[str, str]) -> list[str]:
     low = []
     for name, version in re.findall(r"^  - ([a-z-]+)(?:[>=]=?([0-9.]+)[^\s]*)?$", text, re.M):
         pin = pins.get(CONDA_NAMES.get(name, name))
-        if pin and numbers(version) < numbers(tested_release(name, pin)):
-            low.append(f"environment.yml: {name} should be at least {tested_release(name, pin)}")
+        if pin and numbers(version) < numbers(lowest(name, pin)):
+            low.append(f"environment.yml: {name} should be at least {lowest(name, pin)}")
     return low
 
 

@@ -4,8 +4,9 @@
 #   bash ci/test.sh [ARGUMENTS for pytest, paths relative to the checkout]
 #
 # In this order, stopping at the first that fails: ruff check, ruff format --check, mypy on the
-# package, README's table of GPU results, a dry run that resolves both CUDA extras
-# (ci/resolve_cuda.py), pytest. The last line printed is pytest's own.
+# package; whether what is made from other files is up to date (stubs and reference of public names,
+# README's table of GPU results, lower bounds of dependencies); a wheel and an sdist, installed and
+# used; a dry run that resolves both CUDA extras; pytest. The last line printed is pytest's own.
 #
 #   SKIP_CHECKS=1      pytest only
 #   RESOLVE_STRICT=1   fail when the package index cannot be reached (default: say so and go on,
@@ -40,9 +41,12 @@ if [[ -z ${SKIP_CHECKS:-} ]]; then
     step "ruff check" .venv/bin/python -m ruff check --quiet .
     step "ruff format" .venv/bin/python -m ruff format --quiet --check .
     step "mypy" .venv/bin/python -m mypy --no-error-summary
+    step "public names" .venv/bin/python ci/public_names.py --check
     step "README's GPU table" .venv/bin/python ci/gpu/results.py --check
+    step "lower bounds" .venv/bin/python ci/lower_bounds.py
+    step "wheel and sdist" .venv/bin/python ci/wheel.py
     step "CUDA extras" resolve
 fi
 
 export HF_HUB_OFFLINE=1
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest --durations=20 "$@"

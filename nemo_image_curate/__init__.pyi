@@ -1,0 +1,62 @@
+# ci/public_names.py makes this file from nemo_image_curate/catalog.py.
+from nemo_image_curate.classifiers.base import ImageClassifier
+from nemo_image_curate.classifiers.clip_score import ClipScore
+from nemo_image_curate.classifiers.laion import AestheticClassifier, NsfwClassifier
+from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
+from nemo_image_curate.compute.client import get_client
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.inspecting import inspect_dataset
+from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.dedup.exact import ExactDedup
+from nemo_image_curate.dedup.perceptual import PerceptualDedup
+from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.conse import ConseEmbedder
+from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+from nemo_image_curate.embedders.registry import embedder_of
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.timm import TimmImageEmbedder
+from nemo_image_curate.index.vector_index import VectorIndex, build_index
+from nemo_image_curate.quality.digest import ImageDigest
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash
+from nemo_image_curate.quality.statistics import ImageStatistics
+from nemo_image_curate.search.captions import build_captions
+from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
+from nemo_image_curate.version import __version__
+
+__all__ = [
+    "AestheticClassifier",
+    "ChromaStore",
+    "ClipScore",
+    "ColumnStage",
+    "ConseEmbedder",
+    "ExactDedup",
+    "ImageClassifier",
+    "ImageDigest",
+    "ImageEmbedder",
+    "ImageStatistics",
+    "ImageTextPairDataset",
+    "NsfwClassifier",
+    "OpenCLIPEmbedder",
+    "PerceptualDedup",
+    "PerceptualHash",
+    "PixelStage",
+    "Preprocessing",
+    "Searcher",
+    "SemanticClusters",
+    "SemanticDedup",
+    "Stage",
+    "TextImageEmbedder",
+    "TextTower",
+    "TimmImageEmbedder",
+    "VectorIndex",
+    "ZeroShotClassifier",
+    "__version__",
+    "build_captions",
+    "build_index",
+    "embedder_of",
+    "get_client",
+    "inspect_dataset",
+]
