@@ -29,9 +29,6 @@ WHOLE = {"braceexpand", "dask", "distributed", "timm"}
 # conda's names of what PyPI calls otherwise.
 CONDA_NAMES = {"pytorch-gpu": "torch"}
 
-REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[^]]*\])?(?P<bounds>[^;]*)")
-LOWER = re.compile(r">=([0-9.]+)")
-
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -65,15 +62,14 @@ def faults(text: str, pins: dict[str, str]) -> dict[str, str]:
     raised = {}
     for group, requirements in groups.items():
         for requirement in requirements:
-            match = REQUIREMENT.match(requirement)
-            name = normal(match["name"])
-            lower = LOWER.search(match["bounds"])
-            if name not in pins or "==" in match["bounds"]:
+            name = normal(re.split(r"[^\w.-]", requirement)[0])
+            lower = re.search(r">=([0-9.]+)", requirement)
+            if name not in pins or "==" in requirement:
                 continue
             wanted = lowest(name, pins[name], by_major=group == "test-tools")
             if lower and numbers(lower[1]) < numbers(wanted):
                 raised[requirement] = requirement.replace(lower[0], f">={wanted}")
-            elif not lower and "<" not in match["bounds"]:
+            elif not lower and "<" not in requirement:
                 raised[requirement] = f"{requirement}>={wanted}"
     return raised
 

@@ -58,7 +58,16 @@ def stub() -> str:
     lines += [f"from {PACKAGE}.version import __version__", ""]
     exported = "".join(f'    "{name}",\n' for name in sorted([*catalog.PUBLIC, "__version__"]))
     text = "\n".join(lines) + f"\n__all__ = [\n{exported}]\n"
-    command = [sys.executable, "-m", "ruff", "format", "--quiet", "--stdin-filename", STUB, "-"]
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--quiet",
+        "--stdin-filename",
+        str(STUB),
+        "-",
+    ]
     done = subprocess.run(command, input=text, check=True, capture_output=True, text=True, cwd=ROOT)
     return done.stdout
 
@@ -101,7 +110,7 @@ def reference() -> str:
         "default settings; each pass over the images adds `image_error`, too. Options belong to\n"
         "`nemo-image-curate embed` and `score`.",
     ]
-    folders = defaultdict(list)
+    folders: defaultdict[str, list[str]] = defaultdict(list)
     for module, names in modules().items():
         folders[module.partition(".")[0]] += names
     for folder, names in folders.items():

@@ -9,6 +9,7 @@ Two methods make an embedder: the model, and what its pixels should look like. E
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -28,7 +29,7 @@ def histogram(pixels: torch.Tensor) -> torch.Tensor:
 class HistogramEmbedder(ImageEmbedder):
     """Embeds an image as its color histogram."""
 
-    def load_embedding_model(self, device: str):
+    def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
         return histogram
 
     def preprocessing(self) -> Preprocessing:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from typing import Any
 
 
-def _work(model: str, threads: int, batches: int, batch: int, start, results) -> None:
+def _work(model: str, threads: int, batches: int, batch: int, start: Any, results: Any) -> None:
     import torch
 
     torch.set_num_threads(threads)

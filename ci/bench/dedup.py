@@ -95,7 +95,7 @@ def semdedup(x: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
     import torch
 
     k = round(len(x) ** 0.5)
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     began = time.perf_counter()
     kmeans = faiss.Kmeans(DIM, k, niter=100, spherical=True, seed=0, max_points_per_centroid=2**30)
     kmeans.train(x)
@@ -113,7 +113,8 @@ def all_pairs(x: np.ndarray) -> set[tuple[int, int]]:
     """The true pairs."""
     import torch
 
-    t, pairs = torch.from_numpy(x), set()
+    t = torch.from_numpy(x)
+    pairs: set[tuple[int, int]] = set()
     for start in range(0, len(x), 1000):
         near = (t[start : start + 1000] @ t.T >= 1 - EPS).nonzero()
         near[:, 0] += start
@@ -136,7 +137,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
             for _ in range(3):
                 seconds, stage, dataset = ours(small, work)
                 times["ours"].append(seconds)
-            recall = stage.cluster(dataset).estimate_recall(sample_size=SMALL // 10).recall
+            recall = stage.cluster(dataset).estimate_recall(sample_size=SMALL // 10).recall or 0.0
             times["large"].append(ours(large, work)[0])
         times["brute"].append(brute_force(x))
         seconds, pairs = semdedup(x)

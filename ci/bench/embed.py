@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import bare_forward
 from data import photographs, write_shards
@@ -20,7 +21,7 @@ SIZES = {"offline": 1024, "vit_base_patch32_clip_quickgelu_224.openai": 512}
 PLAIN_IMAGES = 256
 
 
-def ours(client, model: str, shards: Path, output: Path, images: int) -> float:
+def ours(client: Any, model: str, shards: Path, output: Path, images: int) -> float:
     shutil.rmtree(output, ignore_errors=True)
     dataset = ImageTextPairDataset.from_webdataset(str(shards), backend="cpu")
     began = time.perf_counter()
@@ -29,7 +30,8 @@ def ours(client, model: str, shards: Path, output: Path, images: int) -> float:
 
 
 def plain(model: str, shards: Path, scratch: Path) -> float:
-    command = [sys.executable, HERE / "plain_script.py", model, shards, scratch / "plain.npy"]
+    script = str(HERE / "plain_script.py")
+    command = [sys.executable, script, model, str(shards), str(scratch / "plain.npy")]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     images, seconds = done.stdout.split()[-2:]
     return int(images) / float(seconds)

@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from data import photographs, write_shards
 
@@ -28,7 +29,7 @@ SIDE = 320
 RADIUS = 6
 
 
-def _imagededup():
+def _imagededup() -> Any:
     """Its PHash, or None when it is not installed."""
     if folder := os.environ.get("IMAGEDEDUP"):
         # At the end: what our own environment has goes first.

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 FLICKR = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k"
 CLIENTS, QUERIES = 64, 32
@@ -143,13 +144,13 @@ def _serve(folder: str) -> None:
     took: list[float] = []
     embed_text = ConseEmbedder.embed_text
 
-    def timed(*arguments, **options):
+    def timed(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
         vectors = embed_text(*arguments, **options)
         took.append(time.perf_counter() - began)
         return vectors
 
-    ConseEmbedder.embed_text = timed
+    ConseEmbedder.embed_text = timed  # type: ignore[method-assign]
     dataset = ImageTextPairDataset.from_webdataset(folder, backend="cpu")
     run_service(Searcher.open(dataset), dataset, port=0)
     print(json.dumps(took))

@@ -57,7 +57,7 @@ def vectors(n: int, dim: int) -> Any:
     from torch.nn.functional import normalize
 
     chance = torch.Generator(DEVICE).manual_seed(0)
-    options = {"generator": chance, "device": DEVICE}
+    options: dict[str, Any] = {"generator": chance, "device": DEVICE}
     spectrum = torch.arange(1, dim + 1, device=DEVICE) ** -0.5
     centres = normalize(torch.randn(1000, dim, **options), dim=1)
     base = n - n // 10

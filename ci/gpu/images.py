@@ -25,10 +25,9 @@ BATCH = full(256, 8)
 
 def decoder(spec: Any, threads: int = 8) -> Any:
     """The product's decoder; in a rehearsal the same graph on a CPU."""
-    from nemo_image_curate.decode import DaliDecoder
+    from nemo_image_curate.decode.dali import DaliDecoder
 
-    device = "cpu" if REHEARSAL else "gpu"
-    return DaliDecoder(spec, device=device, batch_size=BATCH, num_threads=threads)
+    return DaliDecoder(spec, device=BACKEND, batch_size=BATCH, num_threads=threads)
 
 
 def fidelity() -> None:

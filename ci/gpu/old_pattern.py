@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from setting import BACKEND, DEVICE, wait
+
+from nemo_image_curate import Preprocessing
 
 
 def main(name: str, shards: str, output: str) -> None:
@@ -47,14 +51,14 @@ def main(name: str, shards: str, output: str) -> None:
     print(count, time.perf_counter() - began)
 
 
-def _batches(tar: str, rows: int, spec, batch: int = 256):
+def _batches(tar: str, rows: int, spec: Preprocessing, batch: int = 256) -> Iterator[Any]:
     import torch
     from nvidia.dali import fn, pipeline_def, types
 
     on_gpu = DEVICE != "cpu"
 
     @pipeline_def(batch_size=batch, num_threads=4, device_id=0 if on_gpu else None)
-    def pipeline():
+    def pipeline() -> Any:
         encoded = fn.readers.webdataset(paths=tar, ext=["jpg"], missing_component_behavior="error")
         images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu")
         images = fn.resize(images, resize_shorter=spec.size, interp_type=types.INTERP_CUBIC)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 REHEARSAL = bool(os.environ.get("REHEARSAL"))
 DEVICE = "cpu" if REHEARSAL else "cuda"
-BACKEND = "cpu" if REHEARSAL else "gpu"
+BACKEND: Literal["cpu", "gpu"] = "cpu" if REHEARSAL else "gpu"
 # CLIP ViT-L/14, the encoder of LAION's classifiers; B/32, which is ten times as fast.
 LARGE = "vit_large_patch14_clip_quickgelu_224.openai"
 SMALL = "vit_base_patch32_clip_quickgelu_224.openai"

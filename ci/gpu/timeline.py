@@ -80,7 +80,8 @@ def timeline() -> None:
     """A pass of ViT-L/14 over four shards with two threads, as a worker has on a GPU."""
     from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
     from nemo_image_curate.dataset import saving
-    from nemo_image_curate.decode.cpu import CpuDecoder, DaliDecoder
+    from nemo_image_curate.decode.cpu import CpuDecoder
+    from nemo_image_curate.decode.dali import DaliDecoder
     from nemo_image_curate.embedders import base
     from nemo_image_curate.stages import image_pass
 
@@ -94,8 +95,9 @@ def timeline() -> None:
             warm_up(embedder, folder / "warm")
             image_pass.image_bytes = spans.each("read", image_pass.image_bytes)
             for kind in (CpuDecoder, DaliDecoder):
-                kind.decode = spans.around("decode", kind.decode)
-            base._Forward.__call__ = spans.on_gpu("forward", base._Forward.__call__)
+                kind.decode = spans.around("decode", kind.decode)  # type: ignore[method-assign]
+            forward = spans.on_gpu("forward", base._Forward.__call__)
+            base._Forward.__call__ = forward  # type: ignore[method-assign]
             saving.write_table = spans.around("write", saving.write_table)
             began = time.perf_counter()
             embedder(dataset).save_metadata(folder / "out")
