@@ -185,7 +185,7 @@ from nemo_image_curate import ImageStatistics
 class Dimmed(ImageStatistics):
     def load(self, device):
         measure = super().load(device)
-        return lambda batch: {{**measure(batch), "brightness": [{value}] * len(batch.kept)}}
+        return lambda batch: {{**measure(batch), "brightness": [{value}] * len(batch.decoded)}}
 """
 SAVE = """
 import sys
