@@ -147,8 +147,8 @@ class TextImageEmbedder(ImageEmbedder):
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with both columns, and all that is made in the pass over the images."""
         embedded = super().__call__(dataset)
-        there = self.caption_column in dataset.metadata.columns
-        return self.embed_captions(embedded) if there else embedded
+        has_captions = self.caption_column in dataset.metadata.columns
+        return self.embed_captions(embedded) if has_captions else embedded
 
     def embed_captions(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column of text embeddings alone.

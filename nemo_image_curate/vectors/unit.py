@@ -31,9 +31,9 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     small = torch.finfo(vectors.dtype).tiny ** 0.4
     odd = ~((length > small) & (length < 1 / small)).squeeze(1)
     if odd.any():
-        given = vectors[odd]
+        extreme = vectors[odd]
         # 0 / 0 and inf / inf are NaN.
-        scaled = given / given.abs().amax(dim=1, keepdim=True)
+        scaled = extreme / extreme.abs().amax(dim=1, keepdim=True)
         unit[odd] = scaled / scaled.norm(dim=1, keepdim=True)
     return unit
 

@@ -72,7 +72,7 @@ def by_pillow(data: bytes, wanted: Preprocessing) -> np.ndarray:
 
 
 def assert_is(batch: DecodedBatch, files: list[bytes | None], wanted: Preprocessing, kind: str):
-    for row, number in enumerate(batch.kept):
+    for row, number in enumerate(batch.decoded):
         data = files[number]
         assert data is not None
         off = np.abs(levels(batch.pixels[row]) - by_pillow(data, wanted))
@@ -90,7 +90,7 @@ def test_every_good_file_gives_pillows_picture(kind: str, wanted: Preprocessing)
     names, files = list(good()), list(good().values())
     batch = MAKERS[kind](wanted).decode(files)
     assert dict(zip(names, batch.errors, strict=True)) == dict.fromkeys(names)
-    assert batch.kept == list(range(len(files)))
+    assert batch.decoded == list(range(len(files)))
     assert batch.pixels.shape == (len(files), 3, wanted.size, wanted.size)
     assert batch.pixels.dtype == torch.float32
     assert batch.pixels.is_contiguous()
@@ -106,7 +106,7 @@ def test_every_bad_file_leaves_its_reason_and_nothing_else(kind: str) -> None:
     names = list(bad())
     files = [bad()[name][0] for name in names]
     batch = MAKERS[kind](SMALL).decode(files)
-    assert batch.kept == []
+    assert batch.decoded == []
     assert batch.pixels.shape == (0, 3, 48, 48)
     for name, error in zip(names, batch.errors, strict=True):
         assert error is not None, name
@@ -127,10 +127,10 @@ def test_bad_files_among_good_ones_cost_nothing_but_themselves(kind: str) -> Non
     mixed = [*good().values(), *(data for data, _ in bad().values())]
     files = [mixed[position] for position in order]
     batch = MAKERS[kind](SMALL, thumbnail_sizes=(32,)).decode(files)
-    assert batch.kept == [row for row, position in enumerate(order) if position < len(good())]
-    assert [batch.errors[row] for row in batch.kept] == [None] * len(good())
+    assert batch.decoded == [row for row, position in enumerate(order) if position < len(good())]
+    assert [batch.errors[row] for row in batch.decoded] == [None] * len(good())
     assert sum(error is not None for error in batch.errors) == len(bad())
-    assert len(batch.pixels) == len(batch.thumbnails[32]) == len(batch.kept)
+    assert len(batch.pixels) == len(batch.thumbnails[32]) == len(batch.decoded)
     assert_is(batch, files, SMALL, kind)
 
 
@@ -170,12 +170,12 @@ def test_many_sizes_each_in_its_place(kind: str) -> None:
 def test_thumbnails_are_the_whole_picture_squashed(kind: str) -> None:
     files: list[bytes | None] = [good()["jpeg"], None, good()["gif"], good()["png alpha"]]
     batch = MAKERS[kind](SMALL, thumbnail_sizes=(24, 40)).decode(files)
-    assert batch.kept == [0, 2, 3]
+    assert batch.decoded == [0, 2, 3]
     assert list(batch.thumbnails) == [24, 40]
     for side, thumbnails in batch.thumbnails.items():
         assert (thumbnails.shape, thumbnails.dtype) == ((3, 3, side, side), torch.uint8)
         assert thumbnails.device == batch.pixels.device
-        for row, number in enumerate(batch.kept):
+        for row, number in enumerate(batch.decoded):
             data = files[number]
             assert data is not None
             whole = Image.fromarray(decode_rgb(data))
@@ -189,7 +189,7 @@ def test_thumbnails_without_pixels(kind: str) -> None:
     batch = MAKERS[kind](None, thumbnail_sizes=(12,)).decode(files)
     both = MAKERS[kind](SMALL, thumbnail_sizes=(12,)).decode(files)
     assert batch.pixels is None
-    assert batch.kept == both.kept == [0, 2]
+    assert batch.decoded == both.decoded == [0, 2]
     assert batch.errors == both.errors
     assert_same(batch.thumbnails[12].float(), both.thumbnails[12].float(), kind)
 
@@ -233,7 +233,7 @@ def test_a_jpeg_that_was_cut_off_costs_no_pipeline() -> None:
     first = decoder._pipeline
     for name in ("truncated jpeg", "truncated progressive"):
         batch = decoder.decode([good()["jpeg"], bad()[name][0], good()["mpo"]])
-        assert batch.kept == [0, 2]
+        assert batch.decoded == [0, 2]
     assert decoder._pipeline is first
     # Some programs write more behind the end; memory that ends with zeros is none.
     whole = [good()["jpeg"] + b"\n" * 9, good()["jpeg"] + b"more" * 99]
