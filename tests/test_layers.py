@@ -80,6 +80,11 @@ def test_every_module_is_in_a_layer_and_each_layer_exists():
     assert {_layer(module) for module in SOURCES} - {None} == set(LAYERS)
 
 
+def test_contributors_are_told_the_same_order():
+    tree = (ROOT / "CONTRIBUTING.md").read_text().split("```")[1]
+    assert [line.split()[0] for line in tree.strip().splitlines()] == LAYERS
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_go_to_earlier_layers(layer):
     allowed = LAYERS[: LAYERS.index(layer) + 1]
