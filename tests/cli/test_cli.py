@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nemo_image_curate import ImageTextPairDataset, __version__
 from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
+from tests.cli.conftest import Shell
 from tests.make_data import jpeg, make_dataset, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
@@ -236,7 +238,8 @@ def test_a_checkpoint_that_fits_on_a_cluster_of_its_own(run, made, tmp_path):
 
 def test_a_scheduler_that_does_not_answer(run, made, monkeypatch):
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
-    told = run("inspect", made, "--scheduler", "tcp://127.0.0.1:9", code=1, cluster=False)
+    words = ["inspect", made, "--scheduler", "tcp://127.0.0.1:9"]
+    told = run(*words, code=1, cluster=False, fresh=True)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told
 
 
@@ -250,10 +253,23 @@ def copies(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def scored_copies(copies, workers, tmp_path_factory) -> Path:
+    """Their metadata, embedded and measured by the command."""
+    folder = tmp_path_factory.mktemp("scored")
+    Shell(workers.scheduler_address)("embed", copies, "--stats", "--output", folder)
+    return folder
+
+
+@pytest.fixture
+def scored(scored_copies, tmp_path) -> Path:
+    """The same, for one test to change."""
+    return shutil.copytree(scored_copies, tmp_path / "scored")
+
+
 @pytest.mark.parametrize("method", ["exact", "perceptual", "semantic"])
-def test_dedup_then_filter(run, copies, tmp_path, method):
-    scored, curated = tmp_path / "scored", tmp_path / "curated"
-    run("embed", copies, "--stats", "--output", scored)
+def test_dedup_then_filter(run, scored, tmp_path, method):
+    curated = tmp_path / "curated"
     before = scored / "0.parquet"
     told = json.loads(
         run("dedup", scored, "--method", method, "--work-dir", tmp_path / "work", "--json")
@@ -271,9 +287,7 @@ def test_dedup_then_filter(run, copies, tmp_path, method):
     assert done["kept"] == 12 - 5 - told["not_compared"]
 
 
-def test_dedup_keeps_the_best(run, copies, tmp_path):
-    scored = tmp_path / "scored"
-    run("embed", copies, "--stats", "--output", scored)
+def test_dedup_keeps_the_best(run, scored, tmp_path):
     for shard in range(2):
         table = pq.read_table(scored / f"{shard}.parquet")
         table = table.append_column("taste", pa.array([float(shard)] * 6))
@@ -286,10 +300,8 @@ def test_dedup_keeps_the_best(run, copies, tmp_path):
     assert {row["shard"] for row in found if row["exact_is_duplicate"]} == {"1.tar"}
 
 
-def test_dedup_says_what_is_wrong(run, copies, tmp_path):
+def test_dedup_says_what_is_wrong(run, copies, scored):
     assert "no column 'image_embedding'" in run("dedup", copies, code=2)
-    scored = tmp_path / "scored"
-    run("embed", copies, "--stats", "--output", scored)
     assert "Did you mean 'sharpness'" in run("dedup", scored, "--by", "sharpnes", code=2)
     assert "should be a column of numbers" in run("dedup", scored, "--by", "image_format", code=2)
     assert "0<=x<=1" in run("dedup", scored, "--eps", "5", code=2)
