@@ -8,22 +8,23 @@ run of each command, and one side of each comparison between runs, is a process 
 
 from __future__ import annotations
 
+import functools
 import importlib
-import multiprocessing
-import multiprocessing.forkserver
+import json
 import os
+import select
 import signal
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
-_CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class Forked:
-    """A function in a process of its own.
+    """A function in a process of its own; one at a time.
 
     Parameters
     ----------
@@ -36,71 +37,95 @@ class Forked:
 
     Attributes
     ----------
-    pid : int
-        Also the id of its group, to which the processes belong that it starts.
+    returncode : int or None
+        The exit status, negative for a signal; None while it is not known to have ended.
     """
 
-    def __init__(self, function: str, *arguments: object, env: dict[str, str] | None = None):
-        _start_server()
-        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
-        self._files = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
-        words = list(map(str, arguments))
-        environment = dict(os.environ if env is None else env)
-        self._process = _CONTEXT.Process(
-            target=_run, args=(function, words, environment, os.getcwd(), self._files)
-        )
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid = self._process.pid
-        while self._process.is_alive() and os.getpgid(self.pid) != self.pid:
-            time.sleep(0.001)
+    returncode: int | None = None
 
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
-        return self._process.exitcode
+    def __init__(self, function: str, *arguments: object, env: dict[str, str] | None = None):
+        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
+        self._outputs = [os.path.join(self._folder.name, name) for name in ("stdout", "stderr")]
+        request = {
+            "function": function,
+            "arguments": list(map(str, arguments)),
+            "env": dict(os.environ if env is None else env),
+            "folder": os.getcwd(),
+            "outputs": self._outputs,
+        }
+        self._server = _server()
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
+        self._server.stdin.flush()
+        self._pid = int(self._server.stdout.readline())
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Its exit status, or None if it does not end in so many seconds."""
-        self._process.join(seconds)
+        if self.returncode is None and select.select([self._server.stdout], [], [], seconds)[0]:
+            self.returncode = int(self._server.stdout.readline())
         return self.returncode
 
     def kill(self) -> None:
         """End it and the processes that it started, at once, and wait until it is gone."""
-        os.killpg(self.pid, signal.SIGKILL)
+        os.killpg(self._pid, signal.SIGKILL)
         self.wait()
+
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return Path(self._outputs[0]).read_text()
 
     def communicate(self) -> tuple[str, str]:
         """What it printed, when it has ended."""
         self.wait()
-        stdout, stderr = (Path(file).read_text() for file in self._files)
-        return stdout, stderr
+        return self.stdout(), Path(self._outputs[1]).read_text()
 
 
-def _start_server() -> None:
-    # It finds modules by the path that it starts with.
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), before]))
-    try:
-        multiprocessing.forkserver.set_forkserver_preload(["tests.preloaded"])
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+@functools.cache
+def _server() -> Any:
+    """The process that forks; it ends with this one, which holds its input open."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=REPOSITORY,
+        # Without buffers, so that what has arrived can be seen to have.
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
-def _run(
-    function: str, words: list[str], environment: dict[str, str], folder: str, files: list[str]
-) -> None:
+def _serve() -> None:
+    importlib.import_module("tests.preloaded")
+    for line in sys.stdin:
+        ready, started = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(ready)
+            _become(json.loads(line), started)
+            # As any process ends, and back to no loop.
+            sys.exit()
+        os.close(started)
+        os.read(ready, 1)
+        os.close(ready)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _become(request: dict[str, Any], started: int) -> None:
+    """Be the process that is asked for."""
+    # The group that is killed with it.
     os.setsid()
-    for descriptor, file in enumerate(files, start=1):
-        opened = os.open(file, os.O_WRONLY | os.O_CREAT, 0o600)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+    outputs = [os.open(path, os.O_WRONLY | os.O_CREAT, 0o600) for path in request["outputs"]]
+    for descriptor, file in enumerate([os.open(os.devnull, os.O_RDONLY), *outputs]):
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.close(started)
     os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    sys.argv[:] = words
-    module, name = function.split(":")
+    os.environ.update(request["env"])
+    os.chdir(request["folder"])
+    sys.argv[:] = request["arguments"]
+    module, name = request["function"].split(":")
     getattr(importlib.import_module(module), name)()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -5,9 +5,9 @@ python -m tests.kill_job ROOT OUTPUT LOG RUN WORKERS
 
 from __future__ import annotations
 
-import os
 import sys
 import time
+from contextlib import nullcontext
 
 from nemo_image_curate import ImageEmbedder, ImageTextPairDataset, SemanticDedup, get_client
 from nemo_image_curate.decode import Preprocessing
@@ -47,17 +47,18 @@ def job(root: str, output: str, log: str, run: str) -> None:
     kept.to_webdataset(f"{output}/curated", samples_per_shard=7, progress=False)
 
 
-def main(root: str, output: str, log: str, run: str, workers: str) -> None:
-    if workers == "0":
-        job(root, output, log, run)
-    else:
-        with get_client("cpu", n_workers=int(workers)):
-            job(root, output, log, run)
-    print("finished", os.getpid())
+def run() -> None:
+    root, output, log, number, workers = sys.argv[1:]
+    client = get_client("cpu", n_workers=int(workers)) if workers != "0" else nullcontext()
+    with client:
+        print("began", flush=True)
+        began = time.monotonic()
+        job(root, output, log, number)
+        print("finished", time.monotonic() - began, flush=True)
 
 
 if __name__ == "__main__":
     # Under its own name, so that workers can import what they are sent.
     from tests import kill_job
 
-    kill_job.main(*sys.argv[1:])
+    kill_job.run()

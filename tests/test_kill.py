@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.forked import REPOSITORY, Forked
 from tests.make_data import make_dataset
 
-REPOSITORY = Path(__file__).parents[1]
 KILLS = 20
 
 
-def _start(root: Path, output: Path, log: Path, run: int, workers: int) -> subprocess.Popen:
-    arguments = [str(root), str(output), str(log), str(run), str(workers)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.kill_job", *arguments],
+def _start(root: Path, output: Path, log: Path, run: int, workers: int) -> Forked:
+    """The job, begun. Its workers belong to its group, and die with it."""
+    process = Forked("tests.kill_job:run", "kill_job", root, output, log, run, workers)
+    while "began" not in process.stdout():
+        assert process.wait(0.01) is None
+    return process
+
+
+def _finish(process: Forked) -> float:
+    """Let it run to its end; the seconds of its work."""
+    _, finished, seconds = process.communicate()[0].split()
+    assert finished == "finished"
+    return float(seconds)
+
+
+def _run_anew(root: Path, output: Path, log: Path, run: int, workers: int) -> None:
+    """Run the job in a new process, whose hashes have another seed."""
+    command = [sys.executable, "-m", "tests.kill_job", root, output, log, run, workers]
+    subprocess.run(
+        [*map(str, command)],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        # The workers belong to the group and die with it.
-        start_new_session=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -58,33 +69,35 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
     broken = tmp_path / "in" / "00003.tar"
     broken.write_bytes(broken.read_bytes()[:-3000])
     calm, calm_log = tmp_path / "calm", tmp_path / "calm.log"
-    began = time.monotonic()
-    process = _start(truth.root, calm, calm_log, 0, workers=0)
-    assert "finished" in process.communicate()[0]
-    whole_run = time.monotonic() - began
+    anew, anew_log = tmp_path / "anew", tmp_path / "anew.log"
+    seconds = _finish(_start(truth.root, calm, calm_log, 0, 0))
+    _run_anew(truth.root, anew, anew_log, 0, 2)
+    assert _content(anew) == _content(calm)
 
     chance = random.Random(7)
     stormy, log = tmp_path / "stormy", tmp_path / "stormy.log"
     kills, run, done_before = 0, 0, {}
-    interrupted = 0
+    # By the number of workers: kills of runs that had finished something, and not all.
+    interrupted = {0: 0, 2: 0}
     while True:
         run += 1
-        # Every third run has worker processes, which are killed with their driver.
-        workers = 2 if run % 3 == 0 else 0
+        assert run < 4 * KILLS, "no kill falls into the work; the test would prove nothing"
+        enough = kills >= KILLS and all(interrupted.values())
+        # Every fourth run has worker processes, which are killed with their driver.
+        workers = 2 if run % 4 == 0 else 0
         process = _start(truth.root, stormy, log, run, workers)
-        longest = whole_run if workers == 0 else whole_run + 4
-        try:
-            process.wait(chance.uniform(0.3 * longest, longest) if kills < KILLS else None)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        while workers and _finished(stormy) == done_before and process.wait(0.01) is None:
+            # Workers import the libraries first, which takes longer than their work.
+            pass
+        if process.wait(None if enough else chance.uniform(0, seconds)) is None:
+            process.kill()
             kills += 1
         finished = _finished(stormy)
         for name, inode in done_before.items():
             assert finished[name] == inode, f"{name} was finished and written again"
-        interrupted += 0 < len(finished) - len(done_before) < 24
+        interrupted[workers] += process.returncode != 0 and len(finished) > len(done_before)
         done_before = finished
-        if kills >= KILLS and process.returncode == 0:
+        if enough and process.returncode == 0:
             break
         if process.returncode == 0:
             # Finished early: the remaining kills begin again from nothing.
@@ -92,7 +105,6 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
             stormy, log = tmp_path / f"stormy-{run}", tmp_path / f"stormy-{run}.log"
             done_before = {}
 
-    assert interrupted, "no kill fell into the work; the test would prove nothing"
     assert _content(stormy) == _content(calm)
     assert not list(stormy.rglob(".*")), "temporary files were left"
     calm_batches = sorted(batch for _, batch in _batches(calm_log))
@@ -105,18 +117,14 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
 def test_nothing_finished_is_computed_twice(tmp_path):
     truth = make_dataset(tmp_path / "in", sizes=[3] * 24)
     output, log = tmp_path / "out", tmp_path / "log"
-    process = _start(truth.root, output, log, 1, workers=0)
+    process = _start(truth.root, output, log, 1, 0)
     while len(list(output.glob("metadata/*.parquet"))) < 5:
-        time.sleep(0.01)
-        assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+        assert process.wait(0.01) is None
+    process.kill()
     done = len(list(output.glob("metadata/*.parquet")))
     assert 5 <= done < 24
-    process = _start(truth.root, output, log, 2, workers=0)
-    assert "finished" in process.communicate()[0]
+    _run_anew(truth.root, output, log, 2, 0)
     again = [batch for run, batch in _batches(log) if run == 2]
     assert len(again) == 24 - done
-    process = _start(truth.root, output, log, 3, workers=0)
-    assert "finished" in process.communicate()[0]
+    _finish(_start(truth.root, output, log, 3, 0))
     assert [batch for run, batch in _batches(log) if run == 3] == []
