@@ -31,9 +31,9 @@ def _finish(process: Forked) -> float:
     return float(seconds)
 
 
-def _run_anew(root: Path, output: Path, log: Path, run: int, workers: int) -> None:
+def _run_anew(root: Path, output: Path, log: Path, run: int) -> None:
     """Run the job in a new process, whose hashes have another seed."""
-    command = [sys.executable, "-m", "tests.kill_job", root, output, log, run, workers]
+    command = [sys.executable, "-m", "tests.kill_job", root, output, log, run, 0]
     subprocess.run(
         [*map(str, command)],
         cwd=REPOSITORY,
@@ -71,7 +71,7 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
     calm, calm_log = tmp_path / "calm", tmp_path / "calm.log"
     anew, anew_log = tmp_path / "anew", tmp_path / "anew.log"
     seconds = _finish(_start(truth.root, calm, calm_log, 0, 0))
-    _run_anew(truth.root, anew, anew_log, 0, 2)
+    _run_anew(truth.root, anew, anew_log, 0)
     assert _content(anew) == _content(calm)
 
     chance = random.Random(7)
@@ -82,9 +82,9 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
     while True:
         run += 1
         assert run < 4 * KILLS, "no kill falls into the work; the test would prove nothing"
-        enough = kills >= KILLS and all(interrupted.values())
-        # Every fourth run has worker processes, which are killed with their driver.
-        workers = 2 if run % 4 == 0 else 0
+        enough = kills >= KILLS and interrupted[2] >= 3
+        # Some runs have worker processes, which are killed with their driver.
+        workers = 2 if run % 4 == 0 and interrupted[2] < 3 else 0
         process = _start(truth.root, stormy, log, run, workers)
         while workers and _finished(stormy) == done_before and process.wait(0.01) is None:
             # Workers import the libraries first, which takes longer than their work.
@@ -123,7 +123,7 @@ def test_nothing_finished_is_computed_twice(tmp_path):
     process.kill()
     done = len(list(output.glob("metadata/*.parquet")))
     assert 5 <= done < 24
-    _run_anew(truth.root, output, log, 2, 0)
+    _run_anew(truth.root, output, log, 2)
     again = [batch for run, batch in _batches(log) if run == 2]
     assert len(again) == 24 - done
     _finish(_start(truth.root, output, log, 3, 0))
