@@ -169,8 +169,8 @@ class ImageTextPairDataset:
             How each is made.
         """
         frame = self.metadata
-        empty = {name: frames.empty_column(frame, kind) for name, kind in columns.items()}
-        meta = frames.with_columns(frame._meta, empty)
+        new = {name: pa.array([], kind) for name, kind in columns.items()}
+        meta = frames.with_columns(frames.empty(frame), new)
         return self.replace(frame.map_partitions(AddColumns(function), meta=meta), provenance)
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
@@ -371,7 +371,7 @@ class ImageTextPairDataset:
         """
         for reader, sources in Lineage(self.metadata).readers:
             return reader, sources
-        schema = frames.to_arrow(self.metadata._meta).schema
+        schema = frames.schema(self.metadata)
         sources = [
             Source(
                 storage.relative(tar, self.path),
