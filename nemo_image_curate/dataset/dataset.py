@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.copying import Naming
@@ -21,7 +23,6 @@ from nemo_image_curate.shards.lookup import image_bytes
 from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 
