@@ -54,7 +54,8 @@ def filesystem(location: str) -> tuple[Any, str]:
     # Other processes write while we look: a remembered listing would hide what they did.
     options = {} if is_local(location) else {"use_listings_cache": False}
     try:
-        return fsspec.core.url_to_fs(location, **options)
+        fs, path = fsspec.core.url_to_fs(location, **options)
+        return fs, path
     except (ImportError, ValueError) as error:
         raise DatasetError(
             f"cannot use {location}: {error}. For s3:// install nemo_image_curate[s3]."
@@ -193,7 +194,8 @@ def open_read(location: str) -> IO[bytes]:
     if is_local(location):
         return open(location, "rb")
     fs, path = filesystem(location)
-    return fs.open(path, "rb")
+    file: IO[bytes] = fs.open(path, "rb")
+    return file
 
 
 def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:

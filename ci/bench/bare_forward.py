@@ -47,7 +47,7 @@ def measure(model: str, images: int, processes: int, batch: int = 32) -> float:
     for worker in workers:
         worker.join()
     seconds = max(end for _, end in times) - min(began for began, _ in times)
-    return processes * batches * batch / seconds
+    return processes * batches * batch / float(seconds)
 
 
 def best(model: str, images: int) -> float:

@@ -18,6 +18,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,8 @@ def vectors(n: int, dim: int = DIM) -> np.ndarray:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    unit: np.ndarray = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return unit
 
 
 def write(folder: Path, x: np.ndarray) -> None:
@@ -122,7 +124,7 @@ def all_pairs(x: np.ndarray) -> set[tuple[int, int]]:
     return pairs
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     x = vectors(SMALL)
     small, large, work = scratch / "small", scratch / "large", scratch / "work"
     write(small, x)
@@ -164,7 +166,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
 
 def _row(
     what: str, first: float, second: float, bar: str, met: bool, shown: str = "{:.2f} s"
-) -> dict:
+) -> dict[str, Any]:
     return {
         "what": what,
         "ours": shown.format(first),

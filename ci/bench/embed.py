@@ -37,7 +37,7 @@ def plain(model: str, shards: Path, scratch: Path) -> float:
     return int(images) / float(seconds)
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     """Rounds of the three, one after another, so that a slow spell of the machine meets all."""
     results = []
     pool = photographs(256, 320)

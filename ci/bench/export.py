@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import webdataset
@@ -57,7 +58,7 @@ def shard_writer(shards: Path, output: Path) -> float:
     return time.perf_counter() - began
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     pool = photographs(400, 900)
     size = sum(map(len, pool))
     repeat = max(1, round(GIGABYTES * 1e9 / size))
@@ -80,7 +81,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
     ]
 
 
-def _row(name: str, peer: str, ours: list[float], peers: list[float], bar: float) -> dict:
+def _row(name: str, peer: str, ours: list[float], peers: list[float], bar: float) -> dict[str, Any]:
     ratio = statistics.median(theirs / own for own, theirs in zip(ours, peers, strict=True))
     return {
         "what": f"{name} / {peer}",

@@ -6,13 +6,14 @@ import statistics
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 from data import photographs, write_shards
 
 from nemo_image_curate.shards.reader import TarShard
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     shards = scratch / "index"
     write_shards(shards, photographs(200, 200), 10000, repeat=50)
     tar = str(shards / "00000.tar")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from data import photographs, write_shards
 from distributed import Client
@@ -23,7 +24,7 @@ def _peak() -> int:
 
 def peak_of_all(client: Client) -> float:
     """Peak resident memory in MB of this process and its workers, added up."""
-    return (_peak() + sum(client.run(_peak).values())) / 1024
+    return float(_peak() + sum(client.run(_peak).values())) / 1024
 
 
 def measure(what: str, shards: str, output: str) -> float:
@@ -37,7 +38,7 @@ def measure(what: str, shards: str, output: str) -> float:
         return peak_of_all(client)
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     pool = photographs(128, 640)
     results = []
     for what in ("embed", "export"):

@@ -43,7 +43,7 @@ def _imagededup() -> Any:
     return PHash
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     peer_class = _imagededup()
     if peer_class is None:
         return []

@@ -69,7 +69,8 @@ class RealLike:
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    unit: np.ndarray = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return unit
 
 
 def real_embeddings(scratch: Path) -> np.ndarray:
@@ -245,7 +246,8 @@ def lancedb(folder: Path, data: Path) -> dict[str, Any]:
         def search(query: np.ndarray, probes: int = probes, refine: int = refine) -> np.ndarray:
             asked = table.search(query).distance_type("cosine").nprobes(probes)
             found = asked.refine_factor(refine).limit(K).select(["row", "_distance"]).to_arrow()
-            return found["row"].to_numpy()
+            rows: np.ndarray = found["row"].to_numpy()
+            return rows
 
         told = _timed(search, data)
         if told["recall"] >= RECALL:
@@ -263,14 +265,15 @@ def _apart(what: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
         threads = {}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
+        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return told
     if "ModuleNotFoundError" not in done.stderr:
         raise RuntimeError(done.stderr)
     print(f"skipped: {done.stderr.splitlines()[-1]}; see ci/bench/search.py")
     return None
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     sets: dict[str, Callable[..., np.ndarray]] = {"hard": hard}
     if SHARED.is_dir():
         sets = {"real-like": RealLike(real_embeddings(scratch)), **sets}
@@ -295,7 +298,7 @@ def run(scratch: Path, rounds: int) -> list[dict]:
     return rows
 
 
-def _rows(name: str, made: dict[str, Any], own: dict[str, Any]) -> list[dict]:
+def _rows(name: str, made: dict[str, Any], own: dict[str, Any]) -> list[dict[str, Any]]:
     looked_at = f"{made['nprobe']} lists and {made['candidates'] * K} candidates looked at"
     what = f"1M x {DIM} {name}, {made['factory']}, {looked_at}"
     told = f"{own['recall']:.3f}"
@@ -314,7 +317,7 @@ def _rows(name: str, made: dict[str, Any], own: dict[str, Any]) -> list[dict]:
 
 def _compared(
     name: str, peer: str, theirs: dict[str, Any], made: dict[str, Any], own: dict[str, Any]
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     what = f"{name}: {peer} ({theirs['setting']}, recall {theirs['recall']:.3f}) / ours, "
     figures = {
         "top-10 on one core, p50": (theirs["p50"], own["p50"], "{:.2f} ms"),
@@ -329,7 +332,7 @@ def _compared(
     ]  # fmt: skip
 
 
-def _row(what: str, first: float, second: float, bar: str, met: bool, shown: str) -> dict:
+def _row(what: str, first: float, second: float, bar: str, met: bool, shown: str) -> dict[str, Any]:
     return {
         "what": what,
         "ours": shown.format(first),

@@ -17,7 +17,7 @@ FLICKR = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k"
 CLIENTS, QUERIES = 64, 32
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     texts = _prepare(scratch)
     command = [sys.executable, __file__, str(scratch / "data")]
     with (scratch / "log").open("w") as log:
@@ -95,9 +95,10 @@ class _Client:
         answer.read()
         return answer.status
 
-    def get(self, path: str) -> dict:
+    def get(self, path: str) -> dict[str, Any]:
         self.connection.request("GET", path)
-        return json.loads(self.connection.getresponse().read())
+        answer: dict[str, Any] = json.loads(self.connection.getresponse().read())
+        return answer
 
     def seconds(self, text: str) -> float:
         body = json.dumps({"text": text}).encode()

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
-def run(scratch: Path, rounds: int) -> list[dict]:
+def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     commands = {
         "import nemo_image_curate": (["-c", "import nemo_image_curate"], 0.3),
         "nemo-image-curate --help": (["-m", "nemo_image_curate.cli", "--help"], 0.5),

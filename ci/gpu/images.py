@@ -81,14 +81,15 @@ def _raw(images: list[bytes], side: int, share: float, fancy: bool = True) -> An
 
     arrays = [np.frombuffer(data, np.uint8) for data in images]
 
-    @pipeline_def(batch_size=len(images), num_threads=8, device_id=None if REHEARSAL else 0)
-    def pipeline() -> Any:
+    def graph() -> Any:
         encoded = fn.external_source(lambda: arrays, dtype=types.UINT8, ndim=1)
         place = {"device": "cpu"} if REHEARSAL else {"device": "mixed", "hw_decoder_load": share}
         pixels = fn.decoders.image(encoded, **place, jpeg_fancy_upsampling=fancy)
         return fn.resize(pixels, size=(side, side), interp_type=types.INTERP_CUBIC)
 
-    built = pipeline()
+    built = pipeline_def(graph)(
+        batch_size=len(images), num_threads=8, device_id=None if REHEARSAL else 0
+    )
     built.build()
     return built.run
 

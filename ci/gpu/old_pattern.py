@@ -57,8 +57,7 @@ def _batches(tar: str, rows: int, spec: Preprocessing, batch: int = 256) -> Iter
 
     on_gpu = DEVICE != "cpu"
 
-    @pipeline_def(batch_size=batch, num_threads=4, device_id=0 if on_gpu else None)
-    def pipeline() -> Any:
+    def graph() -> Any:
         encoded = fn.readers.webdataset(paths=tar, ext=["jpg"], missing_component_behavior="error")
         images = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu")
         images = fn.resize(images, resize_shorter=spec.size, interp_type=types.INTERP_CUBIC)
@@ -71,12 +70,12 @@ def _batches(tar: str, rows: int, spec: Preprocessing, batch: int = 256) -> Iter
             std=[255 * value for value in spec.std],
         )
 
-    built = pipeline()
+    built = pipeline_def(graph)(batch_size=batch, num_threads=4, device_id=0 if on_gpu else None)
     built.build()
     for _ in range(-(-rows // batch)):
         (output,) = built.run()
         dense = output.as_tensor()
-        yield torch.from_dlpack(dense).clone().to(DEVICE)
+        yield torch.utils.dlpack.from_dlpack(dense).clone().to(DEVICE)
 
 
 if __name__ == "__main__":

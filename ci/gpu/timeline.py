@@ -93,7 +93,8 @@ def timeline() -> None:
         with get_client("cpu", n_workers=1, threads_per_worker=2, processes=False):
             dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
             warm_up(embedder, folder / "warm")
-            image_pass.image_bytes = spans.each("read", image_pass.image_bytes)
+            read = spans.each("read", vars(image_pass)["image_bytes"])
+            vars(image_pass)["image_bytes"] = read
             for kind in (CpuDecoder, DaliDecoder):
                 kind.decode = spans.around("decode", kind.decode)  # type: ignore[method-assign]
             forward = spans.on_gpu("forward", base._Forward.__call__)

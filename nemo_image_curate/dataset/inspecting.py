@@ -54,7 +54,7 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
     for sidecar, reason in dataset.unreadable.items():
         counts["unreadable"] += 1
         faults.append({"shard": sidecar, "kind": "unreadable", "key": "", "detail": reason})
-    schema = frames.to_arrow(dataset.metadata._meta).schema
+    schema = frames.schema(dataset.metadata)
     return {
         "path": dataset.path,
         "shards": len(dataset.tar_files),

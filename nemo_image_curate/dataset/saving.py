@@ -175,7 +175,7 @@ def save(
     done = summaries(targets)
     todo = [number for number, summary in enumerate(done) if summary is None]
     if todo:
-        schema = frames.to_arrow(frame._meta).schema
+        schema = frames.schema(frame)
         for folder in sorted({storage.parent(targets[number].location) for number in todo}):
             storage.make_dirs(folder)
         try:

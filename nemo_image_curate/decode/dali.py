@@ -253,7 +253,8 @@ class DaliDecoder:
         kind = to_torch_type[dense.dtype]
         copied = torch.empty(dense.shape(), dtype=kind, device=device)
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        return feed_ndarray(dense, copied, cuda_stream=stream)
+        feed_ndarray(dense, copied, cuda_stream=stream)
+        return copied
 
     def _torch_device(self) -> torch.device:
         import torch

@@ -155,7 +155,8 @@ def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The numbers from each start on, so many of each, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    numbers: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers
 
 
 def _products(

@@ -141,7 +141,8 @@ def _thinned(places: np.ndarray, rows: np.ndarray) -> np.ndarray:
     counts = np.bincount(places[:, 0])[places[:, 0]] if len(places) else np.empty(0, dtype=np.int64)
     # Knuth's multiplicative hash, of 32 bits.
     hashed = rows.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
-    return places[hashed < 2.0**32 * _MOST / np.maximum(counts, 1)]
+    thinned: np.ndarray = places[hashed < 2.0**32 * _MOST / np.maximum(counts, 1)]
+    return thinned
 
 
 def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:

@@ -211,7 +211,7 @@ class SemanticDedup(Stage):
         self.check()
         column = self.embedding_column
         frames.require_columns(dataset.metadata, column, *([self.by] if self.by else []))
-        kind = frames.to_arrow(dataset.metadata[[column]]._meta).schema.field(column).type
+        kind = frames.schema(dataset.metadata).field(column).type
         if not str(kind).startswith(("list", "fixed_size_list", "large_list", "null")):
             raise ConfigError(f"column {column!r} holds {kind}, not embeddings.")
 

@@ -70,7 +70,9 @@ def _never_alone(model: Any) -> Forward:
     """The model, given a single picture twice: torch would compile it as a case of its own."""
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        return model(pixels.expand(2, -1, -1, -1))[:1] if len(pixels) == 1 else model(pixels)
+        n = len(pixels)
+        embeddings: torch.Tensor = model(pixels.expand(2, -1, -1, -1) if n == 1 else pixels)
+        return embeddings[:n]
 
     return forward
 

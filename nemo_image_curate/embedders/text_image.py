@@ -164,7 +164,7 @@ class TextImageEmbedder(ImageEmbedder):
             raise ConfigError("caption_column=None: there is no column of texts to embed.")
         frame = dataset.metadata
         frames.require_columns(frame, self.caption_column)
-        kind = frames.to_arrow(frame._meta[[self.caption_column]]).schema.field(0).type
+        kind = frames.schema(frame).field(self.caption_column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(one(kind) for one in (pa.types.is_string, pa.types.is_large_string)):
             raise ConfigError(

@@ -26,7 +26,7 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     if not vectors.numel():
         return vectors
     length = vectors.norm(dim=1, keepdim=True)
-    unit = vectors / length
+    unit: torch.Tensor = vectors / length
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
     odd = ~((length > small) & (length < 1 / small)).squeeze(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -141,7 +140,7 @@ def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
     # DALI gets the second of the two to see.
     cut_off = [fine[2][:-300], bad()["truncated png"][0]]
     broken = decoder.decode([*fine[:2], *cut_off, *fine[3:]])
-    assert broken.kept == [0, 1, 4, 5]
+    assert broken.decoded == [0, 1, 4, 5]
     assert broken.errors[2] is not None
     assert broken.errors[2].startswith("decode: image file is truncated")
     assert broken.errors[3] is not None
@@ -158,7 +157,7 @@ def test_many_sizes_each_in_its_place(kind: str) -> None:
     decoder = MAKERS[kind](SMALL)
     whole = decoder.decode(files)
     assert [*zip(whole.widths, whole.heights, strict=True)] == [tuple(size) for size in sizes]
-    assert whole.kept == list(range(40))
+    assert whole.decoded == list(range(40))
     # How images are put together into batches changes no bit.
     parts = [decoder.decode(files[at : at + 7]).pixels for at in range(0, 40, 7)]
     assert_same(torch.cat(parts), whole.pixels, kind)
@@ -216,16 +215,6 @@ def test_the_limit_of_pixels(kind: str) -> None:
     assert (batch.widths, batch.heights) == ([123, 5], [91, 7])
 
 
-def test_a_decoder_travels_before_and_after_its_first_use(kind: str) -> None:
-    decoder = MAKERS[kind](SMALL, thumbnail_sizes=(16,))
-    sent = pickle.loads(pickle.dumps(decoder))
-    expected = decoder.decode([good()["jpeg"]])
-    for other in (sent, pickle.loads(pickle.dumps(decoder))):
-        batch = other.decode([good()["jpeg"]])
-        assert_same(batch.pixels, expected.pixels, kind)
-        assert_same(batch.thumbnails[16].float(), expected.thumbnails[16].float(), kind)
-
-
 def test_a_jpeg_that_was_cut_off_costs_no_pipeline() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     decoder = MAKERS["dali cpu"](SMALL)
@@ -280,8 +269,8 @@ def test_pipelines_that_failed_leave_no_memory() -> None:
     files = [bad()["truncated png"][0], *[good()["jpeg"]] * 9]
     seen = []
     for _ in range(25):
-        assert len(decoder.decode(files[1:]).kept) == 9
-        assert len(decoder.decode(files).kept) == 9
+        assert len(decoder.decode(files[1:]).decoded) == 9
+        assert len(decoder.decode(files).decoded) == 9
         assert decoder._pipeline is None, "it failed"
         seen.append(used())
     assert seen[-1] - seen[5] < 64e6
@@ -313,7 +302,7 @@ def test_a_run_holds_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("nemo_image_curate.decode.dali._MAX_CHUNK_PIXELS", 11_193)
     assert decoder._chunks([decoder._header(data) for data in files]) == [[0], [2], [3], [4]]
     split = decoder.decode(files)
-    assert split.kept == expected.kept
+    assert split.decoded == expected.decoded
     assert_same(split.pixels, expected.pixels, "dali cpu")
     # What a strip grows to counts, too: 54 x 1728 pixels.
     strips = [good()["1x40"], good()["1x1"]]
