@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.format import local_folder
+from nemo_image_curate.shards.columns import content_digest
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -250,10 +250,7 @@ def _read_part(frame: Any, name: str | None) -> str:
     if name is not None:
         with storage.atomic_write(name) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=8192)
-    digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=8192):
-        digest.update(repr(batch.to_pydict()).encode())
-    return digest.hexdigest()
+    return content_digest(table)
 
 
 def _fill(path: str, parts: list[str], about: dict[str, Any]) -> None:

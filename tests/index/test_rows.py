@@ -93,7 +93,7 @@ def test_matching_refuses_what_filter_refuses(saved):
 
 
 def test_expressions_are_remembered_and_forgotten(saved, monkeypatch):
-    monkeypatch.setattr(rows_module, "_KEPT", 2)
+    monkeypatch.setattr(rows_module, "_REMEMBERED", 2)
     first = saved.matching("width < 5")
     assert saved.matching("width < 5") is first
     with pytest.raises(ValueError, match="read-only"):

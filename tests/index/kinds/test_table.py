@@ -1,14 +1,14 @@
 import pytest
 
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.index.kinds.base import check_kind, choose
+from nemo_image_curate.index.kinds.table import check_settings, choose
 
 
 def test_by_size():
-    assert choose(50_000, 512).kind == "flat"
-    assert choose(50_001, 512).kind == "ivf"
-    assert choose(100, 512, "ivf").kind == "ivf"
-    assert choose(10**7, 512, "flat").kind == "flat"
+    assert choose(50_000, 512).name == "flat"
+    assert choose(50_001, 512).name == "ivf"
+    assert choose(100, 512, "ivf").name == "ivf"
+    assert choose(10**7, 512, "flat").name == "flat"
 
 
 def test_a_million_fits_in_500_mb():
@@ -36,8 +36,8 @@ def test_max_memory_is_respected_or_refused():
     assert narrow.memory_bytes <= 100 * 10**6 < wide.memory_bytes
     assert narrow.width < wide.width
     # A flat index that is too large is not chosen.
-    assert choose(40_000, 512).kind == "flat"
-    assert choose(40_000, 512, max_memory=20 * 10**6).kind == "ivf"
+    assert choose(40_000, 512).name == "flat"
+    assert choose(40_000, 512, max_memory=20 * 10**6).name == "ivf"
     with pytest.raises(ConfigError, match=r"Allow [\d,]+; it cannot be smaller"):
         choose(10**6, 512, max_memory=30 * 10**6)
     with pytest.raises(ConfigError, match="kind='ivf' takes less"):
@@ -58,4 +58,4 @@ def test_max_memory_is_respected_or_refused():
 )
 def test_unusable_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
-        check_kind(*settings)
+        check_settings(*settings)
