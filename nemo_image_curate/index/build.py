@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often as many vectors as it was trained on an index may hold.
+# An index of more than so many times the vectors that it was trained on should be built again.
 _MOST_GROWTH = 4
 
 
@@ -49,7 +49,7 @@ def make(
     staged = StagedPartitions(dataset, column, Path(folder, format.STAGING), progress)
     with storage.exclusive(folder):
         if saved := _finished(folder, options, staged):
-            format.tidy(folder, saved.files)
+            format.tidy(saved)
             return
         provenance = dataset.provenance.get(column, {})
         if "conflict" in provenance:
@@ -75,8 +75,8 @@ def make(
         rows = staged.folder / "rows"
         staged.write_row_table(rows, indexed)
         kind, files = plan.make(staged, indexed, before={})
-        saved = SavedIndex(recipe, {}, list(partitions.values()))
-        _commit(folder, saved, kind, {"rows": rows, **files}, staged)
+        saved = SavedIndex(folder, recipe, {}, list(partitions.values()))
+        _commit(saved, kind, {"rows": rows, **files}, staged)
 
 
 def _finished(
@@ -85,7 +85,7 @@ def _finished(
     """The index that is there, if it is whole and was made of this dataset in this way."""
     try:
         saved = format.read(folder)
-        format.check(folder, saved.files, whole=False)
+        format.check(saved, whole=False)
     except (DatasetError, FileNotFoundError):
         return None
     same = reconcile.has_same_marks(saved.partitions, staged)
@@ -112,12 +112,12 @@ def add(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -> No
     """
     with storage.exclusive(folder):
         saved = format.read(folder)
-        staged = _staged(folder, saved, dataset, progress)
-        match = _matched(folder, saved, staged, add=True)
+        staged = _staged(saved, dataset, progress)
+        match = _matched(saved, staged, add=True)
         if match.unchanged:
-            format.tidy(folder, saved.files)
+            format.tidy(saved)
         else:
-            _update(folder, saved, staged, match)
+            _update(saved, staged, match)
 
 
 def refresh(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -> None:
@@ -129,51 +129,46 @@ def refresh(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -
         Saying what differs.
     """
     saved = format.read(folder)
-    staged = _staged(folder, saved, dataset, progress)
+    staged = _staged(saved, dataset, progress)
     if reconcile.has_same_marks(saved.partitions, staged):
         return
     with storage.exclusive(folder):
         saved = format.read(folder)
-        match = _matched(folder, saved, staged, add=False)
+        match = _matched(saved, staged, add=False)
         if match.staged:
-            _update(folder, saved, staged, match)
+            _update(saved, staged, match)
 
 
 def _staged(
-    folder: str, saved: SavedIndex, dataset: ImageTextPairDataset, progress: bool | None
+    saved: SavedIndex, dataset: ImageTextPairDataset, progress: bool | None
 ) -> StagedPartitions:
     """The partitions of a dataset, if its column may be the one that is indexed."""
-    recipe = saved.recipe
-    if dataset.id_col != recipe["id_col"]:
+    id_col, column = saved.recipe["id_col"], saved.recipe["column"]
+    if dataset.id_col != id_col:
         raise DatasetError(
-            f"the index at {folder} was made with id_col={recipe['id_col']!r}, but the dataset "
-            f"was opened with id_col={dataset.id_col!r}."
+            f"the index at {saved.folder} was made with id_col={id_col!r}, but the dataset was "
+            f"opened with id_col={dataset.id_col!r}."
         )
-    reconcile.check_encoder(recipe, dataset.provenance.get(recipe["column"], {}), folder)
-    return StagedPartitions(dataset, recipe["column"], Path(folder, format.STAGING), progress)
+    reconcile.check_encoder(saved, dataset.provenance.get(column, {}))
+    return StagedPartitions(dataset, column, Path(saved.folder, format.STAGING), progress)
 
 
-def _matched(
-    folder: str, saved: SavedIndex, staged: StagedPartitions, add: bool
-) -> reconcile.Match:
+def _matched(saved: SavedIndex, staged: StagedPartitions, add: bool) -> reconcile.Match:
     """Which partitions are the same; anything else is refused, but new ones when they are added."""
     match = reconcile.match(saved.partitions, staged, with_vectors=add)
     if match.missing or (match.new and not add):
-        rows = RowTable(str(saved.paths(folder)["rows"]), saved.recipe["id_col"])
         try:
-            reconcile.refuse(match, saved.partitions, staged, rows, folder)
+            reconcile.refuse(match, saved, staged)
         finally:
             storage.remove_tree(str(staged.folder))
     return match
 
 
-def _update(
-    folder: str, saved: SavedIndex, staged: StagedPartitions, match: reconcile.Match
-) -> None:
+def _update(saved: SavedIndex, staged: StagedPartitions, match: reconcile.Match) -> None:
     """Write the files of an index with the new partitions, or with other columns."""
     new = staged.read(match.new)
     new_indexed = _indexed(new)
-    kind, paths = table.from_recipe(saved.recipe), saved.paths(folder)
+    kind = table.from_recipe(saved.recipe)
     rows = staged.folder / "rows"
     if match.staged:
         # All columns anew, in the order of the index.
@@ -185,18 +180,17 @@ def _update(
         staged.read(again, with_vectors=False)
         staged.write_row_table(rows, [*again, *new_indexed])
     else:
-        before = RowTable(str(paths["rows"]), saved.recipe["id_col"]).batches()
-        staged.write_row_table(rows, new_indexed, before)
+        staged.write_row_table(rows, new_indexed, saved.rows.batches())
     files: Files = {"rows": rows}
     if new_indexed:
-        common_dim(saved.recipe["column"], new.values(), {kind.dim: folder})
+        common_dim(saved.recipe["column"], new.values(), {kind.dim: saved.folder})
         grown = replace(kind, count=kind.count + _count(new_indexed))
-        kind, extended = grown.make(staged, new_indexed, before=paths)
+        kind, extended = grown.make(staged, new_indexed, before=saved.paths)
         files = {**files, **extended}
         if kind.count > _MOST_GROWTH * saved.recipe["trained_on"]:
             logger.warning(
                 "the index at %s was made for %s vectors and has %s now: build it again",
-                folder,
+                saved.folder,
                 f"{saved.recipe['trained_on']:,}",
                 f"{kind.count:,}",
             )
@@ -205,12 +199,10 @@ def _update(
         replace(partition, **vars(staged.marks[match.dataset_numbers[number]]))
         for number, partition in enumerate(saved.partitions)
     ]
-    _commit(folder, replace(saved, partitions=[*known, *new.values()]), kind, files, staged)
+    _commit(replace(saved, partitions=[*known, *new.values()]), kind, files, staged)
 
 
-def _commit(
-    folder: str, saved: SavedIndex, kind: Kind, files: Files, staged: StagedPartitions
-) -> None:
+def _commit(saved: SavedIndex, kind: Kind, files: Files, staged: StagedPartitions) -> None:
     """Measure, and put everything in its place; `files` may lack what stays as it is."""
     recipe = saved.recipe | {"kind": kind.name, "count": kind.count, "dim": kind.dim}
     recipe |= kind.recipe()
@@ -218,8 +210,8 @@ def _commit(
     recipe["bytes"] = {"memory": kind.memory_bytes, "disk": kind.disk_bytes}
     if "vectors" in files:
         engine = kind.open({role: files[role] for role in kind.roles})
-        rows = RowTable(str(files["rows"]), staged.id_col)
+        rows = RowTable(files["rows"], staged.id_col)
         recall = Recall(engine, files["vectors"], kind.dim, rows, staged.folder, staged.progress)
         recipe |= recall.tune(recipe["options"]["target_recall"])
     new_files = {role: path for role, path in files.items() if role in ("rows", *kind.roles)}
-    format.commit(folder, replace(saved, recipe=recipe), new_files)
+    format.commit(replace(saved, recipe=recipe), new_files)

@@ -11,12 +11,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.index.rows import RowTable
 
 DESCRIPTION = "index.json"
 FORMAT = 1
@@ -77,6 +78,7 @@ class SavedIndex:
 
     Attributes
     ----------
+    folder : str
     recipe : dict
         See `VectorIndex`.
     files : dict of role to dict
@@ -85,13 +87,20 @@ class SavedIndex:
         In the order of the rows.
     """
 
+    folder: str
     recipe: dict[str, Any]
     files: dict[str, dict[str, Any]]
     partitions: list[Partition]
 
-    def paths(self, folder: str) -> dict[str, Path]:
+    @property
+    def paths(self) -> dict[str, Path]:
         """Where the file of each role is."""
-        return {role: Path(folder, record["name"]) for role, record in self.files.items()}
+        return {role: Path(self.folder, record["name"]) for role, record in self.files.items()}
+
+    @property
+    def rows(self) -> RowTable:
+        """The rows, opened."""
+        return RowTable(self.paths["rows"], self.recipe["id_col"])
 
 
 def local_folder(path: str | os.PathLike[str]) -> str:
@@ -124,7 +133,7 @@ def read(folder: str) -> SavedIndex:
         content = json.loads(storage.read_bytes(place))
         version = content["format"]
         if version == FORMAT:
-            return _parsed(content)
+            return _parsed(folder, content)
     except (FileNotFoundError, NotADirectoryError) as error:
         unfinished = os.path.isdir(os.path.join(folder, STAGING))
         what = "an index that was not finished" if unfinished else "no index"
@@ -138,7 +147,7 @@ def read(folder: str) -> SavedIndex:
     )
 
 
-def _parsed(content: Mapping[str, Any]) -> SavedIndex:
+def _parsed(folder: str, content: Mapping[str, Any]) -> SavedIndex:
     """Raises `KeyError` or `TypeError` for a description that lacks something."""
     for name in ("kind", "dim", "id_col", "column", "encoder", "options"):
         content["recipe"][name]
@@ -148,16 +157,15 @@ def _parsed(content: Mapping[str, Any]) -> SavedIndex:
         Partition(**{name: partition[name] for name in _PARTITION_FIELDS})
         for partition in content["partitions"]
     ]
-    return SavedIndex(content["recipe"], content["files"], partitions)
+    return SavedIndex(folder, content["recipe"], content["files"], partitions)
 
 
-def check(folder: str, files: Mapping[str, Any], whole: bool) -> None:
+def check(saved: SavedIndex, whole: bool) -> None:
     """Compare files with what ``index.json`` says of them.
 
     Parameters
     ----------
-    folder : str
-    files : mapping
+    saved : SavedIndex
     whole : bool
         Hash all of them, not only those of up to 256 MB.
 
@@ -168,8 +176,8 @@ def check(folder: str, files: Mapping[str, Any], whole: bool) -> None:
     DatasetError
         Naming the file that is damaged.
     """
-    for record in files.values():
-        place = os.path.join(folder, record["name"])
+    for record in saved.files.values():
+        place = os.path.join(saved.folder, record["name"])
         size = os.stat(place).st_size
         if size != record["size"]:
             raise DatasetError(
@@ -185,12 +193,11 @@ def _sha256(place: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def commit(folder: str, saved: SavedIndex, new_files: Mapping[str, Path]) -> None:
-    """Make finished files the index that is at `folder`, at one stroke.
+def commit(saved: SavedIndex, new_files: Mapping[str, Path]) -> None:
+    """Make finished files the index of a folder, at one stroke.
 
     Parameters
     ----------
-    folder : str
     saved : SavedIndex
         Its `files` are those that stay, if no new one has their role.
     new_files : mapping of role to Path
@@ -201,7 +208,7 @@ def commit(folder: str, saved: SavedIndex, new_files: Mapping[str, Path]) -> Non
         digest = _sha256(str(path))
         name = f"{role}-{digest[:16]}.{ENDINGS[role]}"
         files[role] = {"name": name, "size": path.stat().st_size, "sha256": digest}
-        os.replace(path, os.path.join(folder, name))
+        os.replace(path, os.path.join(saved.folder, name))
     content = {
         "format": FORMAT,
         "recipe": saved.recipe,
@@ -212,15 +219,15 @@ def commit(folder: str, saved: SavedIndex, new_files: Mapping[str, Path]) -> Non
         ],
     }
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    storage.write_bytes(os.path.join(folder, DESCRIPTION), text.encode())
-    tidy(folder, files)
+    storage.write_bytes(os.path.join(saved.folder, DESCRIPTION), text.encode())
+    tidy(replace(saved, files=files))
 
 
-def tidy(folder: str, files: Mapping[str, Any]) -> None:
+def tidy(saved: SavedIndex) -> None:
     """Remove what a finished index has no use for, such as what a killed process left."""
-    used = {record["name"] for record in files.values()}
-    for entry in os.scandir(folder):
+    used = {record["name"] for record in saved.files.values()}
+    for entry in os.scandir(saved.folder):
         if _NAME.fullmatch(entry.name) and entry.name not in used:
             os.remove(entry.path)
-    storage.remove_tree(os.path.join(folder, STAGING))
-    storage.remove_temporaries(folder)
+    storage.remove_tree(os.path.join(saved.folder, STAGING))
+    storage.remove_temporaries(saved.folder)

@@ -58,7 +58,7 @@ class Recall:
     ):
         self._engine = engine
         self._vectors = VectorFile(path, dim)
-        self._query_rows = _queries(rows)
+        self._query_rows = _query_rows(rows)
         self._queries = self._vectors.read(self._query_rows)
         queries_path = folder / "queries.npy"
         np.save(queries_path, self._queries)
@@ -129,7 +129,7 @@ class Recall:
         return {"nprobe": high, "candidates": candidates, "recall": round(recall, 4)}
 
 
-def _queries(rows: RowTable) -> np.ndarray:
+def _query_rows(rows: RowTable) -> np.ndarray:
     """The rows that score highest; the training sample is of those that score lowest."""
     scores = [sample_scores(batch, rows.id_col) for batch in rows.batches()]
     order = np.argsort(-np.concatenate(scores), kind="stable")

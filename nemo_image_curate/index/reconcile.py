@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.index.format import Mark, Partition
-from nemo_image_curate.index.rows import RowTable
+from nemo_image_curate.index.format import Mark, Partition, SavedIndex
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+
+_AGAIN = "Build the index again: build_index(dataset)."
 
 
 @dataclass
@@ -44,14 +45,14 @@ class Match:
         """Whether nothing had to be read, and nothing is missing or new."""
         return not (self.new or self.missing or self.staged)
 
-    def pair(self, saved: Sequence[Hashable], dataset: Mapping[int, Hashable]) -> None:
-        """Pair what is left and has the same mark, each at most once, in order."""
-        free: dict[Hashable, list[int]] = defaultdict(list)
+    def pair(self, index: Sequence[Hashable], dataset: Mapping[int, Hashable]) -> None:
+        """Pair those that are left and have equal values, each at most once, in order."""
+        unpaired: dict[Hashable, list[int]] = defaultdict(list)
         for number in reversed(self.new):
-            free[dataset[number]].append(number)
+            unpaired[dataset[number]].append(number)
         for saved_number in list(self.missing):
-            if candidates := free[saved[saved_number]]:
-                number = candidates.pop()
+            if equal := unpaired[index[saved_number]]:
+                number = equal.pop()
                 self.dataset_numbers[saved_number] = number
                 self.missing.remove(saved_number)
                 self.new.remove(number)
@@ -77,19 +78,19 @@ def match(partitions: Sequence[Partition], staged: StagedPartitions, with_vector
     return result
 
 
-def check_encoder(recipe: Mapping[str, Any], provenance: Mapping[str, Any], folder: str) -> None:
+def check_encoder(saved: SavedIndex, provenance: Mapping[str, Any]) -> None:
     """Refuse embeddings of another encoder than the index was made of.
 
     Raises
     ------
     DatasetError
     """
-    indexed = recipe["provenance"]
+    indexed = saved.recipe["provenance"]
     for name in ("encoder", "weights_sha256"):
         if indexed and provenance and indexed.get(name) != provenance.get(name):
             raise DatasetError(
-                f"the index at {folder} is of embeddings by {_named(indexed)}, but the dataset's "
-                f"are by {_named(provenance)}. Build the index again: build_index(dataset)."
+                f"the index at {saved.folder} is of embeddings by {_named(indexed)}, but the "
+                f"dataset's are by {_named(provenance)}. {_AGAIN}"
             )
 
 
@@ -98,13 +99,7 @@ def _named(provenance: Mapping[str, Any]) -> str:
     return f"{provenance.get('encoder')!r}" + (f" (weights {weights[:12]})" if weights else "")
 
 
-def refuse(
-    match: Match,
-    partitions: Sequence[Partition],
-    staged: StagedPartitions,
-    rows: RowTable,
-    folder: str,
-) -> NoReturn:
+def refuse(match: Match, saved: SavedIndex, staged: StagedPartitions) -> NoReturn:
     """Say what differs between an index and a dataset.
 
     Raises
@@ -112,14 +107,14 @@ def refuse(
     DatasetError
         Always.
     """
+    index = f"the index at {saved.folder}"
     if not match.missing:
         shards = ", ".join(staged.marks[number].shard for number in match.new[:5])
         raise DatasetError(
-            f"the index at {folder} lacks {len(match.new)} of the dataset's partitions: {shards}. "
-            "Add them: VectorIndex.load(path).add(dataset)."
+            f"{index} lacks {len(match.new)} of the dataset's partitions: {shards}. Add them: "
+            "VectorIndex.load(path).add(dataset)."
         )
-    again = "Build the index again: build_index(dataset)."
-    saved_samples = _samples_of(partitions, match.missing, rows, staged.id_col)
+    saved_samples = _samples_of(saved, match.missing)
     new_samples = {
         (row[SHARD_COLUMN], row[staged.id_col])
         for number in match.new
@@ -129,29 +124,28 @@ def refuse(
     if lost := saved_samples - new_samples:
         shard, key = min(lost)
         raise DatasetError(
-            f"the index at {folder} has {len(lost):,} embeddings that the dataset has not, such "
-            f"as that of {key!r} of {shard}. For a part of a dataset, search the index of all of "
-            f"it with where=. {again}"
+            f"{index} has {len(lost):,} embeddings that the dataset has not, such as that of "
+            f"{key!r} of {shard}. For a part of a dataset, search the index of all of it with "
+            f"where=. {_AGAIN}"
         )
     if added := new_samples - saved_samples:
         shard, key = min(added)
         raise DatasetError(
-            f"the dataset has {len(added):,} embeddings that the index at {folder} has not, in "
-            f"shards that were indexed, such as that of {key!r} of {shard}. {again}"
+            f"the dataset has {len(added):,} embeddings that {index} has not, in shards that were "
+            f"indexed, such as that of {key!r} of {shard}. {_AGAIN}"
         )
-    shards = ", ".join(partitions[number].shard for number in match.missing[:5])
+    shards = ", ".join(saved.partitions[number].shard for number in match.missing[:5])
     raise DatasetError(
-        f"the index at {folder} has other embeddings, or rows in another order, than the dataset "
-        f"in {len(match.missing)} partitions: {shards}. {again}"
+        f"{index} has other embeddings, or rows in another order, than the dataset in "
+        f"{len(match.missing)} partitions: {shards}. {_AGAIN}"
     )
 
 
-def _samples_of(
-    partitions: Sequence[Partition], numbers: Collection[int], rows: RowTable, id_col: str
-) -> set[tuple[str, str]]:
+def _samples_of(saved: SavedIndex, numbers: Collection[int]) -> set[tuple[str, str]]:
     """The (shard, key) of all rows of some partitions of an index."""
+    rows, id_col = saved.rows, saved.recipe["id_col"]
     samples, start = set[tuple[str, str]](), 0
-    for number, partition in enumerate(partitions):
+    for number, partition in enumerate(saved.partitions):
         stop = start + partition.indexed
         if number in numbers:
             samples |= {(row[SHARD_COLUMN], row[id_col]) for row in rows.take(range(start, stop))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class RowTable:
 
     Parameters
     ----------
-    path : str
+    path : Path
         An Arrow IPC file.
     id_col : str
 
@@ -55,11 +56,10 @@ class RowTable:
         When the file is no whole Arrow file.
     """
 
-    def __init__(self, path: str, id_col: str):
-        self.path = path
+    def __init__(self, path: Path, id_col: str):
         self.id_col = id_col
         try:
-            with pa.memory_map(path) as file, pa.ipc.open_file(file) as opened:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as opened:
                 # Batches are views of the file; what is not looked at is not read.
                 self._batches = [opened.get_batch(i) for i in range(opened.num_record_batches)]
                 self.schema: pa.Schema = opened.schema

@@ -14,10 +14,8 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index import build, format
 from nemo_image_curate.index.format import SavedIndex
 from nemo_image_curate.index.hits import Hit
-from nemo_image_curate.index.kinds.base import Engine
 from nemo_image_curate.index.kinds.table import check_settings, from_recipe
 from nemo_image_curate.index.rescoring import MOST_CANDIDATES, approximate, scan
-from nemo_image_curate.index.rows import RowTable
 from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
@@ -130,15 +128,15 @@ class VectorIndex:
         looking for them in the lists of 1,000,000 (measured).
     """
 
-    def __init__(self, path: str, saved: SavedIndex, engine: Engine, rows: RowTable):
-        self.path = path
+    def __init__(self, saved: SavedIndex):
+        self.path = saved.folder
         self.recipe: dict[str, Any] = {**saved.recipe, "files": saved.files}
-        self.rows = rows
+        self.rows = saved.rows
         self.nprobe: int = self.recipe.get("nprobe", 1)
         self.candidates: int = self.recipe.get("candidates", 2)
         self.most_candidates = MOST_CANDIDATES
         self.scan_rows = 5_000
-        self._engine = engine
+        self._engine = from_recipe(saved.recipe).open(saved.paths)
 
     @classmethod
     def load(
@@ -172,10 +170,8 @@ class VectorIndex:
         while True:
             saved = format.read(folder)
             try:
-                format.check(folder, saved.files, check_files)
-                paths = saved.paths(folder)
-                rows = RowTable(str(paths["rows"]), saved.recipe["id_col"])
-                return cls(folder, saved, from_recipe(saved.recipe).open(paths), rows)
+                format.check(saved, check_files)
+                return cls(saved)
             except (FileNotFoundError, DatasetError) as error:
                 # Unless it was replaced after its description was read.
                 if format.read(folder) != saved:
@@ -289,10 +285,11 @@ class VectorIndex:
         """The rows of highest cosine similarity to each vector; see `Searchable.nearest`."""
         allowed = None if where is None else self.rows.matching(where)
         scores, rows = self.search(vectors, k, allowed)
-        return [
-            self._hits(query_rows[query_rows >= 0], query_scores, with_vectors)
-            for query_scores, query_rows in zip(scores, rows, strict=True)
-        ]
+        answers = []
+        for query_scores, query_rows in zip(scores, rows, strict=True):
+            present = query_rows >= 0
+            answers.append(self._hits(query_rows[present], query_scores[present], with_vectors))
+        return answers
 
     def lookup(
         self, samples: Sequence[tuple[str | None, str]], where: str | None = None
@@ -315,7 +312,7 @@ class VectorIndex:
     def _hits(self, rows: np.ndarray, scores: np.ndarray, with_vectors: bool) -> list[Hit]:
         vectors = self.vectors(rows) if with_vectors and len(rows) else [None] * len(rows)
         hits = []
-        for columns, score, vector in zip(self.rows.take(rows), scores, vectors, strict=False):
+        for columns, score, vector in zip(self.rows.take(rows), scores, vectors, strict=True):
             key, shard = columns.pop(self.recipe["id_col"]), columns.pop(SHARD_COLUMN)
             caption = columns.pop(_CAPTION, None)
             hits.append(Hit(key, shard, float(score), caption, columns, vector))

@@ -15,6 +15,8 @@ COMMAND = Path(sys.executable).with_name("nemo-image-curate")
 class Shell:
     """Runs the command; those that compute share a running cluster, to save the time to start."""
 
+    stderr: str
+
     def __init__(self, address: str):
         self.address = address
 
@@ -27,6 +29,7 @@ class Shell:
             text=True,
             env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
         )
+        self.stderr = done.stderr
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         if code == 0:

@@ -66,6 +66,8 @@ def test_an_index_is_added_to_or_built_again(indexed, run):
     assert first["caption"]["captions"] == len(CAPTIONS)
     again = run("index", indexed / "meta", "--kind", "ivf", "--rebuild")
     assert "kind       ivf" in again
+    assert "INFO: index of image_embedding is ivf" in run.stderr
+    assert "MB in memory" in run.stderr
     run("index", indexed / "meta", "--kind", "flat")
 
 

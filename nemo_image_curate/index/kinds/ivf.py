@@ -135,10 +135,9 @@ class Ivf(Kind):
             files["vectors"] = staged.folder / "vectors"
             arrays = (staged.vectors(number, self.dim) for number in partitions)
             write_vectors(files["vectors"], arrays, before.get("vectors"))
-        # The workers take what encodes from the index itself.
-        index = _filled(
-            before.get("index") or train(self, staged, partitions), staged, partitions, self.dim
-        )
+        # An index that holds codes encodes like the empty one that it was trained as.
+        trained = before.get("index") or train(self, staged, partitions)
+        index = _filled(trained, staged, partitions, self.dim)
         write_faiss(index, files["index"])
         # `projection` may need fewer components, and k-means leave out empty lists.
         lists = Codes(index).lists
