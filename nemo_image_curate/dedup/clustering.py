@@ -155,11 +155,11 @@ class Clustering:
         if not place.exists():
             samples = _samples(self.folder, len(self.counts), dim)
             blocks = write_blocks(samples, self.folder)
-            found = spherical_kmeans(
+            centroids = spherical_kmeans(
                 blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
             )
             with storage.atomic_write(str(place)) as file:
-                np.save(file, found)
+                np.save(file, centroids)
         return np.load(place, mmap_mode="r")
 
 

@@ -180,7 +180,7 @@ def _update(saved: SavedIndex, staged: StagedPartitions, match: reconcile.Match)
         staged.read(again, with_vectors=False)
         staged.write_row_table(rows, [*again, *new_indexed])
     else:
-        staged.write_row_table(rows, new_indexed, saved.rows.batches())
+        staged.write_row_table(rows, new_indexed, saved.open_rows().batches())
     files: Files = {"rows": rows}
     if new_indexed:
         common_dim(saved.recipe["column"], new.values(), {kind.dim: saved.folder})

@@ -97,9 +97,8 @@ class SavedIndex:
         """Where the file of each role is."""
         return {role: Path(self.folder, record["name"]) for role, record in self.files.items()}
 
-    @property
-    def rows(self) -> RowTable:
-        """The rows, opened."""
+    def open_rows(self) -> RowTable:
+        """The table of its rows."""
         return RowTable(self.paths["rows"], self.recipe["id_col"])
 
 

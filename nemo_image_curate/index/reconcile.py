@@ -143,7 +143,7 @@ def refuse(match: Match, saved: SavedIndex, staged: StagedPartitions) -> NoRetur
 
 def _samples_of(saved: SavedIndex, numbers: Collection[int]) -> set[tuple[str, str]]:
     """The (shard, key) of all rows of some partitions of an index."""
-    rows, id_col = saved.rows, saved.recipe["id_col"]
+    rows, id_col = saved.open_rows(), saved.recipe["id_col"]
     samples, start = set[tuple[str, str]](), 0
     for number, partition in enumerate(saved.partitions):
         stop = start + partition.indexed

@@ -131,7 +131,7 @@ class VectorIndex:
     def __init__(self, saved: SavedIndex):
         self.path = saved.folder
         self.recipe: dict[str, Any] = {**saved.recipe, "files": saved.files}
-        self.rows = saved.rows
+        self.rows = saved.open_rows()
         self.nprobe: int = self.recipe.get("nprobe", 1)
         self.candidates: int = self.recipe.get("candidates", 2)
         self.most_candidates = MOST_CANDIDATES
@@ -267,12 +267,11 @@ class VectorIndex:
                 "the same model."
             )
         wide = given.astype(np.float64)
-        if not np.isfinite(wide).all():
-            raise ConfigError("a query has values that are NaN or infinite.")
-        unit = directions(torch.from_numpy(wide))
-        if unit.isnan().any():
+        queries: np.ndarray = directions(torch.from_numpy(wide)).float().numpy()
+        if np.isnan(queries).any():
+            if not np.isfinite(wide).all():
+                raise ConfigError("a query has values that are NaN or infinite.")
             raise ConfigError("a query is all zero, and has no direction to look in.")
-        queries: np.ndarray = unit.float().numpy()
         return queries
 
     def nearest(

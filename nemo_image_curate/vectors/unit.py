@@ -25,16 +25,19 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
 
     if not vectors.numel():
         return vectors
-    length = vectors.norm(dim=1, keepdim=True)
+    length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     unit = vectors / length
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
+    shortest, longest = length.aminmax()
+    # As floats: a single query waits for each step here.
+    if float(shortest) > small and float(longest) < 1 / small:
+        return unit
     odd = ~((length > small) & (length < 1 / small)).squeeze(1)
-    if odd.any():
-        given = vectors[odd]
-        # 0 / 0 and inf / inf are NaN.
-        scaled = given / given.abs().amax(dim=1, keepdim=True)
-        unit[odd] = scaled / scaled.norm(dim=1, keepdim=True)
+    given = vectors[odd]
+    # 0 / 0 and inf / inf are NaN.
+    scaled = given / given.abs().amax(dim=1, keepdim=True)
+    unit[odd] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return unit
 
 

@@ -140,6 +140,9 @@ def test_queries_that_cannot_be_used(many):
         one.search(queries[0], 3)
     for scale in (1e-30, 1e30):
         assert (one.search(queries * scale, 3)[1] == one.search(queries, 3)[1]).all()
+    for scale in (1e-300, 1e300):
+        wide = queries.astype(np.float64) * scale
+        assert (one.search(wide, 3)[1] == one.search(queries, 3)[1]).all()
 
 
 @given(
