@@ -111,10 +111,10 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     for stage in DUPLICATES.values():
         marked = stage(marked)
     flags = {name: f"{stage.prefix}is_duplicate" for name, stage in DUPLICATES.items()}
-    found = frames.to_arrow(marked.metadata[["key", *flags.values()]].compute()).to_pandas()
+    decisions = frames.to_arrow(marked.metadata[["key", *flags.values()]].compute()).to_pandas()
     unique = marked.metadata
     for reason, flag in flags.items():
-        keys = found.loc[found[flag].fillna(False).astype(bool), "key"]
+        keys = decisions.loc[decisions[flag].fillna(False).astype(bool), "key"]
         rows.loc[rows.rejected.isna() & rows.key.isin(keys), "rejected"] = reason
         unique = unique[~unique[flag].fillna(False)]
     done = marked.replace(unique).to_webdataset(str(curated), old_id_col="old_key")
@@ -166,8 +166,8 @@ def _table(record: dict[str, Any]) -> str:
     if variants := record.get("variants"):
         lines += ["", "variant made for the demo   what became of it"]
         for name, outcome in variants.items():
-            told = ", ".join(f"{count} {what}" for what, count in outcome.items())
-            lines.append(f"  {name:<26}{told}")
+            counts = ", ".join(f"{count} {what}" for what, count in outcome.items())
+            lines.append(f"  {name:<26}{counts}")
     lines += ["", f"clean shards   {record['output']}", f"all rows       {record['metadata']}"]
     return "\n".join(lines)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import os
 import platform
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from PIL import Image
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute.client import get_client
+from nemo_image_curate.compute.devices import usable_cores
 from nemo_image_curate.version import __version__
 
 _PACKAGES = (
@@ -52,7 +52,7 @@ def examine() -> dict[str, dict[str, Any]]:
             **{name: _version(name) for name in _PACKAGES},
         },
         "devices": {
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": usable_cores(),
             "bfloat16 on CPU": _attempt(_bfloat16),
             "GPU backend": frames.gpu_problem() or "works",
             "backend in use": _attempt(frames.resolve_backend),

@@ -85,8 +85,8 @@ def resolve_backend(backend: str = "auto") -> Backend:
 
 def backend_of(frame: Any) -> Backend:
     """The backend of a frame, series or Dask collection of them."""
-    meta = getattr(frame, "_meta", frame)
-    return "gpu" if type(meta).__module__.split(".")[0] == "cudf" else "cpu"
+    partition = getattr(frame, "_meta", frame)
+    return "gpu" if type(partition).__module__.split(".")[0] == "cudf" else "cpu"
 
 
 def device_of(frame: Any) -> Literal["cpu", "cuda"]:
@@ -96,7 +96,8 @@ def device_of(frame: Any) -> Literal["cpu", "cuda"]:
 
 def host(values: Any) -> np.ndarray:
     """An array of the CPU's memory: a NumPy array as it is, a CuPy array copied."""
-    return values.get() if hasattr(values, "get") else values
+    array: np.ndarray = values.get() if hasattr(values, "get") else values
+    return array
 
 
 def from_arrow(table: pa.Table, backend: Backend) -> Any:
@@ -161,6 +162,16 @@ def to_arrow(frame: Any) -> pa.Table:
         return pa.table({name: column_to_arrow(frame[name]) for name in frame.columns})
     table = pa.Table.from_pandas(frame, preserve_index=False)
     return table.replace_schema_metadata(None).combine_chunks()
+
+
+def empty(frame: Any) -> Any:
+    """A dataframe without rows, of the columns of another or of a Dask collection."""
+    return getattr(frame, "_meta", frame).iloc[:0]
+
+
+def schema(frame: Any) -> pa.Schema:
+    """The Arrow schema of a dataframe, or of a Dask collection, of which nothing is computed."""
+    return to_arrow(empty(frame)).schema
 
 
 def nan_to_null(values: Any) -> Any:

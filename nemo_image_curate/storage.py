@@ -56,7 +56,8 @@ def filesystem(location: str) -> tuple[Any, str]:
     # Other processes write while we look: a remembered listing would hide what they did.
     options = {} if is_local(location) else {"use_listings_cache": False}
     try:
-        return fsspec.core.url_to_fs(location, **options)
+        fs, path = fsspec.core.url_to_fs(location, **options)
+        return fs, path
     except (ImportError, ValueError) as error:
         raise DatasetError(
             f"cannot use {location}: {error}. For s3:// install nemo_image_curate[s3]."
@@ -117,13 +118,13 @@ def stat(location: str) -> FileInfo | None:
     """Size and modification time, or None when there is no such file."""
     if is_local(location):
         try:
-            found = os.stat(location)
+            status = os.stat(location)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise DatasetError(f"cannot use {location[:200]}: {error}") from error
-        changed = max(found.st_mtime, found.st_ctime)
-        return FileInfo(location, found.st_size, found.st_mtime, changed)
+        changed = max(status.st_mtime, status.st_ctime)
+        return FileInfo(location, status.st_size, status.st_mtime, changed)
     fs, path = filesystem(location)
     try:
         return _info(location, fs.info(path))
@@ -152,10 +153,10 @@ def find(folder: str, suffix: str) -> list[FileInfo]:
     """All files below `folder` whose name ends in `suffix`, sorted; unfinished files left out."""
     fs, path = filesystem(folder)
     local = is_local(folder)
-    found = fs.find(path, detail=True)
+    infos = fs.find(path, detail=True)
     return [
         _info(name if local else fs.unstrip_protocol(name), info)
-        for name, info in sorted(found.items())
+        for name, info in sorted(infos.items())
         if name.lower().endswith(suffix) and _TEMPORARY not in name
     ]
 
@@ -216,17 +217,18 @@ def open_read(location: str) -> IO[bytes]:
     if is_local(location):
         return open(location, "rb")
     fs, path = filesystem(location)
-    return fs.open(path, "rb")
+    file: IO[bytes] = fs.open(path, "rb")
+    return file
 
 
 def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of several ``(offset, size)`` ranges of one file, concurrently on object stores."""
     fs, path = filesystem(location)
     # Object stores have no empty ranges: asked for one, they send the whole file.
-    wanted = [(offset, offset + size) for offset, size in ranges if size]
-    starts, ends = [start for start, _ in wanted], [end for _, end in wanted]
-    found = iter(fs.cat_ranges([path] * len(wanted), starts, ends, on_error="raise"))
-    return [bytes(next(found)) if size else b"" for _, size in ranges]
+    bounds = [(offset, offset + size) for offset, size in ranges if size]
+    starts, ends = [start for start, _ in bounds], [end for _, end in bounds]
+    contents = iter(fs.cat_ranges([path] * len(bounds), starts, ends, on_error="raise"))
+    return [bytes(next(contents)) if size else b"" for _, size in ranges]
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -189,6 +190,15 @@ def test_empty_column(backend):
     assert len(column) == 0
     assert frames.backend_of(column) == backend
     assert frames.column_to_arrow(column).type == pa.list_(pa.float32())
+
+
+def test_the_schema_of_frames_and_of_lazy_frames(backend):
+    frame = frames.from_arrow(TABLE, backend)
+    lazy = dd.from_pandas(frame, npartitions=2)
+    for given in (frame, lazy, frame.iloc[:0]):
+        assert frames.schema(given) == TABLE.schema
+        assert len(frames.empty(given)) == 0
+        assert frames.backend_of(given) == frames.backend_of(frames.empty(given)) == backend
 
 
 def test_missing_columns_are_named_with_the_closest(backend):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import nemo_image_curate
+from nemo_image_curate.cli import main
 
 HEAVY = "torch dask distributed pandas timm numpy pyarrow PIL fsspec torchvision sklearn"
 
@@ -18,7 +19,7 @@ def loaded_by(code: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{tell}"], check=True, capture_output=True, text=True
     )
-    return set(done.stdout.split())
+    return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
@@ -27,9 +28,19 @@ def loaded_by(code: str) -> set[str]:
         "import nemo_image_curate; nemo_image_curate.__version__; dir(nemo_image_curate)",
         "import nemo_image_curate.cli",
         "import nemo_image_curate.errors",
+        "from nemo_image_curate.cli import main; main(['--help'], standalone_mode=False)",
     ],
 )
 def test_importing_loads_nothing_heavy(code):
+    assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_of_a_command_loads_nothing_heavy(command):
+    code = (
+        "from nemo_image_curate.cli import main\n"
+        f"main([{command!r}, '--help'], standalone_mode=False)"
+    )
     assert loaded_by(code) == set()
 
 

@@ -115,13 +115,13 @@ class ImageClassifier(ColumnStage):
         record : mapping
             The provenance of that column; empty when nothing is known of it.
         """
-        own = {
+        entry = {
             **self.config(),
             "version": __version__,
             "embedding_column": embedding_column,
             "embedding_encoder": record.get("encoder"),
         }
-        return {name: dict(own) for name in self.columns()}
+        return {name: dict(entry) for name in self.columns()}
 
     def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
         """`provenance`, with the encoder that the dataset's embeddings are of."""
@@ -144,13 +144,13 @@ class ImageClassifier(ColumnStage):
         EncoderMismatchError
             Naming both encoders and the way around the check.
         """
-        wanted, found = self.encoder(), record.get("encoder")
-        if not self.check_encoder or wanted is None or (found == wanted):
+        required = self.encoder()
+        if not self.check_encoder or required in (None, record.get("encoder")):
             if record and not record.get("normalized", True):
                 logger.warning("%s expects unit vectors; they are normalised", type(self).__name__)
             return
         raise EncoderMismatchError(
-            f"{type(self).__name__} is for embeddings of {wanted!r}, but the embeddings "
+            f"{type(self).__name__} is for embeddings of {required!r}, but the embeddings "
             f"are {origin(record)}. Embed with that model, or, if you know that they are right, "
             "pass check_encoder=False."
         )
@@ -183,9 +183,9 @@ class ImageClassifier(ColumnStage):
         kinds = self.columns()
         values: dict[str, list[Any]] = {name: [] for name in kinds}
         for start in range(0, len(row_numbers), _ROWS):
-            some = vectors[start : start + _ROWS]
+            block = vectors[start : start + _ROWS]
             # from_numpy would warn that Arrow's memory is read-only; nothing writes to it.
-            batch = torch.as_tensor(some if device == "cuda" else some.copy())
+            batch = torch.as_tensor(block if device == "cuda" else block.copy())
             for name, part in score(batch).items():
                 values[name] += part.tolist()
         return {
@@ -205,10 +205,10 @@ def origin(record: Mapping[str, Any]) -> str:
     return f"made by {record['encoder']!r}" if record.get("encoder") else "of unknown origin"
 
 
-def wrong_width(stage: Any, wanted: int, found: int) -> DatasetError:
+def wrong_width(stage: Any, expected: int, width: int) -> DatasetError:
     """The error for embeddings that are not as wide as the model's."""
     return DatasetError(
-        f"{type(stage).__name__} takes embeddings of {wanted} values, but these have {found}: "
+        f"{type(stage).__name__} takes embeddings of {expected} values, but these have {width}: "
         "they are of another model."
     )
 
@@ -224,9 +224,9 @@ class _Scorer:
     def __call__(self, embeddings: torch.Tensor) -> dict[str, Any]:
         import torch
 
-        wanted = self.classifier.embedding_dim()
-        if wanted is not None and embeddings.shape[1] != wanted:
-            raise wrong_width(self.classifier, wanted, embeddings.shape[1])
+        expected = self.classifier.embedding_dim()
+        if expected is not None and embeddings.shape[1] != expected:
+            raise wrong_width(self.classifier, expected, embeddings.shape[1])
         with torch.inference_mode():
             # Rows without a direction become NaN, and their scores null.
             unit = directions(embeddings.to(self.device).float())

@@ -114,9 +114,9 @@ class ClipScore(ColumnStage):
         )
         scores = np.full(len(frame), np.nan, dtype=np.float32)
         for start in range(0, len(row_numbers), _ROWS):
-            some = slice(start, start + _ROWS)
-            scores[row_numbers[some]] = cosines(
-                images.take(of_image[some], axis=0), texts.take(of_text[some], axis=0)
+            block = slice(start, start + _ROWS)
+            scores[row_numbers[block]] = cosines(
+                images.take(of_image[block], axis=0), texts.take(of_text[block], axis=0)
             )
         return {self.pred_column: pa.array(scores, mask=np.isnan(scores))}
 

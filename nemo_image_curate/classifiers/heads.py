@@ -166,6 +166,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Module:
     import torch
 
     # skip_init: drawing initial values would move the caller's random number generator.
+    linear: torch.nn.Module
     linear = torch.nn.utils.skip_init(torch.nn.Linear, weight.shape[1], weight.shape[0])
     linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     linear.requires_grad_(False)

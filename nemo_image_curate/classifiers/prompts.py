@@ -69,10 +69,10 @@ def read_labels(labels: Sequence[str] | Mapping[str, str | Sequence[str]]) -> di
         raise ConfigError(f"labels={labels!r} should be a list of labels, not one text.")
     if not labels:
         raise ConfigError("labels is empty; give at least two to choose from.")
-    given = labels.items() if isinstance(labels, Mapping) else [(one, [one]) for one in labels]
+    entries = labels.items() if isinstance(labels, Mapping) else [(one, [one]) for one in labels]
     read: dict[str, list[str]] = {}
-    for name, some in given:
-        words = [some] if isinstance(some, str) else list(some)
+    for name, given in entries:
+        words = [given] if isinstance(given, str) else list(given)
         for text in (name, *words):
             if not isinstance(text, str) or not text.strip():
                 raise ConfigError(f"label {name!r}: {text!r} should be a text that is not empty.")
@@ -103,8 +103,8 @@ def column_name(label: str) -> str:
     # Letters that both Python's parser, which takes this form of them, and pandas' know as such;
     # neither takes vowel signs that are characters of their own, as those of Hindi.
     plain = unicodedata.normalize("NFKC", label)
-    kept = "".join(one if one.isalnum() and f"_{one}".isidentifier() else " " for one in plain)
-    name = "_".join(kept.split())
+    spaced = "".join(one if one.isalnum() and f"_{one}".isidentifier() else " " for one in plain)
+    name = "_".join(spaced.split())
     if not name:
         raise ConfigError(
             f"label {label!r} has no letters or digits to name a column after. Name it: "

@@ -168,8 +168,8 @@ class ZeroShotClassifier(ImageClassifier):
         """How the columns are made, from which embeddings; with `multi_label`, each by itself."""
         records = super().provenance_of(embedding_column, record)
         if isinstance(self.templates, str):
-            for own in records.values():
-                own["templates"] = self.templates
+            for entry in records.values():
+                entry["templates"] = self.templates
         if self.multi_label:
             for name, label in self._label_columns(read_labels(self.labels)).items():
                 records[name]["labels"] = {label: records[name]["labels"][label]}

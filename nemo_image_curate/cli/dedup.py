@@ -124,10 +124,10 @@ def dedup(
             click.echo(f"{stage.estimate_cost(opened)}", err=True)
             clusters = stage.cluster(opened)
             marked = clusters.extract()
-            told: dict[str, Any] = {}
+            measured: dict[str, Any] = {}
             if recall_sample:
                 recall = clusters.estimate_recall(sample_size=recall_sample)
-                told["recall"] = dataclasses.asdict(recall) if as_json else str(recall)
+                measured["recall"] = dataclasses.asdict(recall) if as_json else str(recall)
             if work_dir is None:
                 clusters.remove_vectors()
         else:
@@ -137,7 +137,10 @@ def dedup(
                 options |= {"flips": flips, "rule": rule}
                 options |= {} if radius is None else {"radius": radius}
             marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
-            told = {}
-        found = marked.metadata[f"{prefix}is_duplicate"].compute()
-        counts = {"duplicates": int(found.sum()), "not_compared": int(found.isna().sum())}
-        save(marked, output, as_json, {**counts, **told}, started)
+            measured = {}
+        is_duplicate = marked.metadata[f"{prefix}is_duplicate"].compute()
+        counts = {
+            "duplicates": int(is_duplicate.sum()),
+            "not_compared": int(is_duplicate.isna().sum()),
+        }
+        save(marked, output, as_json, {**counts, **measured}, started)

@@ -13,11 +13,11 @@ def doctor(as_json: bool) -> None:
     """Show versions, devices and the weights cache, and what works on this machine."""
     from nemo_image_curate.doctor import examine
 
-    found = examine()
+    record = examine()
     if as_json:
-        print_json(found)
+        print_json(record)
         return
-    for part, lines in found.items():
+    for part, lines in record.items():
         click.echo(part)
         for name, value in lines.items():
             click.echo(f"  {name:<24} {value}")

@@ -32,8 +32,8 @@ def filter_(
     """Write the samples for which an expression is true as new, clean shards."""
     with session.client():
         opened = session.open(dataset)
-        kept = opened.filter(where)
-        done = kept.to_webdataset(
+        filtered = opened.filter(where)
+        done = filtered.to_webdataset(
             output, samples_per_shard=samples_per_shard, old_id_col=old_id_column
         )
         total = len(opened)

@@ -62,7 +62,7 @@ def index(
     # What was chosen, and what it will take.
     logging.getLogger("nemo_image_curate.index").setLevel(logging.INFO)
     options = {"kind": kind, "rerank": not no_rerank, "target_recall": target_recall}
-    told: dict[str, Any] = {}
+    summaries: dict[str, Any] = {}
     with session.client():
         opened = session.open(dataset)
         for column in (embedding_column, text_embedding_column):
@@ -70,14 +70,14 @@ def index(
                 started = time.perf_counter()
                 built = _index(opened, column, options, rebuild)
                 seconds = round(time.perf_counter() - started, 1)
-                told[column] = {**_summary(built), "seconds": seconds}
+                summaries[column] = {**_summary(built), "seconds": seconds}
         if caption_column in opened.metadata.columns:
             captions = build_captions(opened, caption_column)
-            told[caption_column] = {"captions": len(captions), "path": captions.path}
+            summaries[caption_column] = {"captions": len(captions), "path": captions.path}
     if as_json:
-        print_json(told)
+        print_json(summaries)
         return
-    for column, record in told.items():
+    for column, record in summaries.items():
         click.echo(column)
         for name, value in record.items():
             click.echo(
@@ -93,9 +93,9 @@ def _index(
 
     path = index_path(opened, column)
     if not rebuild and storage.stat(storage.join(path, "index.json")):
-        there = VectorIndex.load(path)
-        if options.items() <= there.recipe["options"].items():
-            return there.add(opened)
+        index = VectorIndex.load(path)
+        if options.items() <= index.recipe["options"].items():
+            return index.add(opened)
     return build_index(opened, column, **options)
 
 

@@ -23,21 +23,21 @@ def inspect(
 
     session = dataclasses.replace(session, backend="cpu")
     with session.client():
-        found = inspect_dataset(session.open(dataset, skip_unreadable=True))
+        record = inspect_dataset(session.open(dataset, skip_unreadable=True))
     if as_json:
-        print_json(found)
+        print_json(record)
         return
-    columns = ", ".join(f"{name} ({kind})" for name, kind in found["columns"].items())
-    faults = ", ".join(f"{count:,} {kind}" for kind, count in found["counts"].items()) or "none"
+    columns = ", ".join(f"{name} ({kind})" for name, kind in record["columns"].items())
+    faults = ", ".join(f"{count:,} {kind}" for kind, count in record["counts"].items()) or "none"
     report(
         {
-            "path": found["path"],
-            "shards": found["shards"],
-            "samples": found["samples"],
+            "path": record["path"],
+            "shards": record["shards"],
+            "samples": record["samples"],
             "columns": columns,
             "faults": faults,
         },
         False,
     )
-    for fault in found["faults"]:
+    for fault in record["faults"]:
         click.echo(f"  {fault['shard']}: {fault['kind']}: {fault['key']}: {fault['detail']}")

@@ -28,11 +28,11 @@ def pack(
     """Pack image files, or folders of them, into shards."""
     from nemo_image_curate.shards import pack as packing
 
-    found = packing.find_images(images)
+    files = packing.find_images(images)
     texts = packing.read_captions(captions) if captions else None
-    tars = packing.pack(found, output, texts, samples_per_shard)
-    captioned = sum(name in texts or path.name in texts for path, name in found) if texts else 0
+    tars = packing.pack(files, output, texts, samples_per_shard)
+    captioned = sum(name in texts or path.name in texts for path, name in files) if texts else 0
     report(
-        {"samples": len(found), "captioned": captioned, "shards": len(tars), "output": output},
+        {"samples": len(files), "captioned": captioned, "shards": len(tars), "output": output},
         as_json,
     )

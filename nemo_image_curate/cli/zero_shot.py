@@ -79,14 +79,14 @@ def _labels(text: str) -> dict[str, list[str]]:
     """Labels as typed: ``cat,dog=dog|puppy`` or ``@FILE``."""
     if text.startswith("@"):
         try:
-            given = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            entries = Path(text[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise click.UsageError(f"--labels: cannot read {text[1:]}: {error}") from error
     else:
-        given = text.split(",")
+        entries = text.split(",")
     labels: dict[str, list[str]] = {}
-    for one in filter(None, map(str.strip, given)):
-        name, _, words = one.partition("=")
+    for entry in filter(None, map(str.strip, entries)):
+        name, _, words = entry.partition("=")
         if name.strip() in labels:
             raise click.UsageError(f"--labels: {name.strip()!r} is there twice.")
         labels[name.strip()] = [word.strip() for word in (words or name).split("|")]

@@ -6,7 +6,7 @@ import gc
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from nemo_image_curate.compute.client import current_client
 from nemo_image_curate.compute.devices import release_memory
@@ -15,13 +15,15 @@ from nemo_image_curate.compute.devices import release_memory
 # classifiers and a decoder for either thread of a GPU's worker; else each partition would load
 # anew what the one before it dropped.
 MOST_KEPT = 16
+Kept = TypeVar("Kept")
+
 _objects: OrderedDict[str, Any] = OrderedDict()
 _objects_lock = threading.Lock()
 # One at a time, as some use torch's random numbers; and one may build another.
 _build_lock = threading.RLock()
 
 
-def get_or_build(token: str, build: Callable[[], Any]) -> Any:
+def get_or_build(token: str, build: Callable[[], Kept]) -> Kept:
     """An object that this process builds once and keeps while it is in use.
 
     Parameters
@@ -30,7 +32,7 @@ def get_or_build(token: str, build: Callable[[], Any]) -> Any:
         Hash of the full configuration that the object was built from, not a mere name.
     build : callable
     """
-    existing = _find(token)
+    existing: Kept | None = _find(token)
     if existing is not None:
         return existing
     with _build_lock:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.copying import Naming
@@ -21,7 +23,6 @@ from nemo_image_curate.shards.lookup import image_bytes
 from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from PIL.Image import Image
 
 
@@ -169,8 +170,8 @@ class ImageTextPairDataset:
             How each is made.
         """
         frame = self.metadata
-        empty = {name: frames.empty_column(frame, kind) for name, kind in columns.items()}
-        meta = frames.with_columns(frame._meta, empty)
+        new = {name: pa.array([], kind) for name, kind in columns.items()}
+        meta = frames.with_columns(frames.empty(frame), new)
         return self.replace(frame.map_partitions(AddColumns(function), meta=meta), provenance)
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
@@ -371,7 +372,7 @@ class ImageTextPairDataset:
         """
         for reader, sources in Lineage(self.metadata).readers:
             return reader, sources
-        schema = frames.to_arrow(self.metadata._meta).schema
+        schema = frames.schema(self.metadata)
         sources = [
             Source(
                 storage.relative(tar, self.path),

@@ -247,14 +247,14 @@ class _Locate:
         if self.filter_column is not None:
             # A null means that the condition could not be told: such a row is not kept.
             table = table.filter(pc.fill_null(table[self.filter_column], False))
-        kept = len(table)
+        passing = len(table)
         members = self._members(table)
         kind = pa.list_(
             pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
         )
         table = table.append_column(MEMBERS, pa.array(members, kind))
         table = table.filter(pc.is_valid(table[MEMBERS]))
-        counts = {"filtered": before - kept, "missing": kept - len(table)}
+        counts = {"filtered": before - passing, "missing": passing - len(table)}
         return table, {"rows": len(table), **counts}
 
     def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:

@@ -112,8 +112,8 @@ def describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
 def _importable(definition: types.FunctionType | type) -> bool:
     """Whether other processes find it by its name; else what counts is what it does."""
     module = sys.modules.get(definition.__module__)
-    found = getattr(module, definition.__qualname__, None)
-    return definition.__module__ != "__main__" and found is definition
+    importable = getattr(module, definition.__qualname__, None)
+    return definition.__module__ != "__main__" and importable is definition
 
 
 def _describe_function(function: types.FunctionType, callers: tuple[Any, ...]) -> Any:

@@ -40,9 +40,9 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
     results = jobs.compute_all(tasks, labels, "inspect", progress)
     counts: Counter[str] = Counter()
     faults: list[dict[str, str]] = []
-    for source, (_, found) in zip(sources, results, strict=True):
+    for source, (_, source_faults) in zip(sources, results, strict=True):
         named: Counter[str] = Counter()
-        for fault in found:
+        for fault in source_faults:
             counts[fault.kind] += 1
             named[fault.kind] += 1
             if named[fault.kind] <= MAX_NAMED:
@@ -54,7 +54,7 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
     for sidecar, reason in dataset.unreadable.items():
         counts["unreadable"] += 1
         faults.append({"shard": sidecar, "kind": "unreadable", "key": "", "detail": reason})
-    schema = frames.to_arrow(dataset.metadata._meta).schema
+    schema = frames.schema(dataset.metadata)
     return {
         "path": dataset.path,
         "shards": len(dataset.tar_files),

@@ -108,12 +108,12 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
     patterns = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     if not patterns:
         raise DatasetError("no shards given: the list is empty.")
-    found: dict[str, storage.FileInfo] = {}
+    tars: dict[str, storage.FileInfo] = {}
     for pattern in patterns:
-        for one in braceexpand(os.fspath(pattern)):
-            for info in _tars_of(storage.normalise(one)):
-                found[info.location] = info
-    if not found:
+        for location in braceexpand(os.fspath(pattern)):
+            for info in _tars_of(storage.normalise(location)):
+                tars[info.location] = info
+    if not tars:
         for folder in map(storage.normalise, patterns):
             if storage.is_dir(folder) and storage.find(folder, ".parquet"):
                 raise unfinished(folder)
@@ -122,7 +122,7 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
             "pattern such as 'data/{00000..00099}.tar', a list or a URL; loose images become "
             "shards with: nemo-image-curate pack IMAGES --output DIR"
         )
-    return list(found.values())
+    return list(tars.values())
 
 
 def _tars_of(location: str) -> list[storage.FileInfo]:
@@ -166,8 +166,8 @@ def _from_tars(
     home = sidecar_folder or root
     if sidecar_folder is None:
         folders = sorted({storage.parent(tar.location) for tar in tars})
-        found = [storage.glob(storage.join(_escape(one), "*.parquet")) for one in folders]
-        sidecars = {info.location: info for infos in found for info in infos}
+        listings = [storage.glob(storage.join(_escape(folder), "*.parquet")) for folder in folders]
+        sidecars = {info.location: info for infos in listings for info in infos}
     else:
         sidecars = {info.location: info for info in storage.find(sidecar_folder, ".parquet")}
     sources = []
@@ -176,25 +176,25 @@ def _from_tars(
         location = storage.join(home, ShardFiles.beside(shard).sidecar)
         sources.append(Source(shard, location, tar, sidecars.get(location)))
     owners: dict[str, str | None] = {}
-    for one in sources:
-        other = owners.setdefault(one.sidecar_location, one.shard)
-        if other != one.shard:
+    for source in sources:
+        owner = owners.setdefault(source.sidecar_location, source.shard)
+        if owner != source.shard:
             raise DatasetError(
-                f"shards {other} and {one.shard} share the sidecar {one.sidecar_location}; "
+                f"shards {owner} and {source.shard} share the sidecar {source.sidecar_location}; "
                 "rename one of them."
             )
-    missing = [one.sidecar_location for one in sources if one.sidecar is None]
+    missing = [source.sidecar_location for source in sources if source.sidecar is None]
     if sidecar_folder is not None and missing:
         raise DatasetError(
             f"{sidecar_folder} has no {MANIFEST} and lacks {len(missing)} of {len(sources)} "
             f"sidecars, for example {missing[0]}. If a save_metadata into it was stopped, run the "
             "same job again; what is done already is not computed again."
         )
-    wanted = {one.sidecar_location for one in sources}
+    expected = {source.sidecar_location for source in sources}
     orphans = [
         location
         for location in sidecars
-        if location not in wanted and storage.stat(ShardFiles.beside(location).tar) is None
+        if location not in expected and storage.stat(ShardFiles.beside(location).tar) is None
     ]
     return root, sources, orphans if sidecar_folder is None else []
 

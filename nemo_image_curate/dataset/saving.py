@@ -114,15 +114,15 @@ def plan(
         times += [_input_time(source, in_place) for source in everything]
     targets = []
     for position, location in enumerate(locations):
-        own = sources[position] if lineage.aligned else None
+        source = sources[position] if lineage.aligned else None
         identity = identities[position] if lineage.independent else position
         newest = times[position] if lineage.independent else max(times, default=0.0)
         targets.append(
             Target(
                 location,
-                own.label if own else location,
+                source.label if source else location,
                 fingerprint(*common, identity),
-                str(own.identity(in_place)[2]) if own else "",
+                str(source.identity(in_place)[2]) if source else "",
                 newest,
             )
         )
@@ -175,7 +175,7 @@ def save(
     done = summaries(targets)
     todo = [number for number, summary in enumerate(done) if summary is None]
     if todo:
-        schema = frames.to_arrow(frame._meta).schema
+        schema = frames.schema(frame)
         for folder in sorted({storage.parent(targets[number].location) for number in todo}):
             storage.make_dirs(folder)
         try:

@@ -36,11 +36,11 @@ def common_schema(
                 "zeros included."
             )
     strings = pa.schema([pa.field(id_col, pa.string()), pa.field(SHARD_COLUMN, pa.string())])
-    own = [
+    own_fields = [
         (label, pa.schema([field for field in schema if field.name not in strings.names]))
         for label, schema in schemas
     ]
-    return columns.unify([("", strings), *own], from_tars)
+    return columns.unify([("", strings), *own_fields], from_tars)
 
 
 def read_footers(

@@ -22,7 +22,7 @@ class DecodedBatch:
     ----------
     pixels : torch.Tensor or None, shape (m, 3, S, S), float32
         Normalised, on the decoder's device; None where no model wants any.
-    kept : list of int, length m
+    decoded : list of int, length m
         Which of the given images were decoded; rising.
     errors : list of str or None, length n
         None for an image that was decoded, else ``missing``, ``too large: ...`` or
@@ -37,7 +37,7 @@ class DecodedBatch:
     """
 
     pixels: torch.Tensor | None
-    kept: list[int]
+    decoded: list[int]
     errors: list[str | None]
     widths: list[int | None]
     heights: list[int | None]
@@ -86,7 +86,7 @@ class DecodedBatch:
         n = sum(len(positions) for positions, _ in parts)
         merged = cls(
             pixels=parts[0][1].pixels,
-            kept=[],
+            decoded=[],
             errors=[None] * n,
             widths=[None] * n,
             heights=[None] * n,
@@ -95,14 +95,14 @@ class DecodedBatch:
         )
         rows: list[int] = []
         for positions, part in parts:
-            rows += [positions[number] for number in part.kept]
+            rows += [positions[number] for number in part.decoded]
             for number, position in enumerate(positions):
                 merged.errors[position] = part.errors[number]
                 merged.widths[position] = part.widths[number]
                 merged.heights[position] = part.heights[number]
                 merged.formats[position] = part.formats[number]
         order = sorted(range(len(rows)), key=rows.__getitem__)
-        merged.kept = [rows[row] for row in order]
+        merged.decoded = [rows[row] for row in order]
         pixels = [part.pixels for _, part in parts if part.pixels is not None]
         merged.pixels = torch.cat(pixels)[order] if pixels else None
         for side in parts[0][1].thumbnails:

@@ -46,8 +46,7 @@ class CpuDecoder:
     Notes
     -----
     One batch holds ``3 * size**2`` bytes per image as uint8 and four times that as float32, and
-    each thread one decoded picture. A decoder is for one calling thread at a time. A pickled one
-    starts anew where it is loaded.
+    each thread one decoded picture. A decoder is for one calling thread at a time.
     """
 
     def __init__(
@@ -64,10 +63,6 @@ class CpuDecoder:
         self._pool: ThreadPoolExecutor | None = None
         self._fast = _FastPath()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self.preprocessing, self.num_threads, self.max_pixels, self.thumbnail_sizes)
-        return type(self), arguments
-
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         """Decode a batch; an image that fails leaves a reason and no row.
 
@@ -76,18 +71,20 @@ class CpuDecoder:
         data : sequence of bytes, memoryview or None
             Encoded images; None where there is none.
         """
-        n, wanted = len(data), self.preprocessing
-        crops = _squares(n, wanted.size if wanted else 0)
+        n, preprocessing = len(data), self.preprocessing
+        crops = _squares(n, preprocessing.size if preprocessing else 0)
         thumbnails = {side: _squares(n, side) for side in self.thumbnail_sizes}
         headers: list[ImageHeader | None] = [None] * n
 
-        def one(number: int) -> str | None:
+        def decode(number: int) -> str | None:
             encoded = data[number]
             if encoded is None:
                 return MISSING
             try:
                 header = headers[number] = read_header(encoded)
-                resized = wanted.resized(header.height, header.width) if wanted else None
+                resized = (
+                    preprocessing.resized(header.height, header.width) if preprocessing else None
+                )
             except ImageError as error:
                 return f"decode: {error}"
             try:
@@ -98,20 +95,20 @@ class CpuDecoder:
                 picture = self._rgb(encoded, header)
             except ImageError as error:
                 return f"decode: {error}"
-            if wanted and resized:
-                _crop_into(crops[number], picture, resized, wanted)
+            if preprocessing and resized:
+                _crop_into(crops[number], picture, resized, preprocessing)
             for side, squashed in thumbnails.items():
                 squashed[number] = _resize(picture, (side, side), "bilinear")
             return None
 
         if self.num_threads > 1 and self._pool is None:
             self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="image")
-        errors = list((self._pool.map if self._pool else map)(one, range(n)))
-        kept = [number for number, error in enumerate(errors) if error is None]
-        if len(kept) < n:
-            crops = crops[kept]
-            thumbnails = {side: squashed[kept] for side, squashed in thumbnails.items()}
-        pixels = _normalised(crops, wanted) if wanted else None
+        errors = list((self._pool.map if self._pool else map)(decode, range(n)))
+        decoded = [number for number, error in enumerate(errors) if error is None]
+        if len(decoded) < n:
+            crops = crops[decoded]
+            thumbnails = {side: squashed[decoded] for side, squashed in thumbnails.items()}
+        pixels = _normalised(crops, preprocessing) if preprocessing else None
         return DecodedBatch.of(pixels, errors, headers, thumbnails)
 
     def _rgb(self, encoded: bytes | memoryview, header: ImageHeader) -> np.ndarray:
@@ -129,19 +126,19 @@ def _squares(n: int, side: int) -> torch.Tensor:
 
 
 def _crop_into(
-    out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int], wanted: Preprocessing
+    out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int], preprocessing: Preprocessing
 ) -> None:
-    top, left = wanted.crop_offset(*resized)
-    whole = _resize(picture, resized, wanted.interpolation)
-    out.copy_(whole[:, top : top + wanted.size, left : left + wanted.size])
+    top, left = preprocessing.crop_offset(*resized)
+    whole = _resize(picture, resized, preprocessing.interpolation)
+    out.copy_(whole[:, top : top + preprocessing.size, left : left + preprocessing.size])
 
 
-def _normalised(crops: torch.Tensor, wanted: Preprocessing) -> torch.Tensor:
+def _normalised(crops: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
     import torch
 
     mean, std = (
         255 * torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-        for values in (wanted.mean, wanted.std)
+        for values in (preprocessing.mean, preprocessing.std)
     )
     return crops.to(torch.float32).sub_(mean).div_(std)
 

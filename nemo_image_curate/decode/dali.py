@@ -82,12 +82,6 @@ class DaliDecoder:
         self._stream: Any = None
         self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (
-            *(self.preprocessing, self.device, self.device_id, self.batch_size),
-            *(self.num_threads, self.max_pixels, self.thumbnail_sizes),
-        )
-
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         """Decode a batch; an image that fails leaves a reason and no row."""
         if self.device == "cpu":
@@ -131,8 +125,8 @@ class DaliDecoder:
             return None
         try:
             header = read_header(encoded)
-            wanted = self.preprocessing
-            resized = wanted.resized(header.height, header.width) if wanted else None
+            preprocessing = self.preprocessing
+            resized = preprocessing.resized(header.height, header.width) if preprocessing else None
             check_pixels(header, self.max_pixels, resized)
         except ImageError:
             return None
@@ -171,9 +165,9 @@ class DaliDecoder:
             self._pipeline = self._built()
         pipeline = self._pipeline
         feeds = {"encoded": [np.frombuffer(data[number] or b"", np.uint8) for number in chunk]}
-        if wanted := self.preprocessing:
-            sizes = [wanted.resized(header.height, header.width) for header in known]
-            starts = [wanted.crop_offset(*size) for size in sizes]
+        if preprocessing := self.preprocessing:
+            sizes = [preprocessing.resized(header.height, header.width) for header in known]
+            starts = [preprocessing.crop_offset(*size) for size in sizes]
             feeds["size"] = [np.array(size, np.float32) for size in sizes]
             feeds["start"] = [np.array(start, np.int32) for start in starts]
         for name, values in feeds.items():
@@ -186,10 +180,10 @@ class DaliDecoder:
                 _log.warning("not enough memory to decode %d images at once", len(chunk))
                 return None
             decoded = self._one_by_one.decode([data[number] for number in chunk])
-            if len(decoded.kept) == len(chunk):
+            if len(decoded.decoded) == len(chunk):
                 _log.warning("DALI failed on %d images that can be decoded: %s", len(chunk), error)
             return decoded.to(self._torch_device())
-        pixels = tensors.pop(0) if wanted else None
+        pixels = tensors.pop(0) if preprocessing else None
         thumbnails = {
             side: tensor.permute(0, 3, 1, 2).contiguous()
             for side, tensor in zip(self.thumbnail_sizes, tensors, strict=True)
@@ -205,7 +199,7 @@ class DaliDecoder:
                 "or, without a GPU, [cpu]."
             ) from error
 
-        wanted, on_gpu = self.preprocessing, self.device == "gpu"
+        preprocessing, on_gpu = self.preprocessing, self.device == "gpu"
         device_id = self._torch_device().index if on_gpu else None
         # `decode` waits for its result: a second batch in the queue would only hold memory.
         pipeline = Pipeline(self.batch_size, self.num_threads, device_id, prefetch_queue_depth=1)
@@ -227,20 +221,20 @@ class DaliDecoder:
                 # out a little differently by its place in the batch; and the cores are the model's.
                 hw_decoder_load=1.0,
             )
-            if wanted:
+            if preprocessing:
                 size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
                 start = fn.external_source(name="start", dtype=types.INT32, ndim=1)
-                cubic = wanted.interpolation == "bicubic"
+                cubic = preprocessing.interpolation == "bicubic"
                 kind = types.INTERP_CUBIC if cubic else types.INTERP_LINEAR
                 resized = fn.resize(images, size=size, interp_type=kind, **exact)
-                square = (wanted.size, wanted.size)
+                square = (preprocessing.size, preprocessing.size)
                 outputs.append(
                     fn.crop_mirror_normalize(
                         fn.slice(resized, start=start, shape=square, axes=(0, 1)),
                         dtype=types.FLOAT,
                         output_layout="CHW",
-                        mean=[255 * value for value in wanted.mean],
-                        std=[255 * value for value in wanted.std],
+                        mean=[255 * value for value in preprocessing.mean],
+                        std=[255 * value for value in preprocessing.std],
                     )
                 )
             for side in self.thumbnail_sizes:
@@ -259,7 +253,8 @@ class DaliDecoder:
         kind = to_torch_type[dense.dtype]
         copied = torch.empty(dense.shape(), dtype=kind, device=device)
         stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        return feed_ndarray(dense, copied, cuda_stream=stream)
+        feed_ndarray(dense, copied, cuda_stream=stream)
+        return copied
 
     def _torch_device(self) -> torch.device:
         import torch

@@ -96,10 +96,10 @@ def check_pixels(
     sizes = [("", header.width, header.height)]
     if resized is not None:
         sizes.append(("resized ", resized[1], resized[0]))
-    for what, width, height in sizes:
+    for prefix, width, height in sizes:
         if width * height > max_pixels:
             raise ImageError(
-                f"too large: {what}{width}x{height} = {width * height} pixels, limit {max_pixels}"
+                f"too large: {prefix}{width}x{height} = {width * height} pixels, limit {max_pixels}"
             )
 
 

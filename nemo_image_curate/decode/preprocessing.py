@@ -87,11 +87,11 @@ class Preprocessing:
         ConfigError
             The configuration asks for what cannot be expressed here, such as ``border``.
         """
-        given = {name: pretrained_cfg.get(name) for name in _TIMM_DEFAULTS}
-        config = {name: value or _TIMM_DEFAULTS[name] for name, value in given.items()}
+        settings = {name: pretrained_cfg.get(name) for name in _TIMM_DEFAULTS}
+        config = {name: value or _TIMM_DEFAULTS[name] for name, value in settings.items()}
         # 0 is a mean like any other; only None means that the configuration does not say.
-        if given["mean"] is not None:
-            config["mean"] = given["mean"]
+        if settings["mean"] is not None:
+            config["mean"] = settings["mean"]
         channels, height, width = config["input_size"]
         if channels != 3 or height != width:
             raise ConfigError(f"input_size={config['input_size']} should be (3, S, S).")

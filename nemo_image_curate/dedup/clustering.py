@@ -160,7 +160,8 @@ class Clustering:
             )
             with storage.atomic_write(str(place)) as file:
                 np.save(file, centroids)
-        return np.load(place, mmap_mode="r")
+        stored: np.ndarray = np.load(place, mmap_mode="r")
+        return stored
 
 
 def _one_dim(column: str, dims: list[int]) -> int:

@@ -123,7 +123,7 @@ class ColumnDedup(Stage):
         shutil.rmtree(saved, ignore_errors=True)
 
 
-def has_made(dataset: ImageTextPairDataset, made: dict[str, Any]) -> bool:
+def has_made(dataset: ImageTextPairDataset, records: dict[str, Any]) -> bool:
     """Whether a stage has made all these columns, for every row.
 
     Parameters
@@ -132,14 +132,16 @@ def has_made(dataset: ImageTextPairDataset, made: dict[str, Any]) -> bool:
     made : dict of str to dict
         Columns, each with its provenance.
     """
-    if any(name not in dataset.metadata.columns for name in made):
+    if any(name not in dataset.metadata.columns for name in records):
         return False
-    if any(dataset.provenance.get(name) != record for name, record in made.items()):
+    if any(dataset.provenance.get(name) != record for name, record in records.items()):
         return False
     reader, sources = dataset.source()
-    if not set(made) & set(reader.schema.names):
+    if not set(records) & set(reader.schema.names):
         return True
     # A save in place that was stopped leaves shards without them, which are read as nulls.
     with ThreadPoolExecutor(32) as pool:
-        footers = pool.map(lambda one: one.sidecar and read_footer(one.sidecar_location), sources)
-        return all(footer and set(made) <= set(footer.schema.names) for footer in footers)
+        footers = pool.map(
+            lambda source: source.sidecar and read_footer(source.sidecar_location), sources
+        )
+        return all(footer and set(records) <= set(footer.schema.names) for footer in footers)

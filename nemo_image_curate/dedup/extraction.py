@@ -13,7 +13,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.members import Members
-from nemo_image_curate.dedup.neighbours import BLOCK, Found, earliest, forest
+from nemo_image_curate.dedup.neighbours import BLOCK, NeighbourPairs, earliest, forest
 from nemo_image_curate.dedup.rules import (
     Decisions,
     GreedyState,
@@ -145,11 +145,13 @@ class _Search:
             self.progress,
         )
         self.rounds += 1
-        found = [np.load(file) for file in files]
-        pairs = _join([Pairs(one["later"], one["earlier"], one["similarity"]) for one in found])
+        loaded = [np.load(file) for file in files]
+        pairs = _join(
+            [Pairs(file["later"], file["earlier"], file["similarity"]) for file in loaded]
+        )
         pairs = pairs.sorted()
-        rows = np.concatenate([one["rows"] for one in found])
-        ends = np.concatenate([one["ends"] for one in found])
+        rows = np.concatenate([file["rows"] for file in loaded])
+        ends = np.concatenate([file["ends"] for file in loaded])
         if not len(rows):
             return pairs, rows
         horizon: np.ndarray = np.full(sum(self.layout.counts), 2**62)
@@ -209,17 +211,19 @@ def _search(
         def take(a: int, b: int, base: int = start) -> torch.Tensor:
             return torch.from_numpy(members.vectors[base + a : base + b]).to(device)
 
-        found: Found
+        neighbours: NeighbourPairs
         if limit is None:
-            found = forest(take, end - start, eps, BLOCK[device])
+            neighbours = forest(take, end - start, eps, BLOCK[device])
         else:
-            found = earliest(take, query, target, eps, limit, BLOCK[device])
-        parts.append(Pairs(ranks[found.later], ranks[found.earlier], found.similarity))
-        if len(found.truncated):
+            neighbours = earliest(take, query, target, eps, limit, BLOCK[device])
+        parts.append(
+            Pairs(ranks[neighbours.later], ranks[neighbours.earlier], neighbours.similarity)
+        )
+        if len(neighbours.truncated):
             end_of = np.zeros(end - start, dtype=np.int64)
-            np.maximum.at(end_of, found.later, ranks[found.earlier])
-            rows.append(ranks[found.truncated])
-            ends.append(end_of[found.truncated])
+            np.maximum.at(end_of, neighbours.later, ranks[neighbours.earlier])
+            rows.append(ranks[neighbours.truncated])
+            ends.append(end_of[neighbours.truncated])
     pairs = _join(parts)
     nothing = np.empty(0, dtype=np.int64)
     with storage.atomic_write(str(output)) as file:
@@ -233,15 +237,15 @@ def _search(
         )
 
 
-def _with_similarities(layout: Layout, rank: np.ndarray, found: Decisions) -> Decisions:
+def _with_similarities(layout: Layout, rank: np.ndarray, decisions: Decisions) -> Decisions:
     """The decisions with the similarities that no comparison gave."""
     row_of = np.empty(len(rank), dtype=np.int64)
     row_of[rank] = np.arange(len(rank))
-    wanting = np.flatnonzero((found.duplicate_of >= 0) & np.isnan(found.similarity))
-    similarity = found.similarity.copy()
+    wanting = np.flatnonzero((decisions.duplicate_of >= 0) & np.isnan(decisions.similarity))
+    similarity = decisions.similarity.copy()
     for start in range(0, len(wanting), 65536):
-        some = wanting[start : start + 65536]
-        ours = layout.lookup(row_of[some])
-        theirs = layout.lookup(row_of[found.duplicate_of[some]])
-        similarity[some] = np.minimum(1, np.einsum("ij,ij->i", ours, theirs))
-    return Decisions(found.duplicate_of, similarity)
+        ranks = wanting[start : start + 65536]
+        ours = layout.lookup(row_of[ranks])
+        theirs = layout.lookup(row_of[decisions.duplicate_of[ranks]])
+        similarity[ranks] = np.minimum(1, np.einsum("ij,ij->i", ours, theirs))
+    return Decisions(decisions.duplicate_of, similarity)

@@ -73,9 +73,9 @@ class Groups:
         """
         stands = decisions.duplicate_of[self.group]
         similarity = decisions.similarity[self.group]
-        kept = stands < 0
-        to = np.where(kept, self.first[self.group], self.first[stands])
-        similarity = np.where(kept, np.float32(1), similarity)
+        stays = stands < 0
+        to = np.where(stays, self.first[self.group], self.first[stands])
+        similarity = np.where(stays, np.float32(1), similarity)
         alone = to == self.ranks
         duplicate_of = np.full(self.n, -1, dtype=np.int64)
         all_similarity = np.full(self.n, np.nan, dtype=np.float32)

@@ -72,16 +72,16 @@ def close_pairs(hashes: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray
         raise ConfigError(f"radius={radius} should be 0 to {_BITS - 1} bits.")
     hashes = np.ascontiguousarray(hashes, dtype=np.uint64)
     parts = _cut(len(hashes), radius) if len(hashes) else []
-    found = [
+    parts_pairs = [
         pairs
         for number in range(len(parts))
         for pairs in _near_in_part(hashes, parts, number, radius)
     ]
-    if not found:
+    if not parts_pairs:
         nothing = np.empty(0, dtype=np.int64)
         return nothing, nothing, np.empty(0, dtype=np.uint8)
-    one, other, distance = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    first, second = np.minimum(one, other), np.maximum(one, other)
+    left, right, distance = (np.concatenate(arrays) for arrays in zip(*parts_pairs, strict=True))
+    first, second = np.minimum(left, right), np.maximum(left, right)
     order = np.lexsort((second, first))
     return first[order], second[order], distance[order]
 
@@ -100,11 +100,11 @@ def _cut(n: int, radius: int) -> list[_Part]:
 
 
 def _cut_into(count: int, radius: int) -> list[_Part]:
-    near, more = divmod(radius, count)
+    radius_each, remainder = divmod(radius, count)
     parts, shift = [], 0
     for number in range(count):
         width = _BITS // count + (number < _BITS % count)
-        reach = near if number <= more else near - 1
+        reach = radius_each if number <= remainder else radius_each - 1
         if reach >= 0:
             parts.append(_Part(shift, width, min(reach, width)))
         shift += width
@@ -125,9 +125,9 @@ def _near_in_part(
         if flip:
             # Each pair of buckets once: from the one without the flip's highest bit.
             low = np.flatnonzero((values & np.uint64(1 << (flip.bit_length() - 1))) == 0)
-            wanted = values[low] ^ np.uint64(flip)
-            where = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-            hit = values[where] == wanted
+            partners = values[low] ^ np.uint64(flip)
+            where = np.minimum(np.searchsorted(values, partners), len(values) - 1)
+            hit = values[where] == partners
             low, where = low[hit], where[hit]
             sizes = ends[low] - starts[low]
             left = _ranges(starts[low], sizes)
@@ -139,31 +139,32 @@ def _near_in_part(
             left = np.arange(len(hashes))
             begin = left + 1
             length = np.repeat(ends, ends - starts) - begin
-        for one, other in _products(left, begin, length):
-            differing = hashes[one] ^ hashes[other]
+        for lefts, rights in _products(left, begin, length):
+            differing = hashes[lefts] ^ hashes[rights]
             distance = np.bitwise_count(differing)
-            near = distance <= radius
-            one, other, differing = one[near], other[near], differing[near]
-            fresh = np.ones(len(one), dtype=bool)
+            within = distance <= radius
+            lefts, rights, differing = lefts[within], rights[within], differing[within]
+            fresh = np.ones(len(lefts), dtype=bool)
             for before in parts[:number]:
                 shared = np.bitwise_count(differing & np.uint64(before.mask))
                 fresh &= shared > before.radius
-            yield order[one[fresh]], order[other[fresh]], distance[near][fresh]
+            yield order[lefts[fresh]], order[rights[fresh]], distance[within][fresh]
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """The numbers from each start on, so many of each, one after the other."""
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    numbers: np.ndarray = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return numbers
 
 
 def _products(
     left: np.ndarray, begin: np.ndarray, length: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each of `left` with the numbers from its `begin` on, in chunks."""
-    some = length > 0
-    left, begin, length = left[some], begin[some], length[some]
+    nonempty = length > 0
+    left, begin, length = left[nonempty], begin[nonempty], length[nonempty]
     ends = np.cumsum(length)
     start = 0
     while start < len(left):

@@ -73,5 +73,6 @@ def keep_score(
         elif not (pa.types.is_decimal(kind) or pa.types.is_primitive(kind)):
             raise ConfigError(f"by={by!r} should be a column of numbers or times, not of {kind}.")
         # Integers beyond 2^53 are rounded; those that become equal are ordered by key.
-        return values.cast(pa.float64(), safe=False).to_numpy()
+        score: np.ndarray = values.cast(pa.float64(), safe=False).to_numpy()
+        return score
     return None

@@ -63,14 +63,14 @@ class Layout:
         numpy.ndarray of (int32, float32), shape (n,), fields ``cluster`` and ``similarity``
             Cluster -1 for rows without a vector.
         """
-        found = np.zeros(sum(self.counts), dtype=[("cluster", "i4"), ("similarity", "f4")])
-        found["cluster"], found["similarity"] = -1, np.nan
+        homes = np.zeros(sum(self.counts), dtype=[("cluster", "i4"), ("similarity", "f4")])
+        homes["cluster"], homes["similarity"] = -1, np.nan
         if self.dim:
             for part, start in enumerate(self.starts()):
                 home = np.load(self.file(part, "home.npy"))
-                for name in found.dtype.names or ():
-                    found[name][start + home["row"]] = home[name]
-        return found
+                for name in homes.dtype.names or ():
+                    homes[name][start + home["row"]] = home[name]
+        return homes
 
     def vectors(self, part: int) -> np.ndarray:
         """A part's stored vectors, shape (m, d), float32, read from disk as they are used."""
@@ -81,16 +81,16 @@ class Layout:
 
     def lookup(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of rows of the dataset that have one, shape (len(rows), d), float32."""
-        found = np.empty((len(rows), self.dim), dtype=np.float32)
+        vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         starts = np.array(self.starts())
         parts = np.searchsorted(starts, rows, side="right") - 1
         for part in np.unique(parts):
-            mine = np.flatnonzero(parts == part)
+            positions = np.flatnonzero(parts == part)
             stored = np.load(self.file(part, "rows.npy"))
             order = np.argsort(stored, kind="stable")
-            place = order[np.searchsorted(stored[order], rows[mine] - starts[part])]
-            found[mine] = self.vectors(part)[place]
-        return found
+            place = order[np.searchsorted(stored[order], rows[positions] - starts[part])]
+            vectors[positions] = self.vectors(part)[place]
+        return vectors
 
     def save(self) -> None:
         """Note that the step is complete."""

@@ -31,16 +31,16 @@ class Members:
         for part, base in enumerate(layout.starts()):
             offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
             rows = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
-            found = all_ranks[base + rows.astype(np.int64)]
-            played = (
-                np.full(len(found), 2, dtype=np.int8)
+            part_ranks = all_ranks[base + rows.astype(np.int64)]
+            part_roles = (
+                np.full(len(part_ranks), 2, dtype=np.int8)
                 if all_roles is None
-                else all_roles[found].astype(np.int8)
+                else all_roles[part_ranks].astype(np.int8)
             )
-            used = np.flatnonzero(played)
+            used = np.flatnonzero(part_roles)
             homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
-            ranks.append(found[used])
-            roles.append(played[used])
+            ranks.append(part_ranks[used])
+            roles.append(part_roles[used])
             places.append(offsets[0] + used)
         self._home = np.concatenate(homes)
         order = np.lexsort((np.concatenate(ranks), self._home))

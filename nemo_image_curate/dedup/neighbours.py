@@ -19,7 +19,7 @@ BLOCK = {"cpu": 512, "cuda": 4096}
 
 
 @dataclass(frozen=True)
-class Found:
+class NeighbourPairs:
     """Pairs inside one list of vectors, by position in it.
 
     Attributes
@@ -43,7 +43,7 @@ Take = Callable[[int, int], "torch.Tensor"]
 
 def earliest(
     take: Take, query: np.ndarray, target: np.ndarray, eps: float, limit: int, block: int
-) -> Found:
+) -> NeighbourPairs:
     """For each query the first `limit` targets before it that are within eps.
 
     Once a query has found so many it is compared no more, so that thousands of copies of one
@@ -67,36 +67,36 @@ def earliest(
         rows = np.flatnonzero(query[start:end])
         if not len(rows):
             continue
-        asked = _Asked(take(start, end), rows)
+        queries = _QueryBlock(take(start, end), rows)
         counts = np.zeros(end - start, dtype=np.int64)
         for first in range(0, end, block):
             last = min(first + block, n)
             if not target[first:last].any():
                 continue
-            hit = asked.compare(
-                take(first, last) if first < start else asked.block, eps, first == start
+            hits = queries.compare(
+                take(first, last) if first < start else queries.block, eps, first == start
             )
-            if hit is None:
+            if hits is None:
                 continue
-            rows, columns, near, similarity = hit
-            near &= target[first + columns]
-            numbers = near.cumsum(axis=1) + counts[rows, None]
-            row, column = (near & (numbers <= limit)).nonzero()
+            rows, columns, hit_mask, similarity = hits
+            hit_mask &= target[first + columns]
+            numbers = hit_mask.cumsum(axis=1) + counts[rows, None]
+            row, column = (hit_mask & (numbers <= limit)).nonzero()
             listed.append((start + rows[row], first + columns[column], similarity[row, column]))
             counts[rows] = numbers[:, -1]
             # A full list may lack later ones, also of the blocks that come.
             full = rows[counts[rows] > limit if first == start else counts[rows] >= limit]
             truncated.append(start + full)
-            asked = asked.without(full)
-            if not len(asked.rows):
+            queries = queries.without(full)
+            if not len(queries.rows):
                 break
     listed = listed or [_nothing()]
     later, earlier, similarity = (np.concatenate(parts) for parts in zip(*listed, strict=True))
     gone = np.concatenate(truncated) if truncated else np.empty(0, dtype=np.int64)
-    return Found(later, earlier, similarity, gone)
+    return NeighbourPairs(later, earlier, similarity, gone)
 
 
-def forest(take: Take, n: int, eps: float, block: int) -> Found:
+def forest(take: Take, n: int, eps: float, block: int) -> NeighbourPairs:
     """Pairs within eps that connect all that is connected: at most n - 1 of them.
 
     Blocks whose vectors are all known to be connected are not compared.
@@ -116,19 +116,19 @@ def forest(take: Take, n: int, eps: float, block: int) -> Found:
     later, earlier = _nothing()[:2]
     for start in range(0, n, block):
         end = min(start + block, n)
-        asked = _Asked(take(start, end), np.arange(end - start))
+        queries = _QueryBlock(take(start, end), np.arange(end - start))
         for first in range(0, end, block):
             last = min(first + block, n)
             labels = np.union1d(first_of[start:end], first_of[first:last])
             if len(labels) == 1:
                 continue
-            hit = asked.compare(
-                take(first, last) if first < start else asked.block, eps, first == start
+            hits = queries.compare(
+                take(first, last) if first < start else queries.block, eps, first == start
             )
-            if hit is None:
+            if hits is None:
                 continue
-            rows, columns, near, _ = hit
-            row, column = near.nonzero()
+            rows, columns, hit_mask, _ = hits
+            row, column = hit_mask.nonzero()
             later = np.concatenate([later, start + rows[row]])
             earlier = np.concatenate([earlier, first + columns[column]])
             # Keep a star for each component: as few pairs as tell the same.
@@ -136,7 +136,7 @@ def forest(take: Take, n: int, eps: float, block: int) -> Found:
             later = np.flatnonzero(first_of != np.arange(n))
             earlier = first_of[later]
     nothing = np.empty(0, dtype=np.int64)
-    return Found(later, earlier, np.full(len(later), np.nan, dtype=np.float32), nothing)
+    return NeighbourPairs(later, earlier, np.full(len(later), np.nan, dtype=np.float32), nothing)
 
 
 def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,7 +144,7 @@ def _nothing() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return empty, empty, np.empty(0, dtype=np.float32)
 
 
-class _Asked:
+class _QueryBlock:
     """Some rows of a block of vectors, to be compared with other blocks.
 
     Parameters
@@ -160,9 +160,9 @@ class _Asked:
         self._fine = block[rows] if len(rows) < len(block) else block
         self._coarse = coarse(self._fine)
 
-    def without(self, gone: np.ndarray) -> _Asked:
+    def without(self, gone: np.ndarray) -> _QueryBlock:
         """The same without some of the block's rows."""
-        return _Asked(self.block, np.setdiff1d(self.rows, gone)) if len(gone) else self
+        return _QueryBlock(self.block, np.setdiff1d(self.rows, gone)) if len(gone) else self
 
     def compare(
         self, others: torch.Tensor, eps: float, diagonal: bool
@@ -175,7 +175,7 @@ class _Asked:
             Of the block.
         columns : numpy.ndarray of int64, shape (c,)
             Of the others.
-        near : numpy.ndarray of bool, shape (r, c)
+        hit_mask : numpy.ndarray of bool, shape (r, c)
         similarity : numpy.ndarray of float32, shape (r, c)
             Of these rows and columns. None instead of all four when nothing is near.
         """
@@ -184,11 +184,11 @@ class _Asked:
             return None
         exact = self._fine[candidates] @ others[columns].T
         exact = ((exact / GRAIN).round() * GRAIN).clamp_max(1.0)
-        near = (exact >= 1 - eps - GRAIN).cpu().numpy()
+        hit_mask = (exact >= 1 - eps - GRAIN).cpu().numpy()
         rows, places = self.rows[candidates.cpu().numpy()], columns.cpu().numpy()
         if diagonal:
-            near &= places < rows[:, None]
-        return (rows, places, near, exact.cpu().numpy()) if near.any() else None
+            hit_mask &= places < rows[:, None]
+        return (rows, places, hit_mask, exact.cpu().numpy()) if hit_mask.any() else None
 
     def _candidates(
         self, others: torch.Tensor, threshold: float, diagonal: bool

@@ -127,9 +127,9 @@ def near_groups(hashes: tuple[np.ndarray, ...], radius: int) -> Pairs:
     n = len(hashes[0])
     first, second, distance = close_pairs(np.concatenate(hashes), radius)
     # Two mirror images tell nothing new: they are compared as two images already.
-    told = first < n
-    one, other, distance = first[told], second[told] % n, distance[told]
-    earlier, later = np.minimum(one, other), np.maximum(one, other)
+    plain = first < n
+    left, right, distance = first[plain], second[plain] % n, distance[plain]
+    earlier, later = np.minimum(left, right), np.maximum(left, right)
     nearest_first = np.lexsort((distance, earlier, later))
     apart = nearest_first[earlier[nearest_first] != later[nearest_first]]
     similarity = (1 - distance[apart] / np.float32(_BITS)).astype(np.float32)

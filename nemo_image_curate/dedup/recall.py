@@ -53,14 +53,14 @@ class RecallEstimate:
     def __str__(self) -> str:
         if self.recall is None:
             return f"unknown: {self.sample:,} rows have no duplicates at all"
-        told = []
+        shares = []
         for name, share, (low, high) in (
             ("recall", self.recall, self.interval),
             ("precision", self.precision, self.precision_interval),
         ):
             if share is not None:
-                told.append(f"{name} {share:.4f} ({low:.4f} to {high:.4f})")
-        return f"{', '.join(told)}, of {self.true_pairs:,} pairs that {self.sample:,} rows are in"
+                shares.append(f"{name} {share:.4f} ({low:.4f} to {high:.4f})")
+        return f"{', '.join(shares)}, of {self.true_pairs:,} pairs that {self.sample:,} rows are in"
 
 
 def measure_recall(
@@ -77,7 +77,7 @@ def measure_recall(
     np.save(layout.folder / "recall-clusters.npy", _clusters_of(layout, sample))
     parts = range(len(layout.counts))
     work = dask.delayed(_compare, pure=False)
-    found = jobs.compute_all(
+    pairs = jobs.compute_all(
         [work(layout, part, eps, device) for part in parts],
         [f"part {part}" for part in parts],
         "recall",
@@ -85,7 +85,7 @@ def measure_recall(
     )
     for name in ("sample", "vectors", "clusters"):
         (layout.folder / f"recall-{name}.npy").unlink()
-    return _estimate(len(sample), np.concatenate(found))
+    return _estimate(len(sample), np.concatenate(pairs))
 
 
 def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
@@ -113,49 +113,50 @@ def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
     offsets = np.load(layout.file(part, "offsets.npy"))
     clusters = np.repeat(np.arange(layout.n_clusters), np.diff(offsets))
     stored = layout.vectors(part)
-    asked = torch.from_numpy(ours).to(device)
-    found: list[np.ndarray] = []
+    sample_vectors = torch.from_numpy(ours).to(device)
+    pair_rows: list[np.ndarray] = []
     for first in range(0, len(rows), _ROWS):
         theirs = np.array(stored[first : first + _ROWS])
-        products = asked @ torch.from_numpy(theirs).to(device).T
+        products = sample_vectors @ torch.from_numpy(theirs).to(device).T
         # Wider than float32's error: the truth is told in float64.
-        near = (products >= 1 - eps - 1e-4).nonzero().cpu().numpy()
-        near = near[sample[near[:, 0]] != rows[first + near[:, 1]]]
-        near = _thinned(near, rows[first + near[:, 1]])
-        for i, j in (part.T for part in np.array_split(near, len(near) // _PAIRS + 1)):
+        places = (products >= 1 - eps - 1e-4).nonzero().cpu().numpy()
+        places = places[sample[places[:, 0]] != rows[first + places[:, 1]]]
+        places = _thinned(places, rows[first + places[:, 1]])
+        for i, j in (part.T for part in np.array_split(places, len(places) // _PAIRS + 1)):
             exact = np.einsum("ij,ij->i", ours[i].astype(np.float64), theirs[j])
             shared = (held[i] == clusters[first + j, None]).any(axis=1)
-            told = shared & (products[i, j].cpu().numpy() >= 1 - eps - GRAIN)
-            true = exact >= 1 - eps - GRAIN
-            found.append(np.stack([i, rows[first + j], true, shared, told], axis=1))
-    pairs = np.concatenate([np.empty((0, 5), dtype=np.int64), *found])
+            reported = shared & (products[i, j].cpu().numpy() >= 1 - eps - GRAIN)
+            is_true = exact >= 1 - eps - GRAIN
+            pair_rows.append(np.stack([i, rows[first + j], is_true, shared, reported], axis=1))
+    pairs = np.concatenate([np.empty((0, 5), dtype=np.int64), *pair_rows])
     # A pair is met in each cluster that the other one is stored in.
     unique, number = np.unique(pairs[:, :2], axis=0, return_inverse=True)
-    told_of = np.zeros((len(unique), 3), dtype=bool)
-    np.logical_or.at(told_of, number.reshape(-1), pairs[:, 2:].astype(bool))
-    return told_of
+    flags = np.zeros((len(unique), 3), dtype=bool)
+    np.logical_or.at(flags, number.reshape(-1), pairs[:, 2:].astype(bool))
+    return flags
 
 
-def _thinned(near: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _thinned(places: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Of a row that is like thousands of others, only some of them: those by a hash."""
-    counts = np.bincount(near[:, 0])[near[:, 0]] if len(near) else np.empty(0, dtype=np.int64)
+    counts = np.bincount(places[:, 0])[places[:, 0]] if len(places) else np.empty(0, dtype=np.int64)
     # Knuth's multiplicative hash, of 32 bits.
     hashed = rows.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
-    return near[hashed < 2.0**32 * _MOST / np.maximum(counts, 1)]
+    thinned: np.ndarray = places[hashed < 2.0**32 * _MOST / np.maximum(counts, 1)]
+    return thinned
 
 
 def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:
-    true, shared, told = pairs.T.astype(bool)
-    found, truths = int((true & shared).sum()), int(true.sum())
-    right, said = int((true & told).sum()), int(told.sum())
+    true, shared, reported = pairs.T.astype(bool)
+    shared_count, true_count = int((true & shared).sum()), int(true.sum())
+    right_count, reported_count = int((true & reported).sum()), int(reported.sum())
     return RecallEstimate(
         sample,
-        truths,
-        found,
-        found / truths if truths else None,
-        _interval(found, truths),
-        right / said if said else None,
-        _interval(right, said),
+        true_count,
+        shared_count,
+        shared_count / true_count if true_count else None,
+        _interval(shared_count, true_count),
+        right_count / reported_count if reported_count else None,
+        _interval(right_count, reported_count),
     )
 
 

@@ -202,9 +202,9 @@ def complete(folder: Path) -> bool:
 def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
     """Rows by shard, then key; equal ones stay in order."""
     table = pa.table({"shard": shards, "key": keys, "row": np.arange(len(keys))})
-    return pc.sort_indices(
-        table, sort_keys=[(name, "ascending") for name in table.column_names]
-    ).to_numpy()
+    sort_keys = [(name, "ascending") for name in table.column_names]
+    order: np.ndarray = pc.sort_indices(table, sort_keys=sort_keys).to_numpy()
+    return order
 
 
 def _file_name(keys: pa.Array, shards: pa.Array) -> str:

@@ -181,4 +181,5 @@ def component_firsts(later: np.ndarray, earlier: np.ndarray, n: int) -> np.ndarr
     # Labels in rising order of row: the first row that has a label is the component's smallest.
     first = np.full(count, n, dtype=np.int64)
     np.minimum.at(first, labels, np.arange(n))
-    return first[labels]
+    firsts: np.ndarray = first[labels]
+    return firsts

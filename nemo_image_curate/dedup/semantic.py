@@ -127,13 +127,13 @@ class SemanticDedup(Stage):
         clusters, clustering = self._open(dataset, None)
         with storage.exclusive(str(clusters.folder)):
             dim = clustering.sample()
-            found = _Extraction.of(clusters, self.eps, self.keep, self.by, self.rule, None)
-            if not found.complete():
+            extraction = _Extraction.of(clusters, self.eps, self.keep, self.by, self.rule, None)
+            if not extraction.complete():
                 clustering.store(dim)
-                found.run()
+                extraction.run()
             if self.work_dir is None:
                 clusters.remove_vectors()
-            return found.attach()
+            return extraction.attach()
 
     def cluster(
         self, dataset: ImageTextPairDataset, progress: bool | None = None
@@ -187,8 +187,8 @@ class SemanticDedup(Stage):
         return SemanticClusters(self, dataset, folder, rows), clustering
 
     def _clusters_for(self, n: int) -> int:
-        wanted = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
-        return max(1, min(wanted, n))
+        n_clusters = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
+        return max(1, min(n_clusters, n))
 
     def estimate_cost(self, dataset: ImageTextPairDataset) -> Cost:
         """What the work will take, before it is done.
@@ -211,7 +211,7 @@ class SemanticDedup(Stage):
         self.check()
         column = self.embedding_column
         frames.require_columns(dataset.metadata, column, *([self.by] if self.by else []))
-        kind = frames.to_arrow(dataset.metadata[[column]]._meta).schema.field(column).type
+        kind = frames.schema(dataset.metadata).field(column).type
         if not str(kind).startswith(("list", "fixed_size_list", "large_list", "null")):
             raise ConfigError(f"column {column!r} holds {kind}, not embeddings.")
 
@@ -291,11 +291,11 @@ class SemanticClusters:
         eps = self._eps(eps)
         check_keep(keep, by)
         check_rule(rule)
-        found = _Extraction.of(self, eps, keep, by, rule, progress)
+        extraction = _Extraction.of(self, eps, keep, by, rule, progress)
         with storage.exclusive(str(self.folder)):
-            if not found.complete():
-                found.run()
-        return found.attach()
+            if not extraction.complete():
+                extraction.run()
+        return extraction.attach()
 
     def _eps(self, eps: float | None) -> float:
         eps = self.stage.eps if eps is None else eps
@@ -380,11 +380,11 @@ class _Extraction:
         rank = self._ranks(homes)
         pairs = clusters.folder / f"pairs-{self.name}"
         rule, eps = self.config["rule"], self.config["eps"]
-        found = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
+        decisions = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
         compared = homes["cluster"] >= 0
         cluster = pa.array(homes["cluster"], mask=~compared)
         id_col = clusters.dataset.id_col
-        results.write(self.decided, self.rows, id_col, rank, found, compared, cluster=cluster)
+        results.write(self.decided, self.rows, id_col, rank, decisions, compared, cluster=cluster)
 
     def _ranks(self, homes: np.ndarray) -> np.ndarray:
         keep, by, table = self.config["keep"], self.config["by"], self.rows.table
@@ -397,8 +397,8 @@ class _Extraction:
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage
-        own = {**stage.config(), **self.config}
-        record = {"stage": type(stage).__qualname__, **own, "version": __version__}
+        config = {**stage.config(), **self.config}
+        record = {"stage": type(stage).__qualname__, **config, "version": __version__}
         return results.attach(self.clusters.dataset, self.decided, stage.prefix, record)
 
 

@@ -209,7 +209,7 @@ class ImageEmbedder(PixelStage):
         import torch
 
         self.image_pass().check()
-        kept: list[int] = []
+        row_numbers: list[int] = []
         errors: list[str | None] = []
         parts: list[torch.Tensor] = []
         with _EMBEDDING:
@@ -231,14 +231,14 @@ class ImageEmbedder(PixelStage):
             for start in range(0, len(images), _IMAGES):
                 batch = decoder.decode(list(images[start : start + _IMAGES]))
                 errors += batch.errors
-                kept += [start + row for row in batch.kept]
-                if batch.kept:
+                row_numbers += [start + row for row in batch.decoded]
+                if batch.decoded:
                     parts.append(torch.as_tensor(model(batch)[model.column]))
-        found = (
+        vectors = (
             torch.nn.functional.normalize(torch.cat(parts), dim=1) if parts else torch.empty(0, 0)
         )
-        embeddings = np.full((len(images), found.shape[1]), np.nan, np.float32)
-        embeddings[kept] = found.cpu().numpy()
+        embeddings = np.full((len(images), vectors.shape[1]), np.nan, np.float32)
+        embeddings[row_numbers] = vectors.cpu().numpy()
         return embeddings, errors
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -255,10 +255,10 @@ class ImageEmbedder(PixelStage):
 
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made."""
-        own = {**self.config(), "version": __version__}
-        provenance = {self.image_embedding_column: own}
+        record = {**self.config(), "version": __version__}
+        provenance = {self.image_embedding_column: record}
         for classifier in self.classifiers:
-            provenance |= classifier.provenance_of(self.image_embedding_column, own)
+            provenance |= classifier.provenance_of(self.image_embedding_column, record)
         return provenance
 
     def load(self, device: str) -> _Forward:
@@ -297,30 +297,30 @@ class _Forward:
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         import torch
 
-        done: list[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         start = 0
         while start < len(pixels):
-            some = pixels[start : start + self._most]
+            chunk = pixels[start : start + self._most]
             try:
-                embeddings = self.model(some)
+                embeddings = self.model(chunk)
             except (RuntimeError, MemoryError) as error:
-                if len(some) == 1 or not devices.is_out_of_memory(error):
+                if len(chunk) == 1 or not devices.is_out_of_memory(error):
                     raise
                 embeddings = None
             # Not in the handler: the error would keep the memory of the attempt.
             if embeddings is None:
-                half = len(some) // 2
-                logger.warning("no memory for %d images at once; trying %d", len(some), half)
+                half = len(chunk) // 2
+                logger.warning("no memory for %d images at once; trying %d", len(chunk), half)
                 # Another thread may have found less.
                 self._most = min(self._most, half)
                 devices.release_memory()
                 continue
-            if embeddings.ndim != 2 or len(embeddings) != len(some):
+            if embeddings.ndim != 2 or len(embeddings) != len(chunk):
                 raise ConfigError(
-                    f"the embedding model gave shape {tuple(embeddings.shape)} for {len(some)} "
+                    f"the embedding model gave shape {tuple(embeddings.shape)} for {len(chunk)} "
                     "images; it should be (images, dimensions)."
                 )
-            done.append(embeddings.float())
-            start += len(some)
-        found = torch.cat(done) if len(done) > 1 else done[0]
-        return torch.nn.functional.normalize(found, dim=1) if self.normalize else found
+            parts.append(embeddings.float())
+            start += len(chunk)
+        vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors

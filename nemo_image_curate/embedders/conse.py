@@ -164,7 +164,10 @@ def _embedded_classes() -> torch.Tensor:
 
 
 def _encode(model: Any, texts: list[str]) -> torch.Tensor:
-    return model.encode(texts, batch_size=64, convert_to_tensor=True, show_progress_bar=False)
+    vectors: torch.Tensor = model.encode(
+        texts, batch_size=64, convert_to_tensor=True, show_progress_bar=False
+    )
+    return vectors
 
 
 def _text_weights() -> str:

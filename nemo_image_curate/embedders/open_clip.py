@@ -138,7 +138,8 @@ def _text_forward(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     import torch
 
     if type(model).__name__ != "CLIP" or model.text_pool_type != "argmax":
-        return model.encode_text
+        encode: Callable[[torch.Tensor], torch.Tensor] = model.encode_text
+        return encode
 
     class Tower(torch.nn.Module):
         def __init__(self) -> None:
@@ -146,7 +147,8 @@ def _text_forward(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
             self.model = model
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return model.encode_text(tokens)
+            embeddings: torch.Tensor = model.encode_text(tokens)
+            return embeddings
 
     tower, places, mask = Tower(), model.positional_embedding, model.attn_mask
     # functional_call puts its tensors into the model while it runs.
@@ -157,7 +159,8 @@ def _text_forward(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         n = int(tokens.argmax(dim=1).max()) + 1
         fewer = {"model.positional_embedding": places[:n], "model.attn_mask": mask[:n, :n]}
         with alone:
-            return torch.func.functional_call(tower, fewer, (tokens[:, :n],))
+            embeddings: torch.Tensor = torch.func.functional_call(tower, fewer, (tokens[:, :n],))
+            return embeddings
 
     return forward
 
@@ -172,6 +175,7 @@ def _image_tower(visual: torch.nn.Module) -> torch.nn.Module:
             self.visual = visual
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.visual(pixels)[0]
+            embeddings: torch.Tensor = self.visual(pixels)[0]
+            return embeddings
 
     return First() if getattr(visual, "output_tokens", False) else visual

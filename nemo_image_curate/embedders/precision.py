@@ -70,7 +70,9 @@ def _never_alone(model: Any) -> Forward:
     """The model, given a single picture twice: torch would compile it as a case of its own."""
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
-        return model(pixels.expand(2, -1, -1, -1))[:1] if len(pixels) == 1 else model(pixels)
+        n = len(pixels)
+        embeddings: torch.Tensor = model(pixels.expand(2, -1, -1, -1) if n == 1 else pixels)
+        return embeddings[:n]
 
     return forward
 
@@ -151,8 +153,8 @@ def compile_blocks(model: torch.nn.Module, example: torch.Tensor) -> bool:
         try:
             for place, block in enumerate(plain):
                 blocks[place] = torch.compile(block, dynamic=True, options=options)
-            found = model(example).float()
-            cosine = torch.nn.functional.cosine_similarity(found, expected, dim=1)
+            compiled = model(example).float()
+            cosine = torch.nn.functional.cosine_similarity(compiled, expected, dim=1)
             if bool((cosine > _SAME).all()):
                 return True
         # Compilers fail in many ways: no Triton, no C compiler, a folder that is read-only.
@@ -185,14 +187,14 @@ def _frozen(model: Any, side: int) -> Any:
 
     example = torch.rand(2, 3, side, side).contiguous(memory_format=torch.channels_last)
     # More and brighter pictures than were traced, to find what was taken for a constant.
-    other = 2 * torch.rand(3, 3, side, side).contiguous(memory_format=torch.channels_last)
+    brighter = 2 * torch.rand(3, 3, side, side).contiguous(memory_format=torch.channels_last)
     try:
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             frozen = torch.jit.freeze(torch.jit.trace(model, example))
-            expected, got = model(other), frozen(other)
+            expected, result = model(brighter), frozen(brighter)
     except Exception as error:
         logger.info("model is not frozen: %s", error)
         return model
-    close = torch.allclose(expected, got, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    close = torch.allclose(expected, result, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     return frozen if close else model

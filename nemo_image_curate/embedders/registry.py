@@ -47,9 +47,9 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
             autocast=autocast,
         )
     else:
-        found = f"made by {stage!r}" if stage else "of unknown origin"
+        origin = f"made by {stage!r}" if stage else "of unknown origin"
         raise ConfigError(
-            f"the embeddings are {found}; give the embedder that made them as embedder=."
+            f"the embeddings are {origin}; give the embedder that made them as embedder=."
         )
     if embedder.encoder() != encoder or embedder.weights_sha256() != record.get("weights_sha256"):
         raise ConfigError(

@@ -147,8 +147,8 @@ class TextImageEmbedder(ImageEmbedder):
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with both columns, and all that is made in the pass over the images."""
         embedded = super().__call__(dataset)
-        there = self.caption_column in dataset.metadata.columns
-        return self.embed_captions(embedded) if there else embedded
+        has_captions = self.caption_column in dataset.metadata.columns
+        return self.embed_captions(embedded) if has_captions else embedded
 
     def embed_captions(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column of text embeddings alone.
@@ -164,7 +164,7 @@ class TextImageEmbedder(ImageEmbedder):
             raise ConfigError("caption_column=None: there is no column of texts to embed.")
         frame = dataset.metadata
         frames.require_columns(frame, self.caption_column)
-        kind = frames.to_arrow(frame._meta[[self.caption_column]]).schema.field(0).type
+        kind = frames.schema(frame).field(self.caption_column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(one(kind) for one in (pa.types.is_string, pa.types.is_large_string)):
             raise ConfigError(

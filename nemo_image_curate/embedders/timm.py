@@ -150,7 +150,8 @@ class TimmImageEmbedder(ImageEmbedder):
             model = timm.create_model(OFFLINE_TIMM_NAME)
             model.load_state_dict(offline_state_dict())
             model.reset_classifier(0)
-            return model
+            headless: torch.nn.Module = model
+            return headless
         config = self._timm_config()
         heads = {} if _is_clip_projection(config) else {"num_classes": 0}
         path = self._weights_path()
@@ -201,13 +202,16 @@ def _random_model(name: str, heads: dict[str, int]) -> torch.nn.Module:
     # The same weights on every worker and in every run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return import_timm().create_model(name, pretrained=False, **heads)
+        model: torch.nn.Module = import_timm().create_model(name, pretrained=False, **heads)
+        return model
 
 
 def _filled_model(
     name: str, state: dict[str, torch.Tensor], config: Any, heads: dict[str, int]
 ) -> torch.nn.Module:
-    create = partial(import_timm().create_model, name, pretrained=True, **heads)
+    create: Callable[..., torch.nn.Module] = partial(
+        import_timm().create_model, name, pretrained=True, **heads
+    )
     if heads:
         # timm loads whatever happens to fit when it drops a head. Asked for weights that never
         # had one, it wants all tensors of the model.

@@ -149,9 +149,9 @@ def _booleans(text: str) -> str:
     return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
 
 
-def _refused(expression: str, what: str) -> ConfigError:
+def _refused(expression: str, refused: str) -> ConfigError:
     return ConfigError(
-        f"{what} is not allowed in the expression {expression!r}. Allowed are comparisons, "
+        f"{refused} is not allowed in the expression {expression!r}. Allowed are comparisons, "
         f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
         "anything else filter in Python: ds.metadata[...]"
     )

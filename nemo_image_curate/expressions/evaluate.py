@@ -61,7 +61,7 @@ def mask(frame: Any, expression: str) -> Any:
         When it is no expression, has something in it that is not allowed, compares what cannot
         be compared, or is neither true nor false.
     """
-    empty = frame._meta
+    empty = frames.empty(frame)
     used = check(expression, [name for name in empty.columns if isinstance(name, str)])
     matching_rows(frames.to_arrow(empty[used]), expression)
     return frame[used].map_partitions(

@@ -171,7 +171,8 @@ class RowTable:
 
 
 def _hashes(keys: Sequence[str]) -> np.ndarray:
-    return pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
+    hashes: np.ndarray = pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
+    return hashes
 
 
 def write_rows(file: Any, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -73,7 +73,7 @@ class StagedPartitions:
         self.id_col = dataset.id_col
         self.column = column
         self.device = frames.device_of(frame)
-        self.schema = plain_schema(frames.to_arrow(frame._meta).schema)
+        self.schema = plain_schema(frames.schema(frame))
         names = list(dict.fromkeys([*self.schema.names, column]))
         self._frame = frame[names]
         places = [f"partition {number}" for number in range(frame.npartitions)]

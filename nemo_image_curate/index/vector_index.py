@@ -183,7 +183,8 @@ class VectorIndex:
     @property
     def encoder(self) -> str | None:
         """The encoder that the embeddings are of; None when that is not known."""
-        return self.recipe["encoder"]
+        encoder: str | None = self.recipe["encoder"]
+        return encoder
 
     def __len__(self) -> int:
         return len(self.rows)

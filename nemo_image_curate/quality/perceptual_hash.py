@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.quality.luma import LUMA_THOUSANDTHS
 from nemo_image_curate.stages.base import Consume, PixelStage
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 _SIDE = 64
 _CELLS = 32
 _PIXELS = _SIDE // _CELLS
-# Luma weights of ITU-R BT.601 in thousandths, as JPEG uses them.
-_LUMA = (299, 587, 114)
 # A cell is the sum of its 2 x 2 pixels' luma, so a level of luma is 4.
 _LEVEL = _PIXELS**2
 # The DCT's cosines are rounded to multiples of 2**-14. So no sum exceeds 2**52: cells are below
@@ -124,18 +123,19 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
     for row in rows[1:]:
         summed += row
     red, green, blue = summed.float().unbind(1)
-    strips = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    weights = LUMA_THOUSANDTHS
+    strips = weights[0] * red + weights[1] * green + weights[2] * blue
     # At most 1,020,000: still exact in float32.
     sums = strips.view(n, _CELLS, _CELLS, _PIXELS).sum(3).double()
-    cells = (sums / sum(_LUMA)).round()
+    cells = (sums / sum(weights)).round()
     wide = strips.view(n, 8, 4, _SIDE).sum(2).double()
     flat = _flat(cells).tolist()
     bits = {"phash": _phash(cells), "dhash": _dhash(wide)}
     if flips:
         bits |= {"phash_flipped": _phash(cells.flip(2)), "dhash_flipped": _dhash(wide.flip(2))}
     return {
-        name: [None if dull else value for dull, value in zip(flat, pack(found), strict=True)]
-        for name, found in bits.items()
+        name: [None if dull else value for dull, value in zip(flat, pack(hashed), strict=True)]
+        for name, hashed in bits.items()
     }
 
 

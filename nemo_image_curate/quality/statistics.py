@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nemo_image_curate.decode.batch import DecodedBatch
+from nemo_image_curate.quality.luma import LUMA_THOUSANDTHS
 from nemo_image_curate.stages.base import Consume, PixelStage
 
 if TYPE_CHECKING:
     import torch
 
 _SIDE = 256
-# Luma weights of ITU-R BT.601, as JPEG uses them.
-_LUMA = (0.299, 0.587, 0.114)
+_LUMA = tuple(weight / 1000 for weight in LUMA_THOUSANDTHS)
 
 
 @dataclass(eq=False)
@@ -68,9 +68,9 @@ class ImageStatistics(PixelStage):
 
 def _statistics(batch: DecodedBatch) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "width": [batch.widths[row] for row in batch.kept],
-        "height": [batch.heights[row] for row in batch.kept],
-        "image_format": [batch.formats[row] for row in batch.kept],
+        "width": [batch.widths[row] for row in batch.decoded],
+        "height": [batch.heights[row] for row in batch.decoded],
+        "image_format": [batch.formats[row] for row in batch.decoded],
     }
     return values | measure(batch.thumbnails[_SIDE])
 

@@ -215,7 +215,7 @@ class _Source:
         frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN, column)
         if column in (dataset.id_col, SHARD_COLUMN):
             raise ConfigError(f"column={column!r} names the samples: captions are another column.")
-        kind = frames.to_arrow(dataset.metadata[[column]]._meta).schema.field(column).type
+        kind = frames.schema(dataset.metadata).field(column).type
         binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
         if pa.types.is_nested(kind) or any(is_kind(kind) for is_kind in binary):
             raise ConfigError(f"column={column!r} holds {kind}, not texts.")

@@ -65,8 +65,8 @@ def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Tabl
     try:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
-            wanted = names if columns is None else [name for name in columns if name in names]
-            table = parquet.read(columns=wanted)
+            present = names if columns is None else [name for name in columns if name in names]
+            table = parquet.read(columns=present)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
     return conform(table, storage_schema(table.schema))

@@ -116,10 +116,10 @@ def parse_idx(text: str) -> TarIndex | None:
         return None
     entries = []
     for line in lines:
-        found = _IDX_ENTRY.findall(line)
-        if " ".join(map(" ".join, found)) != line:
+        members = _IDX_ENTRY.findall(line)
+        if " ".join(map(" ".join, members)) != line:
             return None
-        for extension, offset, size, name in found:
+        for extension, offset, size, name in members:
             if not name.endswith("." + extension):
                 return None
             if "\\" in name:
@@ -148,9 +148,9 @@ def format_idx(samples: Iterable[Iterable[tuple[str, Member]]]) -> str:
         " ".join(
             f"{member.extension.translate(_QUOTE)} {member.offset} {member.size} "
             f"{name.translate(_QUOTE)}"
-            for name, member in one
+            for name, member in sample
         )
-        for one in samples
+        for sample in samples
     ]
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
 
@@ -166,11 +166,11 @@ def _group(index: TarIndex, entries: Iterable[tuple[str, int, int]]) -> None:
             faults.append(Fault(kind, key, detail))
 
     for name, offset, size in entries:
-        found = split_name(name)
-        if found is None:
+        parts = split_name(name)
+        if parts is None:
             flag("unnamed", name, "the name has no key and extension; the member is left out")
             continue
-        key, extension = found
+        key, extension = parts
         members = samples.get(key)
         if members is None:
             samples[key] = [Member(extension, offset, size)]
@@ -185,14 +185,14 @@ def _group(index: TarIndex, entries: Iterable[tuple[str, int, int]]) -> None:
 
 def _entries(data: mmap.mmap, end: int, faults: list[Fault]) -> Iterator[tuple[str, int, int]]:
     """(name, data offset, size) of every regular member before the first fault."""
-    found = _Headers()
-    _walk(data, end, found, faults)
-    good = found.count_good()
-    if good < len(found.headers):
+    headers = _Headers()
+    _walk(data, end, headers, faults)
+    good = headers.count_good()
+    if good < len(headers.headers):
         faults[:] = [fault for fault in faults if fault.kind in ("sparse", "link")]
-        at = found.starts[good]
+        at = headers.starts[good]
         faults.append(Fault("corrupt", "", f"header checksum wrong at byte {at}"))
-    rows = zip(found.names(), found.starts[:good], found.sizes, strict=False)
+    rows = zip(headers.names(), headers.starts[:good], headers.sizes, strict=False)
     # A directory can be written as a regular member whose name ends in a slash.
     return ((name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/")
 
@@ -243,7 +243,7 @@ class _Headers:
         return names
 
 
-def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> None:
+def _walk(data: mmap.mmap, end: int, headers: _Headers, faults: list[Fault]) -> None:
     """Hop from header to header up to the end of the archive or the first fault."""
     position = 0
     pax: dict[str, str] = {}
@@ -270,17 +270,17 @@ def _walk(data: mmap.mmap, end: int, found: _Headers, faults: list[Fault]) -> No
                     )
                     name = "/"
                 if name:
-                    found.renamed[len(found.headers)] = name
+                    headers.renamed[len(headers.headers)] = name
                 pax, long_name = {}, None
             if start + size > end:
-                name = found.renamed.pop(len(found.headers), "") or _text(header[:100])
+                name = headers.renamed.pop(len(headers.headers), "") or _text(header[:100])
                 key = (split_name(name) or (name, ""))[0]
                 detail = f"{name} ends {start + size - end} bytes after the file"
                 faults.append(Fault("truncated", key, detail))
                 return
-            found.headers.append(header)
-            found.starts.append(position)
-            found.sizes.append(size)
+            headers.headers.append(header)
+            headers.starts.append(position)
+            headers.sizes.append(size)
         elif sum(header) - sum(header[148:156]) + 8 * ord(" ") != _octal(header[148:156]):
             # Rare kinds are checked here; regular headers are checked together afterwards.
             faults.append(Fault("corrupt", "", f"header checksum wrong at byte {position}"))
@@ -319,17 +319,17 @@ def is_header_of(header: bytes, key: str, member: Member) -> bool:
 
 
 def _left_out(kind: str, name: str) -> Fault:
-    what = {"sparse": "stored with holes", "link": "a link or device, without content"}[kind]
+    description = {"sparse": "stored with holes", "link": "a link or device, without content"}[kind]
     key = (split_name(name) or (name, ""))[0]
-    return Fault(kind, key, f"{name} is {what}; the member is left out")
+    return Fault(kind, key, f"{name} is {description}; the member is left out")
 
 
 def _after_sparse_map(data: mmap.mmap, position: int) -> int:
     """Where the content of an old GNU sparse member starts: after blocks that list its pieces."""
     start = position + BLOCK
-    more = data[position + 482 : position + 483]
-    while more not in (b"", b"\0"):
-        more = data[start + 504 : start + 505]
+    marker = data[position + 482 : position + 483]
+    while marker not in (b"", b"\0"):
+        marker = data[start + 504 : start + 505]
         start += BLOCK
     return start
 

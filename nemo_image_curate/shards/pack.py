@@ -43,20 +43,20 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str
     DatasetError
         When a path does not exist or there is no image at all.
     """
-    found: list[tuple[Path, str]] = []
+    files: list[tuple[Path, str]] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = (file for file in path.rglob("*") if file.is_file())
             images = [file for file in inside if _suffix(file) in IMAGE_EXTENSIONS]
-            found += [(file, file.relative_to(path).as_posix()) for file in sorted(images)]
+            files += [(file, file.relative_to(path).as_posix()) for file in sorted(images)]
         elif path.is_file():
-            found.append((path, path.name))
+            files.append((path, path.name))
         else:
             raise DatasetError(f"{path} does not exist.")
-    if not found:
+    if not files:
         names = ", ".join(sorted(IMAGE_EXTENSIONS))
         raise DatasetError(f"no images in {', '.join(map(str, paths))} (looked for {names}).")
-    return found
+    return files
 
 
 def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
@@ -163,10 +163,10 @@ def pack(
 def _claim(output: str, images: Sequence[tuple[Path, str]], *settings: Any) -> None:
     """Note what is packed here, so that a stopped run goes on and another is refused."""
     try:
-        found = [(name, path.stat()) for path, name in images]
+        stats = [(name, path.stat()) for path, name in images]
     except OSError as error:
         raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from error
-    files = [(name, info.st_size, info.st_mtime_ns) for name, info in found]
+    files = [(name, info.st_size, info.st_mtime_ns) for name, info in stats]
     mark = {"fingerprint": hashlib.sha256(repr((files, settings)).encode()).hexdigest()}
     location = storage.join(output, _MANIFEST)
     if storage.stat(location) is not None and storage.read_bytes(location) == _encoded(mark):

@@ -115,7 +115,7 @@ class TarShard:
         yield from self._fetch(pending)
 
     def _fetch(self, members: list[Member | None]) -> Iterator[bytes | None]:
-        wanted = [(member.offset, member.size) for member in members if member is not None]
-        found = iter(storage.read_ranges(self.location, wanted) if wanted else ())
+        ranges = [(member.offset, member.size) for member in members if member is not None]
+        contents = iter(storage.read_ranges(self.location, ranges) if ranges else ())
         for member in members:
-            yield None if member is None else next(found)
+            yield None if member is None else next(contents)

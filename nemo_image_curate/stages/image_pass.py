@@ -182,9 +182,9 @@ class _Partition:
             with closing(ahead(batches)) as decoded:
                 for row_numbers, batch in decoded:
                     result.note_errors(row_numbers, batch.errors, raising)
-                    if batch.kept:
+                    if batch.decoded:
                         values = [consume(batch) for consume in consumers]
-                        result.add([row_numbers[number] for number in batch.kept], values)
+                        result.add([row_numbers[number] for number in batch.decoded], values)
                         queue.wait()
             # Rows that no batch held are missing, too.
             result.note_errors(range(len(frame)), result.errors, raising)

@@ -85,13 +85,13 @@ def _step(
     with storage.atomic_write(str(place)) as file:
         np.save(file, centroids)
     work = dask.delayed(_sums, pure=False)
-    found = jobs.compute_all(
+    results = jobs.compute_all(
         [work(block, place, device) for block in blocks],
         [str(block) for block in blocks],
         "k-means",
         progress,
     )
-    counts, sums, totals = zip(*found, strict=True)
+    counts, sums, totals = zip(*results, strict=True)
     # Added in the order of the blocks, whichever worker was first.
     return np.sum(counts, axis=0), np.sum(sums, axis=0), float(np.sum(totals))
 

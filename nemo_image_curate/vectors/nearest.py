@@ -66,10 +66,12 @@ def _top(products: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         return index, similarity
     # numpy's argmax is five times as fast as torch's on a CPU (measured), and `n` is small.
     table = products.numpy()
-    found = []
+    columns_by_rank = []
     for _ in range(n):
         best = torch.from_numpy(table.argmax(axis=1))[:, None]
-        found.append((best, products.gather(1, best)))
+        columns_by_rank.append((best, products.gather(1, best)))
         products.scatter_(1, best, -torch.inf)
-    index, similarity = (torch.cat(columns, dim=1) for columns in zip(*found, strict=True))
+    index, similarity = (
+        torch.cat(columns, dim=1) for columns in zip(*columns_by_rank, strict=True)
+    )
     return index, similarity

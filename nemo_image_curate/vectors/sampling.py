@@ -22,4 +22,5 @@ def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     """
     names = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
     salt = f"{seed % 10**16:016d}"
-    return (pd.util.hash_array(names, hash_key=salt, categorize=False) >> 11) / 2.0**53
+    hashed: np.ndarray = pd.util.hash_array(names, hash_key=salt, categorize=False)
+    return (hashed >> 11) / 2.0**53

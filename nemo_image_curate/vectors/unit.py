@@ -26,7 +26,7 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     if not vectors.numel():
         return vectors
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    unit = vectors / length
+    unit: torch.Tensor = vectors / length
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
     shortest, longest = length.aminmax()
@@ -34,9 +34,9 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     if float(shortest) > small and float(longest) < 1 / small:
         return unit
     odd = ~((length > small) & (length < 1 / small)).squeeze(1)
-    given = vectors[odd]
+    extreme = vectors[odd]
     # 0 / 0 and inf / inf are NaN.
-    scaled = given / given.abs().amax(dim=1, keepdim=True)
+    scaled = extreme / extreme.abs().amax(dim=1, keepdim=True)
     unit[odd] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return unit
 

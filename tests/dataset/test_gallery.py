@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 
+import numpy as np
+import pytest
 from PIL import Image
 
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.errors import DatasetError, ImageError
+from tests.decode.pictures import bad, good
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 
-def pictures(html: str) -> list[Image.Image]:
-    found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)">', html)
-    return [Image.open(io.BytesIO(base64.b64decode(one))) for one in found]
+def pictures(page: str) -> list[Image.Image]:
+    encoded = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)">', page)
+    return [Image.open(io.BytesIO(base64.b64decode(text))) for text in encoded]
 
 
 def test_first_samples_with_captions(tmp_path, backend):
@@ -67,3 +73,47 @@ def test_rows_without_a_tar_member(tmp_path):
     gallery = ImageTextPairDataset.from_webdataset(tmp_path).show()
     assert gallery.keys == ["a", "ghost", None]
     assert len(pictures(gallery.html)) == 1
+
+
+# As they are named in tars; what a picture is, its bytes tell.
+FORMATS = good()
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_pictures_of_every_format_are_shown(tmp_path, monkeypatch, name):
+    # A common way to switch off Pillow's own limit; ours does not depend on it.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    write_tar(tmp_path / "0.tar", [("a.jpg", FORMATS[name])])
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    (shown,) = pictures(dataset.show().html)
+    picture = dataset.image("a")
+    assert shown.size == picture.size
+    expected = decode_rgb(FORMATS[name]).astype(int)
+    difference = np.abs(np.asarray(shown.convert("RGB")).astype(int) - expected).mean()
+    # A thumbnail is a JPEG.
+    assert difference < 12
+    assert picture.tobytes(), "decoded"
+
+
+# Those that Pillow opens although no model takes them.
+ODD = {"float tiff", "thread"}
+
+
+@pytest.mark.parametrize("name", sorted(bad().keys() - {"none"} - ODD))
+def test_files_that_are_no_pictures_say_why(tmp_path, name):
+    content, reason = bad()[name]
+    write_tar(tmp_path / "0.tar", [("a.jpg", content)])
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    said = f"0.tar: a: {reason.removeprefix('decode: ')}"
+    assert f"<em>{html.escape(said)}" in dataset.show().html
+    with pytest.raises(ImageError, match=f"^{re.escape(said)}"):
+        dataset.image("a")
+
+
+def test_rows_without_a_shard_are_missing(tmp_path, backend):
+    write_tar(tmp_path / "0.tar", [("a.jpg", jpeg(1))])
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    dataset.metadata["shard"] = dataset.metadata.shard.where(dataset.metadata.key != "a")
+    assert "None: a: missing" in dataset.show().html
+    with pytest.raises(DatasetError, match="'a' is not in the dataset"):
+        dataset.image("a")

@@ -6,11 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.frames import to_arrow
@@ -333,3 +337,52 @@ except CurateError as error:
     assert sorted(os.listdir(tmp_path / "tars")) == ["00000.tar"]
     assert (tmp_path / "new" / "00000.tar").exists()
     assert len(open_dataset(tmp_path / "meta")) == 2
+
+
+def test_tars_on_several_disks(tmp_path):
+    """Folders that have nothing in common but the root of the file system."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        write_tar(tmp_path / "a.tar", [("x.jpg", jpeg(1)), ("x.txt", b"one")])
+        write_tar(Path(other) / "b.tar", [("y.jpg", jpeg(2)), ("y.txt", b"two")])
+        dataset = open_dataset([str(tmp_path / "a.tar"), f"{other}/b.tar"])
+        assert dataset.path == "/"
+        rows = {row["key"]: row for row in to_arrow(dataset.metadata.compute()).to_pylist()}
+        assert rows["x"]["shard"] == str(tmp_path / "a.tar").removeprefix("/")
+        assert rows["y"]["caption"] == "two"
+        assert dataset.image("y").size == (32, 24)
+        saved = dataset.save_metadata(tmp_path / "meta")
+        assert open_dataset(tmp_path / "meta").image("x").size == (32, 24)
+        assert saved.to_webdataset(tmp_path / "new").samples == 2
+        dataset.save_metadata()
+        assert {path.name for path in Path(other).iterdir()} == {"b.tar", "b.parquet"}
+
+
+def test_tars_of_several_buckets(bucket, tmp_path):
+    roots = [bucket(), bucket()]
+    for number, root in enumerate(roots):
+        write_tar(tmp_path / f"{number}.tar", [(f"{number}.jpg", jpeg(number))])
+        fsspec.filesystem("s3").put(str(tmp_path / f"{number}.tar"), f"{root}/{number}.tar")
+    dataset = open_dataset([f"{root}/{number}.tar" for number, root in enumerate(roots)])
+    assert dataset.path == "s3://"
+    assert len(dataset) == 2
+    assert dataset.image("1").size == (32, 24)
+    saved = dataset.save_metadata(tmp_path / "meta")
+    assert open_dataset(tmp_path / "meta").image("0").size == (32, 24)
+    assert saved.tar_files == dataset.tar_files
+
+
+def test_a_place_is_listed_once(tmp_path, monkeypatch):
+    make_dataset(tmp_path, sizes=[1, 1])
+    listed: list[str] = []
+    for name in ("glob", "find"):
+        original = getattr(storage, name)
+
+        def counting(location, *rest, original=original):
+            listed.append(location)
+            return original(location, *rest)
+
+        monkeypatch.setattr(storage, name, counting)
+    for path in (str(tmp_path / "*.tar"), [str(tmp_path / "*.tar")]):
+        listed.clear()
+        assert len(open_dataset(path)) == 2
+        assert listed.count(str(tmp_path / "*.tar")) == 1, listed

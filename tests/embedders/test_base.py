@@ -450,3 +450,10 @@ def test_pictures_in_memory_are_embedded_as_those_of_a_dataset():
     assert ThumbEmbedder().embed_images([b""])[0].shape == (1, 0)
     raw = ThumbEmbedder(normalize_embeddings=False).embed_images([jpeg(1)])[0]
     assert np.linalg.norm(raw) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_threads_per_worker", "max_pixels"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_pictures_in_memory_are_not_embedded_with_unusable_settings(name, value):
+    with pytest.raises(ConfigError, match=f"={value} should be a positive integer"):
+        ThumbEmbedder(**{name: value}).embed_images([jpeg(1)])

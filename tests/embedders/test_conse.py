@@ -64,6 +64,13 @@ def test_a_dataset_gets_both_columns_and_is_searchable_again(tmp_path, backend):
     assert embeddings(ds, "text_embedding")[0] @ dog == pytest.approx(1, abs=1e-4)
 
 
+def test_there_is_one_model_of_this_name():
+    with pytest.raises(
+        ConfigError, match="'mobilenet': ConseEmbedder has one model, 'offline-conse'"
+    ):
+        ConseEmbedder("mobilenet").embed_text(["a dog"])
+
+
 def test_texts_that_say_nothing():
     embedder = ConseEmbedder()
     with pytest.raises(ConfigError, match="none of its characters"):

@@ -57,8 +57,9 @@ def projection(
         enough = (w for w in range(LEAST, width, STEP) if noise[w] <= TAIL_NOISE)
         width = next(enough, width)
     mixed, signs = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))
-    rotation: np.ndarray = mixed * np.sign(np.diag(signs))
-    return rotation @ components[:, :width].T
+    rotation = mixed * np.sign(np.diag(signs))
+    matrix: np.ndarray = rotation @ components[:, :width].T
+    return matrix
 
 
 def new_index(matrix: np.ndarray, peak: float, centres: np.ndarray) -> Any:

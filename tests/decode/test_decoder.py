@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def by_pillow(data: bytes, wanted: Preprocessing) -> np.ndarray:
 
 
 def assert_is(batch: DecodedBatch, files: list[bytes | None], wanted: Preprocessing, kind: str):
-    for row, number in enumerate(batch.kept):
+    for row, number in enumerate(batch.decoded):
         data = files[number]
         assert data is not None
         off = np.abs(levels(batch.pixels[row]) - by_pillow(data, wanted))
@@ -90,7 +89,7 @@ def test_every_good_file_gives_pillows_picture(kind: str, wanted: Preprocessing)
     names, files = list(good()), list(good().values())
     batch = MAKERS[kind](wanted).decode(files)
     assert dict(zip(names, batch.errors, strict=True)) == dict.fromkeys(names)
-    assert batch.kept == list(range(len(files)))
+    assert batch.decoded == list(range(len(files)))
     assert batch.pixels.shape == (len(files), 3, wanted.size, wanted.size)
     assert batch.pixels.dtype == torch.float32
     assert batch.pixels.is_contiguous()
@@ -106,7 +105,7 @@ def test_every_bad_file_leaves_its_reason_and_nothing_else(kind: str) -> None:
     names = list(bad())
     files = [bad()[name][0] for name in names]
     batch = MAKERS[kind](SMALL).decode(files)
-    assert batch.kept == []
+    assert batch.decoded == []
     assert batch.pixels.shape == (0, 3, 48, 48)
     for name, error in zip(names, batch.errors, strict=True):
         assert error is not None, name
@@ -127,10 +126,10 @@ def test_bad_files_among_good_ones_cost_nothing_but_themselves(kind: str) -> Non
     mixed = [*good().values(), *(data for data, _ in bad().values())]
     files = [mixed[position] for position in order]
     batch = MAKERS[kind](SMALL, thumbnail_sizes=(32,)).decode(files)
-    assert batch.kept == [row for row, position in enumerate(order) if position < len(good())]
-    assert [batch.errors[row] for row in batch.kept] == [None] * len(good())
+    assert batch.decoded == [row for row, position in enumerate(order) if position < len(good())]
+    assert [batch.errors[row] for row in batch.decoded] == [None] * len(good())
     assert sum(error is not None for error in batch.errors) == len(bad())
-    assert len(batch.pixels) == len(batch.thumbnails[32]) == len(batch.kept)
+    assert len(batch.pixels) == len(batch.thumbnails[32]) == len(batch.decoded)
     assert_is(batch, files, SMALL, kind)
 
 
@@ -141,7 +140,7 @@ def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
     # DALI gets the second of the two to see.
     cut_off = [fine[2][:-300], bad()["truncated png"][0]]
     broken = decoder.decode([*fine[:2], *cut_off, *fine[3:]])
-    assert broken.kept == [0, 1, 4, 5]
+    assert broken.decoded == [0, 1, 4, 5]
     assert broken.errors[2] is not None
     assert broken.errors[2].startswith("decode: image file is truncated")
     assert broken.errors[3] is not None
@@ -158,7 +157,7 @@ def test_many_sizes_each_in_its_place(kind: str) -> None:
     decoder = MAKERS[kind](SMALL)
     whole = decoder.decode(files)
     assert [*zip(whole.widths, whole.heights, strict=True)] == [tuple(size) for size in sizes]
-    assert whole.kept == list(range(40))
+    assert whole.decoded == list(range(40))
     # How images are put together into batches changes no bit.
     parts = [decoder.decode(files[at : at + 7]).pixels for at in range(0, 40, 7)]
     assert_same(torch.cat(parts), whole.pixels, kind)
@@ -170,12 +169,12 @@ def test_many_sizes_each_in_its_place(kind: str) -> None:
 def test_thumbnails_are_the_whole_picture_squashed(kind: str) -> None:
     files: list[bytes | None] = [good()["jpeg"], None, good()["gif"], good()["png alpha"]]
     batch = MAKERS[kind](SMALL, thumbnail_sizes=(24, 40)).decode(files)
-    assert batch.kept == [0, 2, 3]
+    assert batch.decoded == [0, 2, 3]
     assert list(batch.thumbnails) == [24, 40]
     for side, thumbnails in batch.thumbnails.items():
         assert (thumbnails.shape, thumbnails.dtype) == ((3, 3, side, side), torch.uint8)
         assert thumbnails.device == batch.pixels.device
-        for row, number in enumerate(batch.kept):
+        for row, number in enumerate(batch.decoded):
             data = files[number]
             assert data is not None
             whole = Image.fromarray(decode_rgb(data))
@@ -189,7 +188,7 @@ def test_thumbnails_without_pixels(kind: str) -> None:
     batch = MAKERS[kind](None, thumbnail_sizes=(12,)).decode(files)
     both = MAKERS[kind](SMALL, thumbnail_sizes=(12,)).decode(files)
     assert batch.pixels is None
-    assert batch.kept == both.kept == [0, 2]
+    assert batch.decoded == both.decoded == [0, 2]
     assert batch.errors == both.errors
     assert_same(batch.thumbnails[12].float(), both.thumbnails[12].float(), kind)
 
@@ -216,16 +215,6 @@ def test_the_limit_of_pixels(kind: str) -> None:
     assert (batch.widths, batch.heights) == ([123, 5], [91, 7])
 
 
-def test_a_decoder_travels_before_and_after_its_first_use(kind: str) -> None:
-    decoder = MAKERS[kind](SMALL, thumbnail_sizes=(16,))
-    sent = pickle.loads(pickle.dumps(decoder))
-    expected = decoder.decode([good()["jpeg"]])
-    for other in (sent, pickle.loads(pickle.dumps(decoder))):
-        batch = other.decode([good()["jpeg"]])
-        assert_same(batch.pixels, expected.pixels, kind)
-        assert_same(batch.thumbnails[16].float(), expected.thumbnails[16].float(), kind)
-
-
 def test_a_jpeg_that_was_cut_off_costs_no_pipeline() -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed")
     decoder = MAKERS["dali cpu"](SMALL)
@@ -233,7 +222,7 @@ def test_a_jpeg_that_was_cut_off_costs_no_pipeline() -> None:
     first = decoder._pipeline
     for name in ("truncated jpeg", "truncated progressive"):
         batch = decoder.decode([good()["jpeg"], bad()[name][0], good()["mpo"]])
-        assert batch.kept == [0, 2]
+        assert batch.decoded == [0, 2]
     assert decoder._pipeline is first
     # Some programs write more behind the end; memory that ends with zeros is none.
     whole = [good()["jpeg"] + b"\n" * 9, good()["jpeg"] + b"more" * 99]
@@ -280,8 +269,8 @@ def test_pipelines_that_failed_leave_no_memory() -> None:
     files = [bad()["truncated png"][0], *[good()["jpeg"]] * 9]
     seen = []
     for _ in range(25):
-        assert len(decoder.decode(files[1:]).kept) == 9
-        assert len(decoder.decode(files).kept) == 9
+        assert len(decoder.decode(files[1:]).decoded) == 9
+        assert len(decoder.decode(files).decoded) == 9
         assert decoder._pipeline is None, "it failed"
         seen.append(used())
     assert seen[-1] - seen[5] < 64e6
@@ -313,7 +302,7 @@ def test_a_run_holds_a_limited_number_of_pixels(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("nemo_image_curate.decode.dali._MAX_CHUNK_PIXELS", 11_193)
     assert decoder._chunks([decoder._header(data) for data in files]) == [[0], [2], [3], [4]]
     split = decoder.decode(files)
-    assert split.kept == expected.kept
+    assert split.decoded == expected.decoded
     assert_same(split.pixels, expected.pixels, "dali cpu")
     # What a strip grows to counts, too: 54 x 1728 pixels.
     strips = [good()["1x40"], good()["1x1"]]

@@ -1,0 +1,81 @@
+"""Jobs whose failing partitions do not stop the others."""
+
+from __future__ import annotations
+
+import dask
+import pytest
+
+from nemo_image_curate.compute import jobs
+from nemo_image_curate.errors import DatasetError, JobError
+
+
+@pytest.fixture(params=["no client", "two workers"])
+def anyhow(request):
+    """With and without a cluster."""
+    if request.param == "two workers":
+        request.getfixturevalue("client")
+
+
+def square(number: int, log: str) -> int:
+    with open(log, "a") as file:
+        file.write(f"{number}\n")
+    if number < 0:
+        raise ValueError(f"negative: {number}")
+    return number * number
+
+
+def squares(numbers: list[int], log: object) -> list[object]:
+    return [dask.delayed(square, pure=False)(number, str(log)) for number in numbers]
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_results_come_in_the_order_of_the_tasks(tmp_path):
+    done: list[int] = []
+    numbers = list(range(20))
+    found = jobs.compute_all(
+        squares(numbers, tmp_path / "log"), [str(n) for n in numbers], "square", done=done.append
+    )
+    assert found == [number * number for number in numbers]
+    assert sorted(done) == found
+    assert jobs.compute_all([], [], "nothing") == []
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_a_failing_task_is_named_and_the_others_are_done(tmp_path):
+    done: list[int] = []
+    numbers = [1, -2, 3, -4, 5]
+    labels = [f"{n}.tar" for n in numbers]
+    with pytest.raises(JobError) as caught:
+        jobs.compute_all(squares(numbers, tmp_path / "log"), labels, "square", done=done.append)
+    message = str(caught.value)
+    assert "2 of 5 partitions failed" in message
+    assert "-2.tar: ValueError: negative: -2" in message
+    assert "-4.tar: ValueError: negative: -4" in message
+    assert sorted(done) == [1, 9, 25]
+    counts = (tmp_path / "log").read_text().split()
+    assert sorted(map(int, counts)) == sorted(numbers), "each was run exactly once"
+
+
+def refuse() -> None:
+    raise DatasetError("the disk is full")
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_one_common_error_of_ours_is_passed_on():
+    tasks = [dask.delayed(refuse)() for _ in range(3)]
+    with pytest.raises(DatasetError, match=r"^the disk is full$"):
+        jobs.compute_all(tasks, ["a", "b", "c"], "write")
+
+
+def shared(log: str) -> int:
+    with open(log, "a") as file:
+        file.write("shared\n")
+    return 1
+
+
+@pytest.mark.usefixtures("anyhow")
+def test_what_tasks_share_is_computed_once(tmp_path):
+    common = dask.delayed(shared)(str(tmp_path / "log"))
+    tasks = [dask.delayed(lambda a, b: a + b)(common, number) for number in range(5)]
+    assert jobs.compute_all(tasks, list("abcde"), "add", shared=True) == [1, 2, 3, 4, 5]
+    assert (tmp_path / "log").read_text().count("shared") == 1

@@ -1,0 +1,61 @@
+"""The private names of libraries that we touch: these fail when one of them moves."""
+
+from __future__ import annotations
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+import pytest
+from distributed import Client, LocalCluster
+
+from nemo_image_curate.compute import _dali, _dask
+
+
+def frame(kind: str = "Int64") -> dd.DataFrame:
+    numbers = pd.Series([3, None, 1, 2, 5, 4], dtype=kind)
+    return dd.from_pandas(pd.DataFrame({"n": numbers}), npartitions=2)
+
+
+def test_a_client_closes_the_cluster_that_it_owns():
+    cluster = LocalCluster(n_workers=1, processes=False, dashboard_address=":0")
+    client = Client(cluster, set_as_default=False)
+    _dask.own_cluster(client)
+    client.close()
+    assert cluster.status.name == "closed"
+
+
+def test_expressions_tell_what_they_are_made_of():
+    doubled = (frame()["n"] * 2).expr
+    assert _dask.is_expression(doubled)
+    assert not _dask.is_expression("n")
+    assert _dask.is_blockwise(doubled)
+    assert not _dask.is_blockwise(frame().sort_values("n").expr)
+    assert dict(_dask.operands(doubled)) == {"left": frame()["n"].expr, "right": 2}
+    mapped = frame().map_partitions(lambda part, column: part[[column]], "n").expr
+    assert "n" in [value for name, value in _dask.operands(mapped) if name is None]
+
+
+def test_which_partitions_are_read():
+    with dask.config.set({"dataframe.convert-string": False}):
+        read = dd.from_map(lambda number: pd.DataFrame({"n": [number]}), range(4))
+    assert _dask.chosen_partitions(read.expr) is None
+    assert _dask.chosen_partitions(read.partitions[1:3].optimize(fuse=False).expr) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", ["Int64", "Float32", "UInt8", "int64[pyarrow]"])
+def test_quantiles_of_numbers_that_can_be_null(kind):
+    _dask.teach_quantiles()
+    assert frame(kind)["n"].quantile([0.0, 1.0]).compute().tolist() == [1, 5]
+    assert frame(kind).describe().compute().n["count"] == 5
+
+
+def test_quantiles_on_workers_that_know_nothing_of_us(client):
+    _dask.teach_quantiles()
+    numbers = client.persist(frame()["n"])
+    assert float(numbers.quantile(1.0).compute()) == 5
+
+
+def test_dali_gives_memory_back():
+    backend = pytest.importorskip("nvidia.dali.backend")
+    assert callable(backend.ReleaseUnusedMemory)
+    _dali.release_memory()

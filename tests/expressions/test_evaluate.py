@@ -1,0 +1,155 @@
+"""Which rows expressions choose."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from nemo_image_curate import ImageTextPairDataset, frames
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.expressions.evaluate import matching_rows
+from tests.make_data import write_sidecar, write_tar
+from tests.make_embedders import column, rows
+
+
+@pytest.mark.parametrize(
+    ("expression", "truth"),
+    [
+        ("width > 33", lambda row: row.width > 33),
+        ("(width > 33) & ~(score < 5)", lambda row: row.width > 33 and not row.score < 5),
+        ("33 <= width < 35 or score > 9", lambda row: 33 <= row.width < 35 or row.score > 9),
+        ("caption.str.contains('picture 1')", lambda row: "picture 1" in row.caption),
+        ("width in [32, 35]", lambda row: row.width in (32, 35)),
+        ("width.isin([32, 35])", lambda row: row.width in (32, 35)),
+        ("`two words` * 2 == 66", lambda row: row.width == 33),
+        (
+            "`two words` > 32 and `width` == 35 or `two words` == 33",
+            lambda row: row.width in (33, 35),
+        ),
+        ("not caption.isna()", lambda row: True),
+        ("flag == 1", lambda row: row.width >= 33),
+        ("caption.str.len() * 2 > 0 and width * 2 == 66", lambda row: row.width == 33),
+    ],
+)
+def test_allowed(dataset, expression, truth):
+    expected = [row["key"] for row in rows(dataset) if truth(SimpleNamespace(**row))]
+    assert column(dataset.filter(expression), "key") == expected
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("n > 1", "b"),
+        ("not n > 1", "af"),
+        ("n != 1", "bf"),
+        ("n.isna()", "cde"),
+        ("n.notna() or text == 'x'", "abcf"),
+        ("x > 0 and n > 0", "b"),
+        ("x >= 0 or n == 1", "abce"),
+        ("x != 1", "be"),
+        ("flag", "ae"),
+        ("not flag", "bf"),
+        ("flag == True", "ae"),
+        ("text == 'x'", "ac"),
+        ("text != 'x'", "bf"),
+        ("not text == 'x'", "bf"),
+        ("text not in ['x']", "bf"),
+        ("not text.isin(['x'])", "bf"),
+        ("text != ['x', 'y']", "f"),
+        ("text == ['x', 'y']", "abc"),
+        ("text != 'x' or n.isna()", "bcdef"),
+        ("text != 'x' & n > 1 | x == 0", "be"),
+        ("text.str.contains('y')", "b"),
+        ("text.str.upper() in ['X', 'Y']", "abc"),
+        ("text.isna()", "de"),
+        ("tags.list.len() > 0", "ce"),
+        ("n.isin([1, 0]) and x.between(0, 9)", ""),
+        ("day > '2020-06-01'", "c"),
+        ("day != '2020-06-01'", "ac"),
+        ("'2020-01-01' <= day < '2020-06-02'", "ab"),
+        ("day in ['2020-01-01', '2021-01-01']", "ac"),
+        ("n % 2 == 0", "bf"),
+        ("day.between('2020-01-01', '2020-12-31')", "ab"),
+        ("not day.between('2020-01-01', '2020-12-31')", "c"),
+        ("x.round(1) == 2", "b"),
+        ("text.str.contains('Y', case=False, regex=False)", "b"),
+    ],
+)
+def test_nulls_choose_the_same_rows_on_both_backends(tmp_path, backend, expression, expected):
+    """A null is neither true nor false, and NaN is null."""
+    nan = float("nan")
+    table = pa.table(
+        {
+            "key": list("abcdef"),
+            "n": pa.array([1, 2, None, None, None, 0]),
+            "x": pa.array([nan, 2.0, 1.0, None, 0.0, -nan]),
+            "flag": pa.array([True, False, None, None, True, False]),
+            "text": pa.array(["x", "y", "x", None, None, "z"]),
+            "day": pa.array(
+                [datetime(2020, 1, 1), datetime(2020, 6, 1), datetime(2021, 1, 1)] + [None] * 3
+            ),
+            "tags": pa.array([[], None, ["t"], None, ["t", "u"], []]),
+        }
+    )
+    # Also where a whole partition is null.
+    for number, part in enumerate((table[:3], table[3:5], table[5:])):
+        write_tar(tmp_path / f"{number}.tar", [])
+        write_sidecar(tmp_path / f"{number}.parquet", part)
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    assert "".join(column(dataset.filter(expression), "key")) == expected
+
+
+def test_names_of_quoted_columns_are_never_mistaken():
+    frame = pa.table({"s": ["_quoted0_", "x"], "_quoted0_": [2, 3]})
+    assert matching_rows(frame, "`_quoted0_` > 1 and s == '_quoted0_'").tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("9999-12-31", "ns"),
+        ("now", "no date"),
+        ("2020-01-01 12:00", "has a time"),
+    ],
+)
+def test_texts_that_are_no_dates(text, problem):
+    day = pa.array([datetime(2020, 1, 1)], pa.date32() if problem == "has a time" else None)
+    table = pa.table({"day": day.cast(pa.timestamp("ns")) if problem == "ns" else day})
+    with pytest.raises(ConfigError, match=problem):
+        matching_rows(table, f"day > '{text}'")
+
+
+@pytest.mark.parametrize("expression", ["t == d", "d != t", "t == z", "l == l", "c == 'x' == 1"])
+def test_what_cannot_be_compared_is_not_merely_different(expression):
+    moment = datetime(2020, 1, 1)
+    columns = {
+        "t": pa.array([moment]),
+        "d": pa.array([moment.date()]),
+        "z": pa.array([moment], pa.timestamp("us", "UTC")),
+        "l": [[1]],
+        "c": ["x"],
+    }
+    frame = pa.table(columns)
+    with pytest.raises(ConfigError, match="cannot be compared"):
+        matching_rows(frame, expression)
+
+
+def test_numbers_of_all_types_are_compared():
+    columns = {"h": pa.array([1.5], pa.float16()), "e": pa.array([Decimal("1.5")]), "b": [True]}
+    frame = pa.table(columns)
+    for expression in ("h == 1.5", "h == h", "e == 1.5", "b == 1", "b == (h > 1)", "e >= h"):
+        assert matching_rows(frame, expression).tolist() == [True], expression
+
+
+def test_frames_of_other_makers():
+    plain = frames.to_arrow(pd.DataFrame({"o": ["a", None], "c": pd.Categorical(["x", "y"])}))
+    assert matching_rows(plain, "o in ['a']").tolist() == [True, False]
+    assert matching_rows(plain, "o != 'b'").tolist() == [True, False]
+    assert matching_rows(plain, "c.str.contains('y')").tolist() == [False, True]
+    with pytest.raises(ConfigError, match="not true or false"):
+        matching_rows(plain, "o")
