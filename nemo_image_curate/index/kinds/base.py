@@ -6,15 +6,13 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
-
-if TYPE_CHECKING:
-    from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
 # The paths of an index's files by their role: ``index``, ``vectors``, ``rows``.
 Files: TypeAlias = Mapping[str, Path]

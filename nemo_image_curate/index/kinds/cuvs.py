@@ -9,17 +9,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from nemo_image_curate import frames
 from nemo_image_curate.errors import BackendError, ConfigError
 from nemo_image_curate.index.kinds.base import Engine, Files, Kind
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 from nemo_image_curate.index.vector_file import VectorFile, write_vectors
-
-if TYPE_CHECKING:
-    from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
 # Neighbours of each vector in the graph, as cuVS has it.
 _DEGREE = 64

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
 from nemo_image_curate.index.kinds.base import Engine, Files, Kind, read_faiss, write_faiss
-
-if TYPE_CHECKING:
-    from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
 # Up to here all vectors are compared: 50,000 of 512 values take about 5 ms.
 MOST_ROWS = 50_000

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import dask
 import numpy as np
@@ -28,14 +28,11 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.index.kinds.base import Engine, Files, Kind, read_faiss, write_faiss
 from nemo_image_curate.index.kinds.ivf_codes import LEAST, STEP, Codes, new_index, projection
 from nemo_image_curate.index.rows import sample_scores
-from nemo_image_curate.index.staging import staged_vectors
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions, staged_vectors
 from nemo_image_curate.index.vector_file import VectorFile, write_vectors
 from nemo_image_curate.vectors.blocks import write_blocks
 from nemo_image_curate.vectors.kmeans import spherical_kmeans
 from nemo_image_curate.vectors.unit import directions
-
-if TYPE_CHECKING:
-    from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
 # Components at most.
 _MOST = 256
