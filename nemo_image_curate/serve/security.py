@@ -112,7 +112,7 @@ class Guard:
         from reading the answer.
         """
         origin = headers.get("origin")
-        if origin is None or origin in self.settings.cors_origins:
+        if origin is None or {origin, "*"} & set(self.settings.cors_origins):
             return False
         return urlsplit(origin).netloc != headers.get("host")
 

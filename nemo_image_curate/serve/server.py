@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import logging.config
 import os
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.serve.logs import logging_config
 from nemo_image_curate.serve.settings import (
+    EVERYWHERE,
     LOOPBACK,
     SERVICE_VARIABLE,
     TOKEN_VARIABLE,
@@ -78,17 +80,20 @@ def run_service(
     settings = Settings() if settings is None else settings
     tell = tell or _print
     logging.config.dictConfig(logging_config())
-    if settings.token is None and host not in LOOPBACK:
-        logger.warning(
-            "listening on %s without a token: whoever reaches port %d may search and add. "
-            "Set %s to a secret to keep others out.",
-            *(host, port, TOKEN_VARIABLE),
-        )
     with _listening(host, port, "--port") as service_socket:
-        port = service_socket.getsockname()[1]
+        address, port = service_socket.getsockname()[:2]
+        if settings.token is None and address not in LOOPBACK:
+            logger.warning(
+                "listening on %s without a token: whoever reaches port %d may search and add. "
+                "Set %s to a secret to keep others out.",
+                *(host, port, TOKEN_VARIABLE),
+            )
+        # The address that a name stands for is a name of the service, too.
+        names = (*settings.allowed_hosts, *filter(None, [host]))
+        settings = dataclasses.replace(settings, allowed_hosts=names)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(searcher, dataset, store, settings),
+                create_app(searcher, dataset, store, settings, address),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -99,8 +104,8 @@ def run_service(
                 timeout_graceful_shutdown=settings.stop_after,
             )
         )
-        address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        shown = "127.0.0.1" if address in EVERYWHERE else host
+        url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
         tell(f"service: {url}  (documentation: {url}/docs)")
         page = _page(host, ui_port, url, settings, tell, server) if ui else nullcontext()
         with _stopped_by_signals(server), page:

@@ -21,6 +21,7 @@ from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.search.searcher import Query
 from nemo_image_curate.serve import indexing, openapi, problems, searching, status
 from nemo_image_curate.serve.batching import Batcher
+from nemo_image_curate.serve.hosts import TrustedHosts
 from nemo_image_curate.serve.images import Images
 from nemo_image_curate.serve.logs import Metrics, RequestLog
 from nemo_image_curate.serve.models import HitAnswer, Hits
@@ -43,6 +44,7 @@ def create_app(
     dataset: ImageTextPairDataset | None = None,
     store: ChromaStore | None = None,
     settings: Settings | None = None,
+    host: str = "127.0.0.1",
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -55,6 +57,10 @@ def create_app(
     store : ChromaStore, optional
         Takes what is added; without one the service cannot be added to.
     settings : Settings, optional
+    host : str, default "127.0.0.1"
+        What it will listen on. Requests for other hosts are refused (421), but for this machine's
+        names for itself and ``Settings(allowed_hosts=...)``; on all interfaces (``0.0.0.0``) any
+        address will do, and this machine's name.
 
     Returns
     -------
@@ -100,6 +106,7 @@ def create_app(
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
+    app.add_middleware(TrustedHosts, host=host, allowed=settings.allowed_hosts)
     app.add_middleware(HangUp)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app

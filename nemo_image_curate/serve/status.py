@@ -16,7 +16,7 @@ router = APIRouter(tags=["service"])
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-@router.get("/health", response_model=Health, responses=errors(500, 503))
+@router.get("/health", response_model=Health, responses=errors(503))
 async def health(request: Request) -> Response | Health:
     """Whether the model is loaded; open to all."""
     service = request.app.state.service
@@ -27,7 +27,7 @@ async def health(request: Request) -> Response | Health:
     return problem(503, "the model is being loaded.", headers={"Retry-After": "1"})
 
 
-@router.get("/stats", responses=errors(401, 500))
+@router.get("/stats", responses=errors(401))
 async def stats(request: Request) -> Stats:
     """What is served, and how it went so far."""
     return Stats(**await asyncio.to_thread(request.app.state.service.stats))
@@ -38,7 +38,7 @@ async def stats(request: Request) -> Stats:
     response_class=Response,
     responses={
         200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},
-        **errors(401, 404, 422, 500),
+        **errors(401, 404, 422),
     },
 )
 def image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from nemo_image_curate.serve.settings import TOKEN_VARIABLE
 
@@ -109,6 +111,23 @@ def ready(served: Served) -> None:
         raise AssertionError(served.log.read_text())
     if served.page:
         await_port(int(served.page.rpartition(":")[2]))
+
+
+def ask_app(app: FastAPI, method: str, path: str, host: str | None = "localhost", **request: Any):
+    """What an application answers that no server runs."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            built = client.build_request(method, path, **request)
+            built.headers.pop("Host")
+            if host is not None:
+                built.headers = httpx.Headers(
+                    [*built.headers.raw, (b"Host", host.encode("latin-1"))]
+                )
+            return await client.send(built)
+
+    return asyncio.run(ask())
 
 
 def await_port(port: int) -> None:

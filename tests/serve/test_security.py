@@ -8,8 +8,11 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.serve import Settings, create_app
 from nemo_image_curate.serve.security import image_url
-from tests.serve.pictures import picture
+from tests.serve.conftest import ask_app
+from tests.serve.pictures import ColourEmbedder, picture
 
 MEGABYTE = 10**6
 
@@ -149,6 +152,31 @@ def test_pages_of_other_sites_may_not_post(service):
         assert answer.status_code == status, origin
     answer = service.http.get("/stats", headers={"Origin": "http://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("cors_origins", "origin", "status"),
+    [
+        (["https://friend.example"], "https://friend.example", 200),
+        (["https://friend.example"], "https://friend.exampl", 403),
+        (["https://friend.example"], "https://friend.example.evil", 403),
+        (["https://friend.example"], "http://friend.example", 403),
+        (["https://friend.example"], "null", 403),
+        ([], "http://localhost", 200),
+        ([], "http://localhost:1", 403),
+        ([], "http://127.0.0.1", 403),
+        (["*"], "https://any.example", 200),
+        (["*"], "null", 200),
+    ],
+)
+def test_origins(cors_origins, origin, status):
+    searcher = Searcher(ColourEmbedder(), [])
+    app = create_app(searcher, settings=Settings(token=None, cors_origins=cors_origins))
+    headers = {"Origin": origin}
+    answer = ask_app(app, "POST", "/search/text-to-image", json={"text": "red"}, headers=headers)
+    assert answer.status_code == status
+    allowed = answer.headers.get("access-control-allow-origin")
+    assert (allowed in (origin, "*")) is (status == 200 and bool(cors_origins))
 
 
 def raw(service, head: str, body: bytes = b"") -> socket.socket:
