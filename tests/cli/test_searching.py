@@ -59,6 +59,20 @@ def test_photographs_are_found(indexed, run):
         assert "Traceback" not in search(*words, code=2 if "--image" not in words else 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--text", "x", "--collapse", "0"], "collapse=0.0 should be"),
+        (["--text", "x", "--collapse", "1.5"], "collapse=1.5 should be"),
+        (["--text", "x", "--text-weight", "-1"], "text_weight=-1.0 should be"),
+        (["--text", "x", "-k", "0"], "k=0 should be"),
+        ([], "a query needs a text"),
+    ],
+)
+def test_unusable_queries_are_refused_before_anything_is_opened(run, tmp_path, words, said):
+    assert said in run("search", tmp_path / "nowhere", *words, code=2, cluster=False)
+
+
 def test_an_index_is_added_to_or_built_again(indexed, run):
     first = json.loads(run("index", indexed / "meta", "--json"))
     assert first["image_embedding"]["vectors"] == len(CAPTIONS)
