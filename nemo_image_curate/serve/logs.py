@@ -55,7 +55,7 @@ def logging_config() -> dict[str, Any]:
 
 
 class Metrics:
-    """Counts of requests, and how long the last 1000 of each kind took."""
+    """Counts of requests, and how long the last 1000 of each kind took; for one thread."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()

@@ -159,22 +159,30 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._image_thread, work, *arguments)
 
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """What ``/stats`` answers."""
-        images, texts = _listed(self.searcher.images), _listed(self.searcher.texts)
+        # Which may have to open the live store. The figures of requests stay in this thread, the
+        # event loop's, which adds to them.
+        contents = await asyncio.to_thread(self._contents)
         sizes = Counter([*self._by_text.sizes, *self._by_image.sizes])
-        return {
+        return contents | {
             "version": __version__,
+            "uptime_s": round(time.monotonic() - self.metrics.began, 1),
+            "requests": dict(self.metrics.statuses),
+            "latency": self.metrics.latency(),
+            "batch_sizes": {str(size): count for size, count in sorted(sizes.items())},
+        }
+
+    def _contents(self) -> dict[str, Any]:
+        """What there is to be searched."""
+        images, texts = _listed(self.searcher.images), _listed(self.searcher.texts)
+        return {
             "encoder": self.searcher.embedder.encoder(),
             "images": sum(map(len, images)),
             "texts": sum(map(len, texts)),
             "store_images": None if self.store is None else len(self.store.images),
             "store_texts": None if self.store is None else len(self.store.texts),
             "indexes": [one.recipe for one in (*images, *texts) if hasattr(one, "recipe")],
-            "uptime_s": round(time.monotonic() - self.metrics.began, 1),
-            "requests": dict(self.metrics.statuses),
-            "latency": self.metrics.latency(),
-            "batch_sizes": {str(size): count for size, count in sorted(sizes.items())},
         }
 
     async def warm_up(self) -> None:

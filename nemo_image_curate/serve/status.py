@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -30,7 +29,7 @@ async def health(request: Request) -> Response | Health:
 @router.get("/stats", responses=errors(401))
 async def stats(request: Request) -> Stats:
     """What is served, and how it went so far."""
-    return Stats(**await asyncio.to_thread(request.app.state.service.stats))
+    return Stats(**await request.app.state.service.stats())
 
 
 @router.get(
