@@ -32,8 +32,8 @@ MAX_IMAGE_BYTES = 64 * 2**20
 # Directions whose weighted sum is this much shorter than their weights cancel each other out:
 # what is left of float32 vectors is rounding.
 _VANISHING = 1e-5
-# The bounds of a query's numbers, also over HTTP: `k` and the weights from here on, `collapse` above
-# the one and up to the other.
+# The bounds of a query's numbers, also over HTTP: at least so much; `collapse` is above the one and
+# at most the other.
 MIN_K = 1
 MIN_WEIGHT = 0
 COLLAPSE_ABOVE, COLLAPSE_UP_TO = 0, 1

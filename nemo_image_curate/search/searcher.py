@@ -113,14 +113,20 @@ class Searcher:
         ------
         EncoderMismatchError
         """
-        own = self.embedder.encoder()
-        for side in (self.images, self.texts):
-            for searchable in _listed(side):
-                if searchable.encoder not in (None, own):
-                    raise EncoderMismatchError(
-                        f"queries are embedded by {own!r}, but {type(searchable).__name__} holds "
-                        f"vectors of {searchable.encoder!r}. Use the embedder that made them."
-                    )
+        encoder = self.embedder.encoder()
+        for searchable in self.searchables("images") + self.searchables("texts"):
+            if searchable.encoder not in (None, encoder):
+                raise EncoderMismatchError(
+                    f"queries are embedded by {encoder!r}, but {type(searchable).__name__} holds "
+                    f"vectors of {searchable.encoder!r}. Use the embedder that made them."
+                )
+
+    def searchables(self, over: str) -> list[Searchable]:
+        """What a query over ``"images"`` or ``"texts"`` is answered from; none for no texts."""
+        side = self.images if over == "images" else self.texts
+        if side is None:
+            return []
+        return list(side) if isinstance(side, Sequence) else [side]
 
     def search(
         self,
@@ -263,14 +269,13 @@ class Searcher:
             raise ConfigError(
                 "fuse_captions=True needs a full-text index of the captions: build_captions(ds)."
             )
-        if query.over == "images":
-            return _listed(self.images)
-        if not _listed(self.texts):
+        searchables = self.searchables(query.over)
+        if query.over == "texts" and not searchables:
             raise ConfigError(
                 "there are no text vectors to search. Embed the captions with an embedder that "
                 "has a text tower, which adds a text_embedding column, and index that too."
             )
-        return _listed(self.texts)
+        return searchables
 
     def _embed(self, jobs: Sequence[Job]) -> None:
         """Give each job its vector, with one pass of each tower for all of them."""
@@ -314,17 +319,11 @@ class Searcher:
         return vectors
 
     def _stored(self, key: str, shard: str | None) -> Hit:
-        found = lookup(_listed(self.images), [(shard, key)])[0]
+        found = lookup(self.searchables("images"), [(shard, key)])[0]
         if found is None:
             where = f" in {shard}" if shard else ""
             raise DatasetError(f"there is no stored image of the key {key!r}{where}.")
         return found
-
-
-def _listed(side: Searchable | Sequence[Searchable] | None) -> list[Searchable]:
-    if side is None:
-        return []
-    return list(side) if isinstance(side, Sequence) else [side]
 
 
 def _load(dataset: ImageTextPairDataset, column: str) -> VectorIndex:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from nemo_image_curate.search.searcher import Query
+from nemo_image_curate.search.query import Query
 from nemo_image_curate.serve.models import (
     CaptionQuery,
     Hits,

@@ -18,20 +18,21 @@ from starlette.middleware.cors import CORSMiddleware
 from threadpoolctl import threadpool_limits
 
 from nemo_image_curate.errors import ConfigError, CurateError
-from nemo_image_curate.search.searcher import Query
+from nemo_image_curate.search.query import Query
 from nemo_image_curate.serve import indexing, openapi, problems, searching, status
 from nemo_image_curate.serve.batching import Batcher
+from nemo_image_curate.serve.hang_up import HangUp
 from nemo_image_curate.serve.hosts import TrustedHosts
 from nemo_image_curate.serve.images import Images
+from nemo_image_curate.serve.links import image_url
 from nemo_image_curate.serve.logs import Metrics, RequestLog
 from nemo_image_curate.serve.models import HitAnswer, Hits
-from nemo_image_curate.serve.security import Guard, HangUp, image_url
+from nemo_image_curate.serve.security import Guard
 from nemo_image_curate.serve.settings import Settings
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.index.hits import Searchable
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
 
@@ -130,7 +131,7 @@ class Service:
         self.store = store
         self.settings = settings
         self.metrics = Metrics()
-        self.images = Images(settings, dataset, store, _listed(searcher.images))
+        self.images = Images(settings, dataset, store, searcher.searchables("images"))
         self.ready = False
         self.failure: str | None = None
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
@@ -175,7 +176,7 @@ class Service:
 
     def _contents(self) -> dict[str, Any]:
         """What there is to be searched."""
-        images, texts = _listed(self.searcher.images), _listed(self.searcher.texts)
+        images, texts = self.searcher.searchables("images"), self.searcher.searchables("texts")
         return {
             "encoder": self.searcher.embedder.encoder(),
             "images": sum(map(len, images)),
@@ -210,12 +211,6 @@ class Service:
 
     def _answers(self, queries: list[Query]) -> Sequence[Any]:
         return self.searcher.search_many(queries, return_errors=True)
-
-
-def _listed(found: Searchable | Sequence[Searchable] | None) -> list[Any]:
-    if found is None:
-        return []
-    return list(found) if isinstance(found, Sequence) else [found]
 
 
 def _tiny_picture() -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from nemo_image_curate.serve.settings import TOKEN_VARIABLE
 
@@ -113,23 +111,6 @@ def ready(served: Served) -> None:
         await_port(int(served.page.rpartition(":")[2]))
 
 
-def ask_app(app: FastAPI, method: str, path: str, host: str | None = "localhost", **request: Any):
-    """What an application answers that no server runs."""
-
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            built = client.build_request(method, path, **request)
-            built.headers.pop("Host")
-            if host is not None:
-                built.headers = httpx.Headers(
-                    [*built.headers.raw, (b"Host", host.encode("latin-1"))]
-                )
-            return await client.send(built)
-
-    return asyncio.run(ask())
-
-
 def await_port(port: int) -> None:
     """Wait until something listens."""
     for _ in range(300):
@@ -139,6 +120,16 @@ def await_port(port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError(f"nothing listens on port {port}")
+
+
+def wait_for_line(served: Served, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The line of a service's log that is meant."""
+    for _ in range(100):
+        for line in served.lines():
+            if wanted(line):
+                return line
+        time.sleep(0.05)
+    raise AssertionError("no such line")
 
 
 @pytest.fixture(scope="session")

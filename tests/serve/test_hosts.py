@@ -7,7 +7,7 @@ import pytest
 
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.serve import Settings, create_app
-from tests.serve.conftest import ask_app
+from tests.serve.asking import ask_app
 from tests.serve.pictures import ColourEmbedder
 
 ALL = [
