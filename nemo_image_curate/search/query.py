@@ -172,10 +172,10 @@ def _is_number(value: object) -> bool:
 
 def _read(location: str, max_bytes: int) -> bytes:
     try:
-        found = storage.stat(location)
-        if found is None:
+        file = storage.stat(location)
+        if file is None:
             raise DatasetError(f"there is no image file {location[:200]!r}.")
-        check_size(found.size, max_bytes)
+        check_size(file.size, max_bytes)
         return storage.read_bytes(location)
     except CurateError:
         raise
