@@ -18,12 +18,12 @@ class HangUp:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        whole, answering = asyncio.Event(), False
+        body_read, answering = asyncio.Event(), False
 
         async def receiving() -> Message:
             message = await receive()
             if not message.get("more_body"):
-                whole.set()
+                body_read.set()
             return message
 
         async def sending(message: Message) -> None:
@@ -31,21 +31,21 @@ class HangUp:
             answering = True
             await send(message)
 
-        async def gone() -> None:
+        async def wait_until_gone() -> None:
             # Before the body has come the application reads, and sees it for itself.
-            await whole.wait()
+            await body_read.wait()
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        asking = asyncio.ensure_future(self.app(scope, receiving, sending))
-        watching = asyncio.ensure_future(gone())
+        answer = asyncio.ensure_future(self.app(scope, receiving, sending))
+        disconnect = asyncio.ensure_future(wait_until_gone())
         try:
-            await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() and not answering:
-                asking.cancel()
-                await asyncio.wait({asking})
-            if not asking.cancelled():
-                await asking
+            await asyncio.wait({answer, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done() and not answering:
+                answer.cancel()
+                await asyncio.wait({answer})
+            if not answer.cancelled():
+                await answer
         finally:
-            asking.cancel()
-            watching.cancel()
+            answer.cancel()
+            disconnect.cancel()

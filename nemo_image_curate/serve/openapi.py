@@ -61,10 +61,10 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    made = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    components = made.setdefault("components", {})
+    components = document.setdefault("components", {})
     _, extra = models_json_schema(
         [(Problem, "serialization"), (NewImages, "validation"), (Uploads, "validation")],
         ref_template=_SCHEMA,
@@ -75,6 +75,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     if app.state.service.settings.token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"token": []}]
-        made["paths"]["/health"]["get"]["security"] = []
-    return made
+        document["security"] = [{"token": []}]
+        document["paths"]["/health"]["get"]["security"] = []
+    return document

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
@@ -58,7 +57,7 @@ class Guard:
         if scope["method"] == "POST" and self._is_foreign(headers):
             return problem(403, f"requests from pages of {headers['origin']} are not allowed.")
         length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > self.settings.max_body:
+        if length.isdecimal() and int(length) > self.settings.max_body:
             return problem(413, _too_large(self.settings.max_body))
         return None
 
@@ -82,12 +81,13 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or {origin, "*"} & set(self.settings.cors_origins):
             return False
-        return urlsplit(origin).netloc != headers.get("host")
+        host = headers.get("host")
+        return origin not in (f"http://{host}", f"https://{host}")
 
 
-def _same(given: str, wanted: str) -> bool:
+def _same(given: str, token: str) -> bool:
     # Takes as long wherever they differ.
-    return secrets.compare_digest(given.encode(), wanted.encode())
+    return secrets.compare_digest(given.encode(), token.encode())
 
 
 def _too_large(limit: int) -> str:

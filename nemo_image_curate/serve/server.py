@@ -5,23 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import logging.config
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate.errors import ConfigError, CurateError
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.serve.logs import logging_config
+from nemo_image_curate.serve.page.process import page_process
 from nemo_image_curate.serve.settings import (
     EVERYWHERE,
     LOOPBACK,
-    SERVICE_VARIABLE,
     TOKEN_VARIABLE,
     Settings,
+    host_pattern,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def run_service(
     try:
         import uvicorn
 
-        from nemo_image_curate.serve.service import create_app
+        from nemo_image_curate.serve.app import create_app
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the service needs {error.name}: pip install 'nemo_image_curate[serve]'"
@@ -105,10 +104,18 @@ def run_service(
             )
         )
         shown = "127.0.0.1" if address in EVERYWHERE else host
-        url = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+        url = f"http://{host_pattern(shown)}:{port}"
         tell(f"service: {url}  (documentation: {url}/docs)")
-        page = _page(host, ui_port, url, settings, tell, server) if ui else nullcontext()
-        with _stopped_by_signals(server), page:
+
+        def stop(*_: Any) -> None:
+            server.should_exit = True
+
+        with _stopped_by_signals(stop), ExitStack() as stack:
+            if ui:
+                with _listening(host, ui_port, "--ui-port") as page_socket:
+                    ui_port = page_socket.getsockname()[1]
+                stack.enter_context(page_process(host, ui_port, url, settings.max_body, stop))
+                tell(f"page:    {url.rpartition(':')[0]}:{ui_port}")
             server.run(sockets=[service_socket])
 
 
@@ -116,72 +123,22 @@ def run_service(
 def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
     """A bound socket; bound before anything is loaded, so that a used port is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((host, port))
+            bound.bind((host, port))
             # Two sockets may be bound to one port, but only one can listen.
-            made.listen(2048)
+            bound.listen(2048)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(
                 f"cannot listen on port {port} of {host}: {reason}. Choose another with {option}."
             ) from error
-        yield made
+        yield bound
 
 
 @contextmanager
-def _page(
-    host: str,
-    port: int,
-    service: str,
-    settings: Settings,
-    tell: Callable[[str], None],
-    server: Any,
-) -> Iterator[None]:
-    """The page in a process of its own; the service stops when it ends."""
-    with _listening(host, port, "--ui-port") as checked:
-        port = checked.getsockname()[1]
-    options = {
-        "server.address": host,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "server.maxUploadSize": max(1, settings.max_body // 2**20),
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-    }
-    command = [sys.executable, "-m", "nemo_image_curate.serve.page"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    # Not the token: who opens the page has to know it.
-    environment = {name: text for name, text in os.environ.items() if name != TOKEN_VARIABLE}
-    environment[SERVICE_VARIABLE] = service
-    # In a session of its own, so that Ctrl-C reaches it only through us.
-    page = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=2, start_new_session=True
-    )
-
-    def watch() -> None:
-        page.wait()
-        server.should_exit = True
-
-    threading.Thread(target=watch, daemon=True).start()
-    tell(f"page:    {service.rpartition(':')[0]}:{port}")
-    try:
-        yield
-    finally:
-        status = page.poll()
-        page.terminate()
-        try:
-            page.wait(10)
-        except subprocess.TimeoutExpired:
-            page.kill()
-    if status is not None:
-        raise CurateError(f"the page ended by itself with status {status}; its output says why.")
-
-
-@contextmanager
-def _stopped_by_signals(server: Any) -> Iterator[None]:
+def _stopped_by_signals(stop: Callable[..., None]) -> Iterator[None]:
     """Have signals stop the server before and after uvicorn's own handlers are there.
 
     After its graceful shutdown uvicorn raises the signal again, for the handlers there were
@@ -190,10 +147,6 @@ def _stopped_by_signals(server: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(*_: Any) -> None:
-        server.should_exit = True
-
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -130,6 +130,8 @@ def test_pages_of_other_sites_may_not_post(service):
         ([], "http://localhost", 200),
         ([], "http://localhost:1", 403),
         ([], "http://127.0.0.1", 403),
+        # No URL at all.
+        ([], "http://[", 403),
         (["*"], "https://any.example", 200),
         (["*"], "null", 200),
     ],
