@@ -114,7 +114,7 @@ def run_service(
             if ui:
                 with _listening(host, ui_port, "--ui-port") as page_socket:
                     ui_port = page_socket.getsockname()[1]
-                stack.enter_context(page_process(host, ui_port, url, settings.max_body, stop))
+                stack.enter_context(page_process(address, ui_port, url, settings, stop))
                 tell(f"page:    {url.rpartition(':')[0]}:{ui_port}")
             server.run(sockets=[service_socket])
 

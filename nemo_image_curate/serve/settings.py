@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from nemo_image_curate.errors import ConfigError
 
 TOKEN_VARIABLE = "NEMO_IMAGE_CURATE_TOKEN"
-# Where the page finds its service.
+# Where the page finds its service, and the names that it may be called by, too.
 SERVICE_VARIABLE = "NEMO_IMAGE_CURATE_SERVICE"
+HOSTS_VARIABLE = "NEMO_IMAGE_CURATE_HOSTS"
 # Hosts that only this machine's own programs reach.
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 # To listen on: all interfaces of this machine.

@@ -16,7 +16,7 @@ def main() -> None:
     from streamlit.web import cli
 
     threading.Thread(target=_end_with_input, daemon=True).start()
-    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("script.py")), *sys.argv[1:]]
+    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *sys.argv[1:]]
     cli.main()
 
 

@@ -10,12 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from nemo_image_curate.errors import CurateError
-from nemo_image_curate.serve.settings import SERVICE_VARIABLE, TOKEN_VARIABLE
+from nemo_image_curate.serve.settings import (
+    HOSTS_VARIABLE,
+    SERVICE_VARIABLE,
+    TOKEN_VARIABLE,
+    Settings,
+)
 
 
 @contextmanager
 def page_process(
-    host: str, port: int, service: str, max_body: int, when_ended: Callable[[], None]
+    host: str, port: int, service: str, settings: Settings, when_ended: Callable[[], None]
 ) -> Iterator[None]:
     """Run the page meanwhile.
 
@@ -25,8 +30,8 @@ def page_process(
         Where it listens.
     service : str
         The URL of the service that it is a client of.
-    max_body : int
-        Bytes that the service takes.
+    settings : Settings
+        Of the service.
     when_ended : callable
         Called in a thread when the page has ended, whether by itself or not.
 
@@ -40,7 +45,7 @@ def page_process(
         "server.port": port,
         "server.headless": "true",
         "server.fileWatcherType": "none",
-        "server.maxUploadSize": max(1, max_body // 2**20),
+        "server.maxUploadSize": max(1, settings.max_body // 2**20),
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
     }
@@ -49,6 +54,7 @@ def page_process(
     # Not the token: who opens the page has to know it.
     environment = {name: text for name, text in os.environ.items() if name != TOKEN_VARIABLE}
     environment[SERVICE_VARIABLE] = service
+    environment[HOSTS_VARIABLE] = " ".join(settings.allowed_hosts)
     # In a session of its own, so that Ctrl-C reaches it only through us.
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=2, start_new_session=True
