@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from nemo_image_curate.serve.images import media_type
 from nemo_image_curate.serve.models import Health, Stats
 from nemo_image_curate.serve.openapi import errors
 from nemo_image_curate.serve.problems import problem
 
+
+class _KeyConvertor(PathConvertor):
+    # Starlette's own ends at a line break, which is a character like others in a key.
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("key", _KeyConvertor())
 router = APIRouter(tags=["service"])
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
@@ -33,7 +41,7 @@ async def stats(request: Request) -> Stats:
 
 
 @router.get(
-    "/images/{key:path}",
+    "/images/{key:key}",
     response_class=Response,
     responses={
         200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},

@@ -36,6 +36,11 @@ def test_of_several_shards_in_a_link_the_one_that_is_served_counts(bare):
     assert httpx.get(link.replace("?", "?shard=00001.tar&")).status_code == 200
 
 
+def test_a_line_break_at_the_end_belongs_to_the_key(bare):
+    signed = bare.url + image_url("s3cret", "red 0 ü\n", "00000.tar")
+    assert httpx.get(signed).status_code == 404
+
+
 def signature_of(url: str) -> str:
     return parse_qs(urlsplit(url).query)["signature"][0]
 
