@@ -53,6 +53,7 @@ def run_service(
         Of `create_app`.
     host : str, default "127.0.0.1"
         The address to listen on: by default only this machine's own programs can connect.
+        Requests must be for it, or for a name that `create_app` or `settings` allows.
     port : int, default 8000
         0 for any free one.
     ui : bool, default False

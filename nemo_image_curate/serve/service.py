@@ -82,8 +82,8 @@ class Service:
 
     async def stats(self) -> dict[str, Any]:
         """What ``/stats`` answers."""
-        # Which may have to open the live store. The figures of requests stay in this thread, the
-        # event loop's, which adds to them.
+        # Counting may have to open the live store. The figures of requests stay in this thread,
+        # the event loop's, which adds to them.
         contents = await asyncio.to_thread(self._contents)
         sizes = Counter([*self._by_text.sizes, *self._by_image.sizes])
         return contents | {

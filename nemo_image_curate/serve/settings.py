@@ -81,10 +81,8 @@ class Settings:
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ConfigError(f"{name}={value!r} should be a whole number, at least {least}.")
-        token = self.token
-        if token is not None and not (
-            token.isascii() and token.isprintable() and token.strip() == token != ""
-        ):
+        if self.token is not None and not _is_token(self.token):
+            # Without showing it.
             raise ConfigError(
                 "token should be of visible ASCII characters, which is all that a header can hold, "
                 "and not empty: None lets everybody in."
@@ -110,6 +108,12 @@ def host_pattern(host: str) -> str:
                 "or *.example.org for all below it, or * for any."
             ) from None
         return host.lower()
+
+
+def _is_token(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    return value.isascii() and value.isprintable() and value.strip() == value != ""
 
 
 def _origin(site: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -112,13 +113,21 @@ def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(in
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [COMMAND, "serve", indexed / "meta", "--port", str(port), "--store", indexed / "live"],
+        [
+            *(COMMAND, "serve", indexed / "meta", "--port", str(port)),
+            *("--store", indexed / "live", "--allowed-host", "gallery.example"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
     )
     try:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        for host, status in {"gallery.example": 200, "evil.example": 421}.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+            connection.request("GET", "/docs", headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
         query = urllib.request.Request(
             f"http://127.0.0.1:{port}/search/text-to-image",
             json.dumps({"text": "a cat", "k": 5, "where": "width > 300"}).encode(),

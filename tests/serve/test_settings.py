@@ -58,6 +58,7 @@ def test_any_sequence_is_kept_as_a_tuple():
         # Not a secret: it would let in everybody, without the warning.
         ({"token": ""}, "token"),
         ({"token": "größe"}, "token"),
+        ({"token": b"s3cret"}, "token"),
         ({"token": " s3cret"}, "token"),
         ({"token": "s3cret\n"}, "token"),
         # Batches of none would go on for ever.
