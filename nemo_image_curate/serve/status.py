@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from nemo_image_curate.serve.images import media_type
 from nemo_image_curate.serve.models import Health, Stats
 from nemo_image_curate.serve.openapi import errors
 from nemo_image_curate.serve.problems import problem
 
+
+class _KeyConvertor(PathConvertor):
+    # Starlette's own ends at a line break, which is a character like others in a key.
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("key", _KeyConvertor())
 router = APIRouter(tags=["service"])
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-@router.get("/health", response_model=Health, responses=errors(500, 503))
+@router.get("/health", response_model=Health, responses=errors(503))
 async def health(request: Request) -> Response | Health:
     """Whether the model is loaded; open to all."""
     service = request.app.state.service
@@ -27,18 +34,18 @@ async def health(request: Request) -> Response | Health:
     return problem(503, "the model is being loaded.", headers={"Retry-After": "1"})
 
 
-@router.get("/stats", responses=errors(401, 500))
+@router.get("/stats", responses=errors(401))
 async def stats(request: Request) -> Stats:
     """What is served, and how it went so far."""
-    return Stats(**await asyncio.to_thread(request.app.state.service.stats))
+    return Stats(**await request.app.state.service.stats())
 
 
 @router.get(
-    "/images/{key:path}",
+    "/images/{key:key}",
     response_class=Response,
     responses={
         200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},
-        **errors(401, 404, 422, 500),
+        **errors(401, 404, 422),
     },
 )
 def image(

@@ -38,8 +38,8 @@ class Client:
     def __init__(self, url: str, token: str | None = None, timeout: float = 60):
         self.url = url.rstrip("/")
         # ASCII is all that a header can hold; any other token is wrong anyway.
-        told = (token or "").encode("ascii", "replace").decode().strip()
-        self.headers = {"Authorization": f"Bearer {told}"} if told else {}
+        ascii_token = (token or "").encode("ascii", "replace").decode().strip()
+        self.headers = {"Authorization": f"Bearer {ascii_token}"} if ascii_token else {}
         self.timeout = timeout
 
     def stats(self) -> dict[str, Any]:
