@@ -172,7 +172,10 @@ class OpenCLIPSource:
     def _tag(self) -> dict[str, Any]:
         if not self.pretrained:
             return {}
-        return import_open_clip().get_pretrained_cfg(self.architecture(), self.pretrained)
+        tag: dict[str, Any] = import_open_clip().get_pretrained_cfg(
+            self.architecture(), self.pretrained
+        )
+        return tag
 
     def _model_config(self) -> dict[str, Any]:
         if self._has_own_config():

@@ -205,8 +205,8 @@ class Searcher:
             fuse_captions=fuse_captions,
             over=over,
         )
-        (answer,) = self.search_many([query])
-        return answer
+        answers: list[list[Hit]] = self.search_many([query])
+        return answers[0]
 
     def search_many(self, queries: Sequence[Query], return_errors: bool = False) -> list[Any]:
         """Answers to several queries, embedded and searched together.

@@ -25,6 +25,7 @@ from nemo_image_curate.serve.models import (
     Uploads,
 )
 from nemo_image_curate.serve.openapi import IMAGES_BODY, QUERY_ERRORS
+from nemo_image_curate.serve.service import service_of
 
 # Images embedded at once: queries by image wait at most so long.
 _CHUNK = 16
@@ -32,7 +33,7 @@ _CHUNK = 16
 
 async def live_store(request: Request) -> ChromaStore:
     """The store that takes what is added."""
-    store = request.app.state.service.store
+    store = service_of(request).store
     if store is None:
         raise HTTPException(
             409,
@@ -53,7 +54,7 @@ async def index_images(request: Request, store: Store) -> AddedItems:
     An image that cannot be decoded is reported and does not keep the others out. One of a key
     that is there already replaces it.
     """
-    service = request.app.state.service
+    service = service_of(request)
     kind = content_type(request)
     rows: list[dict[str, Any]]
     if kind == "multipart/form-data":
@@ -132,7 +133,7 @@ async def _add(
     for start in range(0, len(distinct), _CHUNK):
         part = list(distinct.values())[start : start + _CHUNK]
         values = [[row[name] for row in part] for name in columns]
-        reasons = await request.app.state.service.with_images(add, *values)
+        reasons = await service_of(request).with_images(add, *values)
         errors |= zip(values[0], reasons, strict=True)
     failed = sum(error is not None for error in errors.values())
     return AddedItems(

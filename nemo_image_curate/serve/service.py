@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastapi import Request
 from PIL import Image
 
 from nemo_image_curate.errors import ConfigError, CurateError
@@ -131,6 +132,12 @@ class Service:
 
     def _answers(self, queries: list[Query]) -> Sequence[Any]:
         return self.searcher.search_many(queries, return_errors=True)
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is for."""
+    service: Service = request.app.state.service
+    return service
 
 
 def _tiny_picture() -> bytes:

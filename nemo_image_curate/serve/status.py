@@ -11,6 +11,7 @@ from nemo_image_curate.serve.images import media_type
 from nemo_image_curate.serve.models import Health, Stats
 from nemo_image_curate.serve.openapi import errors
 from nemo_image_curate.serve.problems import problem
+from nemo_image_curate.serve.service import service_of
 
 
 class _KeyConvertor(PathConvertor):
@@ -26,7 +27,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 @router.get("/health", response_model=Health, responses=errors(503))
 async def health(request: Request) -> Response | Health:
     """Whether the model is loaded; open to all."""
-    service = request.app.state.service
+    service = service_of(request)
     if service.ready:
         return Health()
     if service.failure:
@@ -37,7 +38,7 @@ async def health(request: Request) -> Response | Health:
 @router.get("/stats", responses=errors(401))
 async def stats(request: Request) -> Stats:
     """What is served, and how it went so far."""
-    return Stats(**await request.app.state.service.stats())
+    return Stats(**await service_of(request).stats())
 
 
 @router.get(
@@ -56,7 +57,7 @@ def image(
     ] = None,
 ) -> Response:
     """A stored image."""
-    data = request.app.state.service.images.stored(key, shard)
+    data = service_of(request).images.stored(key, shard)
     headers = {
         # Should a browser take it for a page after all, then for one that may do nothing.
         "Content-Security-Policy": "default-src 'none'; sandbox",
