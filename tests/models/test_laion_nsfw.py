@@ -48,7 +48,7 @@ def test_the_archives_are_those_that_the_classifiers_fetch():
 
 
 def test_tensors_lie_one_after_the_other(tmp_path, monkeypatch):
-    """Mean, variance, a count of 8 bytes, then kernel and bias of each layer; the rest is not ours."""
+    """Mean, variance, a count of 8 bytes, then kernel and bias of each layer."""
     bundle = np.arange(64, dtype="<f4").tobytes()
     path = tmp_path / "a.zip"
     path.write_bytes(archive(bundle))
