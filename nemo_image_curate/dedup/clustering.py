@@ -17,7 +17,7 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.cost import sample_size
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.nearest import GRAIN, nearest
 from nemo_image_curate.vectors.sampling import random_score
 from nemo_image_curate.vectors.unit import unit_vectors
@@ -31,6 +31,7 @@ _BLOCK_ROWS = 8192
 # that matter. 0.5 is the worst case; 0.15 finds 99.2 % of the pairs where there are no clusters at
 # all (100,000 vectors whose spectrum falls like 1 / sqrt(i)), and more where there are (measured).
 _BORDER = 0.15
+_INIT = "random"
 _CENTROIDS = "centroids.npy"
 _SAMPLE = "sample"
 # A hash of the vectors that everything here was made from.
@@ -155,11 +156,17 @@ class Clustering:
         place = self.folder / _CENTROIDS
         if not place.exists():
             blocks = _sample_blocks(self.folder, len(self.counts), dim)
-            found = spherical_kmeans(
-                blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
+            centroids = kmeans(
+                blocks,
+                self.n_clusters,
+                self.seed,
+                self.folder,
+                self.device,
+                self.progress,
+                init=_INIT,
             )
             with storage.atomic_write(str(place)) as file:
-                np.save(file, found)
+                np.save(file, centroids)
         return np.load(place, mmap_mode="r")
 
 

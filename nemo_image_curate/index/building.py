@@ -19,7 +19,7 @@ from nemo_image_curate.index.kinds.coding import Codes, new_index, projection
 from nemo_image_curate.index.kinds.engines import read_faiss
 from nemo_image_curate.index.rows import sample_scores, write_rows
 from nemo_image_curate.index.staging import Parts, part_vectors
-from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.vectors.kmeans import kmeans
 
 # Vectors to find each centre on, and at least for principal components.
 _PER_LIST = 100
@@ -63,8 +63,8 @@ def train(plan: Plan, parts: Parts, records: Sequence[dict[str, Any]]) -> Path:
             blocks.append(_block(parts.folder, len(blocks), waiting))
     if waiting:
         blocks.append(_block(parts.folder, len(blocks), waiting))
-    centres = spherical_kmeans(
-        blocks, plan.lists, _SEED, parts.folder, parts.device, parts.progress
+    centres = kmeans(
+        blocks, plan.lists, _SEED, parts.folder, parts.device, parts.progress, init="random"
     )
     for block in blocks:
         block.unlink()
