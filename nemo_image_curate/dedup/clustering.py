@@ -20,7 +20,7 @@ from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.columns import content_digest
 from nemo_image_curate.vectors.blocks import write_blocks
-from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.nearest import GRAIN, nearest
 from nemo_image_curate.vectors.sampling import random_score
 from nemo_image_curate.vectors.unit import unit_vectors
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # that matter. 0.5 is the worst case; 0.15 finds 99.2 % of the pairs where there are no clusters at
 # all (100,000 vectors whose spectrum falls like 1 / sqrt(i)), and more where there are (measured).
 _BORDER = 0.15
+_INIT = "random"
 _CENTROIDS = "centroids.npy"
 _SAMPLE = "sample"
 # A hash of the vectors that everything here was made from.
@@ -155,8 +156,14 @@ class Clustering:
         if not place.exists():
             samples = _samples(self.folder, len(self.counts), dim)
             blocks = write_blocks(samples, self.folder)
-            centroids = spherical_kmeans(
-                blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
+            centroids = kmeans(
+                blocks,
+                self.n_clusters,
+                self.seed,
+                self.folder,
+                self.device,
+                self.progress,
+                init=_INIT,
             )
             with storage.atomic_write(str(place)) as file:
                 np.save(file, centroids)

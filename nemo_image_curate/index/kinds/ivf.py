@@ -31,7 +31,7 @@ from nemo_image_curate.index.rows import sample_scores
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions, staged_vectors
 from nemo_image_curate.index.vector_file import VectorFile, write_vectors
 from nemo_image_curate.vectors.blocks import write_blocks
-from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.unit import directions
 
 # Components at most.
@@ -180,8 +180,8 @@ def train(plan: Ivf, staged: StagedPartitions, partitions: Mapping[int, StagedPa
             yield projected
 
     blocks = write_blocks(components(), staged.folder)
-    centres = spherical_kmeans(
-        blocks, plan.lists, _SEED, staged.folder, staged.device, staged.progress
+    centres = kmeans(
+        blocks, plan.lists, _SEED, staged.folder, staged.device, staged.progress, init="random"
     )
     for block in blocks:
         block.unlink()
