@@ -21,11 +21,13 @@ from typing import IO, Any
 import filelock
 import fsspec.core
 
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
 _TEMPORARY = ".curate-tmp-"
+# Shows a worker that it sees the client's folder.
+_SHARED_MARK = "driver"
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,27 @@ def make_dirs(folder: str) -> None:
         raise DatasetError(
             f"cannot create {folder}: {error.strerror or error}. Choose a place you may write to."
         ) from error
+
+
+def make_shared(folder: str) -> None:
+    """Create a local folder that workers write to, each of them after `require_shared`."""
+    make_dirs(folder)
+    Path(folder, _SHARED_MARK).touch()
+
+
+def require_shared(folder: str, argument: str) -> None:
+    """Check on a worker that a folder is the one which the client made by `make_shared`.
+
+    Raises
+    ------
+    ConfigError
+        Naming the argument that says where the folder is.
+    """
+    if not Path(folder, _SHARED_MARK).exists():
+        raise ConfigError(
+            f"this worker does not see {folder}. Give {argument}= a folder on a file system that "
+            "all workers share."
+        )
 
 
 def read_bytes(location: str) -> bytes:

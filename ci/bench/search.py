@@ -59,13 +59,13 @@ class RealLike:
 
     def __call__(self, chance: np.random.Generator, n: int) -> np.ndarray:
         origin = chance.integers(0, len(self.real), n)
-        made = self.real[origin].copy()
+        drawn = self.real[origin].copy()
         ways = chance.permuted(np.tile(np.arange(16), (n, 1)), axis=1)[:, :8]
         for way in ways.T:
             share = chance.normal(0, 0.3, (n, 1)).astype(np.float32)
-            made += share * (self.real[self.neighbours[origin, way]] - self.real[origin])
-        made += 0.1 * chance.standard_normal(made.shape, dtype=np.float32) * self.spread
-        return _unit(made)
+            drawn += share * (self.real[self.neighbours[origin, way]] - self.real[origin])
+        drawn += 0.1 * chance.standard_normal(drawn.shape, dtype=np.float32) * self.spread
+        return _unit(drawn)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -117,12 +117,12 @@ def draw(maker: Callable[..., np.ndarray], folder: Path) -> None:
     write(folder / "shards", x)
     np.save(folder / "queries.npy", queries)
     np.save(folder / "vectors.npy", x)
-    best = [
+    by_part = [
         (torch.from_numpy(queries) @ torch.from_numpy(x[start : start + 100_000]).T).topk(K)
         for start in range(0, N, 100_000)
     ]
-    values = torch.cat([one.values for one in best], dim=1)
-    rows = torch.cat([one.indices + 100_000 * part for part, one in enumerate(best)], dim=1)
+    values = torch.cat([best.values for best in by_part], dim=1)
+    rows = torch.cat([best.indices + 100_000 * part for part, best in enumerate(by_part)], dim=1)
     np.save(folder / "truth.npy", rows.gather(1, values.topk(K).indices).numpy())
 
 
@@ -136,12 +136,12 @@ def build(shards: Path, index: Path) -> dict[str, Any]:
         built = build_index(dataset, path=index)
         seconds = time.perf_counter() - began
         peak = peak_of_all(client)
-    told = {name: built.recipe[name] for name in ("factory", "nprobe", "candidates", "recall")}
+    settings = {name: built.recipe[name] for name in ("factory", "nprobe", "candidates", "recall")}
     disk = sum(path.stat().st_size for path in index.iterdir())
-    return {"seconds": seconds, "peak": peak, "disk": disk / 1e6, **told}
+    return {"seconds": seconds, "peak": peak, "disk": disk / 1e6, **settings}
 
 
-def _held() -> float:
+def _private_memory() -> float:
     """MB of memory that belong to this process alone, files not counted."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1e3
@@ -154,9 +154,9 @@ def _timed(search: Callable[[np.ndarray], np.ndarray], data: Path) -> dict[str, 
         times, hits = [], 0
         for query, true in zip(queries, truth, strict=True):
             began = time.perf_counter()
-            found = search(query)
+            rows = search(query)
             times.append(time.perf_counter() - began)
-            hits += len(np.intersect1d(found, true))
+            hits += len(np.intersect1d(rows, true))
     p50, mean = np.median(times) * 1e3, np.mean(times) * 1e3
     return {"recall": hits / truth.size, "p50": p50, "mean": mean}
 
@@ -169,10 +169,10 @@ def ours(folder: Path, data: Path) -> dict[str, Any]:
 
     torch.zeros(9, 9) @ torch.zeros(9, 9)
     faiss.IndexFlatIP(8)
-    before = _held()
+    before = _private_memory()
     index = VectorIndex.load(folder)
-    told = _timed(lambda query: index.search(query[None], K)[1][0], data)
-    return {**told, "memory": _held() - before}
+    figures = _timed(lambda query: index.search(query[None], K)[1][0], data)
+    return {**figures, "memory": _private_memory() - before}
 
 
 def _peers() -> None:
@@ -195,14 +195,18 @@ def usearch(folder: Path, data: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         index.save(str(place))
         return {"seconds": seconds, "disk": place.stat().st_size / 1e6}
-    before = _held()
+    before = _private_memory()
     index.load(str(place))
-    told = {}
+    figures = {}
     for index.expansion_search in (64, 128, 256, 512, 1024):
-        told = _timed(lambda query: index.search(query, K, threads=1).keys, data)
-        if told["recall"] >= RECALL:
+        figures = _timed(lambda query: index.search(query, K, threads=1).keys, data)
+        if figures["recall"] >= RECALL:
             break
-    return {**told, "memory": _held() - before, "setting": f"ef {index.expansion_search}"}
+    return {
+        **figures,
+        "memory": _private_memory() - before,
+        "setting": f"ef {index.expansion_search}",
+    }
 
 
 def lancedb(folder: Path, data: Path) -> dict[str, Any]:
@@ -237,22 +241,26 @@ def lancedb(folder: Path, data: Path) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         disk = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         return {"seconds": seconds, "disk": disk / 1e6}
-    before = _held()
+    before = _private_memory()
     table = lancedb.connect(str(place)).open_table("vectors")
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     probes, refine = 0, 0
     for probes, refine in ((10, 10), (20, 10), (20, 20), (40, 20), (80, 20), (80, 50)):
 
         def search(query: np.ndarray, probes: int = probes, refine: int = refine) -> np.ndarray:
-            asked = table.search(query).distance_type("cosine").nprobes(probes)
-            found = asked.refine_factor(refine).limit(K).select(["row", "_distance"]).to_arrow()
-            rows: np.ndarray = found["row"].to_numpy()
+            request = table.search(query).distance_type("cosine").nprobes(probes)
+            request = request.refine_factor(refine).limit(K).select(["row", "_distance"])
+            rows: np.ndarray = request.to_arrow()["row"].to_numpy()
             return rows
 
-        told = _timed(search, data)
-        if told["recall"] >= RECALL:
+        figures = _timed(search, data)
+        if figures["recall"] >= RECALL:
             break
-    return {**told, "memory": _held() - before, "setting": f"nprobes {probes}, refine {refine}"}
+    return {
+        **figures,
+        "memory": _private_memory() - before,
+        "setting": f"nprobes {probes}, refine {refine}",
+    }
 
 
 def _apart(what: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
@@ -263,13 +271,13 @@ def _apart(what: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
         command = ["taskset", "-c", "0", *command]
     else:
         threads = {}
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
-    if done.returncode == 0:
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return told
-    if "ModuleNotFoundError" not in done.stderr:
-        raise RuntimeError(done.stderr)
-    print(f"skipped: {done.stderr.splitlines()[-1]}; see ci/bench/search.py")
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
+    if process.returncode == 0:
+        figures: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+        return figures
+    if "ModuleNotFoundError" not in process.stderr:
+        raise RuntimeError(process.stderr)
+    print(f"skipped: {process.stderr.splitlines()[-1]}; see ci/bench/search.py")
     return None
 
 
@@ -283,47 +291,48 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     for name, maker in sets.items():
         data, index = scratch / name, scratch / f"{name}-index"
         draw(maker, data)
-        made = _apart("build", data / "shards", index, cores=2)
-        own = _apart("ours", index, data)
-        assert made is not None
-        assert own is not None
-        rows += _rows(name, made, own)
+        built = _apart("build", data / "shards", index, cores=2)
+        searched = _apart("ours", index, data)
+        assert built is not None
+        assert searched is not None
+        rows += _rows(name, built, searched)
         # One set is enough for peers: their builds take the longest.
         for peer in ("usearch", "lancedb") if name == next(iter(sets)) else ():
-            began = _apart(peer, scratch, data, cores=2)
-            theirs = began and _apart(peer, scratch, data)
-            if began and theirs:
-                rows += _compared(name, peer, {**began, **theirs}, made, own)
+            peer_built = _apart(peer, scratch, data, cores=2)
+            peer_searched = peer_built and _apart(peer, scratch, data)
+            if peer_built and peer_searched:
+                theirs = {**peer_built, **peer_searched}
+                rows += _compared(name, peer, theirs, {**built, **searched})
         (data / "vectors.npy").unlink()
     return rows
 
 
-def _rows(name: str, made: dict[str, Any], own: dict[str, Any]) -> list[dict[str, Any]]:
-    looked_at = f"{made['nprobe']} lists and {made['candidates'] * K} candidates looked at"
-    what = f"1M x {DIM} {name}, {made['factory']}, {looked_at}"
-    told = f"{own['recall']:.3f}"
+def _rows(name: str, built: dict[str, Any], searched: dict[str, Any]) -> list[dict[str, Any]]:
+    looked_at = f"{built['nprobe']} lists and {built['candidates'] * K} candidates looked at"
+    what = f"1M x {DIM} {name}, {built['factory']}, {looked_at}"
+    recall = f"{searched['recall']:.3f}"
     return [
-        _row(f"{what}: recall@10 / as measured when built", own["recall"], made["recall"],
-             f">= {RECALL}", own["recall"] >= RECALL, "{:.3f}"),
-        _row(f"{name}: top-10 on one core, mean / p50, at recall {told}", own["mean"], own["p50"],
-             "p50 < 1 ms", own["p50"] < 1, "{:.2f} ms"),
-        _row(f"{name}: memory / disk", own["memory"], made["disk"], "<= 500 MB",
-             own["memory"] <= 500, "{:.0f} MB"),
-        _row(f"{name}: build {made['seconds']:.0f} s; peak memory of client and workers, mapped "
-             "files included / the vectors", made["peak"], N * DIM * 4 / 1e6, "-", True,
+        _row(f"{what}: recall@10 / as measured when built", searched["recall"], built["recall"],
+             f">= {RECALL}", searched["recall"] >= RECALL, "{:.3f}"),
+        _row(f"{name}: top-10 on one core, mean / p50, at recall {recall}", searched["mean"],
+             searched["p50"], "p50 < 1 ms", searched["p50"] < 1, "{:.2f} ms"),
+        _row(f"{name}: memory / disk", searched["memory"], built["disk"], "<= 500 MB",
+             searched["memory"] <= 500, "{:.0f} MB"),
+        _row(f"{name}: build {built['seconds']:.0f} s; peak memory of client and workers, mapped "
+             "files included / the vectors", built["peak"], N * DIM * 4 / 1e6, "-", True,
              "{:.0f} MB"),
     ]  # fmt: skip
 
 
 def _compared(
-    name: str, peer: str, theirs: dict[str, Any], made: dict[str, Any], own: dict[str, Any]
+    name: str, peer: str, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> list[dict[str, Any]]:
     what = f"{name}: {peer} ({theirs['setting']}, recall {theirs['recall']:.3f}) / ours, "
     figures = {
-        "top-10 on one core, p50": (theirs["p50"], own["p50"], "{:.2f} ms"),
-        "memory": (theirs["memory"], own["memory"], "{:.0f} MB"),
-        "disk": (theirs["disk"], made["disk"], "{:.0f} MB"),
-        "build": (theirs["seconds"], made["seconds"], "{:.0f} s"),
+        "top-10 on one core, p50": (theirs["p50"], ours["p50"], "{:.2f} ms"),
+        "memory": (theirs["memory"], ours["memory"], "{:.0f} MB"),
+        "disk": (theirs["disk"], ours["disk"], "{:.0f} MB"),
+        "build": (theirs["seconds"], ours["seconds"], "{:.0f} s"),
     }
     return [
         {**_row(what + figure, first, second, "-", True, shown), "ours": shown.format(second),

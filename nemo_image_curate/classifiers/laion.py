@@ -11,7 +11,7 @@ from nemo_image_curate.classifiers.heads import aesthetic_head, nsfw_head
 from nemo_image_curate.classifiers.laion_heads import HEADS, Head
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models import weights
-from nemo_image_curate.models.encoder_table import CLIP_VIT_L_14
+from nemo_image_curate.models.known_encoders import CLIP_VIT_L_14
 from nemo_image_curate.models.state_dicts import load_state_dict
 from nemo_image_curate.stages.base import no_effect
 

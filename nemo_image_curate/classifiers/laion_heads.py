@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_image_curate.models.encoder_table import CLIP_VIT_B_16, CLIP_VIT_B_32, CLIP_VIT_L_14
+from nemo_image_curate.models.known_encoders import CLIP_VIT_B_16, CLIP_VIT_B_32, CLIP_VIT_L_14
 from nemo_image_curate.models.weights import WeightsFile
 
 _AESTHETIC_V1 = "https://github.com/LAION-AI/aesthetic-predictor/raw/main/"
@@ -23,7 +23,7 @@ class Head:
     version
         ``"v1"`` or ``"v2"``.
     encoder
-        Identity of the encoder it was trained on (:mod:`nemo_image_curate.models.encoders`).
+        Identity of the encoder it was trained on, a key of `models.known_encoders.ENCODERS`.
     embedding_dim
         Width of that encoder's embeddings.
     weights

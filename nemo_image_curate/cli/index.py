@@ -60,7 +60,7 @@ def index(
     from nemo_image_curate.search.captions import build_captions
 
     # What was chosen, and what it will take.
-    logging.getLogger("nemo_image_curate.search").setLevel(logging.INFO)
+    logging.getLogger("nemo_image_curate.index").setLevel(logging.INFO)
     options = {"kind": kind, "rerank": not no_rerank, "target_recall": target_recall}
     summaries: dict[str, Any] = {}
     with session.client():

@@ -22,14 +22,14 @@ from nemo_image_curate.cli.searching import open_searcher, store_option
 @click.option("--image", metavar="FILE", help="An image that they are like.")
 @click.option("--like", metavar="KEY", help="A sample of the dataset that they are like.")
 @click.option("--negative-text", metavar="TEXT", help="What they do not show.")
-@click.option("--text-weight", type=click.FloatRange(min=0), default=1.0, show_default=True)
-@click.option("--image-weight", type=click.FloatRange(min=0), default=1.0, show_default=True)
-@click.option("--negative-weight", type=click.FloatRange(min=0), default=0.5, show_default=True)
+@click.option("--text-weight", type=float, default=1.0, show_default=True)
+@click.option("--image-weight", type=float, default=1.0, show_default=True)
+@click.option("--negative-weight", type=float, default=0.5, show_default=True)
 @click.option("-k", type=int, default=10, show_default=True, help="How many to show.")
 @click.option("--where", metavar="EXPR", help="Only rows for which this is true: 'width >= 256'.")
 @click.option(
     "--collapse",
-    type=click.FloatRange(0, 1),
+    type=float,
     metavar="COSINE",
     help="Hide images that are as similar as this to a better one, such as 0.95.",
 )
@@ -46,11 +46,16 @@ def search(
     store: str | None,
     backend: str,
     as_json: bool,
-    **query: Any,
+    **options: Any,
 ) -> None:
     """Find images by text, by an image, or by both; needs what the command index makes."""
+    from nemo_image_curate.search.query import Query
+
+    query = Query(**options, over="texts" if captions else "images")
+    # Before anything is opened.
+    query.check()
     _, _, searcher = open_searcher(dataset, backend, checkpoint, store)
-    hits = searcher.search(**query, over="texts" if captions else "images")
+    (hits,) = searcher.search_many([query])
     if as_json:
         print_json([hit.to_dict() for hit in hits])
         return

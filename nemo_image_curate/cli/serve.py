@@ -21,6 +21,13 @@ from nemo_image_curate.cli.searching import open_searcher, store_option
     metavar="DIR",
     help="Requests may name images below this folder; may be given again.",
 )
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="A name that the service is called by, such as images.example.org; may be given again.",
+)
 @click.option("--max-upload", type=click.IntRange(min=1), default=32, show_default=True, help="MB.")
 @checkpoint_option
 @store_option
@@ -32,6 +39,7 @@ def serve(
     ui: bool,
     ui_port: int,
     roots: tuple[str, ...],
+    allowed_hosts: tuple[str, ...],
     max_upload: int,
     checkpoint: str | None,
     store: str | None,
@@ -44,5 +52,5 @@ def serve(
     from nemo_image_curate.serve import Settings, run_service
 
     opened, live, searcher = open_searcher(dataset, backend, checkpoint, store)
-    settings = Settings(roots=roots, max_body=max_upload * 2**20)
+    settings = Settings(roots=roots, allowed_hosts=allowed_hosts, max_body=max_upload * 2**20)
     run_service(searcher, opened, live, settings, host=host, port=port, ui=ui, ui_port=ui_port)

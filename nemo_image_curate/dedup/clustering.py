@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import partitions
@@ -16,8 +17,10 @@ from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.cost import sample_size
 from nemo_image_curate.dedup.layout import Layout
-from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.vectors.kmeans import spherical_kmeans
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards.columns import content_digest
+from nemo_image_curate.vectors.blocks import write_blocks
+from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.nearest import GRAIN, nearest
 from nemo_image_curate.vectors.sampling import random_score
 from nemo_image_curate.vectors.unit import unit_vectors
@@ -25,20 +28,17 @@ from nemo_image_curate.vectors.unit import unit_vectors
 if TYPE_CHECKING:
     import torch
 
-# Rows of the sample that are worth a task of their own.
-_BLOCK_ROWS = 8192
 # How near to a border vectors are stored on both sides, as a share of the distance of the pairs
 # that matter. 0.5 is the worst case; 0.15 finds 99.2 % of the pairs where there are no clusters at
 # all (100,000 vectors whose spectrum falls like 1 / sqrt(i)), and more where there are (measured).
 _BORDER = 0.15
+_INIT = "random"
 _CENTROIDS = "centroids.npy"
 _SAMPLE = "sample"
 # A hash of the vectors that everything here was made from.
 CONTENT = "content"
 # Folders that go with the input's files, not with the vectors.
 KEPT = "embedded"
-# Shows a worker that it sees the client's folder.
-_MARKER = "driver"
 
 
 class Clustering:
@@ -101,7 +101,7 @@ class Clustering:
         DatasetError
             When embeddings differ in length.
         """
-        (self.folder / _MARKER).touch()
+        storage.make_shared(str(self.folder))
         share = min(1.0, sample_size(self.n_clusters) / max(1, sum(self.counts)))
         options = (self.id_col, self.column, share, self.seed, self.folder, self.device)
         samples = partitions.run(
@@ -117,7 +117,7 @@ class Clustering:
             for old in self.folder.iterdir():
                 if old.is_dir() and not old.name.startswith(KEPT):
                     shutil.rmtree(old)
-                elif old.is_file() and not old.name.startswith((_SAMPLE, _MARKER)):
+                elif old.is_file() and not old.name.startswith(_SAMPLE):
                     old.unlink()
             storage.write_bytes(str(note), content.encode())
         return _one_dim(self.column, [dim for dim, _ in samples])
@@ -154,13 +154,21 @@ class Clustering:
     def _centroids(self, dim: int) -> np.ndarray:
         place = self.folder / _CENTROIDS
         if not place.exists():
-            blocks = _sample_blocks(self.folder, len(self.counts), dim)
-            found = spherical_kmeans(
-                blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
+            samples = _samples(self.folder, len(self.counts), dim)
+            blocks = write_blocks(samples, self.folder)
+            centroids = kmeans(
+                blocks,
+                self.n_clusters,
+                self.seed,
+                self.folder,
+                self.device,
+                self.progress,
+                init=_INIT,
             )
             with storage.atomic_write(str(place)) as file:
-                np.save(file, found)
-        return np.load(place, mmap_mode="r")
+                np.save(file, centroids)
+        stored: np.ndarray = np.load(place, mmap_mode="r")
+        return stored
 
 
 def _one_dim(column: str, dims: list[int]) -> int:
@@ -199,11 +207,7 @@ def _sample(
     digest : str
         A hash of keys and vectors.
     """
-    if not (folder / _MARKER).exists():
-        raise ConfigError(
-            f"this worker does not see {folder}. Give work_dir a folder on a file system that all "
-            "workers share."
-        )
+    storage.require_shared(str(folder), "work_dir")
     values, kept = frames.embedding_array(frame[column])
     keys = frames.column_to_arrow(frame[id_col])
     chosen = np.flatnonzero(random_score(keys, seed)[kept] < share)
@@ -213,26 +217,16 @@ def _sample(
         vectors = unit_vectors(values, device)[0][:1]
     with storage.atomic_write(str(folder / f"{_SAMPLE}-{number:05d}.npy")) as file:
         np.save(file, vectors.cpu().numpy())
-    digest = hashlib.sha256(repr(keys.to_pylist()).encode())
-    digest.update(kept.tobytes())
-    digest.update(frames.host(values).data)
-    return (vectors.shape[1] if len(vectors) else 0), digest.hexdigest()
+    digest = content_digest(pa.table({"key": keys}), kept, frames.host(values))
+    return (vectors.shape[1] if len(vectors) else 0), digest
 
 
-def _sample_blocks(folder: Path, parts: int, dim: int) -> list[Path]:
-    """The partitions' samples, joined to blocks of a size that is worth a task."""
-    blocks: list[Path] = []
-    waiting: list[np.ndarray] = []
+def _samples(folder: Path, parts: int, dim: int) -> Iterator[np.ndarray]:
+    """The partitions' samples, whose files are removed."""
     for number in range(parts):
         path = folder / f"{_SAMPLE}-{number:05d}.npy"
-        waiting.append(np.load(path).reshape(-1, dim))
+        yield np.load(path).reshape(-1, dim)
         path.unlink()
-        if sum(map(len, waiting)) >= _BLOCK_ROWS or number == parts - 1:
-            block = folder / f"block-{len(blocks):05d}.npy"
-            np.save(block, np.concatenate(waiting))
-            blocks.append(block)
-            waiting = []
-    return blocks
 
 
 def _assign(

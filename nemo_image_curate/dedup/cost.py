@@ -7,7 +7,7 @@ import math
 import time
 
 from nemo_image_curate.compute.client import parallelism
-from nemo_image_curate.vectors.kmeans import STEPS
+from nemo_image_curate.vectors.kmeans import MAX_ITER
 from nemo_image_curate.vectors.nearest import coarse
 
 # Vectors in the sample for each centroid: 40 find no more pairs (measured).
@@ -55,7 +55,7 @@ class Cost:
         """The estimate, which measures the machine for some 50 ms."""
         probe = min(n_probe, n_clusters)
         compared = rows * rows * probe**2 / 2 / max(1, n_clusters)
-        looked_at = rows + STEPS * min(rows, sample_size(n_clusters))
+        looked_at = rows + MAX_ITER * min(rows, sample_size(n_clusters))
         work = float(dim * (compared + looked_at * n_clusters))
         rate = _multiply_rate(device) * parallelism()
         return cls(rows, dim, n_clusters, work, 4.0 * rows * dim * probe, work / rate)

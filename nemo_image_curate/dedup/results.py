@@ -21,6 +21,7 @@ from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.shards.columns import content_digest, serialised
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -102,11 +103,7 @@ class Rows:
 
     def digest(self) -> str:
         """A hash of what the columns hold."""
-        found = hashlib.sha256(repr(self.counts).encode())
-        for batch in self.table.to_batches(max_chunksize=65536):
-            # Written out, so that bytes which Arrow does not look at do not count.
-            found.update(_serialised(pa.Table.from_batches([batch])))
-        return found.hexdigest()
+        return content_digest(self.table, np.array(self.counts))
 
 
 def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool | None) -> Rows:
@@ -184,7 +181,7 @@ def write(
             rows.table[name].slice(start, count).combine_chunks() for name in (id_col, SHARD_COLUMN)
         )
         order = _order(keys, shards)
-        content = _serialised(part(start, count).take(order))
+        content = serialised(part(start, count).take(order))
         name = _file_name(keys.take(order), shards.take(order))
         if written.setdefault(name, content) != content:
             raise DatasetError(
@@ -195,14 +192,6 @@ def write(
         storage.write_bytes(str(folder / name), content)
         start += count
     storage.write_bytes(str(folder / _DONE), digest.hexdigest().encode())
-
-
-def _serialised(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    with pa.ipc.new_file(buffer, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
 
 
 def complete(folder: Path) -> bool:
@@ -220,9 +209,9 @@ def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
 
 def _file_name(keys: pa.Array, shards: pa.Array) -> str:
     """The name of the decisions about these very rows."""
-    text = repr((keys.to_pylist(), shards.to_pylist()))
+    digest = content_digest(pa.table({"key": keys, "shard": shards}))
     # Not Parquet: in a dataset's folder it would be taken for a sidecar.
-    return f"part-{hashlib.sha256(text.encode()).hexdigest()[:32]}.arrow"
+    return f"part-{digest[:32]}.arrow"
 
 
 class _Join:

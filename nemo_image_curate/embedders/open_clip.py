@@ -11,7 +11,7 @@ from nemo_image_curate.compute.devices import has_bfloat16
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
-from nemo_image_curate.models import encoders, weights
+from nemo_image_curate.models import encoder_identity, weights
 from nemo_image_curate.models.open_clip import OpenCLIPSource
 from nemo_image_curate.stages.base import no_effect
 
@@ -72,7 +72,7 @@ class OpenCLIPEmbedder(TextImageEmbedder):
         """The canonical name of the encoder, or one that tells its weights apart from others."""
         source = self._source()
         source.check()
-        return encoders.open_clip_id(
+        return encoder_identity.open_clip_id(
             source.architecture(),
             self.pretrained,
             None if self.pretrained else source.identity(),

@@ -10,7 +10,7 @@ from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.models.encoder_table import ENCODERS
+from nemo_image_curate.models.known_encoders import ENCODERS
 
 _CLASSES: dict[str, Any] = {
     "OpenCLIPEmbedder": OpenCLIPEmbedder,

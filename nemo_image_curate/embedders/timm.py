@@ -13,8 +13,8 @@ from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.precision import optimise
 from nemo_image_curate.errors import ConfigError, WeightsError
-from nemo_image_curate.models import encoders, weights
-from nemo_image_curate.models.encoder_table import OFFLINE, plain_name
+from nemo_image_curate.models import encoder_identity, weights
+from nemo_image_curate.models.known_encoders import OFFLINE, plain_name
 from nemo_image_curate.models.offline import OFFLINE_TIMM_NAME, offline_path, offline_state_dict
 from nemo_image_curate.models.state_dicts import load_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
@@ -119,7 +119,7 @@ class TimmImageEmbedder(ImageEmbedder):
     def encoder(self) -> str:
         """The canonical name of the encoder, or one that tells its weights apart from others."""
         self._check()
-        return encoders.encoder_id(
+        return encoder_identity.encoder_id(
             self.model_name, self.pretrained, self.checkpoint_path, self.checkpoint_encoder
         )
 
@@ -172,11 +172,11 @@ class TimmImageEmbedder(ImageEmbedder):
             raise ConfigError("give pretrained=True or checkpoint_path, not both.")
         if self.checkpoint_path and not Path(self.checkpoint_path).is_file():
             raise WeightsError(f"checkpoint_path={self.checkpoint_path!r} is not a file.")
-        encoders.check_quickgelu(self.model_name, self.pretrained)
+        encoder_identity.check_quickgelu(self.model_name, self.pretrained)
 
     def _timm_config(self) -> Any:
         name = OFFLINE_TIMM_NAME if self.model_name == OFFLINE else self.model_name
-        return encoders.timm_config(name)
+        return encoder_identity.timm_config(name)
 
     def _weights_path(self) -> str | None:
         if self.model_name == OFFLINE:

@@ -11,20 +11,95 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.index.rows import RowTable
 
-RECIPE = "index.json"
+DESCRIPTION = "index.json"
 FORMAT = 1
-# What `parts` of an index under way are kept in; gone when it is complete.
-PARTS = "parts"
+# What the partitions are staged in while an index is made; gone when it is complete.
+STAGING = "parts"
 ENDINGS = {"index": "faiss", "rows": "arrow", "vectors": "f16"}
 _NAME = re.compile(rf"({'|'.join(ENDINGS)})-[0-9a-f]{{16}}\.({'|'.join(ENDINGS.values())})")
 # Larger files are compared by their size alone: a hash takes a second for each 1.5 GB.
 _HASHED_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What is known of a partition without reading it.
+
+    Attributes
+    ----------
+    shard : str
+    fingerprint : str
+        Of its inputs and all that is done to them.
+    changed : float
+        When the newest of its inputs was written.
+    """
+
+    shard: str
+    fingerprint: str
+    changed: float
+
+    @property
+    def identity(self) -> tuple[str, float]:
+        """What tells it from others: a sidecar may change and look the same."""
+        return self.fingerprint, self.changed
+
+
+@dataclass(frozen=True)
+class Partition(Mark):
+    """A partition of the dataset that an index was made of.
+
+    Attributes
+    ----------
+    digest : str
+        A hash of all keys, shards and embeddings.
+    rows, indexed : int
+        How many there are, and how many of them have an embedding with a direction.
+    """
+
+    digest: str
+    rows: int
+    indexed: int
+
+
+_PARTITION_FIELDS = tuple(field.name for field in fields(Partition))
+
+
+@dataclass(frozen=True)
+class SavedIndex:
+    """What ``index.json`` says.
+
+    Attributes
+    ----------
+    folder : str
+    recipe : dict
+        See `VectorIndex`.
+    files : dict of role to dict
+        The ``name``, ``size`` and ``sha256`` of each file.
+    partitions : list of Partition
+        In the order of the rows.
+    """
+
+    folder: str
+    recipe: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    partitions: list[Partition]
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where the file of each role is."""
+        return {role: Path(self.folder, record["name"]) for role, record in self.files.items()}
+
+    def open_rows(self) -> RowTable:
+        """The table of its rows."""
+        return RowTable(self.paths["rows"], self.recipe["id_col"])
 
 
 def local_folder(path: str | os.PathLike[str]) -> str:
@@ -44,23 +119,22 @@ def local_folder(path: str | os.PathLike[str]) -> str:
     return folder
 
 
-def read(folder: str) -> dict[str, Any]:
-    """What ``index.json`` says: ``recipe``, ``files`` and ``partitions``.
+def read(folder: str) -> SavedIndex:
+    """What ``index.json`` says.
 
     Raises
     ------
     DatasetError
         When there is no index, or it is damaged or of another version.
     """
-    place = os.path.join(folder, RECIPE)
+    place = os.path.join(folder, DESCRIPTION)
     try:
-        saved = json.loads(storage.read_bytes(place))
-        written = saved["format"]
-        if written == FORMAT:
-            _complete(saved)
-            return {name: saved[name] for name in ("recipe", "files", "partitions")}
+        content = json.loads(storage.read_bytes(place))
+        version = content["format"]
+        if version == FORMAT:
+            return _parsed(folder, content)
     except (FileNotFoundError, NotADirectoryError) as error:
-        unfinished = os.path.isdir(os.path.join(folder, PARTS))
+        unfinished = os.path.isdir(os.path.join(folder, STAGING))
         what = "an index that was not finished" if unfinished else "no index"
         raise DatasetError(f"{folder} holds {what}. Run build_index(dataset).") from error
     except OSError as error:
@@ -68,28 +142,29 @@ def read(folder: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{place} is damaged: {error!r}. Build the index again.") from error
     raise DatasetError(
-        f"{place} has format {written!r}; this version reads {FORMAT}. Build the index again."
+        f"{place} has format {version!r}; this version reads {FORMAT}. Build the index again."
     )
 
 
-def _complete(saved: Mapping[str, Any]) -> None:
-    """Raise `KeyError` or `TypeError` for a description that lacks something."""
+def _parsed(folder: str, content: Mapping[str, Any]) -> SavedIndex:
+    """Raises `KeyError` or `TypeError` for a description that lacks something."""
     for name in ("kind", "dim", "id_col", "column", "encoder", "options"):
-        saved["recipe"][name]
+        content["recipe"][name]
     for name in ("name", "size", "sha256"):
-        saved["files"]["rows"][name]
-    for partition in saved["partitions"]:
-        for name in ("shard", "fingerprint", "changed", "digest", "rows", "indexed"):
-            partition[name]
+        content["files"]["rows"][name]
+    partitions = [
+        Partition(**{name: partition[name] for name in _PARTITION_FIELDS})
+        for partition in content["partitions"]
+    ]
+    return SavedIndex(folder, content["recipe"], content["files"], partitions)
 
 
-def check(folder: str, files: Mapping[str, Any], whole: bool) -> None:
+def check(saved: SavedIndex, whole: bool) -> None:
     """Compare files with what ``index.json`` says of them.
 
     Parameters
     ----------
-    folder : str
-    files : mapping
+    saved : SavedIndex
     whole : bool
         Hash all of them, not only those of up to 256 MB.
 
@@ -100,8 +175,8 @@ def check(folder: str, files: Mapping[str, Any], whole: bool) -> None:
     DatasetError
         Naming the file that is damaged.
     """
-    for record in files.values():
-        place = os.path.join(folder, record["name"])
+    for record in saved.files.values():
+        place = os.path.join(saved.folder, record["name"])
         size = os.stat(place).st_size
         if size != record["size"]:
             raise DatasetError(
@@ -117,42 +192,41 @@ def _sha256(place: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def commit(
-    folder: str,
-    recipe: Mapping[str, Any],
-    partitions: list[dict[str, Any]],
-    made: Mapping[str, Path],
-    kept: Mapping[str, Any],
-) -> None:
-    """Make finished files the index that is at `folder`, at one stroke.
+def commit(saved: SavedIndex, new_files: Mapping[str, Path]) -> None:
+    """Make finished files the index of a folder, at one stroke.
 
     Parameters
     ----------
-    folder : str
-    recipe : mapping
-    partitions : list of dict
-    made : mapping of role to Path
+    saved : SavedIndex
+        Its `files` are those that stay, if no new one has their role.
+    new_files : mapping of role to Path
         On the same file system; they are moved.
-    kept : mapping of role to dict
-        Records of files that stay.
     """
-    files = dict(kept)
-    for role, path in made.items():
+    files = dict(saved.files)
+    for role, path in new_files.items():
         digest = _sha256(str(path))
         name = f"{role}-{digest[:16]}.{ENDINGS[role]}"
         files[role] = {"name": name, "size": path.stat().st_size, "sha256": digest}
-        os.replace(path, os.path.join(folder, name))
-    saved = {"format": FORMAT, "recipe": recipe, "files": files, "partitions": partitions}
-    text = json.dumps(saved, indent=1, sort_keys=True, ensure_ascii=False)
-    storage.write_bytes(os.path.join(folder, RECIPE), text.encode())
-    tidy(folder, files)
+        os.replace(path, os.path.join(saved.folder, name))
+    content = {
+        "format": FORMAT,
+        "recipe": saved.recipe,
+        "files": files,
+        "partitions": [
+            {name: getattr(partition, name) for name in _PARTITION_FIELDS}
+            for partition in saved.partitions
+        ],
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    storage.write_bytes(os.path.join(saved.folder, DESCRIPTION), text.encode())
+    tidy(replace(saved, files=files))
 
 
-def tidy(folder: str, files: Mapping[str, Any]) -> None:
+def tidy(saved: SavedIndex) -> None:
     """Remove what a finished index has no use for, such as what a killed process left."""
-    used = {record["name"] for record in files.values()}
-    for entry in os.scandir(folder):
+    used = {record["name"] for record in saved.files.values()}
+    for entry in os.scandir(saved.folder):
         if _NAME.fullmatch(entry.name) and entry.name not in used:
             os.remove(entry.path)
-    storage.remove_tree(os.path.join(folder, PARTS))
-    storage.remove_temporaries(folder)
+    storage.remove_tree(os.path.join(saved.folder, STAGING))
+    storage.remove_temporaries(saved.folder)

@@ -1,17 +1,21 @@
-"""Whether a saved index belongs to a dataset, and what differs when it does not."""
+"""Whether a saved index belongs to a dataset, and what differs when it does not.
+
+Partitions are named by their numbers, those of the index and those of the dataset.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any, NoReturn
 
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.index.rows import RowTable
-from nemo_image_curate.index.staging import Parts
+from nemo_image_curate.index.format import Mark, Partition, SavedIndex
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+
+_AGAIN = "Build the index again: build_index(dataset)."
 
 
 @dataclass
@@ -20,94 +24,82 @@ class Match:
 
     Attributes
     ----------
-    place : dict of int to int
+    dataset_numbers : dict of int to int
         The dataset's partition for each of the index's.
     new : list of int
         The dataset's partitions that are not in the index.
-    gone : list of int
+    missing : list of int
         The index's partitions that are not in the dataset.
-    records : dict of int to dict
-        What was read of the dataset's partitions, because their fingerprints are not known: other
+    staged : dict of int to StagedPartition
+        The dataset's partitions that were read, because their fingerprints are not known: other
         columns than the embeddings were changed, or they are new.
     """
 
-    place: dict[int, int] = field(default_factory=dict)
-    new: list[int] = field(default_factory=list)
-    gone: list[int] = field(default_factory=list)
-    records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    new: list[int]
+    missing: list[int]
+    dataset_numbers: dict[int, int] = field(default_factory=dict)
+    staged: dict[int, StagedPartition] = field(default_factory=dict)
 
     @property
-    def same_files(self) -> bool:
+    def unchanged(self) -> bool:
         """Whether nothing had to be read, and nothing is missing or new."""
-        return not (self.new or self.gone or self.records)
+        return not (self.new or self.missing or self.staged)
+
+    def pair(self, index: Sequence[Hashable], dataset: Mapping[int, Hashable]) -> None:
+        """Pair those that are left and have equal values, each at most once, in order."""
+        unpaired: dict[Hashable, list[int]] = defaultdict(list)
+        for number in reversed(self.new):
+            unpaired[dataset[number]].append(number)
+        for saved_number in list(self.missing):
+            if equal := unpaired[index[saved_number]]:
+                number = equal.pop()
+                self.dataset_numbers[saved_number] = number
+                self.missing.remove(saved_number)
+                self.new.remove(number)
 
 
-def match_fingerprints(partitions: Sequence[Mapping[str, Any]], parts: Parts) -> bool:
+def has_same_marks(partitions: Sequence[Partition], staged: StagedPartitions) -> bool:
     """Whether an index and a dataset are of the same partitions, without reading them."""
-    return sorted(map(_mark, partitions)) == sorted(map(_mark, parts.known))
+    return sorted(_identities(partitions)) == sorted(_identities(staged.marks))
 
 
-def match(partitions: Sequence[Mapping[str, Any]], parts: Parts, with_vectors: bool) -> Match:
+def _identities(marks: Iterable[Mark]) -> list[tuple[str, float]]:
+    return [mark.identity for mark in marks]
+
+
+def match(partitions: Sequence[Partition], staged: StagedPartitions, with_vectors: bool) -> Match:
     """Compare partitions by fingerprint, and where those differ by content."""
-    found = Match(new=list(range(len(parts.known))), gone=list(range(len(partitions))))
-    _pair(found, partitions, dict(enumerate(parts.known)), _mark)
-    if found.gone:
-        wanted = list(found.new)
-        found.records = dict(zip(wanted, parts.read(wanted, with_vectors), strict=True))
-        _pair(found, partitions, found.records, itemgetter("digest"))
-    return found
+    result = Match(new=list(range(len(staged))), missing=list(range(len(partitions))))
+    result.pair(_identities(partitions), dict(enumerate(_identities(staged.marks))))
+    if result.missing:
+        result.staged = staged.read(result.new, with_vectors)
+        digests = {number: one.digest for number, one in result.staged.items()}
+        result.pair([one.digest for one in partitions], digests)
+    return result
 
 
-def _mark(partition: Mapping[str, Any]) -> tuple[str, float]:
-    """What tells a partition without reading it: a sidecar may change and look the same."""
-    return partition["fingerprint"], partition["changed"]
-
-
-def _pair(
-    found: Match,
-    partitions: Sequence[Mapping[str, Any]],
-    others: Mapping[int, Mapping[str, Any]],
-    mark: Callable[[Mapping[str, Any]], Hashable],
-) -> None:
-    """Pair what has the same mark, each at most once, in order."""
-    free: dict[Hashable, list[int]] = defaultdict(list)
-    for number in reversed(found.new):
-        free[mark(others[number])].append(number)
-    for own in list(found.gone):
-        if same := free[mark(partitions[own])]:
-            found.place[own] = same.pop()
-            found.gone.remove(own)
-            found.new.remove(found.place[own])
-
-
-def check_encoder(recipe: Mapping[str, Any], record: Mapping[str, Any], folder: str) -> None:
+def check_encoder(saved: SavedIndex, provenance: Mapping[str, Any]) -> None:
     """Refuse embeddings of another encoder than the index was made of.
 
     Raises
     ------
     DatasetError
     """
-    then, now = recipe["provenance"], record
+    indexed = saved.recipe["provenance"]
     for name in ("encoder", "weights_sha256"):
-        if then and now and then.get(name) != now.get(name):
+        if indexed and provenance and indexed.get(name) != provenance.get(name):
             raise DatasetError(
-                f"the index at {folder} is of embeddings by {_named(then)}, but the dataset's are "
-                f"by {_named(now)}. Build the index again: build_index(dataset)."
+                f"the index at {saved.folder} is of embeddings by {_named(indexed)}, but the "
+                f"dataset's are by {_named(provenance)}. {_AGAIN}"
             )
 
 
-def _named(record: Mapping[str, Any]) -> str:
-    weights = record.get("weights_sha256")
-    return f"{record.get('encoder')!r}" + (f" (weights {weights[:12]})" if weights else "")
+def _named(provenance: Mapping[str, Any]) -> str:
+    weights = provenance.get("weights_sha256")
+    return f"{provenance.get('encoder')!r}" + (f" (weights {weights[:12]})" if weights else "")
 
 
-def refuse(
-    found: Match,
-    partitions: Sequence[Mapping[str, Any]],
-    parts: Parts,
-    rows: RowTable,
-    folder: str,
-) -> NoReturn:
+def refuse(match: Match, saved: SavedIndex, staged: StagedPartitions) -> NoReturn:
     """Say what differs between an index and a dataset.
 
     Raises
@@ -115,48 +107,47 @@ def refuse(
     DatasetError
         Always.
     """
-    if not found.gone:
-        names = ", ".join(parts.known[number]["shard"] for number in found.new[:5])
+    index = f"the index at {saved.folder}"
+    if not match.missing:
+        shards = ", ".join(staged.marks[number].shard for number in match.new[:5])
         raise DatasetError(
-            f"the index at {folder} lacks {len(found.new)} of the dataset's partitions: {names}. "
-            "Add them: VectorIndex.load(path).add(dataset)."
+            f"{index} lacks {len(match.new)} of the dataset's partitions: {shards}. Add them: "
+            "VectorIndex.load(path).add(dataset)."
         )
-    again = "Build the index again: build_index(dataset)."
-    old = _samples_of(partitions, found.gone, rows, parts.id_col)
-    new = {
-        (row[SHARD_COLUMN], row[parts.id_col])
-        for number in found.new
-        for batch in parts.row_batches(number)
-        for row in batch.select([SHARD_COLUMN, parts.id_col]).to_pylist()
+    saved_samples = _samples_of(saved, match.missing)
+    new_samples = {
+        (row[SHARD_COLUMN], row[staged.id_col])
+        for number in match.new
+        for batch in staged.row_batches(number)
+        for row in batch.select([SHARD_COLUMN, staged.id_col]).to_pylist()
     }
-    if lost := old - new:
+    if lost := saved_samples - new_samples:
         shard, key = min(lost)
         raise DatasetError(
-            f"the index at {folder} has {len(lost):,} embeddings that the dataset has not, such "
-            f"as that of {key!r} of {shard}. For a part of a dataset, search the index of all of "
-            f"it with where=. {again}"
+            f"{index} has {len(lost):,} embeddings that the dataset has not, such as that of "
+            f"{key!r} of {shard}. For a part of a dataset, search the index of all of it with "
+            f"where=. {_AGAIN}"
         )
-    if added := new - old:
+    if added := new_samples - saved_samples:
         shard, key = min(added)
         raise DatasetError(
-            f"the dataset has {len(added):,} embeddings that the index at {folder} has not, in "
-            f"shards that were indexed, such as that of {key!r} of {shard}. {again}"
+            f"the dataset has {len(added):,} embeddings that {index} has not, in shards that were "
+            f"indexed, such as that of {key!r} of {shard}. {_AGAIN}"
         )
-    names = ", ".join(str(partitions[own]["shard"]) for own in found.gone[:5])
+    shards = ", ".join(saved.partitions[number].shard for number in match.missing[:5])
     raise DatasetError(
-        f"the index at {folder} has other embeddings, or rows in another order, than the dataset "
-        f"in {len(found.gone)} partitions: {names}. {again}"
+        f"{index} has other embeddings, or rows in another order, than the dataset in "
+        f"{len(match.missing)} partitions: {shards}. {_AGAIN}"
     )
 
 
-def _samples_of(
-    partitions: Sequence[Mapping[str, Any]], chosen: Sequence[int], rows: RowTable, id_col: str
-) -> set[tuple[str, str]]:
+def _samples_of(saved: SavedIndex, numbers: Collection[int]) -> set[tuple[str, str]]:
     """The (shard, key) of all rows of some partitions of an index."""
-    wanted, start, found = set(chosen), 0, set[tuple[str, str]]()
-    for number, partition in enumerate(partitions):
-        stop = start + partition["indexed"]
-        if number in wanted:
-            found |= {(row[SHARD_COLUMN], row[id_col]) for row in rows.take(range(start, stop))}
+    rows, id_col = saved.open_rows(), saved.recipe["id_col"]
+    samples, start = set[tuple[str, str]](), 0
+    for number, partition in enumerate(saved.partitions):
+        stop = start + partition.indexed
+        if number in numbers:
+            samples |= {(row[SHARD_COLUMN], row[id_col]) for row in rows.take(range(start, stop))}
         start = stop
-    return found
+    return samples

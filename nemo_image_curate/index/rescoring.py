@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from nemo_image_curate.index.kinds.engines import Engine
+    from nemo_image_curate.index.kinds.base import Engine
 
-# Looking further ends here, as far as there are enough hits.
+# Looking further ends here by default, as far as there are enough hits.
 MOST_CANDIDATES = 4096
 # Rows that are compared at once.
 _ROWS = 8192
@@ -17,16 +17,16 @@ _ROWS = 8192
 _MARGIN = 4e-6
 
 
-def score(engine: Engine, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The cosine of a query with each of some rows, shape (m,), float32.
+def score(engine: Engine, projected: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The cosine of a projected query with each of some rows, shape (m,), float32.
 
     Each sum is made by itself, so that its last bits are the same in any company.
     """
-    found: np.ndarray = np.einsum("ij,j->i", engine.stored(rows), asked)
-    return found
+    cosines: np.ndarray = np.einsum("ij,j->i", engine.decode(rows), projected)
+    return cosines
 
 
-def ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def best(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k highest scores and their rows, of equal ones the lower row first."""
     order = np.lexsort((rows, -scores))[:k]
     return scores[order], rows[order]
@@ -39,32 +39,31 @@ def scan(
 
     `k` is at most the number of those rows.
     """
-    asked = np.stack([engine.asked(query) for query in queries])
+    projected = np.stack([engine.project_query(query) for query in queries])
     total = count if allowed is None else len(allowed)
-    near = [np.empty(0, dtype=np.int64) for _ in queries]
-    about = [np.empty(0, dtype=np.float32) for _ in queries]
+    candidate_rows = [np.empty(0, dtype=np.int64) for _ in queries]
+    candidate_scores = [np.empty(0, dtype=np.float32) for _ in queries]
     for start in range(0, total, _ROWS):
         stop = min(start + _ROWS, total)
         if allowed is None:
-            rows, vectors = np.arange(start, stop), engine.stored(slice(start, stop))
+            rows, vectors = np.arange(start, stop), engine.decode(slice(start, stop))
         else:
             rows = allowed[start:stop]
-            vectors = engine.stored(rows)
-        products = asked @ vectors.T
-        for number, values in enumerate(products):
-            values = np.concatenate([about[number], values])
-            chosen = np.arange(len(values))
-            if len(values) > k:
-                least = np.partition(values, -k)[-k]
+            vectors = engine.decode(rows)
+        for number, products in enumerate(projected @ vectors.T):
+            scores = np.concatenate([candidate_scores[number], products])
+            positions = np.arange(len(scores))
+            if len(scores) > k:
+                kth_best = np.partition(scores, -k)[-k]
                 # All that may be as good, in the order of the rows.
-                chosen = np.flatnonzero(values >= least - _MARGIN)
-            about[number] = values[chosen]
-            near[number] = np.concatenate([near[number], rows])[chosen]
-    found = [
-        ordered(score(engine, query, rows), rows, k)
-        for query, rows in zip(asked, near, strict=True)
+                positions = np.flatnonzero(scores >= kth_best - _MARGIN)
+            candidate_scores[number] = scores[positions]
+            candidate_rows[number] = np.concatenate([candidate_rows[number], rows])[positions]
+    ranked = [
+        best(score(engine, query, rows), rows, k)
+        for query, rows in zip(projected, candidate_rows, strict=True)
     ]
-    return np.stack([scores for scores, _ in found]), np.stack([rows for _, rows in found])
+    return np.stack([scores for scores, _ in ranked]), np.stack([rows for _, rows in ranked])
 
 
 def approximate(
@@ -72,36 +71,57 @@ def approximate(
     queries: np.ndarray,
     k: int,
     pool: int,
-    probe: int,
+    nprobe: int,
     candidates: int,
     allowed: np.ndarray | None = None,
+    most_candidates: int = MOST_CANDIDATES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search by candidates, so many for each hit, that are scored exactly; shape (q, k) each.
+    """Search by candidates, so many for each hit, that are scored exactly.
 
-    `pool` is the number of rows to choose from, and `k` at most that.
+    Parameters
+    ----------
+    engine : Engine
+    queries : numpy.ndarray, shape (q, d), float32
+    k : int
+        At most `pool`.
+    pool : int
+        The number of rows to choose from.
+    nprobe : int
+    candidates : int
+    allowed : numpy.ndarray of uint8, optional
+        A bit for each row, as for `Engine.candidates`.
+    most_candidates : int
+        Where so many are alike, what lies behind them is not looked at.
+
+    Returns
+    -------
+    scores : numpy.ndarray of float32, shape (q, k)
+    rows : numpy.ndarray of int64, shape (q, k)
+        -1 where the lists hold no more.
     """
-    asked = np.stack([engine.asked(query) for query in queries])
-    first = min(pool, candidates * k)
-    found = engine.candidates(asked, first, probe, allowed)
+    projected = np.stack([engine.project_query(query) for query in queries])
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     rows = np.full((len(queries), k), -1, dtype=np.int64)
-    for number, near in enumerate(found):
-        want, reach = first, probe
+    depth = min(pool, candidates * k)
+    first_candidates = engine.candidates(projected, depth, nprobe, allowed)
+    for number, (query, candidate_rows) in enumerate(zip(projected, first_candidates, strict=True)):
+        query_depth, query_nprobe = depth, nprobe
         while True:
-            near = near[near >= 0]
-            value = score(engine, asked[number], near)
-            best, order = ordered(value, near, k)
-            short = len(near) < k and reach < engine.lists
+            candidate_rows = candidate_rows[candidate_rows >= 0]
+            candidate_scores = score(engine, query, candidate_rows)
+            best_scores, best_rows = best(candidate_scores, candidate_rows, k)
+            too_few = len(candidate_rows) < k and query_nprobe < engine.lists
             # The worst candidate is among the best: what lies behind it may be, too.
-            cut = len(near) == want and value[-1] >= best[-1]
+            cut_off = len(candidate_rows) == query_depth and candidate_scores[-1] >= best_scores[-1]
             # Where all are compared, the answer is exact however many are alike.
-            cut = cut and (want < MOST_CANDIDATES or not engine.lists)
-            if short:
-                reach = min(4 * reach, engine.lists)
-            elif cut and want < pool:
-                want = min(4 * want, pool)
+            cut_off = cut_off and (query_depth < most_candidates or not engine.lists)
+            if too_few:
+                query_nprobe = min(4 * query_nprobe, engine.lists)
+            elif cut_off and query_depth < pool:
+                query_depth = min(4 * query_depth, pool)
             else:
                 break
-            near = engine.candidates(asked[number : number + 1], want, reach, allowed)[0]
-        scores[number, : len(best)], rows[number, : len(best)] = best, order
+            candidate_rows = engine.candidates(query[None], query_depth, query_nprobe, allowed)[0]
+        scores[number, : len(best_rows)] = best_scores
+        rows[number, : len(best_rows)] = best_rows
     return scores, rows

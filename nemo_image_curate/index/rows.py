@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,13 @@ from nemo_image_curate.vectors.sampling import random_score
 # Rows of one record batch: what an expression is evaluated on at once.
 BATCH_ROWS = 65_536
 # Expressions whose rows are kept, 8 bytes for each row: a service gets the same ones again.
-_KEPT = 8
+_REMEMBERED = 8
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The columns of a frame that a row table holds: no lists, no other nested values."""
-    known = [shard_columns.typed(field) for field in shard_columns.storage_schema(schema)]
-    return pa.schema([field for field in known if not pa.types.is_nested(field.type)])
+    fields = map(shard_columns.typed, shard_columns.storage_schema(schema))
+    return pa.schema([field for field in fields if not pa.types.is_nested(field.type)])
 
 
 def sample_scores(batch: pa.RecordBatch, id_col: str) -> np.ndarray:
@@ -41,7 +42,7 @@ class RowTable:
 
     Parameters
     ----------
-    path : str
+    path : Path
         An Arrow IPC file.
     id_col : str
 
@@ -55,11 +56,10 @@ class RowTable:
         When the file is no whole Arrow file.
     """
 
-    def __init__(self, path: str, id_col: str):
-        self.path = path
+    def __init__(self, path: Path, id_col: str):
         self.id_col = id_col
         try:
-            with pa.memory_map(path) as file, pa.ipc.open_file(file) as opened:
+            with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as opened:
                 # Batches are views of the file; what is not looked at is not read.
                 self._batches = [opened.get_batch(i) for i in range(opened.num_record_batches)]
                 self.schema: pa.Schema = opened.schema
@@ -80,15 +80,15 @@ class RowTable:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """The columns of some rows, as plain values."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        numbers = np.searchsorted(self._starts, wanted, side="right") - 1
-        found: list[dict[str, Any]] = [{}] * len(wanted)
-        for number in np.unique(numbers):
-            places = np.flatnonzero(numbers == number)
-            part = self._batches[number].take(wanted[places] - self._starts[number])
-            for place, columns in zip(places, part.to_pylist(), strict=True):
-                found[place] = columns
-        return found
+        row_numbers = np.asarray(rows, dtype=np.int64)
+        batch_numbers = np.searchsorted(self._starts, row_numbers, side="right") - 1
+        records: list[dict[str, Any]] = [{}] * len(row_numbers)
+        for number in np.unique(batch_numbers):
+            positions = np.flatnonzero(batch_numbers == number)
+            batch = self._batches[number].take(row_numbers[positions] - self._starts[number])
+            for position, record in zip(positions, batch.to_pylist(), strict=True):
+                records[position] = record
+        return records
 
     def matching(self, expression: str) -> np.ndarray:
         """The numbers of the rows for which an expression is true.
@@ -114,18 +114,18 @@ class RowTable:
             if expression in self._matches:
                 self._matches.move_to_end(expression)
                 return self._matches[expression]
-        used = check(expression, self.columns)
-        found = [np.empty(0, dtype=np.int64)]
+        used_columns = check(expression, self.columns)
+        row_numbers = [np.empty(0, dtype=np.int64)]
         # Also without rows an expression is right or wrong.
-        some = self._batches or [pa.RecordBatch.from_pylist([], schema=self.schema)]
-        for start, batch in zip(self._starts, some, strict=False):
-            table = pa.Table.from_batches([batch]).select(used)
-            found.append(start + np.flatnonzero(matching_rows(table, expression)))
-        rows = np.concatenate(found)
+        batches = self._batches or [pa.RecordBatch.from_pylist([], schema=self.schema)]
+        for start, batch in zip(self._starts, batches, strict=False):
+            table = pa.Table.from_batches([batch]).select(used_columns)
+            row_numbers.append(start + np.flatnonzero(matching_rows(table, expression)))
+        rows = np.concatenate(row_numbers)
         rows.flags.writeable = False
         with self._lock:
             self._matches[expression] = rows
-            while len(self._matches) > _KEPT:
+            while len(self._matches) > _REMEMBERED:
                 self._matches.popitem(last=False)
         return rows
 
@@ -137,41 +137,42 @@ class RowTable:
         DatasetError
             When there is no such row, or when several shards have the key and none is named.
         """
-        found = self.search(key, shard)
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        rows = self.search(key, shard)
+        if len(rows) == 1:
+            return rows[0]
+        if not rows:
             where = f" of {shard}" if shard else ""
             raise DatasetError(f"key {key!r}{where} is not in the index.")
-        shards = sorted({row[SHARD_COLUMN] for row in self.take(found)})
+        shards = sorted({row[SHARD_COLUMN] for row in self.take(rows)})
         if len(shards) == 1:
-            raise DatasetError(f"key {key!r} is {len(found)} times in {shards[0]}.")
+            raise DatasetError(f"key {key!r} is {len(rows)} times in {shards[0]}.")
         raise DatasetError(f"key {key!r} is in several shards: {', '.join(shards)}; name one.")
 
     def search(self, key: str, shard: str | None = None) -> list[int]:
         """The numbers of all rows with a key, in one shard or in any."""
         hashes, order = self._keys()
-        wanted = _hashes([key])[0]
-        first, last = (np.searchsorted(hashes, wanted, side) for side in ("left", "right"))
-        near = np.sort(order[first:last])
+        key_hash = _hashes([key])[0]
+        first, last = (np.searchsorted(hashes, key_hash, side) for side in ("left", "right"))
+        same_hash = np.sort(order[first:last])
         return [
             int(number)
-            for number, row in zip(near, self.take(near), strict=True)
+            for number, row in zip(same_hash, self.take(same_hash), strict=True)
             if row[self.id_col] == key and shard in (None, row[SHARD_COLUMN])
         ]
 
     def _keys(self) -> tuple[np.ndarray, np.ndarray]:
         """The keys' hashes in ascending order, and whose they are: 16 bytes for each row."""
         if self._by_key is None:
-            parts = [_hashes(batch[self.id_col].to_pylist()) for batch in self._batches]
-            hashes = np.concatenate([np.empty(0, dtype=np.uint64), *parts])
+            by_batch = [_hashes(batch[self.id_col].to_pylist()) for batch in self._batches]
+            hashes = np.concatenate([np.empty(0, dtype=np.uint64), *by_batch])
             order = np.argsort(hashes, kind="stable")
             self._by_key = hashes[order], order
         return self._by_key
 
 
 def _hashes(keys: Sequence[str]) -> np.ndarray:
-    return pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
+    hashes: np.ndarray = pd.util.hash_array(np.array(keys, dtype=object), categorize=False)
+    return hashes
 
 
 def write_rows(file: Any, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:

@@ -10,9 +10,9 @@ what is finished:
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,28 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.index.format import Mark, Partition
 from nemo_image_curate.index.rows import plain_schema, write_rows
-from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards.columns import conform, content_digest
 from nemo_image_curate.vectors.unit import unit_vectors
 
-# Shows a worker that it sees the client's folder.
-_MARKER = "driver"
+
+@dataclass(frozen=True)
+class StagedPartition(Partition):
+    """A partition that was read.
+
+    Attributes
+    ----------
+    dim : int
+        The length of its embeddings; 0 without any.
+    """
+
+    dim: int
 
 
-class Parts:
-    """What an index needs of a dataset, partition by partition.
+class StagedPartitions:
+    """What an index needs of a dataset, partition by partition, in a folder.
 
     Parameters
     ----------
@@ -46,9 +57,8 @@ class Parts:
 
     Attributes
     ----------
-    known : list of dict
-        What is known of each partition without reading it: ``shard``, ``fingerprint``, and when
-        its files were ``changed``.
+    marks : list of Mark
+        Of all partitions.
     schema : pyarrow.Schema
         Of the plain columns.
     """
@@ -62,82 +72,93 @@ class Parts:
         self.progress = progress
         self.id_col = dataset.id_col
         self.column = column
-        self.device = frames.device_of(dataset.metadata)
+        self.device = frames.device_of(frame)
         self.schema = plain_schema(frames.schema(frame))
         names = list(dict.fromkeys([*self.schema.names, column]))
         self._frame = frame[names]
         places = [f"partition {number}" for number in range(frame.npartitions)]
         targets = saving.plan(frame, dataset.source()[1], places, False, "index", column)
-        self.known: list[dict[str, Any]] = [
-            {"shard": one.label, "fingerprint": one.fingerprint, "changed": one.newest_input}
-            for one in targets
+        self.marks = [
+            Mark(target.label, target.fingerprint, target.newest_input) for target in targets
         ]
+
+    def __len__(self) -> int:
+        return len(self.marks)
 
     def stem(self, number: int) -> Path:
         """What the names of a partition's files begin with."""
-        return self.folder / str(self.known[number]["fingerprint"])[:24]
+        return self.folder / self.marks[number].fingerprint[:24]
 
-    def read(self, numbers: Sequence[int], with_vectors: bool = True) -> list[dict[str, Any]]:
-        """Read partitions, as far as that is not done.
-
-        Returns
-        -------
-        list of dict
-            For each what is `known`, ``digest``, ``rows``, ``indexed`` (those with an embedding
-            that has a direction) and ``dim`` (0 without any).
-        """
-        storage.make_dirs(str(self.folder))
-        (self.folder / _MARKER).touch()
-        found = {number: self._finished(number, with_vectors) for number in numbers}
-        todo = [number for number, record in found.items() if record is None]
+    def read(self, numbers: Sequence[int], with_vectors: bool = True) -> dict[int, StagedPartition]:
+        """Read partitions, as far as that is not done; by number, in the order of `numbers`."""
+        storage.make_shared(str(self.folder))
+        contents = {
+            number: content
+            for number in numbers
+            if (content := self._finished(number, with_vectors)) is not None
+        }
+        todo = [number for number in numbers if number not in contents]
         options = (self.id_col, self.column, self.schema, self.device, with_vectors)
         results = partitions.run(
             self._frame,
-            _read_part,
+            _read_partition,
             [(self.stem(number), *options) for number in todo],
             what="read embeddings",
             numbers=todo,
-            labels=[self.known[number]["shard"] for number in todo],
+            labels=[self.marks[number].shard for number in todo],
             progress=self.progress,
         )
-        found |= dict(zip(todo, results, strict=True))
-        return [{**self.known[number], **(found[number] or {})} for number in numbers]
+        contents |= dict(zip(todo, results, strict=True))
+        return {
+            number: StagedPartition(**vars(self.marks[number]), **contents[number])
+            for number in numbers
+        }
 
     def _finished(self, number: int, with_vectors: bool) -> dict[str, Any] | None:
-        place = _with(self.stem(number), ".json")
+        place = _with_ending(self.stem(number), ".json")
         info = storage.stat(str(place))
-        if info is None or info.changed < self.known[number]["changed"]:
+        if info is None or info.changed < self.marks[number].changed:
             return None
-        record: dict[str, Any] = json.loads(place.read_text())
-        return record if record.pop("with_vectors") or not with_vectors else None
+        content: dict[str, Any] = json.loads(place.read_text())
+        return content if content.pop("with_vectors") or not with_vectors else None
 
     def vectors(self, number: int, dim: int) -> np.ndarray:
-        """A partition's unit vectors, mapped, shape (n, dim)."""
-        return part_vectors(self.stem(number), dim)
+        """The unit vectors of a partition that has some, mapped, shape (n, dim)."""
+        return staged_vectors(self.stem(number), dim)
 
     def row_batches(self, number: int) -> Iterator[pa.RecordBatch]:
         """A partition's rows that are indexed."""
         with (
-            pa.memory_map(str(_with(self.stem(number), ".rows.arrow"))) as file,
+            pa.memory_map(str(_with_ending(self.stem(number), ".rows.arrow"))) as file,
             pa.ipc.open_file(file) as opened,
         ):
             for batch in range(opened.num_record_batches):
                 yield opened.get_batch(batch)
 
+    def write_row_table(
+        self, path: Path, numbers: Iterable[int], before: Iterable[pa.RecordBatch] = ()
+    ) -> None:
+        """Write the rows of some partitions, after others, for `RowTable`."""
 
-def _with(stem: Path, ending: str) -> Path:
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield from before
+            for number in numbers:
+                yield from self.row_batches(number)
+
+        with storage.atomic_write(str(path)) as file:
+            write_rows(file, batches(), self.schema)
+
+
+def _with_ending(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def part_vectors(stem: Path, dim: int) -> np.ndarray:
-    """The unit vectors of a part's file, shape (n, dim)."""
-    path = _with(stem, ".vectors")
-    if not path.stat().st_size:
-        return np.empty((0, dim), dtype=np.float32)
-    return np.memmap(path, dtype=np.float32, mode="r").reshape(-1, dim)
+def staged_vectors(stem: Path, dim: int) -> np.ndarray:
+    """The unit vectors of a partition that has some, mapped, shape (n, dim)."""
+    return np.memmap(_with_ending(stem, ".vectors"), dtype=np.float32, mode="r").reshape(-1, dim)
 
 
-def _read_part(
+def _read_partition(
     frame: Any,
     stem: Path,
     id_col: str,
@@ -147,53 +168,55 @@ def _read_part(
     with_vectors: bool,
 ) -> dict[str, Any]:
     """Write the files of one computed partition; runs on a worker."""
-    if not (stem.parent / _MARKER).exists():
-        raise ConfigError(
-            f"this worker does not see {stem.parent}. Give path= a folder on a file system that "
-            "all workers share."
-        )
-    values, kept = frames.embedding_array(frame[column])
-    vectors, good = unit_vectors(values, device)
-    table = shard_columns.conform(frames.to_arrow(frame[schema.names]), schema)
-    digest = hashlib.sha256()
-    for name in (id_col, SHARD_COLUMN):
-        digest.update(repr(table[name].to_pylist()).encode())
-    digest.update(kept.tobytes())
-    digest.update(frames.host(values).data)
-    chosen = table.take(pa.array(kept[good]))
-    with storage.atomic_write(str(_with(stem, ".rows.arrow"))) as file:
-        write_rows(file, iter(chosen.combine_chunks().to_batches()), schema)
+    storage.require_shared(str(stem.parent), "path")
+    values, present = frames.embedding_array(frame[column])
+    vectors, with_direction = unit_vectors(values, device)
+    table = conform(frames.to_arrow(frame[schema.names]), schema)
+    indexed = table.take(pa.array(present[with_direction]))
+    with storage.atomic_write(str(_with_ending(stem, ".rows.arrow"))) as file:
+        write_rows(file, iter(indexed.combine_chunks().to_batches()), schema)
     if with_vectors:
-        with storage.atomic_write(str(_with(stem, ".vectors"))) as file:
+        with storage.atomic_write(str(_with_ending(stem, ".vectors"))) as file:
             file.write(vectors.contiguous().cpu().numpy().data)
-    record = {
-        "digest": digest.hexdigest(),
+    samples = table.select([id_col, SHARD_COLUMN])
+    content = {
+        "digest": content_digest(samples, present, frames.host(values)),
         "rows": len(table),
-        "indexed": len(good),
-        "dim": vectors.shape[1] if len(good) else 0,
+        "indexed": len(indexed),
+        "dim": vectors.shape[1] if len(indexed) else 0,
     }
-    done = json.dumps({**record, "with_vectors": with_vectors})
-    storage.write_bytes(str(_with(stem, ".json")), done.encode())
-    return record
+    text = json.dumps({**content, "with_vectors": with_vectors})
+    storage.write_bytes(str(_with_ending(stem, ".json")), text.encode())
+    return content
 
 
-def one_dim(column: str, records: Sequence[dict[str, Any]]) -> int:
+def common_dim(
+    column: str, staged: Iterable[StagedPartition], known: Mapping[int, str] | None = None
+) -> int:
     """The length of all embeddings.
+
+    Parameters
+    ----------
+    column : str
+    staged : iterable of StagedPartition
+    known : mapping of int to str, optional
+        A length that others have, and where they are.
 
     Raises
     ------
     DatasetError
         When there are none, or they differ.
     """
-    by_dim = {record["dim"]: record["shard"] for record in records if record["dim"]}
+    staged = list(staged)
+    by_dim = dict(known or {}) | {one.dim: one.shard for one in staged if one.dim}
     if len(by_dim) > 1:
-        (one, here), (other, there) = list(by_dim.items())[:2]
+        (dim, shard), (other_dim, other_shard) = list(by_dim.items())[:2]
         raise DatasetError(
-            f"column {column!r}: embeddings of {one} values in {here} and of {other} in {there}: "
-            "they are of different models. Embed all shards with one."
+            f"column {column!r}: embeddings of {dim} values in {shard} and of {other_dim} in "
+            f"{other_shard}: they are of different models. Embed all shards with one."
         )
     if not by_dim:
-        rows = sum(record["rows"] for record in records)
+        rows = sum(one.rows for one in staged)
         raise DatasetError(
             f"column {column!r}: none of {rows:,} rows has an embedding that could be indexed "
             "(not null, zero or NaN). image_error tells why images have none."

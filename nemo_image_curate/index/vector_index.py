@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,25 +11,17 @@ import numpy as np
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.index import build, format, reconcile, refreshing
+from nemo_image_curate.index import build, format
+from nemo_image_curate.index.format import SavedIndex
 from nemo_image_curate.index.hits import Hit
-from nemo_image_curate.index.kinds.base import check_kind, choose
-from nemo_image_curate.index.kinds.cuvs import require_cuvs
-from nemo_image_curate.index.kinds.engines import Engine, open_engine
+from nemo_image_curate.index.kinds.table import check_settings, from_recipe
 from nemo_image_curate.index.rescoring import MOST_CANDIDATES, approximate, scan
-from nemo_image_curate.index.rows import RowTable
-from nemo_image_curate.index.staging import Parts, one_dim
-from nemo_image_curate.version import __version__
+from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-logger = logging.getLogger(__name__)
-
 _CAPTION = "caption"
-# Up to so many allowed rows are all compared: about as fast as looking for them in the lists of
-# 1,000,000 (measured).
-_FEW = 5_000
 
 
 def index_path(dataset: ImageTextPairDataset, embedding_column: str = "image_embedding") -> str:
@@ -61,9 +51,10 @@ def build_index(
     ----------
     dataset : ImageTextPairDataset
     embedding_column : str
-    kind : {"auto", "flat", "ivf", "cuvs"}
-        ``flat`` compares all vectors; ``ivf`` the codes in the nearest of many lists; ``cuvs``
-        follows a graph on a GPU. ``auto``: ``flat`` up to 50,000 vectors, else ``ivf``.
+    kind : {"auto", "flat", "ivf"}
+        ``flat`` compares all vectors; ``ivf`` the codes in the nearest of many lists. ``auto``:
+        ``flat`` up to 50,000 vectors, else ``ivf``. ``cuvs``, a graph on a GPU, is experimental:
+        it has never been run on one.
     path : str or path, optional
         A local folder, shared with the workers. Default: `index_path`.
     rerank : bool, default True
@@ -90,7 +81,7 @@ def build_index(
     DatasetError
         When there is no embedding in it, or they are of different encoders.
     BackendError
-        When ``cuvs`` is asked for and does not work here.
+        When the kind does not work on this machine.
 
     Notes
     -----
@@ -98,7 +89,7 @@ def build_index(
     and the components of the training sample: 50 KB for each of 2 sqrt(n) lists. Disk: while it
     is built, the vectors in float32 besides the index.
     """
-    check_kind(kind, rerank, target_recall, max_memory)
+    check_settings(kind, rerank, target_recall, max_memory)
     folder = format.local_folder(
         path if path is not None else index_path(dataset, embedding_column)
     )
@@ -108,52 +99,8 @@ def build_index(
         "target_recall": target_recall,
         "max_memory": max_memory,
     }
-    if kind == "cuvs":
-        require_cuvs()
-    parts = Parts(dataset, embedding_column, Path(folder, format.PARTS), progress)
-    with storage.exclusive(folder):
-        if _is_made(folder, options, parts):
-            format.tidy(folder, format.read(folder)["files"])
-            return VectorIndex.load(folder)
-        record = dataset.provenance.get(embedding_column, {})
-        if "conflict" in record:
-            raise DatasetError(
-                f"column {embedding_column!r}: {record['conflict']}. Embed all shards with one "
-                "model before they are indexed."
-            )
-        numbers = range(len(parts.known))
-        records = parts.read(numbers)
-        plan = choose(
-            sum(one["indexed"] for one in records),
-            one_dim(embedding_column, records),
-            kind,
-            rerank,
-            max_memory,
-        )
-        logger.info("index of %s is %s", embedding_column, plan)
-        recipe = {
-            "version": __version__,
-            "column": embedding_column,
-            "id_col": dataset.id_col,
-            "encoder": record.get("encoder"),
-            "provenance": record,
-            "options": options,
-            "kind": plan.kind,
-            "dim": plan.dim,
-            "trained_on": plan.count,
-        }
-        build.make(folder, recipe, plan, parts, records)
+    build.make(dataset, embedding_column, folder, options, progress)
     return VectorIndex.load(folder)
-
-
-def _is_made(folder: str, options: Mapping[str, Any], parts: Parts) -> bool:
-    try:
-        saved = format.read(folder)
-        format.check(folder, saved["files"], whole=False)
-    except (DatasetError, FileNotFoundError):
-        return False
-    same = reconcile.match_fingerprints(saved["partitions"], parts)
-    return same and saved["recipe"]["options"] == options
 
 
 class VectorIndex:
@@ -174,16 +121,22 @@ class VectorIndex:
     nprobe, candidates : int
         How many lists a search looks at, and how many rows it scores exactly for each hit; may be
         set.
+    most_candidates : int
+        How many rows a search scores at most where more are alike; may be set.
+    scan_rows : int
+        Up to so many allowed rows are all compared; may be set. The default is about as fast as
+        looking for them in the lists of 1,000,000 (measured).
     """
 
-    def __init__(self, path: str, saved: Mapping[str, Any], engine: Engine, rows: RowTable):
-        self.path = path
-        self.recipe: dict[str, Any] = {**saved["recipe"], "files": saved["files"]}
-        self.rows = rows
+    def __init__(self, saved: SavedIndex):
+        self.path = saved.folder
+        self.recipe: dict[str, Any] = {**saved.recipe, "files": saved.files}
+        self.rows = saved.open_rows()
         self.nprobe: int = self.recipe.get("nprobe", 1)
         self.candidates: int = self.recipe.get("candidates", 2)
-        self._partitions: list[dict[str, Any]] = saved["partitions"]
-        self._engine = engine
+        self.most_candidates = MOST_CANDIDATES
+        self.scan_rows = 5_000
+        self._engine = from_recipe(saved.recipe).open(saved.paths)
 
     @classmethod
     def load(
@@ -213,12 +166,12 @@ class VectorIndex:
         """
         folder = format.local_folder(path)
         if dataset is not None:
-            refreshing.refresh(folder, dataset, progress)
+            build.refresh(folder, dataset, progress)
         while True:
             saved = format.read(folder)
             try:
-                format.check(folder, saved["files"], check_files)
-                return cls(folder, saved, *_open(folder, saved))
+                format.check(saved, check_files)
+                return cls(saved)
             except (FileNotFoundError, DatasetError) as error:
                 # Unless it was replaced after its description was read.
                 if format.read(folder) != saved:
@@ -230,7 +183,8 @@ class VectorIndex:
     @property
     def encoder(self) -> str | None:
         """The encoder that the embeddings are of; None when that is not known."""
-        return self.recipe["encoder"]
+        encoder: str | None = self.recipe["encoder"]
+        return encoder
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -267,35 +221,44 @@ class VectorIndex:
         queries = self._queries(vectors)
         if k < 1:
             raise ConfigError(f"k={k} should be a positive integer.")
-        n = len(self)
-        pool = n if allowed is None else len(allowed)
+        pool = len(self) if allowed is None else len(allowed)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         rows = np.full((len(queries), k), -1, dtype=np.int64)
         k = min(k, pool)
-        if not k or not len(queries):
-            return scores, rows
-        if pool <= _FEW or k > MOST_CANDIDATES:
-            found = scan(self._engine, queries, k, n, allowed)
-        else:
-            probe, bits = self.nprobe, None
-            if allowed is not None:
-                mask = np.zeros(n, dtype=bool)
-                mask[allowed] = True
-                bits = np.packbits(mask, bitorder="little")
-                # So that as many of them are looked at as there would be of all rows.
-                probe = min(self._engine.lists, round(probe * n / pool))
-            found = approximate(self._engine, queries, k, pool, probe, self.candidates, bits)
-            # What a graph does not lead to is found all the same.
-            lacking = np.flatnonzero((found[1] < 0).any(axis=1))
-            if len(lacking):
-                again = scan(self._engine, queries[lacking], k, n, allowed)
-                for whole, part in zip(found, again, strict=True):
-                    whole[lacking] = part
-        # In float16 a vector's length is not quite 1.
-        scores[:, :k], rows[:, :k] = found[0].clip(-1, 1), found[1]
+        if k and len(queries):
+            best_scores, rows[:, :k] = self._best(queries, k, allowed, pool)
+            # In float16 a vector's length is not quite 1.
+            scores[:, :k] = best_scores.clip(-1, 1)
+        return scores, rows
+
+    def _best(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None, pool: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows of the k nearest of `pool` rows."""
+        if pool <= self.scan_rows or k > self.most_candidates:
+            return scan(self._engine, queries, k, len(self), allowed)
+        nprobe, bits = self.nprobe, None
+        if allowed is not None:
+            mask = np.zeros(len(self), dtype=bool)
+            mask[allowed] = True
+            bits = np.packbits(mask, bitorder="little")
+            # So that as many of them are looked at as there would be of all rows.
+            nprobe = min(self._engine.lists, round(nprobe * len(self) / pool))
+        scores, rows = approximate(
+            self._engine, queries, k, pool, nprobe, self.candidates, bits, self.most_candidates
+        )
+        # What a graph does not lead to is found all the same.
+        incomplete = np.flatnonzero((rows < 0).any(axis=1))
+        if len(incomplete):
+            scores[incomplete], rows[incomplete] = scan(
+                self._engine, queries[incomplete], k, len(self), allowed
+            )
         return scores, rows
 
     def _queries(self, vectors: np.ndarray) -> np.ndarray:
+        """The queries' directions, float32."""
+        import torch
+
         given = np.asarray(vectors)
         dim = self.recipe["dim"]
         if given.ndim != 2 or given.shape[1] != dim:
@@ -305,15 +268,12 @@ class VectorIndex:
                 "the same model."
             )
         wide = given.astype(np.float64)
-        if not np.isfinite(wide).all():
-            raise ConfigError("a query has values that are NaN or infinite.")
-        # The squares of very large or small values would leave the range of numbers.
-        wide /= abs(wide).max(axis=1, initial=0.0, keepdims=True).clip(np.finfo(float).tiny)
-        length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-        if not length.all():
+        queries: np.ndarray = directions(torch.from_numpy(wide)).float().numpy()
+        if np.isnan(queries).any():
+            if not np.isfinite(wide).all():
+                raise ConfigError("a query has values that are NaN or infinite.")
             raise ConfigError("a query is all zero, and has no direction to look in.")
-        unit: np.ndarray = (wide / length).astype(np.float32)
-        return unit
+        return queries
 
     def nearest(
         self,
@@ -325,12 +285,11 @@ class VectorIndex:
         """The rows of highest cosine similarity to each vector; see `Searchable.nearest`."""
         allowed = None if where is None else self.rows.matching(where)
         scores, rows = self.search(vectors, k, allowed)
-        found = []
-        for values, numbers in zip(scores, rows, strict=True):
-            there = numbers >= 0
-            hits = self._hits(numbers[there], values[there], with_vectors)
-            found.append(hits)
-        return found
+        answers = []
+        for query_scores, query_rows in zip(scores, rows, strict=True):
+            present = query_rows >= 0
+            answers.append(self._hits(query_rows[present], query_scores[present], with_vectors))
+        return answers
 
     def lookup(
         self, samples: Sequence[tuple[str | None, str]], where: str | None = None
@@ -339,24 +298,24 @@ class VectorIndex:
         allowed = None if where is None else self.rows.matching(where)
         rows: list[int | None] = []
         for shard, key in samples:
-            numbers = self.rows.search(key, shard)
+            same_key = self.rows.search(key, shard)
             if allowed is not None:
-                numbers = np.array(numbers)[np.isin(numbers, allowed)].tolist()
-            if len(numbers) > 1 and shard is None:
+                same_key = np.array(same_key)[np.isin(same_key, allowed)].tolist()
+            if len(same_key) > 1 and shard is None:
                 self.rows.find(key)  # which says in which shards it is
             # A key that a shard has twice names two rows that nothing tells apart.
-            rows.append(numbers[0] if numbers else None)
-        found = np.array([row for row in rows if row is not None], dtype=np.int64)
-        hits = iter(self._hits(found, np.ones(len(found)), True))
+            rows.append(same_key[0] if same_key else None)
+        present = np.array([row for row in rows if row is not None], dtype=np.int64)
+        hits = iter(self._hits(present, np.ones(len(present)), True))
         return [None if row is None else next(hits) for row in rows]
 
     def _hits(self, rows: np.ndarray, scores: np.ndarray, with_vectors: bool) -> list[Hit]:
         vectors = self.vectors(rows) if with_vectors and len(rows) else [None] * len(rows)
         hits = []
-        for columns, value, vector in zip(self.rows.take(rows), scores, vectors, strict=True):
+        for columns, score, vector in zip(self.rows.take(rows), scores, vectors, strict=True):
             key, shard = columns.pop(self.recipe["id_col"]), columns.pop(SHARD_COLUMN)
             caption = columns.pop(_CAPTION, None)
-            hits.append(Hit(key, shard, float(value), caption, columns, vector))
+            hits.append(Hit(key, shard, float(score), caption, columns, vector))
         return hits
 
     def vectors(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -389,19 +348,5 @@ class VectorIndex:
         DatasetError
             When what is indexed already is not in the dataset as it was, or is of another encoder.
         """
-        with storage.exclusive(self.path):
-            saved = format.read(self.path)
-            parts = refreshing.parts_of(self.path, saved, dataset, progress)
-            found = refreshing.compared(self.path, saved, parts, add=True)
-            if found.same_files:
-                format.tidy(self.path, saved["files"])
-            else:
-                new = dict(zip(found.new, parts.read(found.new), strict=True))
-                build.update(self.path, saved, parts, found, new)
+        build.add(self.path, dataset, progress)
         return VectorIndex.load(self.path)
-
-
-def _open(folder: str, saved: Mapping[str, Any]) -> tuple[Engine, RowTable]:
-    recipe, record = saved["recipe"], saved["files"]
-    where = {role: os.path.join(folder, one["name"]) for role, one in record.items()}
-    return open_engine(recipe, where), RowTable(where["rows"], recipe["id_col"])

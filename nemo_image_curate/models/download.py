@@ -44,7 +44,7 @@ def download(url: str, handle: IO[bytes], size: int, timeout: float) -> None:
     stop = threading.Event()
     failure: list[Exception] = []
 
-    def work() -> None:
+    def transfer() -> None:
         try:
             _transfer(url, handle, size, timeout, stop)
         except Exception as error:
@@ -52,11 +52,11 @@ def download(url: str, handle: IO[bytes], size: int, timeout: float) -> None:
 
     # A socket's timeout starts anew with each byte, and looking up a name has none. Only another
     # thread can wait for the whole of it; daemon, so that it cannot hold up the process either.
-    worker = threading.Thread(target=work, name="download", daemon=True)
-    worker.start()
-    worker.join(deadline)
+    thread = threading.Thread(target=transfer, name="download", daemon=True)
+    thread.start()
+    thread.join(deadline)
     stop.set()
-    if worker.is_alive():
+    if thread.is_alive():
         raise DownloadError(f"the {size} bytes had not arrived after {deadline:.1f} s")
     if failure:
         raise _reason(failure[0], timeout) from failure[0]
@@ -85,7 +85,7 @@ def _reason(error: Exception, timeout: float) -> DownloadError:
         return error
     if isinstance(error, HTTPError):
         return DownloadError(f"HTTP {error.code} {error.reason}")
-    inner = error.reason if isinstance(error, URLError) else error
-    if isinstance(inner, TimeoutError):
+    cause = error.reason if isinstance(error, URLError) else error
+    if isinstance(cause, TimeoutError):
         return DownloadError(f"no byte came for {timeout:g} s")
-    return DownloadError(f"{type(inner).__name__}: {inner}" if str(inner) else repr(inner))
+    return DownloadError(f"{type(cause).__name__}: {cause}" if str(cause) else repr(cause))

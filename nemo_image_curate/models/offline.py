@@ -54,21 +54,22 @@ def offline_state_dict() -> dict[str, torch.Tensor]:
     import torch
 
     path = offline_path()
-    found = load_state_dict(path)
+    published = load_state_dict(path)
     with torch.device("meta"):  # only names and shapes are of interest
         expected = import_timm().create_model(OFFLINE_TIMM_NAME).state_dict()
-    if len(found) != len(expected):
+    if len(published) != len(expected):
         raise WeightsError(
-            f"{path} holds {len(found)} tensors, {OFFLINE_TIMM_NAME} {len(expected)}"
+            f"{path} holds {len(published)} tensors, {OFFLINE_TIMM_NAME} {len(expected)}"
         )
+    pairs = zip(published.items(), expected.items(), strict=True)
     state = {}
-    for (theirs, tensor), (ours, model) in zip(found.items(), expected.items(), strict=True):
-        if tensor.shape != model.shape:
+    for (published_name, tensor), (timm_name, empty) in pairs:
+        if tensor.shape != empty.shape:
             raise WeightsError(
-                f"{path}: {theirs!r} has shape {tuple(tensor.shape)}, "
-                f"timm's {ours!r} {tuple(model.shape)}"
+                f"{path}: {published_name!r} has shape {tuple(tensor.shape)}, "
+                f"timm's {timm_name!r} {tuple(empty.shape)}"
             )
-        state[ours] = tensor
+        state[timm_name] = tensor
     return state
 
 

@@ -59,12 +59,12 @@ class OpenCLIPSource:
                 raise ConfigError(f"{self.model_name} brings its weights; give no others.")
             return
         open_clip = import_open_clip()
-        known = open_clip.list_models()
-        if self.architecture() not in known:
-            close = difflib.get_close_matches(self.architecture(), known, n=1)
+        architectures = open_clip.list_models()
+        if self.architecture() not in architectures:
+            close = difflib.get_close_matches(self.architecture(), architectures, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"OpenCLIP has no model {self.model_name!r}.{hint}")
-        if self.pretrained and not self._tag():
+        if self.pretrained and not self.tag_config():
             tags = open_clip.list_pretrained_tags_by_model(self.architecture())
             raise ConfigError(
                 f"OpenCLIP has no weights {self.pretrained!r} for {self.model_name}; it has: "
@@ -79,12 +79,24 @@ class OpenCLIPSource:
     def preprocessing(self) -> Preprocessing:
         """What the model's pixels are: OpenCLIP's defaults, then the model's or the tag's own."""
         open_clip = import_open_clip()
-        config = self._own_config().get("preprocess_cfg", {}) if self._has_own_config() else None
-        chosen = open_clip.transform.merge_preprocess_dict(
-            open_clip.transform.PreprocessCfg(), config if config is not None else self._tag()
+        if self._has_own_config():
+            config = self._own_config().get("preprocess_cfg", {})
+        else:
+            config = self.tag_config()
+        merged = open_clip.transform.merge_preprocess_dict(
+            open_clip.transform.PreprocessCfg(), config
         )
-        size = self._model_config()["vision_cfg"].get("image_size", chosen["size"])
-        return Preprocessing.from_open_clip(chosen | {"size": size})
+        size = self._model_config()["vision_cfg"].get("image_size", merged["size"])
+        return Preprocessing.from_open_clip(merged | {"size": size})
+
+    def tag_config(self) -> dict[str, Any]:
+        """What OpenCLIP knows of the tag `pretrained`; empty without one, or for an unknown one."""
+        if not self.pretrained:
+            return {}
+        config: dict[str, Any] = import_open_clip().get_pretrained_cfg(
+            self.architecture(), self.pretrained
+        )
+        return config
 
     def weights_path(self) -> str | None:
         """The local file of the weights, fetched when they are published; None: random weights.
@@ -98,13 +110,13 @@ class OpenCLIPSource:
             return self.checkpoint_path
         if self.model_name.startswith(_LOCAL):
             folder = Path(self.model_name.removeprefix(_LOCAL))
-            found = list(folder.glob("*.safetensors"))
-            if len(found) != 1:
+            files = list(folder.glob("*.safetensors"))
+            if len(files) != 1:
                 raise WeightsError(
-                    f"{folder} holds {len(found)} .safetensors files; it should be one, with the "
+                    f"{folder} holds {len(files)} .safetensors files; it should be one, with the "
                     "weights, beside open_clip_config.json."
                 )
-            return str(found[0])
+            return str(files[0])
         if self.model_name.startswith(_HUB) or self.pretrained:
             return _fetched(self)
         return None
@@ -132,17 +144,16 @@ class OpenCLIPSource:
         path = self.weights_path()
         if path is None:
             logger.warning("%s has random weights: give pretrained= or checkpoint_path=", self)
-        own = self._has_own_config()
         try:
             # The same random weights on every worker and in every run.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 model = open_clip.create_model(
                     self.model_name,
-                    pretrained=None if own else path,
+                    pretrained=None if self._has_own_config() else path,
                     pretrained_text=False,
                     # Weights trained with QuickGELU mean that, whichever name is given.
-                    force_quick_gelu=bool(self._tag().get("quick_gelu")),
+                    force_quick_gelu=bool(self.tag_config().get("quick_gelu")),
                 )
         except (RuntimeError, KeyError, ValueError) as error:
             raise WeightsError(
@@ -168,11 +179,6 @@ class OpenCLIPSource:
 
     def _has_own_config(self) -> bool:
         return self.model_name.startswith((_LOCAL, _HUB))
-
-    def _tag(self) -> dict[str, Any]:
-        if not self.pretrained:
-            return {}
-        return import_open_clip().get_pretrained_cfg(self.architecture(), self.pretrained)
 
     def _model_config(self) -> dict[str, Any]:
         if self._has_own_config():
@@ -229,13 +235,13 @@ def _hub_file(repository: str, name: str | None) -> str:
         raise _unavailable(f"{name or 'the weights'} of {repository}", error) from error
 
 
-# Each look asks the hub for the newest version; one per process will do.
+# Each call asks the hub for the newest version; one per process will do.
 @cache
 def _fetched(source: OpenCLIPSource) -> str:
     if source.model_name.startswith(_HUB):
         return _hub_file(source.model_name.removeprefix(_HUB), None)
     try:
-        return str(import_open_clip().download_pretrained(source._tag()))
+        return str(import_open_clip().download_pretrained(source.tag_config()))
     except Exception as error:
         name = f"the weights {source.pretrained!r} of {source.model_name}"
         raise _unavailable(name, error) from error

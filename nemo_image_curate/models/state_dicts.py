@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import WeightsError
-from nemo_image_curate.models.keras_zip import nsfw_state_dict
+from nemo_image_curate.models.laion_nsfw import nsfw_state_dict
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,8 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     ----------
     path
         ``.safetensors``; ``.pth``, ``.pt``, ``.bin`` (only tensors and plain containers are
-        unpickled, ``weights_only=True``); ``.zip``: LAION's Keras NSFW head. A checkpoint that
-        keeps its tensors under ``"state_dict"`` is unwrapped.
+        unpickled, ``weights_only=True``); ``.zip``: one of LAION's published NSFW heads. A
+        checkpoint that keeps its tensors under ``"state_dict"`` is unwrapped.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         ".pth": _pickled,
         ".pt": _pickled,
         ".bin": _pickled,
-        ".zip": _keras,
+        ".zip": _laion_nsfw,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -72,11 +72,10 @@ def _pickled(path: Path) -> Any:
         ) from error
 
 
-def _keras(path: Path) -> Any:
+def _laion_nsfw(path: Path) -> Any:
     import torch
 
-    # A copy: the arrays are read-only views of the zip's bytes, which torch cannot promise.
-    return {name: torch.from_numpy(array.copy()) for name, array in nsfw_state_dict(path).items()}
+    return {name: torch.from_numpy(array) for name, array in nsfw_state_dict(path).items()}
 
 
 def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:

@@ -55,8 +55,8 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         When the file cannot be read.
     """
     path = Path(path).absolute()
-    found = path.stat()
-    key = (str(path), found.st_size, found.st_mtime_ns)
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns)
     if key not in _HASHES:
         with path.open("rb") as handle:
             _HASHES[key] = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -93,20 +93,20 @@ def fetch(weights: WeightsFile, model_path: str | None = None, timeout: float = 
         Naming the URL, what went wrong and both ways to provide the file by hand.
     """
     if model_path is not None:
-        given = Path(model_path).expanduser()
-        if not given.is_file():
-            state = "is not a file" if given.exists() else "does not exist"
+        path = Path(model_path).expanduser()
+        if not path.is_file():
+            state = "is not a file" if path.exists() else "does not exist"
             raise _error(weights, f"model_path={str(model_path)!r} {state}")
-        return given
+        return path
     target = home() / weights.name
-    if _is_right(weights, target):
+    if _is_published(weights, target):
         return target
 
     patience = 2 * (timeout + weights.size / MIN_BYTES_PER_SECOND)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=patience):
-            if not _is_right(weights, target):  # another process may have been faster
+            if not _is_published(weights, target):  # another process may have been faster
                 _download(weights, target, timeout)
     except filelock.Timeout as error:
         problem = f"another process held {error.lock_file} for {patience:.0f} s"
@@ -125,9 +125,9 @@ def _download(weights: WeightsFile, target: Path, timeout: float) -> None:
             download(weights.url, handle, weights.size, timeout)
             handle.flush()
             os.fsync(handle.fileno())
-            found = sha256_of(part)
-            if found != weights.sha256:
-                raise DownloadError(f"its sha256 is {found}, not the published {weights.sha256}")
+            digest = sha256_of(part)
+            if digest != weights.sha256:
+                raise DownloadError(f"its sha256 is {digest}, not the published {weights.sha256}")
             part.chmod(0o644)  # a temporary file is private; the cache may serve several users
             part.replace(target)
         except DownloadError as error:
@@ -136,7 +136,7 @@ def _download(weights: WeightsFile, target: Path, timeout: float) -> None:
             part.unlink(missing_ok=True)
 
 
-def _is_right(weights: WeightsFile, path: Path) -> bool:
+def _is_published(weights: WeightsFile, path: Path) -> bool:
     try:
         return path.stat().st_size == weights.size and sha256_of(path) == weights.sha256
     except FileNotFoundError:
@@ -147,12 +147,12 @@ def _is_right(weights: WeightsFile, path: Path) -> bool:
 
 def _error(weights: WeightsFile, problem: str) -> WeightsError:
     target = home() / weights.name
-    where = ""
+    present = ""
     with contextlib.suppress(OSError):
-        where = f" (the file there now has sha256 {sha256_of(target)})"
+        present = f" (the file there now has sha256 {sha256_of(target)})"
     return WeightsError(
         f"cannot get {weights.name} from {weights.url}: {problem}. On a machine without internet, "
         f"pass model_path= with a copy of the file, or set {_HOME_VARIABLE} to a folder that "
-        f"holds it; with the present setting it is looked for at {target}{where}, sha256 "
+        f"holds it; with the present setting it is looked for at {target}{present}, sha256 "
         f"{weights.sha256}."
     )

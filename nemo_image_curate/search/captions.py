@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import itertools
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,30 +17,11 @@ from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.format import local_folder
+from nemo_image_curate.search import fulltext
+from nemo_image_curate.shards.columns import content_digest
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-FORMAT = 1
-# Porter's stemmer finds "dogs" by "dog". Measured on Flickr8k, 1,500 captions each looked for by
-# another caption of its image: among the first ten in 62 %; without stemming in 57 %, with the
-# trigram tokenizer in 58 %, in three times the space and without words of two letters.
-_TOKENIZER = "porter unicode61 remove_diacritics 2"
-# Scripts that write no spaces between words (Thai, Lao, Myanmar, Khmer, kana, Chinese): each
-# letter is indexed as a word, and looked for in pairs.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\uff66-\uff9f\U00020000-\U0003ffff"
-)
-_LETTER = re.compile(f"[{_UNSPACED}]")
-_RUN = re.compile(f"([{_UNSPACED}]+)")
-# Control characters too: SQLite reads no further than the first NUL.
-_BETWEEN_WORDS = re.compile(r'[\s\x00-\x1f,;:!?()/|"]+')
-# Words in more captions than this share change nothing in the measurement above, and take most of
-# the time: of 300,000 captions 0.33 s with them, 0.16 s without.
-_COMMON = 0.25
-_FEW = 1000
-_MOST_WORDS = 64
 
 
 def captions_path(dataset: ImageTextPairDataset) -> str:
@@ -91,9 +70,9 @@ def build_captions(
         names = [storage.join(parts, f"{number}.arrow") for number in range(len(source))]
         digests = source.read(names, progress)
         about = {"column": column, "fingerprints": source.fingerprints, "digests": digests}
-        built = storage.join(parts, "captions.db")
-        _fill(built, names, about)
-        os.replace(built, location)
+        complete = storage.join(parts, "captions.db")
+        fulltext.write(complete, itertools.chain.from_iterable(map(_batches, names)), about)
+        os.replace(complete, location)
     return CaptionIndex(location)
 
 
@@ -145,13 +124,11 @@ class CaptionIndex:
     def about(self) -> dict[str, Any]:
         """What was indexed: ``column``, ``samples``, and the marks of the partitions."""
         with self._opened() as database:
-            about: dict[str, Any] = json.loads(
-                *database.execute("SELECT about FROM info").fetchone()
-            )
-        if about["format"] != FORMAT:
+            about = fulltext.about(database)
+        if about["format"] != fulltext.FORMAT:
             raise DatasetError(
-                f"{self.path} has format {about['format']!r}; this version reads {FORMAT}. Build "
-                "it again: build_captions(dataset)."
+                f"{self.path} has format {about['format']!r}; this version reads "
+                f"{fulltext.FORMAT}. Build it again: build_captions(dataset)."
             )
         return about
 
@@ -181,18 +158,8 @@ class CaptionIndex:
         """
         if n < 0:
             raise ConfigError(f"n={n} should not be below 0.")
-        phrases = _phrases(text)
         with self._opened() as database:
-            (last,) = database.execute("SELECT max(id) FROM samples").fetchone()
-            limit = max(_FEW, int(_COMMON * (last or 0)))
-            counts = [_count(database, phrase, limit) for phrase in phrases]
-            present = [one for one, count in zip(phrases, counts, strict=True) if count]
-            rare = [one for one, count in zip(phrases, counts, strict=True) if 0 < count < limit]
-            found = _best(database, rare or present, n)
-            if len(found) < n and 0 < len(rare) < len(present):
-                # No more have a rare word: the rest has only common ones.
-                found = list(dict.fromkeys(found + _best(database, present, n)))[:n]
-            return found
+            return fulltext.ranked(database, text, n)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -250,76 +217,10 @@ def _read_part(frame: Any, name: str | None) -> str:
     if name is not None:
         with storage.atomic_write(name) as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=8192)
-    digest = hashlib.sha256()
-    for batch in table.to_batches(max_chunksize=8192):
-        digest.update(repr(batch.to_pydict()).encode())
-    return digest.hexdigest()
+    return content_digest(table)
 
 
-def _fill(path: str, parts: list[str], about: dict[str, Any]) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        # Nobody sees the file before it is whole.
-        database.execute("PRAGMA journal_mode = OFF")
-        database.execute("PRAGMA synchronous = OFF")
-        database.execute("CREATE TABLE info (about TEXT)")
-        database.execute("CREATE TABLE samples (id INTEGER PRIMARY KEY, shard TEXT, key TEXT)")
-        # The texts themselves are in the dataset: only their words are kept.
-        database.execute(
-            f"CREATE VIRTUAL TABLE captions USING fts5(text, content='', tokenize='{_TOKENIZER}')"
-        )
-        samples = 0
-        for part in parts:
-            for batch in _batches(part):
-                rows = batch.to_pydict()
-                ids = range(samples, samples + len(batch))
-                samples += len(batch)
-                database.executemany(
-                    "INSERT INTO samples VALUES (?, ?, ?)",
-                    zip(ids, rows["shard"], rows["key"], strict=True),
-                )
-                texts = (_LETTER.sub(r" \g<0> ", text) for text in rows["caption"])
-                database.executemany(
-                    "INSERT INTO captions (rowid, text) VALUES (?, ?)", zip(ids, texts, strict=True)
-                )
-        whole = {**about, "format": FORMAT, "samples": samples}
-        database.execute("INSERT INTO info VALUES (?)", (json.dumps(whole),))
-        database.commit()
-
-
-def _batches(part: str) -> Iterator[pa.RecordBatch]:
+def _batches(part: str) -> Iterator[dict[str, list[str]]]:
     with pa.memory_map(part) as file, pa.ipc.open_file(file) as opened:
         for number in range(opened.num_record_batches):
-            yield opened.get_batch(number)
-
-
-def _phrases(text: str) -> list[str]:
-    """The words of a text as FTS5 phrases, quoted so that nothing in them is an operator."""
-    # A lone surrogate is no character; SQLite would refuse it.
-    words = _BETWEEN_WORDS.split(text.encode("utf-8", "ignore").decode())
-    runs = [run for word in words for run in _RUN.split(word) if run]
-    phrases: dict[str, None] = {}
-    for run in runs:
-        if _LETTER.match(run):
-            starts = range(max(1, len(run) - 1))
-            phrases |= {f'"{" ".join(run[start : start + 2])}"': None for start in starts}
-        else:
-            phrases[f'"{run}"'] = None
-    return list(phrases)[:_MOST_WORDS]
-
-
-def _best(database: sqlite3.Connection, phrases: list[str], n: int) -> list[tuple[str, str]]:
-    """The samples with one of some phrases, the best first."""
-    return database.execute(
-        "SELECT shard, key FROM (SELECT rowid AS id, rank FROM captions WHERE captions "
-        "MATCH ? ORDER BY rank, id LIMIT ?) JOIN samples USING (id) ORDER BY rank, id",
-        (" OR ".join(phrases) or '""', n),
-    ).fetchall()
-
-
-def _count(database: sqlite3.Connection, phrase: str, limit: int) -> int:
-    """In how many captions a phrase is, counted up to a limit."""
-    (count,) = database.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM captions WHERE captions MATCH ? LIMIT ?)",
-        (phrase, limit),
-    ).fetchone()
-    return int(count)
+            yield opened.get_batch(number).to_pydict()

@@ -32,6 +32,11 @@ MAX_IMAGE_BYTES = 64 * 2**20
 # Directions whose weighted sum is this much shorter than their weights cancel each other out:
 # what is left of float32 vectors is rounding.
 _VANISHING = 1e-5
+# The bounds of a query's numbers, also over HTTP: at least so much; `collapse` is above the one and
+# at most the other.
+MIN_K = 1
+MIN_WEIGHT = 0
+COLLAPSE_ABOVE, COLLAPSE_UP_TO = 0, 1
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
@@ -69,19 +74,21 @@ class Query:
                 "a query needs a text, an image, or the key of a stored image (like=)"
                 + ("; negative_text alone finds nothing." if self.negative_text else ".")
             )
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < MIN_K:
             raise ConfigError(f"k={self.k!r} should be a positive integer.")
         for name in ("text_weight", "image_weight", "negative_weight"):
             weight = getattr(self, name)
-            if not (_is_number(weight) and 0 <= weight <= sys.float_info.max):
+            if not (_is_number(weight) and MIN_WEIGHT <= weight <= sys.float_info.max):
                 raise ConfigError(
                     f"{name}={weight!r} should be a number not below 0; what images should not "
                     "show goes into negative_text."
                 )
         collapse = self.collapse
-        if collapse is not None and not (_is_number(collapse) and 0 < collapse <= 1):
+        if collapse is not None and not (
+            _is_number(collapse) and COLLAPSE_ABOVE < collapse <= COLLAPSE_UP_TO
+        ):
             raise ConfigError(
-                f"collapse={self.collapse!r} should be a cosine similarity above 0, at most 1."
+                f"collapse={collapse!r} should be a cosine similarity above 0, at most 1."
             )
         if self.over not in ("images", "texts"):
             raise ConfigError(f"over={self.over!r} should be 'images' or 'texts'.")
@@ -165,10 +172,10 @@ def _is_number(value: object) -> bool:
 
 def _read(location: str, max_bytes: int) -> bytes:
     try:
-        found = storage.stat(location)
-        if found is None:
+        file = storage.stat(location)
+        if file is None:
             raise DatasetError(f"there is no image file {location[:200]!r}.")
-        check_size(found.size, max_bytes)
+        check_size(file.size, max_bytes)
         return storage.read_bytes(location)
     except CurateError:
         raise

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from nemo_image_curate.search.query import Image, Query, direction, image_conten
 if TYPE_CHECKING:
     from nemo_image_curate.embedders.base import ImageEmbedder
     from nemo_image_curate.search.live.store import ChromaStore
+
+Value = TypeVar("Value", str, bytes)
 
 
 class Searcher:
@@ -113,14 +115,20 @@ class Searcher:
         ------
         EncoderMismatchError
         """
-        own = self.embedder.encoder()
-        for side in (self.images, self.texts):
-            for searchable in _listed(side):
-                if searchable.encoder not in (None, own):
-                    raise EncoderMismatchError(
-                        f"queries are embedded by {own!r}, but {type(searchable).__name__} holds "
-                        f"vectors of {searchable.encoder!r}. Use the embedder that made them."
-                    )
+        encoder = self.embedder.encoder()
+        for searchable in self.searchables("images") + self.searchables("texts"):
+            if searchable.encoder not in (None, encoder):
+                raise EncoderMismatchError(
+                    f"queries are embedded by {encoder!r}, but {type(searchable).__name__} holds "
+                    f"vectors of {searchable.encoder!r}. Use the embedder that made them."
+                )
+
+    def searchables(self, over: str) -> list[Searchable]:
+        """What a query over ``"images"`` or ``"texts"`` is answered from; none for no texts."""
+        side = self.images if over == "images" else self.texts
+        if side is None:
+            return []
+        return list(side) if isinstance(side, Sequence) else [side]
 
     def search(
         self,
@@ -197,8 +205,8 @@ class Searcher:
             fuse_captions=fuse_captions,
             over=over,
         )
-        (answer,) = self.search_many([query])
-        return answer
+        answers: list[list[Hit]] = self.search_many([query])
+        return answers[0]
 
     def search_many(self, queries: Sequence[Query], return_errors: bool = False) -> list[Any]:
         """Answers to several queries, embedded and searched together.
@@ -263,35 +271,35 @@ class Searcher:
             raise ConfigError(
                 "fuse_captions=True needs a full-text index of the captions: build_captions(ds)."
             )
-        if query.over == "images":
-            return _listed(self.images)
-        if not _listed(self.texts):
+        searchables = self.searchables(query.over)
+        if query.over == "texts" and not searchables:
             raise ConfigError(
                 "there are no text vectors to search. Embed the captions with an embedder that "
                 "has a text tower, which adds a text_embedding column, and index that too."
             )
-        return _listed(self.texts)
+        return searchables
 
     def _embed(self, jobs: Sequence[Job]) -> None:
         """Give each job its vector, with one pass of each tower for all of them."""
         queries = [job.query for job in jobs]
-        said = [text for one in queries for text in (one.text, one.negative_text)]
-        texts = list(dict.fromkeys(text for text in said if text is not None))
-        of_text = dict(zip(texts, self._embed_texts(texts) if texts else (), strict=True))
-        contents = [None if one.image is None else image_content(one.image) for one in queries]
-        images = list(dict.fromkeys(content for content in contents if content is not None))
-        of_image = dict(zip(images, self._embed_images(images) if images else (), strict=True))
+        texts = [text for query in queries for text in (query.text, query.negative_text)]
+        text_vectors = _once(texts, self._embed_texts)
+        contents = [
+            None if query.image is None else image_content(query.image) for query in queries
+        ]
+        image_vectors = _once(contents, self._embed_images)
         for job, content in zip(jobs, contents, strict=True):
-            query, parts = job.query, []
+            query = job.query
+            parts: list[tuple[float, Any]] = []
             if query.text is not None:
-                parts.append((query.text_weight, of_text[query.text]))
+                parts.append((query.text_weight, text_vectors[query.text]))
             if content is not None:
-                parts.append((query.image_weight, of_image[content]))
+                parts.append((query.image_weight, image_vectors[content]))
             if query.like is not None:
-                job.liked = self._stored(query.like, query.like_shard)
-                parts.append((query.image_weight, job.liked.vector))
+                job.example = self._stored(query.like, query.like_shard)
+                parts.append((query.image_weight, job.example.vector))
             if query.negative_text is not None:
-                parts.append((-query.negative_weight, of_text[query.negative_text]))
+                parts.append((-query.negative_weight, text_vectors[query.negative_text]))
             job.vector = direction(parts)
 
     def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -314,17 +322,19 @@ class Searcher:
         return vectors
 
     def _stored(self, key: str, shard: str | None) -> Hit:
-        found = lookup(_listed(self.images), [(shard, key)])[0]
-        if found is None:
+        (hit,) = lookup(self.searchables("images"), [(shard, key)])
+        if hit is None:
             where = f" in {shard}" if shard else ""
             raise DatasetError(f"there is no stored image of the key {key!r}{where}.")
-        return found
+        return hit
 
 
-def _listed(side: Searchable | Sequence[Searchable] | None) -> list[Searchable]:
-    if side is None:
-        return []
-    return list(side) if isinstance(side, Sequence) else [side]
+def _once(
+    values: Sequence[Value | None], embed: Callable[[list[Value]], np.ndarray]
+) -> dict[Value, np.ndarray]:
+    """The vectors of texts or of images, each embedded once and all in one pass."""
+    distinct = list(dict.fromkeys(value for value in values if value is not None))
+    return dict(zip(distinct, embed(distinct), strict=True)) if distinct else {}
 
 
 def _load(dataset: ImageTextPairDataset, column: str) -> VectorIndex:

@@ -1,197 +1,99 @@
-"""The page: search by text or by image, and add images. A client of the service over HTTP."""
+"""`create_app`: search and indexing over HTTP."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import streamlit as st
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from threadpoolctl import threadpool_limits
 
-from nemo_image_curate.serve.client import Client, ServiceError
-from nemo_image_curate.serve.settings import LOOPBACK, SERVICE_VARIABLE
+from nemo_image_curate.serve import indexing, openapi, problems, searching, status
+from nemo_image_curate.serve.hang_up import HangUp
+from nemo_image_curate.serve.hosts import TrustedHosts
+from nemo_image_curate.serve.logs import RequestLog
+from nemo_image_curate.serve.security import Guard
+from nemo_image_curate.serve.service import Service
+from nemo_image_curate.serve.settings import Settings
+from nemo_image_curate.version import __version__
 
-_COLUMNS = 4
-_KEY = 24
-_TYPES = "jpg jpeg png webp gif bmp tif tiff avif jp2 ppm".split()
-
-
-def main() -> None:
-    """Draw the page; Streamlit calls it again after each action."""
-    st.set_page_config(page_title="Image search", page_icon="🔎", layout="wide")
-    st.title("Image search")
-    client, options = _sidebar()
-    by_text, by_image, adding = st.tabs(["Text → image", "Image → image", "Add images"])
-    with by_text:
-        _search_by_text(client, options)
-    with by_image:
-        _search_by_image(client, options)
-    with adding:
-        _add(client)
-    # At last, so that it counts what has just been added.
-    with st.sidebar:
-        try:
-            found = client.stats()
-            st.text(f"{found['images']} images, {found['texts']} texts\n{found['encoder']}")
-        except ServiceError as error:
-            _show_error(error)
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.searcher import Searcher
 
 
-def _sidebar() -> tuple[Client, dict[str, Any]]:
-    with st.sidebar:
-        token = st.text_input("Token", type="password", help="If the service wants one.")
-        k = st.number_input("Images to show (k)", 1, 200, 12)
-        where = st.text_input(
-            "Only where", placeholder="width >= 256", help="An expression over the columns."
-        )
-        collapse = st.checkbox("Hide near-duplicates")
-        # Not to be typed in: the page's machine may reach what its visitors may not.
-        client = Client(os.environ.get(SERVICE_VARIABLE, "http://127.0.0.1:8000"), token)
-    options: dict[str, Any] = {"k": int(k)}
-    if where.strip():
-        options["where"] = where
-    if collapse:
-        options["collapse"] = 0.95
-    return client, options
+def create_app(
+    searcher: Searcher,
+    dataset: ImageTextPairDataset | None = None,
+    store: ChromaStore | None = None,
+    settings: Settings | None = None,
+    host: str = "127.0.0.1",
+) -> FastAPI:
+    """The service as an ASGI application.
 
+    Parameters
+    ----------
+    searcher : Searcher
+        Answers the queries. It should search `store`, too, when there is one.
+    dataset : ImageTextPairDataset, optional
+        Where the images of its index are read from.
+    store : ChromaStore, optional
+        Takes what is added; without one the service cannot be added to.
+    settings : Settings, optional
+    host : str, default "127.0.0.1"
+        What it will listen on. Requests for other hosts are refused (421), but for this machine's
+        names for itself and ``Settings(allowed_hosts=...)``; on all interfaces (``0.0.0.0``) any
+        address will do, and this machine's name.
 
-def _search_by_text(client: Client, options: dict[str, Any]) -> None:
-    with st.form("text"):
-        text = st.text_input("What should the images show?", placeholder="a dog on the beach")
-        negative = st.text_input("And what not?", placeholder="people")
-        fused = st.checkbox("Search the captions' words, too")
-        asked = st.form_submit_button("Search", type="primary")
-    if asked and not text.strip():
-        st.warning("Write what to search for.")
-        return
-    wanted = {**options, "fuse_captions": fused}
-    if negative.strip():
-        wanted["negative_text"] = negative
-    _results("text", client, asked, lambda: client.search_text(text, wanted))
+    Returns
+    -------
+    fastapi.FastAPI
+        For one process: what it batches and counts is its own.
 
+    Examples
+    --------
+    >>> app = create_app(Searcher.open(dataset), dataset)  # doctest: +SKIP
+    """
+    settings = Settings() if settings is None else settings
+    service = Service(searcher, dataset, store, settings)
 
-def _search_by_image(client: Client, options: dict[str, Any]) -> None:
-    with st.form("image"):
-        file = st.file_uploader("An image to find others like it", _TYPES)
-        asked = st.form_submit_button("Search", type="primary")
-    if asked and file is None:
-        st.warning("Choose an image first.")
-        return
-    if file is not None:
-        with st.expander("Your image"):
-            _show_image(file.getvalue())
-    _results(
-        "image",
-        client,
-        asked,
-        lambda: client.search_image(file.getvalue() if file else b"", options),
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # After a product BLAS's threads wait busily for the next one, and so do torch's. On two
+        # cores that doubled the encoder's time, and made of the 0.3 ms of a search 8.
+        with threadpool_limits(1, "blas"):
+            warming = asyncio.create_task(service.warm_up())
+            yield
+            warming.cancel()
+            service.close()
+
+    app = FastAPI(
+        title="nemo_image_curate",
+        version=__version__,
+        description="Search images by text, by image or by both, and add to what is searched.",
+        lifespan=lifespan,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
-
-
-def _add(client: Client) -> None:
-    with st.form("add", clear_on_submit=True):
-        files = st.file_uploader("Images to add", _TYPES, accept_multiple_files=True)
-        caption = st.text_input("Caption for all of them (may be empty)")
-        asked = st.form_submit_button("Add", type="primary")
-    if not asked:
-        return
-    if not files:
-        st.warning("Choose images first.")
-        return
-    images = [(file.name, file.getvalue()) for file in files]
-    try:
-        with st.spinner("Adding ..."):
-            items = client.add_images(images, [caption] * len(images))
-    except ServiceError as error:
-        _show_error(error)
-        return
-    errors = [(file.name, item["error"]) for file, item in zip(files, items, strict=True)]
-    failed = [f"{name}: {error}" for name, error in errors if error is not None]
-    if len(failed) < len(files):
-        st.success(f"{len(files) - len(failed)} added; searches find them from now on.")
-    if failed:
-        st.error(f"{len(failed)} not added:")
-        st.text("\n".join(failed))
-
-
-def _results(
-    name: str, client: Client, asked: bool, search: Callable[[], list[dict[str, Any]]]
-) -> None:
-    """What the last search found; kept while other parts of the page are used."""
-    # The form's own key is its name.
-    name = f"{name} results"
-    if asked:
-        st.session_state.pop(name, None)
-        try:
-            with st.spinner("Searching ..."):
-                hits = search()
-                st.session_state[name] = (hits, _originals(client, hits))
-        except ServiceError as error:
-            _show_error(error)
-    if name not in st.session_state:
-        return
-    hits, pictures = st.session_state[name]
-    if not hits:
-        st.info("Nothing found.")
-    for start in range(0, len(hits), _COLUMNS):
-        columns = st.columns(_COLUMNS)
-        for number, column in zip(range(start, len(hits)), columns, strict=False):
-            with column:
-                _show_hit(client, hits[number], pictures[number])
-
-
-def _originals(client: Client, hits: Sequence[dict[str, Any]]) -> list[bytes | ServiceError]:
-    def fetch(hit: dict[str, Any]) -> bytes | ServiceError:
-        try:
-            return client.image(hit["url"])
-        except ServiceError as error:
-            return error
-
-    with ThreadPoolExecutor(8) as threads:
-        return list(threads.map(fetch, hits))
-
-
-def _show_hit(client: Client, hit: dict[str, Any], picture: bytes | ServiceError) -> None:
-    if isinstance(picture, bytes):
-        _show_image(picture)
-    else:
-        _show_error(picture)
-    # As text, here and below: Markdown in a caption could load images and make links.
-    st.text(hit["caption"] or "(no caption)")
-    also = f"  (+{hit['similar']} alike)" if hit["similar"] else ""
-    key = hit["key"] if len(hit["key"]) <= _KEY else hit["key"][: _KEY - 1] + "…"
-    st.text(f"{hit['score']:.3f}{also}  {key}")
-    st.link_button("Original", _public(client.url) + hit["url"])
-
-
-def _show_image(data: bytes) -> None:
-    try:
-        st.image(data, width="stretch")
-    # Pillow raises whatever broken bytes lead it to.
-    except Exception:
-        st.text("(cannot be shown here)")
-
-
-def _show_error(error: ServiceError) -> None:
-    if error.status == 401:
-        st.error("The service wants a token, or another one. Enter it in the side bar.")
-        return
-    # Its text may repeat what was typed or stored: not as Markdown.
-    st.error("This did not work:")
-    st.text(str(error))
-
-
-def _public(url: str) -> str:
-    """The service's URL for the browser: this machine's own name means another machine there."""
-    parts = urlsplit(url)
-    seen = urlsplit(st.context.url or "").hostname
-    if parts.hostname not in LOOPBACK or seen is None or seen in LOOPBACK:
-        return url
-    host = f"[{seen}]" if ":" in seen else seen
-    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
-
-
-if __name__ == "__main__":
-    main()
+    app.state.service = service
+    problems.install(app)
+    openapi.install(app)
+    for router in (searching.router, indexing.router, status.router):
+        app.include_router(router)
+    # The last is the outermost.
+    app.add_middleware(Guard, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(TrustedHosts, host=host, allowed=settings.allowed_hosts)
+    app.add_middleware(HangUp)
+    app.add_middleware(RequestLog, metrics=service.metrics)
+    return app

@@ -56,7 +56,7 @@ class Images:
         self.store = store
         self.indexes = indexes
 
-    def read(self, given: ImageData | ImagePath | ImageKey) -> bytes:
+    def read(self, image: ImageData | ImagePath | ImageKey) -> bytes:
         """The encoded image that a request gives or names.
 
         Raises
@@ -64,12 +64,12 @@ class Images:
         HTTPException
             Saying what is wrong with it.
         """
-        if isinstance(given, ImageData):
-            url = given.data if given.data[:5].lower() == "data:" else f"data:;base64,{given.data}"
+        if isinstance(image, ImageData):
+            url = image.data if image.data[:5].lower() == "data:" else f"data:;base64,{image.data}"
             return data_url_content(url, self.settings.max_body)
-        if isinstance(given, ImagePath):
-            return self._file(given.path)
-        return self.stored(given.key, given.shard)
+        if isinstance(image, ImagePath):
+            return self._file(image.path)
+        return self.stored(image.key, image.shard)
 
     def stored(self, key: str, shard: str | None = None) -> bytes:
         """The encoded image of a key of the store or of the dataset, as it was added."""
@@ -107,13 +107,13 @@ class Images:
             roots = [os.path.realpath(root) for root in self.settings.roots]
             if not os.path.isabs(path) or not any(_is_below(real, root) for root in roots):
                 raise HTTPException(403, f"{path!r} is not below a root of this service.")
-            found = os.stat(real)
+            info = os.stat(real)
             # Opening a pipe would wait for whoever writes to it.
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(info.st_mode):
                 raise HTTPException(404, f"{path!r} is not a file.")
-            if found.st_size > self.settings.max_body:
+            if info.st_size > self.settings.max_body:
                 raise HTTPException(
-                    413, f"{path!r} has {found.st_size} bytes, limit {self.settings.max_body}."
+                    413, f"{path!r} has {info.st_size} bytes, limit {self.settings.max_body}."
                 )
             with open(real, "rb") as file:
                 return file.read(self.settings.max_body)

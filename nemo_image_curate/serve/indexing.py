@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -14,6 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.serve.content_type import content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
     Added,
@@ -23,7 +25,7 @@ from nemo_image_curate.serve.models import (
     Uploads,
 )
 from nemo_image_curate.serve.openapi import IMAGES_BODY, QUERY_ERRORS
-from nemo_image_curate.serve.requests import json_only, media_type
+from nemo_image_curate.serve.service import service_of
 
 # Images embedded at once: queries by image wait at most so long.
 _CHUNK = 16
@@ -31,7 +33,7 @@ _CHUNK = 16
 
 async def live_store(request: Request) -> ChromaStore:
     """The store that takes what is added."""
-    store = request.app.state.service.store
+    store = service_of(request).store
     if store is None:
         raise HTTPException(
             409,
@@ -52,15 +54,18 @@ async def index_images(request: Request, store: Store) -> AddedItems:
     An image that cannot be decoded is reported and does not keep the others out. One of a key
     that is there already replaces it.
     """
-    service = request.app.state.service
-    kind = media_type(request)
+    service = service_of(request)
+    kind = content_type(request)
     rows: list[dict[str, Any]]
     if kind == "multipart/form-data":
         async with request.form(max_files=MAX_ITEMS, max_fields=2 * MAX_ITEMS) as form:
             rows = await _uploaded(form)
     elif kind == "application/json":
+        body = await request.body()
+        with _wrong_form():
+            images = NewImages.model_validate_json(body).images
         rows = []
-        for new in _validated(NewImages, await request.body()).images:
+        for new in images:
             data = await asyncio.to_thread(service.images.read, new.image)
             rows.append({**new.model_dump(exclude={"image"}), "data": data})
     else:
@@ -73,32 +78,33 @@ async def index_images(request: Request, store: Store) -> AddedItems:
 @router.post("/index/texts", dependencies=[Depends(json_only)])
 async def index_texts(new: NewTexts, request: Request, store: Store) -> AddedItems:
     """Add texts, such as captions, to be found by image."""
-    rows = [one.model_dump() for one in new.texts]
+    rows = [text.model_dump() for text in new.texts]
     for row in rows:
         row["key"] = row["key"] or hashlib.sha256(row["text"].encode()).hexdigest()
     return await _add(rows, store.add_texts, ("key", "text", "metadata"), request)
 
 
-def _validated(model: Any, body: bytes) -> Any:
+@contextmanager
+def _wrong_form() -> Iterator[None]:
+    """Have what a model refuses answered as FastAPI answers for those that it knows of."""
     try:
-        return model.model_validate_json(body)
+        yield
     except ValidationError as error:
-        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found) from error
+        errors = [{**part, "loc": ("body", *part["loc"])} for part in error.errors()]
+        raise RequestValidationError(errors) from error
 
 
 async def _uploaded(form: FormData) -> list[dict[str, Any]]:
     """The files of a form with their captions and keys."""
     if unknown := set(form) - set(Uploads.model_fields):
         raise HTTPException(422, f"the form has unknown fields: {', '.join(sorted(unknown))}.")
-    files = [one for one in form.getlist("files") if isinstance(one, UploadFile)]
-    fields: Mapping[str, list[Any]] = {name: form.getlist(name) for name in ("captions", "keys")}
-    texts = {name: [one for one in found if isinstance(one, str)] for name, found in fields.items()}
-    try:
+    files = [file for file in form.getlist("files") if isinstance(file, UploadFile)]
+    texts = {
+        name: [text for text in form.getlist(name) if isinstance(text, str)]
+        for name in ("captions", "keys")
+    }
+    with _wrong_form():
         Uploads(files=[file.filename or "" for file in files], **texts)
-    except ValidationError as error:
-        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found) from error
     for name, values in texts.items():
         if values and len(values) != len(files):
             raise HTTPException(
@@ -127,8 +133,8 @@ async def _add(
     for start in range(0, len(distinct), _CHUNK):
         part = list(distinct.values())[start : start + _CHUNK]
         values = [[row[name] for row in part] for name in columns]
-        found = await request.app.state.service.with_images(add, *values)
-        errors |= zip(values[0], found, strict=True)
+        reasons = await service_of(request).with_images(add, *values)
+        errors |= zip(values[0], reasons, strict=True)
     failed = sum(error is not None for error in errors.values())
     return AddedItems(
         added=len(errors) - failed,

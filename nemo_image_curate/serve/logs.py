@@ -55,7 +55,7 @@ def logging_config() -> dict[str, Any]:
 
 
 class Metrics:
-    """Counts of requests, and how long the last 1000 of each kind took."""
+    """Counts of requests, and how long the last 1000 of each kind took; for one thread."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -71,16 +71,16 @@ class Metrics:
 
     def latency(self) -> dict[str, dict[str, float]]:
         """Percentiles by kind of request."""
-        found = {}
+        latency = {}
         for kind, seconds in self._seconds.items():
             p50, p90, p99 = (1e3 * np.percentile(list(seconds), [50, 90, 99])).round(2).tolist()
-            found[kind] = {
+            latency[kind] = {
                 "requests": self._counts[kind],
                 "p50_ms": p50,
                 "p90_ms": p90,
                 "p99_ms": p99,
             }
-        return found
+        return latency
 
 
 class RequestLog:
@@ -99,8 +99,9 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = uuid.uuid4().hex
         status = 0
 
         async def sending(message: Message) -> None:

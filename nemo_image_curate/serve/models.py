@@ -6,6 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from nemo_image_curate.search.query import (
+    COLLAPSE_ABOVE,
+    COLLAPSE_UP_TO,
+    MIN_K,
+    MIN_WEIGHT,
+    Query,
+)
+
 MAX_K = 1000
 MAX_ITEMS = 100  # texts or images of one request
 # Characters; a tokenizer's own limit is lower and has its own message.
@@ -13,7 +21,7 @@ MAX_TEXT = 4000
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, examples=["a dog on the beach"])]
 Key = Annotated[str, Field(min_length=1, max_length=500, examples=["000000012"])]
-Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=1000, allow_inf_nan=False)]
 
 
 class _Request(BaseModel):
@@ -53,7 +61,7 @@ ImageInput = ImageData | ImagePath | ImageKey
 
 
 class _Options(_Request):
-    k: int = Field(10, ge=1, le=MAX_K, description="At most so many hits.")
+    k: int = Field(Query.k, ge=MIN_K, le=MAX_K, description="At most so many hits.")
     where: str | None = Field(
         None,
         max_length=MAX_TEXT,
@@ -62,8 +70,8 @@ class _Options(_Request):
     )
     collapse: float | None = Field(
         None,
-        ge=0,
-        le=1,
+        gt=COLLAPSE_ABOVE,
+        le=COLLAPSE_UP_TO,
         allow_inf_nan=False,
         description="Hide hits whose cosine similarity to a better one is at least this.",
         examples=[0.95],
@@ -74,7 +82,7 @@ class _Negative(_Options):
     negative_text: Text | None = Field(
         None, description="What the images should not show.", examples=["people"]
     )
-    negative_weight: Weight = 0.5
+    negative_weight: Weight = Query.negative_weight
 
 
 class TextQuery(_Negative):
@@ -103,8 +111,8 @@ class HybridQuery(_Negative):
 
     text: Text | None = None
     image: ImageInput | None = None
-    text_weight: Weight = 1.0
-    image_weight: Weight = 1.0
+    text_weight: Weight = Query.text_weight
+    image_weight: Weight = Query.image_weight
     fuse_captions: bool = False
 
 

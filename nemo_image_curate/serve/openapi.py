@@ -20,6 +20,7 @@ _MEANINGS = {
     409: "Not possible with what this service was started with.",
     413: "The body is too large.",
     415: "The body is of another type.",
+    421: "The header Host names another service: see Settings(allowed_hosts=...).",
     422: "The request is not usable.",
     500: "An unforeseen error.",
     503: "Not ready, or too many queries are waiting.",
@@ -27,12 +28,15 @@ _MEANINGS = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route documents of its errors."""
+    """What a route documents of its errors, beside those of every route."""
     content = {MEDIA_TYPE: {"schema": {"$ref": _SCHEMA.format(model="Problem")}}}
-    return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
+    return {
+        status: {"description": _MEANINGS[status], "content": content}
+        for status in sorted({*statuses, 421, 500})
+    }
 
 
-QUERY_ERRORS = errors(400, 401, 403, 404, 409, 413, 415, 422, 500, 503)
+QUERY_ERRORS = errors(400, 401, 403, 404, 409, 413, 415, 422, 503)
 # A form or JSON: FastAPI knows routes with one of them.
 IMAGES_BODY: dict[str, Any] = {
     "requestBody": {
@@ -57,10 +61,10 @@ def install(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    made = get_openapi(
+    document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    components = made.setdefault("components", {})
+    components = document.setdefault("components", {})
     _, extra = models_json_schema(
         [(Problem, "serialization"), (NewImages, "validation"), (Uploads, "validation")],
         ref_template=_SCHEMA,
@@ -71,6 +75,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     if app.state.service.settings.token:
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"token": []}]
-        made["paths"]["/health"]["get"]["security"] = []
-    return made
+        document["security"] = [{"token": []}]
+        document["paths"]["/health"]["get"]["security"] = []
+    return document

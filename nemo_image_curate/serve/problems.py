@@ -72,11 +72,11 @@ async def _http(request: Request, error: Any) -> Response:
 
 async def _validation(request: Request, error: Any) -> Response:
     # Not "input" and "ctx": the first repeats what was sent, the second may not be JSON.
-    found = [{name: one[name] for name in ("loc", "msg", "type")} for one in error.errors()]
-    first = found[0]
+    errors = [{name: part[name] for name in ("loc", "msg", "type")} for part in error.errors()]
+    first = errors[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     detail = f"{where}: {first['msg']}" if where else str(first["msg"])
-    return problem(422, detail, f"{_TYPE}ValidationError", errors=found)
+    return problem(422, detail, f"{_TYPE}ValidationError", errors=errors)
 
 
 async def _ours(request: Request, error: Any) -> Response:

@@ -7,7 +7,8 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
-from nemo_image_curate.search.searcher import Query
+from nemo_image_curate.search.query import Query
+from nemo_image_curate.serve.content_type import json_only
 from nemo_image_curate.serve.models import (
     CaptionQuery,
     Hits,
@@ -21,7 +22,7 @@ from nemo_image_curate.serve.models import (
     TextQuery,
 )
 from nemo_image_curate.serve.openapi import QUERY_ERRORS
-from nemo_image_curate.serve.requests import json_only
+from nemo_image_curate.serve.service import Service, service_of
 
 router = APIRouter(tags=["search"], responses=QUERY_ERRORS, dependencies=[Depends(json_only)])
 
@@ -29,7 +30,7 @@ router = APIRouter(tags=["search"], responses=QUERY_ERRORS, dependencies=[Depend
 @router.post("/search/text-to-image")
 async def text_to_image(query: TextQuery, request: Request) -> Hits:
     """Find images that fit a text."""
-    return await request.app.state.service.search(Query(**query.model_dump()))
+    return await service_of(request).search(Query(**query.model_dump()))
 
 
 @router.post("/search/similar-images")
@@ -53,24 +54,26 @@ async def hybrid(query: HybridQuery, request: Request) -> Hits:
 @router.post("/similarity")
 async def similarity(query: SimilarityQuery, request: Request) -> Similarities:
     """Compare each text with each image."""
-    service = request.app.state.service
+    service = service_of(request)
     images = [await asyncio.to_thread(service.images.read, image) for image in query.images]
-    found = await service.with_images(service.searcher.similarity, query.texts, images)
-    return Similarities(similarities=found.tolist())
+    similarities = await service.with_images(service.searcher.similarity, query.texts, images)
+    return Similarities(similarities=similarities.tolist())
 
 
 async def _search(
     query: ImageQuery | CaptionQuery | HybridQuery, request: Request, **more: Any
 ) -> Hits:
-    service = request.app.state.service
+    service = service_of(request)
     options = query.model_dump(exclude={"image"}) | more
     return await service.search(Query(**options, **await _image(query.image, service)))
 
 
-async def _image(given: ImageData | ImagePath | ImageKey | None, service: Any) -> dict[str, Any]:
+async def _image(
+    image: ImageData | ImagePath | ImageKey | None, service: Service
+) -> dict[str, Any]:
     """An image as a query names it; that of a stored one is not decoded and embedded again."""
-    if given is None:
+    if image is None:
         return {}
-    if isinstance(given, ImageKey):
-        return {"like": given.key, "like_shard": given.shard}
-    return {"image": await asyncio.to_thread(service.images.read, given)}
+    if isinstance(image, ImageKey):
+        return {"like": image.key, "like_shard": image.shard}
+    return {"image": await asyncio.to_thread(service.images.read, image)}

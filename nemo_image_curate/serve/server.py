@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import logging.config
-import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate.errors import ConfigError, CurateError
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.serve.logs import logging_config
+from nemo_image_curate.serve.page.process import page_process
 from nemo_image_curate.serve.settings import (
+    EVERYWHERE,
     LOOPBACK,
-    SERVICE_VARIABLE,
     TOKEN_VARIABLE,
     Settings,
+    host_pattern,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run_service(
         Of `create_app`.
     host : str, default "127.0.0.1"
         The address to listen on: by default only this machine's own programs can connect.
+        Requests must be for it, or for a name that `create_app` or `settings` allows.
     port : int, default 8000
         0 for any free one.
     ui : bool, default False
@@ -70,7 +72,7 @@ def run_service(
     try:
         import uvicorn
 
-        from nemo_image_curate.serve.service import create_app
+        from nemo_image_curate.serve.app import create_app
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the service needs {error.name}: pip install 'nemo_image_curate[serve]'"
@@ -78,17 +80,20 @@ def run_service(
     settings = Settings() if settings is None else settings
     tell = tell or _print
     logging.config.dictConfig(logging_config())
-    if settings.token is None and host not in LOOPBACK:
-        logger.warning(
-            "listening on %s without a token: whoever reaches port %d may search and add. "
-            "Set %s to a secret to keep others out.",
-            *(host, port, TOKEN_VARIABLE),
-        )
     with _listening(host, port, "--port") as service_socket:
-        port = service_socket.getsockname()[1]
+        address, port = service_socket.getsockname()[:2]
+        if settings.token is None and address not in LOOPBACK:
+            logger.warning(
+                "listening on %s without a token: whoever reaches port %d may search and add. "
+                "Set %s to a secret to keep others out.",
+                *(host, port, TOKEN_VARIABLE),
+            )
+        # The address that a name stands for is a name of the service, too.
+        names = (*settings.allowed_hosts, *filter(None, [host]))
+        settings = dataclasses.replace(settings, allowed_hosts=names)
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(searcher, dataset, store, settings),
+                create_app(searcher, dataset, store, settings, address),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -99,11 +104,19 @@ def run_service(
                 timeout_graceful_shutdown=settings.stop_after,
             )
         )
-        address = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
+        shown = "127.0.0.1" if address in EVERYWHERE else host
+        url = f"http://{host_pattern(shown)}:{port}"
         tell(f"service: {url}  (documentation: {url}/docs)")
-        page = _page(host, ui_port, url, settings, tell, server) if ui else nullcontext()
-        with _stopped_by_signals(server), page:
+
+        def stop(*_: Any) -> None:
+            server.should_exit = True
+
+        with _stopped_by_signals(stop), ExitStack() as stack:
+            if ui:
+                with _listening(host, ui_port, "--ui-port") as page_socket:
+                    ui_port = page_socket.getsockname()[1]
+                stack.enter_context(page_process(address, ui_port, url, settings, stop))
+                tell(f"page:    {url.rpartition(':')[0]}:{ui_port}")
             server.run(sockets=[service_socket])
 
 
@@ -111,72 +124,22 @@ def run_service(
 def _listening(host: str, port: int, option: str) -> Iterator[socket.socket]:
     """A bound socket; bound before anything is loaded, so that a used port is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as made:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, socket.SOCK_STREAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            made.bind((host, port))
+            bound.bind((host, port))
             # Two sockets may be bound to one port, but only one can listen.
-            made.listen(2048)
+            bound.listen(2048)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigError(
                 f"cannot listen on port {port} of {host}: {reason}. Choose another with {option}."
             ) from error
-        yield made
+        yield bound
 
 
 @contextmanager
-def _page(
-    host: str,
-    port: int,
-    service: str,
-    settings: Settings,
-    tell: Callable[[str], None],
-    server: Any,
-) -> Iterator[None]:
-    """The page in a process of its own; the service stops when it ends."""
-    with _listening(host, port, "--ui-port") as checked:
-        port = checked.getsockname()[1]
-    options = {
-        "server.address": host,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "server.maxUploadSize": max(1, settings.max_body // 2**20),
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-    }
-    command = [sys.executable, "-m", "nemo_image_curate.serve.page"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    # Not the token: who opens the page has to know it.
-    environment = {name: text for name, text in os.environ.items() if name != TOKEN_VARIABLE}
-    environment[SERVICE_VARIABLE] = service
-    # In a session of its own, so that Ctrl-C reaches it only through us.
-    page = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=2, start_new_session=True
-    )
-
-    def watch() -> None:
-        page.wait()
-        server.should_exit = True
-
-    threading.Thread(target=watch, daemon=True).start()
-    tell(f"page:    {service.rpartition(':')[0]}:{port}")
-    try:
-        yield
-    finally:
-        status = page.poll()
-        page.terminate()
-        try:
-            page.wait(10)
-        except subprocess.TimeoutExpired:
-            page.kill()
-    if status is not None:
-        raise CurateError(f"the page ended by itself with status {status}; its output says why.")
-
-
-@contextmanager
-def _stopped_by_signals(server: Any) -> Iterator[None]:
+def _stopped_by_signals(stop: Callable[..., None]) -> Iterator[None]:
     """Have signals stop the server before and after uvicorn's own handlers are there.
 
     After its graceful shutdown uvicorn raises the signal again, for the handlers there were
@@ -185,10 +148,6 @@ def _stopped_by_signals(server: Any) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(*_: Any) -> None:
-        server.should_exit = True
-
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -1,4 +1,4 @@
-"""`create_app`: search and indexing over HTTP."""
+"""`Service`: what the endpoints share."""
 
 from __future__ import annotations
 
@@ -7,30 +7,25 @@ import io
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import Request
 from PIL import Image
-from starlette.middleware.cors import CORSMiddleware
-from threadpoolctl import threadpool_limits
 
 from nemo_image_curate.errors import ConfigError, CurateError
-from nemo_image_curate.search.searcher import Query
-from nemo_image_curate.serve import indexing, openapi, problems, searching, status
+from nemo_image_curate.search.query import Query
 from nemo_image_curate.serve.batching import Batcher
 from nemo_image_curate.serve.images import Images
-from nemo_image_curate.serve.logs import Metrics, RequestLog
+from nemo_image_curate.serve.links import image_url
+from nemo_image_curate.serve.logs import Metrics
 from nemo_image_curate.serve.models import HitAnswer, Hits
-from nemo_image_curate.serve.security import Guard, HangUp, image_url
 from nemo_image_curate.serve.settings import Settings
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.index.hits import Searchable
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
 
@@ -38,75 +33,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-def create_app(
-    searcher: Searcher,
-    dataset: ImageTextPairDataset | None = None,
-    store: ChromaStore | None = None,
-    settings: Settings | None = None,
-) -> FastAPI:
-    """The service as an ASGI application.
-
-    Parameters
-    ----------
-    searcher : Searcher
-        Answers the queries. It should search `store`, too, when there is one.
-    dataset : ImageTextPairDataset, optional
-        Where the images of its index are read from.
-    store : ChromaStore, optional
-        Takes what is added; without one the service cannot be added to.
-    settings : Settings, optional
-
-    Returns
-    -------
-    fastapi.FastAPI
-        For one process: what it batches and counts is its own.
-
-    Examples
-    --------
-    >>> app = create_app(Searcher.open(dataset), dataset)  # doctest: +SKIP
-    """
-    settings = Settings() if settings is None else settings
-    service = Service(searcher, dataset, store, settings)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        # After a product BLAS's threads wait busily for the next one, and so do torch's. On two
-        # cores that doubled the encoder's time, and made of the 0.3 ms of a search 8.
-        with threadpool_limits(1, "blas"):
-            warming = asyncio.create_task(service.warm_up())
-            yield
-            warming.cancel()
-            service.close()
-
-    app = FastAPI(
-        title="nemo_image_curate",
-        version=__version__,
-        description="Search images by text, by image or by both, and add to what is searched.",
-        lifespan=lifespan,
-        redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
-    )
-    app.state.service = service
-    problems.install(app)
-    openapi.install(app)
-    for router in (searching.router, indexing.router, status.router):
-        app.include_router(router)
-    # The last is the outermost.
-    app.add_middleware(Guard, settings=settings)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
-        )
-    app.add_middleware(HangUp)
-    app.add_middleware(RequestLog, metrics=service.metrics)
-    return app
-
-
 class Service:
-    """What the endpoints share: the searcher, its queues, and the figures.
+    """The searcher, its queues, and the figures.
 
     Queries with an image have a queue and a thread of their own, which also embeds what is
     added: a text need not wait for pictures to be decoded.
@@ -123,7 +51,7 @@ class Service:
         self.store = store
         self.settings = settings
         self.metrics = Metrics()
-        self.images = Images(settings, dataset, store, _listed(searcher.images))
+        self.images = Images(settings, dataset, store, searcher.searchables("images"))
         self.ready = False
         self.failure: str | None = None
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
@@ -134,17 +62,18 @@ class Service:
 
     async def search(self, query: Query) -> Hits:
         """The answer to a query, computed together with those that wait beside it."""
-        found = await (self._by_text if query.image is None else self._by_image).ask(query)
+        batcher = self._by_text if query.image is None else self._by_image
+        hits = await batcher.ask(query)
         token = self.settings.token
         # A text of the live store has no image.
         urls = [
             None
             if query.over == "texts" and hit.shard is None
             else image_url(token, hit.key, hit.shard)
-            for hit in found
+            for hit in hits
         ]
         return Hits(
-            hits=[HitAnswer(**hit.to_dict(), url=url) for hit, url in zip(found, urls, strict=True)]
+            hits=[HitAnswer(**hit.to_dict(), url=url) for hit, url in zip(hits, urls, strict=True)]
         )
 
     async def with_images(self, work: Callable[..., Result], *arguments: Any) -> Result:
@@ -152,22 +81,30 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._image_thread, work, *arguments)
 
-    def stats(self) -> dict[str, Any]:
+    async def stats(self) -> dict[str, Any]:
         """What ``/stats`` answers."""
-        images, texts = _listed(self.searcher.images), _listed(self.searcher.texts)
+        # Counting may have to open the live store. The figures of requests stay in this thread,
+        # the event loop's, which adds to them.
+        contents = await asyncio.to_thread(self._contents)
         sizes = Counter([*self._by_text.sizes, *self._by_image.sizes])
-        return {
+        return contents | {
             "version": __version__,
+            "uptime_s": round(time.monotonic() - self.metrics.began, 1),
+            "requests": dict(self.metrics.statuses),
+            "latency": self.metrics.latency(),
+            "batch_sizes": {str(size): count for size, count in sorted(sizes.items())},
+        }
+
+    def _contents(self) -> dict[str, Any]:
+        """What there is to be searched."""
+        images, texts = self.searcher.searchables("images"), self.searcher.searchables("texts")
+        return {
             "encoder": self.searcher.embedder.encoder(),
             "images": sum(map(len, images)),
             "texts": sum(map(len, texts)),
             "store_images": None if self.store is None else len(self.store.images),
             "store_texts": None if self.store is None else len(self.store.texts),
-            "indexes": [one.recipe for one in (*images, *texts) if hasattr(one, "recipe")],
-            "uptime_s": round(time.monotonic() - self.metrics.began, 1),
-            "requests": dict(self.metrics.statuses),
-            "latency": self.metrics.latency(),
-            "batch_sizes": {str(size): count for size, count in sorted(sizes.items())},
+            "indexes": [index.recipe for index in (*images, *texts) if hasattr(index, "recipe")],
         }
 
     async def warm_up(self) -> None:
@@ -197,10 +134,10 @@ class Service:
         return self.searcher.search_many(queries, return_errors=True)
 
 
-def _listed(found: Searchable | Sequence[Searchable] | None) -> list[Any]:
-    if found is None:
-        return []
-    return list(found) if isinstance(found, Sequence) else [found]
+def service_of(request: Request) -> Service:
+    """The service that a request is for."""
+    service: Service = request.app.state.service
+    return service
 
 
 def _tiny_picture() -> bytes:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from nemo_image_curate.serve.images import media_type
 from nemo_image_curate.serve.models import Health, Stats
 from nemo_image_curate.serve.openapi import errors
 from nemo_image_curate.serve.problems import problem
+from nemo_image_curate.serve.service import service_of
 
+
+class _KeyConvertor(PathConvertor):
+    # Starlette's own ends at a line break, which is a character like others in a key.
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("key", _KeyConvertor())
 router = APIRouter(tags=["service"])
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-@router.get("/health", response_model=Health, responses=errors(500, 503))
+@router.get("/health", response_model=Health, responses=errors(503))
 async def health(request: Request) -> Response | Health:
     """Whether the model is loaded; open to all."""
-    service = request.app.state.service
+    service = service_of(request)
     if service.ready:
         return Health()
     if service.failure:
@@ -27,18 +35,18 @@ async def health(request: Request) -> Response | Health:
     return problem(503, "the model is being loaded.", headers={"Retry-After": "1"})
 
 
-@router.get("/stats", responses=errors(401, 500))
+@router.get("/stats", responses=errors(401))
 async def stats(request: Request) -> Stats:
     """What is served, and how it went so far."""
-    return Stats(**await asyncio.to_thread(request.app.state.service.stats))
+    return Stats(**await service_of(request).stats())
 
 
 @router.get(
-    "/images/{key:path}",
+    "/images/{key:key}",
     response_class=Response,
     responses={
         200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},
-        **errors(401, 404, 422, 500),
+        **errors(401, 404, 422),
     },
 )
 def image(
@@ -49,7 +57,7 @@ def image(
     ] = None,
 ) -> Response:
     """A stored image."""
-    data = request.app.state.service.images.stored(key, shard)
+    data = service_of(request).images.stored(key, shard)
     headers = {
         # Should a browser take it for a page after all, then for one that may do nothing.
         "Content-Security-Policy": "default-src 'none'; sandbox",

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,8 @@ from nemo_image_curate.shards.reader import TarShard
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
+# Rows that are hashed at once.
+_HASHED_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -235,3 +238,29 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             arrays.append(table[field.name].cast(field.type))
     return pa.table(arrays, schema=schema)
+
+
+def serialised(table: pa.Table) -> bytes:
+    """A table as the bytes of an Arrow IPC file."""
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def content_digest(table: pa.Table, *arrays: np.ndarray) -> str:
+    """A hash of what columns and further arrays hold, however the columns lie in memory.
+
+    Chunks, the size of text offsets, and the bytes behind a null do not count.
+    """
+    schema = pa.schema(map(typed, storage_schema(table.schema)))
+    digest = hashlib.sha256()
+    # At least once, for the names of the columns.
+    for start in range(0, max(1, len(table)), _HASHED_ROWS):
+        rows = conform(table.slice(start, _HASHED_ROWS), schema)
+        # Copied by `take`, values that belong to no row or to a null are gone.
+        digest.update(serialised(rows.take(np.arange(len(rows)))))
+    for array in arrays:
+        digest.update(array.data)
+    return digest.hexdigest()

@@ -1,111 +1,106 @@
-"""Spherical k-means on a sample, its steps spread over Dask tasks."""
+"""k-means of vectors in files, its steps spread over Dask tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import dask
 import numpy as np
 
-from nemo_image_curate import storage
-from nemo_image_curate.compute import jobs
+from nemo_image_curate.vectors.blocks import Block, Blocks
 from nemo_image_curate.vectors.nearest import nearest
+from nemo_image_curate.vectors.seeding import plus_plus, random_rows
 
 # Lloyd's steps: with 10 near-duplicates are not found more often (measured).
-STEPS = 5
+MAX_ITER = 5
 # Sums are made of integers, multiples of this, since a GPU adds in any order. Values are at most 1:
 # there is room for 2^31 of them.
 _UNIT = 2.0**-32
-# Stop early when the mean similarity to the nearest centroid rises by less than this.
-_TOLERANCE = 1e-3
+_INITS = {"k-means++": plus_plus, "random": random_rows}
 
 
-def spherical_kmeans(
-    blocks: Sequence[Path], k: int, seed: int, folder: Path, device: str, progress: bool | None
+def kmeans(
+    paths: Sequence[Path],
+    k: int,
+    seed: int,
+    folder: Path,
+    device: str,
+    progress: bool | None,
+    *,
+    spherical: bool = True,
+    init: str = "k-means++",
+    max_iter: int = MAX_ITER,
+    tol: float = 1e-3,
 ) -> np.ndarray:
-    """Centroids that maximise the cosine similarity of vectors with their nearest one.
+    """Centroids that lie near all vectors.
 
-    Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", 2001.
-    Starts from random vectors. Clusters that end up empty are left out.
+    Lloyd's algorithm; clusters that end up empty are left out. The result depends on how vectors
+    are divided into files, but not on how many workers there are.
 
     Parameters
     ----------
-    blocks : sequence of path
-        ``.npy`` files of unit vectors, shape (m, d), float32. The result depends on how the
-        vectors are divided into blocks, not on how many workers there are.
+    paths : sequence of path
+        ``.npy`` files of finite vectors, shape (m, d), float32, which all workers see.
     k : int
     seed : int
     folder : path
-        Where the workers find the centroids of a step.
+        Where workers find the centroids of a step; on a file system that they share.
     device : {"cpu", "cuda"}
     progress : bool or None
+    spherical : bool, default True
+        Vectors are of length 1, and so are centroids: cosines are maximised (Dhillon and Modha,
+        "Concept decompositions for large sparse text data using clustering", 2001). Otherwise
+        squared Euclidean distances are minimised.
+    init : {"k-means++", "random"}
+        Start at vectors drawn by their squared distance from those before, which leaves no region
+        without, however few vectors are there; or at any, most of them where most vectors are.
+    max_iter : int
+        Steps at most.
+    tol : float
+        Stop when half the mean squared distance falls by less than this share of the variance (by
+        less than this itself when `spherical`).
 
     Returns
     -------
     numpy.ndarray, shape (at most k, d), float32
-        Of length 1.
+
+    Notes
+    -----
+    Memory: a worker holds a file's vectors some three times, and the centroids; so does the
+    client, and 8 bytes for each vector with random starts. The starts of k-means++ cost as many
+    products as one step.
     """
-    centroids = _start(blocks, k, seed)
+    blocks = Blocks(paths, folder, device, progress, spherical)
+    centroids = _INITS[init](blocks, k, np.random.default_rng(seed))
     last = -np.inf
-    for _ in range(STEPS):
-        counts, sums, total = _step(blocks, centroids, folder, device, progress)
-        full = counts > 0
-        lengths = np.linalg.norm(sums, axis=1)
+    for _ in range(max_iter):
+        # Added in the order of the blocks, whichever worker was first.
+        counts, sums, similarities = (
+            np.sum(parts, axis=0) for parts in zip(*blocks.map(_sums, centroids), strict=True)
+        )
+        divisors = np.linalg.norm(sums, axis=1) if spherical else counts
         # A cluster whose vectors cancel out has no direction: it keeps the one it had.
-        moved = full & (lengths > 0)
-        centroids[moved] = (sums[moved] / lengths[moved, None]).astype(np.float32)
-        centroids = centroids[full]
-        mean = total / counts.sum()
-        if mean - last < _TOLERANCE:
+        moved = divisors > 0
+        centroids[moved] = (sums[moved] / divisors[moved, None]).astype(np.float32)
+        centroids = centroids[counts > 0]
+        mean = similarities / counts.sum()
+        if mean - last < tol * blocks.variance:
             break
         last = mean
-    return centroids
+    blocks.close()
+    return blocks.original(centroids)
 
 
-def _start(blocks: Sequence[Path], k: int, seed: int) -> np.ndarray:
-    sizes = [len(np.load(block, mmap_mode="r")) for block in blocks]
-    chosen = np.random.default_rng(seed).permutation(sum(sizes))[:k]
-    starts = np.cumsum([0, *sizes])
-    picked = []
-    for block, start, end in zip(blocks, starts[:-1], starts[1:], strict=True):
-        inside = np.sort(chosen[(chosen >= start) & (chosen < end)]) - start
-        picked.append(np.load(block, mmap_mode="r")[inside])
-    return np.concatenate(picked)
-
-
-def _step(
-    blocks: Sequence[Path],
-    centroids: np.ndarray,
-    folder: Path,
-    device: str,
-    progress: bool | None,
-) -> tuple[np.ndarray, np.ndarray, float]:
-    place = folder / "step.npy"
-    with storage.atomic_write(str(place)) as file:
-        np.save(file, centroids)
-    work = dask.delayed(_sums, pure=False)
-    results = jobs.compute_all(
-        [work(block, place, device) for block in blocks],
-        [str(block) for block in blocks],
-        "k-means",
-        progress,
-    )
-    counts, sums, totals = zip(*results, strict=True)
-    # Added in the order of the blocks, whichever worker was first.
-    return np.sum(counts, axis=0), np.sum(sums, axis=0), float(np.sum(totals))
-
-
-def _sums(block: Path, centroids: Path, device: str) -> tuple[np.ndarray, np.ndarray, float]:
+def _sums(block: Block, centroids_path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     """Of one block's vectors: how many each centroid has, their sums, and all similarities."""
     import torch
 
-    x = torch.from_numpy(np.load(block)).to(device)
-    centres = torch.from_numpy(np.load(centroids)).to(device)
-    index, similarity = nearest(x, centres, 1)
+    vectors = block.vectors()
+    centroids = torch.from_numpy(np.load(centroids_path)).to(block.device)
+    index, similarity = nearest(vectors, centroids, 1, block.spherical)
     home = index[:, 0]
-    sums = torch.zeros_like(centres, dtype=torch.int64)
-    sums.index_add_(0, home, (x / _UNIT).long())
-    counts = torch.bincount(home, minlength=len(centres))
+    sums = torch.zeros_like(centroids, dtype=torch.int64)
+    sums.index_add_(0, home, (vectors / _UNIT).long())
+    counts = torch.bincount(home, minlength=len(centroids))
     exact = sums.cpu().numpy() * _UNIT
     return counts.cpu().numpy(), exact, float(similarity.double().sum())

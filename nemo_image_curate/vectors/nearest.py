@@ -1,4 +1,4 @@
-"""Products of unit vectors in the precision that a device is fast at, and the nearest by them."""
+"""The nearest of some centroids, by products in the precision that a device is fast at."""
 
 from __future__ import annotations
 
@@ -26,52 +26,56 @@ def coarse(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def nearest(
-    vectors: torch.Tensor, centroids: torch.Tensor, n: int
+    vectors: torch.Tensor, centroids: torch.Tensor, n: int, spherical: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `n` centroids of highest cosine similarity for each vector, the nearest first.
+    """The `n` nearest centroids of each vector, the nearest first.
 
     Parameters
     ----------
     vectors : torch.Tensor, shape (m, d), float32
     centroids : torch.Tensor, shape (k, d), float32
-        Both of length 1.
     n : int
         At most k.
+    spherical : bool, default True
+        All are of length 1 and compared by their cosine, to the accuracy of `coarse`; else by
+        Euclidean distance, in float32.
 
     Returns
     -------
     index : torch.Tensor of int64, shape (m, n)
     similarity : torch.Tensor of float32, shape (m, n)
-        To the accuracy of `coarse`.
+        The cosine; or x.c - |c|^2 / 2, which is half of what the squared distance of the centroid
+        is less than that of zero.
     """
     import torch
 
-    fixed = coarse(centroids).T
+    convert = coarse if spherical else torch.Tensor.float
+    columns = convert(centroids).T
+    lead = None if spherical else centroids.square().sum(dim=1) / 2
     parts = []
     for start in range(0, len(vectors), _ROWS):
-        products = (coarse(vectors[start : start + _ROWS]) @ fixed).float()
-        parts.append(_top(products, n))
+        products = (convert(vectors[start : start + _ROWS]) @ columns).float()
+        parts.append(_top(products if lead is None else products - lead, n))
     if not parts:
         empty = torch.empty(0, n, device=vectors.device)
         return empty.long(), empty
-    index, similarity = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    index, similarity = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return index, similarity
 
 
-def _top(products: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _top(similarity: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Columns of the `n` largest values of each row, and those values; changes `similarity`."""
     import torch
 
-    if products.is_cuda:
-        similarity, index = products.topk(n, dim=1)
-        return index, similarity
+    if similarity.is_cuda:
+        values, index = similarity.topk(n, dim=1)
+        return index, values
     # numpy's argmax is five times as fast as torch's on a CPU (measured), and `n` is small.
-    table = products.numpy()
-    columns_by_rank = []
+    table = similarity.numpy()
+    columns = []
     for _ in range(n):
-        best = torch.from_numpy(table.argmax(axis=1))[:, None]
-        columns_by_rank.append((best, products.gather(1, best)))
-        products.scatter_(1, best, -torch.inf)
-    index, similarity = (
-        torch.cat(columns, dim=1) for columns in zip(*columns_by_rank, strict=True)
-    )
-    return index, similarity
+        index = torch.from_numpy(table.argmax(axis=1))[:, None]
+        columns.append((index, similarity.gather(1, index)))
+        similarity.scatter_(1, index, -torch.inf)
+    index, values = (torch.cat(tensors, dim=1) for tensors in zip(*columns, strict=True))
+    return index, values

@@ -18,9 +18,9 @@ def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     Returns
     -------
     numpy.ndarray of float64, shape (n,)
-        53 bits of pandas' SipHash.
+        53 bits of pandas' SipHash, whose key the seed is.
     """
-    names = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
-    salt = f"{seed % 10**16:016d}"
-    hashed: np.ndarray = pd.util.hash_array(names, hash_key=salt, categorize=False)
+    texts = keys.cast("string").to_numpy(zero_copy_only=False).astype(object)
+    hash_key = f"{seed % 10**16:016d}"
+    hashed: np.ndarray = pd.util.hash_array(texts, hash_key=hash_key, categorize=False)
     return (hashed >> 11) / 2.0**53

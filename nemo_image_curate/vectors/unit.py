@@ -12,29 +12,36 @@ if TYPE_CHECKING:
 
 
 def directions(vectors: torch.Tensor) -> torch.Tensor:
-    """Each row scaled to length 1; rows that are all zero, or not finite, become NaN.
-
-    Rows whose squares would leave the range of their type are divided by their largest value
-    first, so that every other row has a direction.
+    """Each row scaled to length 1.
 
     Parameters
     ----------
     vectors : torch.Tensor, shape (n, d), float32 or float64
+
+    Returns
+    -------
+    torch.Tensor, shape (n, d), of the same type
+        NaN in all columns of a row that is all zero, or holds NaN or infinity. Every other row has
+        a direction: if its squares leave the range of the type, it is divided by its largest
+        value first.
     """
     import torch
 
     if not vectors.numel():
         return vectors
-    length = vectors.norm(dim=1, keepdim=True)
-    unit: torch.Tensor = vectors / length
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    unit: torch.Tensor = vectors / lengths
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
-    odd = ~((length > small) & (length < 1 / small)).squeeze(1)
-    if odd.any():
-        extreme = vectors[odd]
-        # 0 / 0 and inf / inf are NaN.
-        scaled = extreme / extreme.abs().amax(dim=1, keepdim=True)
-        unit[odd] = scaled / scaled.norm(dim=1, keepdim=True)
+    shortest, longest = lengths.aminmax()
+    # As floats: a single query waits for each step here.
+    if float(shortest) > small and float(longest) < 1 / small:
+        return unit
+    doubtful = ~((lengths > small) & (lengths < 1 / small)).squeeze(1)
+    rows = vectors[doubtful]
+    # 0 / 0 and inf / inf are NaN.
+    scaled = rows / rows.abs().amax(dim=1, keepdim=True)
+    unit[doubtful] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
     return unit
 
 
@@ -43,15 +50,15 @@ def unit_vectors(values: Any, device: str) -> tuple[torch.Tensor, np.ndarray]:
 
     Parameters
     ----------
-    values : numpy.ndarray or cupy.ndarray, shape (n, d)
+    values : numpy.ndarray or cupy.ndarray, shape (n, d), float32
     device : {"cpu", "cuda"}
 
     Returns
     -------
     vectors : torch.Tensor, shape (m, d), float32
         Of length 1.
-    rows : numpy.ndarray of int64, shape (m,)
-        Which rows they are; rows that are all zero, or hold NaN or infinity, are left out.
+    row_numbers : numpy.ndarray of int64, shape (m,)
+        Their rows among the n; those that are all zero, or hold NaN or infinity, are left out.
     """
     import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -59,6 +60,20 @@ def test_photographs_are_found(indexed, run):
         assert "Traceback" not in search(*words, code=2 if "--image" not in words else 1)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--text", "x", "--collapse", "0"], "collapse=0.0 should be"),
+        (["--text", "x", "--collapse", "1.5"], "collapse=1.5 should be"),
+        (["--text", "x", "--text-weight", "-1"], "text_weight=-1.0 should be"),
+        (["--text", "x", "-k", "0"], "k=0 should be"),
+        ([], "a query needs a text"),
+    ],
+)
+def test_unusable_queries_are_refused_before_anything_is_opened(run, tmp_path, words, said):
+    assert said in run("search", tmp_path / "nowhere", *words, code=2, cluster=False)
+
+
 def test_an_index_is_added_to_or_built_again(indexed, run):
     first = json.loads(run("index", indexed / "meta", "--json"))
     assert first["image_embedding"]["vectors"] == len(CAPTIONS)
@@ -66,6 +81,8 @@ def test_an_index_is_added_to_or_built_again(indexed, run):
     assert first["caption"]["captions"] == len(CAPTIONS)
     again = run("index", indexed / "meta", "--kind", "ivf", "--rebuild")
     assert "kind       ivf" in again
+    assert "INFO: index of image_embedding is ivf" in run.stderr
+    assert "MB in memory" in run.stderr
     run("index", indexed / "meta", "--kind", "flat")
 
 
@@ -98,13 +115,21 @@ def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(in
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [COMMAND, "serve", indexed / "meta", "--port", str(port), "--store", indexed / "live"],
+        [
+            *(COMMAND, "serve", indexed / "meta", "--port", str(port)),
+            *("--store", indexed / "live", "--allowed-host", "gallery.example"),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
     )
     try:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        for host, status in {"gallery.example": 200, "evil.example": 421}.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+            connection.request("GET", "/docs", headers={"Host": host})
+            assert connection.getresponse().status == status
+            connection.close()
         query = urllib.request.Request(
             f"http://127.0.0.1:{port}/search/text-to-image",
             json.dumps({"text": "a cat", "k": 5, "where": "width > 300"}).encode(),

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from nemo_image_curate.dedup.columns import keep_score
 from nemo_image_curate.dedup.keep import check_keep, ranks
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.vectors.sampling import random_score
 
 # Arrow strings hold whatever UTF-8 can: everything but lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -58,25 +57,6 @@ def test_without_a_score_rows_keep_their_order():
 def test_infinite_scores():
     score = np.array([-np.inf, np.nan, np.inf, 0.0])
     assert ranks(chunked(list("abcd")), score).tolist() == [2, 3, 0, 1]
-
-
-@given(st.lists(st.sampled_from(AWKWARD) | TEXT, min_size=1, max_size=20), st.integers(-5, 2**40))
-@settings(max_examples=100)
-def test_random_scores_depend_on_key_and_seed_alone(keys, seed):
-    scores = random_score(chunked(keys), seed)
-    assert scores.dtype == np.float64
-    assert ((scores >= 0) & (scores < 1)).all()
-    for key, score in zip(keys, scores, strict=True):
-        assert random_score(pa.array([key], pa.string()), seed)[0] == score
-
-
-def test_random_scores_are_spread_and_differ_by_seed():
-    keys = pa.array([f"{number:09d}" for number in range(20_000)])
-    one, other = random_score(keys, 0), random_score(keys, 1)
-    assert len(np.unique(one)) == len(keys)
-    # Three standard deviations of a mean of 20,000 uniform numbers.
-    assert abs(one.mean() - 0.5) < 3 * math.sqrt(1 / 12 / len(keys))
-    assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def saved(tmp_path, table, monkeypatch):
     with (tmp_path / "rows.arrow").open("wb") as file:
         # In pieces, as partitions come.
         write_rows(file, iter(table.to_batches(max_chunksize=333)), table.schema)
-    return RowTable(str(tmp_path / "rows.arrow"), "key")
+    return RowTable(tmp_path / "rows.arrow", "key")
 
 
 def test_take(saved, table):
@@ -73,7 +73,7 @@ def test_matching_means_what_filter_means(tmp_path):
     whole = frames.to_arrow(dataset.metadata.compute())
     with (tmp_path / "rows").open("wb") as file:
         write_rows(file, iter(whole.to_batches()), plain_schema(whole.schema))
-    table = RowTable(str(tmp_path / "rows"), "key")
+    table = RowTable(tmp_path / "rows", "key")
     for expression in (
         "width > 33 and score < 8",
         "33 <= width < 35 or score > 9",
@@ -93,7 +93,7 @@ def test_matching_refuses_what_filter_refuses(saved):
 
 
 def test_expressions_are_remembered_and_forgotten(saved, monkeypatch):
-    monkeypatch.setattr(rows_module, "_KEPT", 2)
+    monkeypatch.setattr(rows_module, "_REMEMBERED", 2)
     first = saved.matching("width < 5")
     assert saved.matching("width < 5") is first
     with pytest.raises(ValueError, match="read-only"):
@@ -118,7 +118,7 @@ def test_find(saved):
 def test_no_rows(tmp_path, table):
     with (tmp_path / "rows").open("wb") as file:
         write_rows(file, iter([]), table.schema)
-    empty = RowTable(str(tmp_path / "rows"), "key")
+    empty = RowTable(tmp_path / "rows", "key")
     assert len(empty) == 0
     assert empty.matching("width > 3").tolist() == []
     with pytest.raises(ConfigError):
@@ -136,4 +136,4 @@ def test_lists_are_no_plain_columns():
 def test_damaged(tmp_path, content):
     (tmp_path / "rows").write_bytes(content)
     with pytest.raises(DatasetError, match="rows is damaged"):
-        RowTable(str(tmp_path / "rows"), "key")
+        RowTable(tmp_path / "rows", "key")

@@ -96,5 +96,5 @@ def test_other_endings_and_absent_files(tmp_path):
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(WeightsError, match=r"0 members '\*/variables/variables\.index'"):
+    with pytest.raises(WeightsError, match=r"a\.zip is neither of the two"):
         load_state_dict(tmp_path / "a.zip")

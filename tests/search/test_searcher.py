@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,6 @@ def dataset(tmp_path_factory) -> ImageTextPairDataset:
 @pytest.fixture(scope="module")
 def searcher(dataset) -> Searcher:
     return Searcher.open(dataset, WordEmbedder())
-
-
-@pytest.fixture
-def store(tmp_path) -> Iterator[ChromaStore]:
-    store = ChromaStore(tmp_path / "store", WordEmbedder())
-    yield store
-    store.close()
 
 
 def keys(hits: list[Any]) -> list[str]:

@@ -122,6 +122,16 @@ def await_port(port: int) -> None:
     raise AssertionError(f"nothing listens on port {port}")
 
 
+def wait_for_line(served: Served, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The line of a service's log that is meant."""
+    for _ in range(100):
+        for line in served.lines():
+            if wanted(line):
+                return line
+        time.sleep(0.05)
+    raise AssertionError("no such line")
+
+
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder below which `service` may read files."""

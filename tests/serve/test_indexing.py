@@ -113,6 +113,19 @@ def test_json_with_key_and_metadata(service, root):
     assert two["metadata"]["author"] == "Ada"
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["a/../b", "//", "\\", "%2F", "\n", "a\nb", "a\0", "?x#y", "&shard=0", "\u202egpj", "猫😀"],
+)
+def test_odd_keys_have_links_that_work(service, key):
+    image = stripes(500 + sum(map(ord, key)))
+    body = {"image": {"data": base64.b64encode(image).decode()}, "key": key}
+    assert add(service, json={"images": [body]})["added"] == 1
+    hit = found(service, image, k=1)[0]
+    assert hit["key"] == key
+    assert service.http.get(hit["url"]).content == image
+
+
 def test_odd_pictures_are_taken(service):
     odd = odd_pictures()
     added = add(service, **form(*odd.values(), keys=list(odd)))

@@ -1,3 +1,4 @@
+import base64
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.serve.asking import status_of
 from tests.serve.conftest import await_port
 from tests.serve.pictures import NASTY, picture
 from tests.serve.test_indexing import bomb, stripes
@@ -183,6 +185,25 @@ def test_with_a_token(browser, bare):
     tab.get_by_text("no store to add to").wait_for()
     keep(page, "no-store")
     page.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/_stcore/host-config", "/_stcore/stream"])
+def test_a_name_that_was_bound_to_this_machine(service, path):
+    """DNS rebinding: a page of another site would ask the service through this one."""
+    port = service.page.rpartition(":")[2]
+    upgrade = {
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(b"0" * 16).decode(),
+    }
+    expected = {"localhost": 101 if "stream" in path else 200, "evil.example": 421}
+    for host, status in expected.items():
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}", f"Origin: http://{host}:{port}"]
+        if "stream" in path:
+            lines += ["Connection: Upgrade", *map(": ".join, upgrade.items())]
+        connection = socket.create_connection(("127.0.0.1", int(port)), 30)
+        connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        assert status_of(connection) == status, host
 
 
 def test_no_service(browser):

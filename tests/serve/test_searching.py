@@ -104,6 +104,15 @@ def test_data_url_and_line_breaks(bare):
     assert found[0]["key"] == "blue 1 ü"
 
 
+def test_data_url_with_escapes(bare):
+    """RFC 2397: a data URL is a URL, whose +, / and = may be percent escapes."""
+    text = base64.b64encode(picture("blue", 2)).decode()
+    escaped = "".join(f"%{ord(letter):02X}" if letter in "+/=" else letter for letter in text)
+    assert escaped != text
+    for data in (f"data:image/jpeg;base64,{escaped}", escaped):
+        assert hits(bare, "similar-images", image={"data": data}, k=1)[0]["key"] == "blue 2 ü"
+
+
 def test_like_an_indexed_image(bare):
     key = {"key": "red 1 ü", "shard": "00000.tar"}
     for image in (key, {"key": "red 1 ü"}):
@@ -190,6 +199,8 @@ def test_no_such_image(bare, path):
         ({"text": "red", "where": "width >"}, "cannot use the expression"),
         ({"text": "red", "where": "__import__('os')"}, "not allowed"),
         ({"text": "red", "collapse": 2}, "less than or equal to 1"),
+        # The schema says so, too; it is not left to the searcher.
+        ({"text": "red", "collapse": 0}, "greater than 0"),
         ({"text": "red", "negative_text": "red", "negative_weight": 1.0}, ""),
         ({"text": "red", "negative_weight": -1}, "greater than or equal to 0"),
     ],

@@ -1,0 +1,1 @@
+"""The kinds of index, one file each; `table` lists them."""

@@ -1,150 +1,193 @@
-"""The kinds of index: which one fits a number of vectors, and what it takes.
-
-``flat`` compares a query with all vectors, in float32. ``ivf`` looks only at the lists whose
-centres are nearest to the query (Jégou et al., "Product quantization for nearest neighbor
-search", 2011). There a vector is kept as its principal components, rotated at random so that all
-carry the same weight, in one byte each; the best candidates are scored again with whole vectors
-in float16, which lie in a file that is mapped.
-
-Measured at recall 0.95 among 1,000,000 vectors of 512 values whose spectrum falls like
-1 / sqrt(i), without clusters, one core: 128 components of one byte 0.9 ms and 140 MB. All 512 in
-one byte (SQ8) 3.0 ms and 524 MB; RaBitQ of 1, 2, 4 and 7 bits with re-ranking 1.2, 1.2, 2.3 and
-4.3 ms; product quantisation of 4 bits with FastScan does not get there.
-"""
+"""What a kind of index is: `Kind` plans and makes it, and opens it as an `Engine`."""
 
 from __future__ import annotations
 
-import math
+import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeAlias
 
-from nemo_image_curate.errors import ConfigError
+import numpy as np
 
-KINDS = ("flat", "ivf", "cuvs")
-# Up to here all vectors are compared: 50,000 of 512 values take about 5 ms.
-FLAT_ROWS = 50_000
-# What leaving components out adds to the cosine of two vectors of the dataset: standard deviation.
-# The candidates that are scored again make up for it.
-TAIL_NOISE = 0.012
-# Components at most and at least, in steps of what the processor takes at once.
-MOST, LEAST, STEP = 256, 32, 16
+from nemo_image_curate import storage
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+
+# The paths of an index's files by their role: ``index``, ``vectors``, ``rows``.
+Files: TypeAlias = Mapping[str, Path]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an index will be, and what it will take.
+class Engine(abc.ABC):
+    """An index, opened: finds candidates, and holds vectors.
 
     Attributes
     ----------
-    kind : {"flat", "ivf", "cuvs"}
-    count, dim : int
-        Vectors and their length.
     lists : int
-        0 for ``flat``.
-    width : int
-        Values that are kept in memory of each vector, at most.
-    rerank : bool
-        Whether whole vectors are kept in a file.
+        The most that a search can look at; 0 when it compares all vectors anyway.
     """
 
-    kind: str
+    lists: int
+
+    @abc.abstractmethod
+    def candidates(
+        self, queries: np.ndarray, k: int, nprobe: int, allowed: np.ndarray | None
+    ) -> np.ndarray:
+        """The rows that are about nearest, shape (q, k), -1 for none.
+
+        Parameters
+        ----------
+        queries : numpy.ndarray, shape (q, w), float32
+            From `project_query`.
+        k : int
+        nprobe : int
+            How many lists to look at.
+        allowed : numpy.ndarray of uint8, optional
+            A bit for each row, the lowest of a byte first.
+        """
+
+    @abc.abstractmethod
+    def decode(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Vectors in float32, shape (m, w), whose products with a projected query are cosines."""
+
+    def project_query(self, query: np.ndarray) -> np.ndarray:
+        """A query of shape (d,) as what vectors from `decode` are multiplied with."""
+        return query
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors in float32, shape (m, d)."""
+        return self.decode(rows)
+
+
+@dataclass(frozen=True)
+class Kind(abc.ABC):
+    """An index of some kind, planned or made.
+
+    A new kind is a subclass in a file of its own, and one line in `table.KINDS`.
+
+    Attributes
+    ----------
+    count, dim : int
+        Vectors and their length.
+    name : str
+        What `build_index` calls the kind.
+    experimental : bool
+        Taken only when it is asked for.
+    """
+
     count: int
     dim: int
-    lists: int
-    width: int
-    rerank: bool
+
+    name: ClassVar[str]
+    experimental: ClassVar[bool] = False
+
+    @classmethod  # noqa: B027
+    def check(cls, rerank: bool) -> None:
+        """Refuse settings that it cannot be made with, and machines where it does not work."""
+
+    @classmethod
+    def suits(cls, count: int, dim: int, max_memory: float) -> bool:
+        """Whether ``kind="auto"`` takes it for so many vectors, if no kind before it suits."""
+        return True
+
+    @classmethod
+    def plan(cls, count: int, dim: int, rerank: bool, max_memory: float) -> Self:
+        """The best one that fits into memory, or the smallest if none does."""
+        return cls(count, dim)
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> Self:
+        """The one that was made."""
+        return cls(recipe["count"], recipe["dim"])
+
+    @abc.abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """What goes into the index's description besides `name`, `count` and `dim`.
+
+        ``factory``, in FAISS's notation; ``lists``, 0 without any; ``recall`` where it need not be
+        measured; and what `from_recipe` needs.
+        """
 
     @property
+    @abc.abstractmethod
     def memory_bytes(self) -> int:
         """Bytes of the index in memory; mapped files are not counted."""
-        if self.kind == "flat":
-            return self.count * self.dim * 4
-        if self.kind == "cuvs":
-            # On the GPU: vectors and a graph of 64 neighbours.
-            return self.count * (self.dim * 2 + 64 * 4)
-        # A code and a row number for each vector; without the file also where its code is.
-        each = self.width + 8 + (0 if self.rerank else 8)
-        return self.count * each + (self.lists + self.dim) * self.width * 4
 
     @property
+    @abc.abstractmethod
     def disk_bytes(self) -> int:
         """Bytes of the vectors and codes on disk; the rows' columns come on top."""
-        if self.kind == "flat":
-            return self.memory_bytes
-        whole = self.count * self.dim * 2 if self.rerank else 0
-        if self.kind == "cuvs":
-            return whole
-        return self.count * (self.width + 8) + (self.lists + self.dim) * self.width * 4 + whole
+
+    @property
+    @abc.abstractmethod
+    def method(self) -> str:
+        """How it is searched, in a few words."""
+
+    @property
+    def remedy(self) -> str:
+        """What takes less memory."""
+        return "kind='ivf' takes less"
 
     def __str__(self) -> str:
-        how = {
-            "flat": "all compared, exact",
-            "ivf": f"up to {self.width} bytes each in {self.lists:,} lists"
-            + (", re-ranked exactly" if self.rerank else ""),
-            "cuvs": "a graph on the GPU",
-        }[self.kind]
         return (
-            f"{self.kind}: {self.count:,} vectors of {self.dim} values, {how}; about "
+            f"{self.name}: {self.count:,} vectors of {self.dim} values, {self.method}; about "
             f"{self.memory_bytes / 1e6:,.0f} MB in memory, {self.disk_bytes / 1e6:,.0f} MB on disk"
         )
 
+    @property
+    @abc.abstractmethod
+    def roles(self) -> tuple[str, ...]:
+        """The files that it is opened from."""
 
-def check_kind(kind: str, rerank: bool, target_recall: float, max_memory: int | None) -> None:
-    """Refuse unusable settings with `ConfigError`."""
-    if kind not in ("auto", *KINDS):
-        raise ConfigError(f"kind={kind!r} should be one of 'auto', 'flat', 'ivf', 'cuvs'.")
-    if not 0 < target_recall <= 1:
-        raise ConfigError(f"target_recall={target_recall} should be above 0 and at most 1.")
-    if max_memory is not None and max_memory < 1:
-        raise ConfigError(f"max_memory={max_memory} should be a number of bytes, or None.")
-    if kind == "cuvs" and not rerank:
-        raise ConfigError("kind='cuvs' is built from the file of vectors; leave rerank=True.")
+    @abc.abstractmethod
+    def make(
+        self, staged: StagedPartitions, partitions: Mapping[int, StagedPartition], before: Files
+    ) -> tuple[Self, Files]:
+        """Make its files, or extend them: anew, with partitions added at the end.
+
+        Parameters
+        ----------
+        staged : StagedPartitions
+        partitions : mapping of int to StagedPartition
+            Those that have vectors, by number; rows are in this order.
+        before : Files
+            To be extended; none to begin with.
+
+        Returns
+        -------
+        kind : Kind
+            As it came out.
+        files : Files
+            In the folder of `staged`. Those of `roles`, and ``vectors`` when recall is to be
+            measured.
+        """
+
+    @abc.abstractmethod
+    def open(self, files: Files) -> Engine:
+        """The engine that searches its files."""
 
 
-def choose(
-    count: int, dim: int, kind: str = "auto", rerank: bool = True, max_memory: int | None = None
-) -> Plan:
-    """The index for so many vectors.
-
-    Parameters
-    ----------
-    count, dim : int
-    kind : {"auto", "flat", "ivf", "cuvs"}
-        ``auto`` is ``flat`` up to 50,000 vectors that fit, else ``ivf``.
-    rerank : bool
-    max_memory : int, optional
-        Bytes that the index may take in memory.
+def read_faiss(path: Path) -> Any:
+    """A FAISS index from a file.
 
     Raises
     ------
-    ConfigError
-        When it would take more than `max_memory`, saying what would fit.
+    DatasetError
+        When it is none.
     """
-    limit = math.inf if max_memory is None else max_memory
-    flat = Plan("flat", count, dim, 0, dim, False)
-    if kind == "flat" or (
-        kind == "auto" and count <= FLAT_ROWS and (flat.memory_bytes <= limit or count < LEAST)
-    ):
-        return _fitting(flat, limit, "kind='ivf' takes less")
-    if kind == "cuvs":
-        return _fitting(Plan(kind, count, dim, 0, dim, True), limit, "kind='ivf' takes less")
-    # Four times as many lists find no more among as many vectors looked at (measured), and their
-    # centres have to be looked at, too. From 6,400 vectors on there are 40 to find each centre on.
-    lists = max(1, min(round(2 * math.sqrt(count)), count // 40))
-    if not rerank:
-        # Nothing would make up for what is left out.
-        plan = Plan("ivf", count, dim, lists, dim, False)
-        return _fitting(plan, limit, "rerank=True takes less, and a file of vectors")
-    widths = [width for width in range(MOST, LEAST - 1, -STEP) if width < dim]
-    if dim <= MOST:
-        widths.insert(0, dim)
-    plans = [Plan("ivf", count, dim, lists, width, True) for width in widths or [dim]]
-    fits = [plan for plan in plans if plan.memory_bytes <= limit]
-    return fits[0] if fits else _fitting(plans[-1], limit, "it cannot be smaller")
+    import faiss
+
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        reason = str(error).split("Error:")[-1].strip()
+        raise DatasetError(f"{path} is damaged: {reason}. Build the index again.") from error
 
 
-def _fitting(plan: Plan, limit: float, remedy: str) -> Plan:
-    if plan.memory_bytes > limit:
-        raise ConfigError(
-            f"max_memory={limit:,} is too little for {plan}. Allow {plan.memory_bytes:,}; {remedy}."
-        )
-    return plan
+def write_faiss(index: Any, path: Path) -> Path:
+    """Write a FAISS index to a file."""
+    import faiss
+
+    with storage.atomic_write(str(path)) as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
+    return path

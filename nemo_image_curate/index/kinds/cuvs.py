@@ -1,4 +1,4 @@
-"""Candidates from a CAGRA graph on a GPU (cuVS); it has never been run: no GPU was at hand.
+"""Kind ``cuvs``: a CAGRA graph on a GPU. Experimental: it has never been run on one.
 
 Ootomo et al., "CAGRA: highly parallel graph construction and approximate nearest neighbor search
 for GPUs", 2023. The graph is built from the file of vectors whenever the index is opened.
@@ -7,16 +7,66 @@ for GPUs", 2023. The graph is built from the file of vectors whenever the index 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from nemo_image_curate import frames
-from nemo_image_curate.errors import BackendError
-from nemo_image_curate.index.kinds.engines import VectorFile
+from nemo_image_curate.errors import BackendError, ConfigError
+from nemo_image_curate.index.kinds.base import Engine, Files, Kind
+from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
+from nemo_image_curate.index.vector_file import VectorFile, write_vectors
 
+# Neighbours of each vector in the graph, as cuVS has it.
+_DEGREE = 64
 # cuVS takes powers of two, of at least this, up to 512 in its fastest mode.
 _LEAST_QUEUE = 64
+
+
+@dataclass(frozen=True)
+class Cuvs(Kind):
+    """Vectors in float16 and a graph of their neighbours; experimental."""
+
+    name = "cuvs"
+    experimental = True
+    method = "a graph on the GPU (experimental)"
+    # The graph is made of the vectors whenever they are opened.
+    roles = ("vectors",)
+
+    @classmethod
+    def check(cls, rerank: bool) -> None:
+        """Refuse to do without the file of vectors, and machines without cuVS."""
+        if not rerank:
+            raise ConfigError("kind='cuvs' is built from the file of vectors; leave rerank=True.")
+        require_cuvs()
+
+    def recipe(self) -> dict[str, Any]:
+        """There are no lists; recall is measured."""
+        return {"factory": "CAGRA", "lists": 0}
+
+    @property
+    def memory_bytes(self) -> int:
+        # Of the GPU: vectors and graph.
+        return self.count * (self.dim * 2 + _DEGREE * 4)
+
+    @property
+    def disk_bytes(self) -> int:
+        return self.count * self.dim * 2
+
+    def make(
+        self, staged: StagedPartitions, partitions: Mapping[int, StagedPartition], before: Files
+    ) -> tuple[Self, Files]:
+        """Write the vectors."""
+        path = staged.folder / "vectors"
+        arrays = (staged.vectors(number, self.dim) for number in partitions)
+        write_vectors(path, arrays, before.get("vectors"))
+        return self, {"vectors": path}
+
+    def open(self, files: Files) -> Engine:
+        """Build the graph."""
+        return CuvsEngine(VectorFile(files["vectors"], self.dim))
 
 
 def require_cuvs() -> None:
@@ -40,8 +90,12 @@ def require_cuvs() -> None:
         ) from error
 
 
-class CuvsEngine:
-    """Vectors in float16 and a graph of their neighbours, on the GPU.
+class CuvsEngine(Engine):
+    """Vectors and graph on the GPU; experimental.
+
+    Parameters
+    ----------
+    vectors : VectorFile
 
     Raises
     ------
@@ -65,7 +119,7 @@ class CuvsEngine:
         self._lock = threading.Lock()
 
     def candidates(
-        self, queries: np.ndarray, k: int, probe: int, allowed: np.ndarray | None
+        self, queries: np.ndarray, k: int, nprobe: int, allowed: np.ndarray | None
     ) -> np.ndarray:
         """The rows that the graph leads to, shape (q, k); -1 for none."""
         import cupy
@@ -78,21 +132,13 @@ class CuvsEngine:
             words.view(np.uint8)[: len(allowed)] = allowed
             options["filter"] = filters.from_bitset(cupy.asarray(words))
         with self._lock:
-            asked = cupy.asarray(queries.astype(np.float16))
+            device_queries = cupy.asarray(queries.astype(np.float16))
             settings = cagra.SearchParams(itopk_size=queue)
-            _, found = cagra.search(settings, self._graph, asked, k, **options)
-            rows = cupy.asnumpy(cupy.asarray(found)).astype(np.int64)
+            _, neighbours = cagra.search(settings, self._graph, device_queries, k, **options)
+            rows = cupy.asnumpy(cupy.asarray(neighbours)).astype(np.int64)
         # Where there is none cuVS writes the largest number.
         return np.where(rows < len(self._file), rows, -1)
 
-    def asked(self, query: np.ndarray) -> np.ndarray:
-        """The query itself."""
-        return query
-
-    def stored(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Vectors from the file."""
-        return self._file.read(rows)
-
-    def vectors(self, rows: np.ndarray) -> np.ndarray:
+    def decode(self, rows: np.ndarray | slice) -> np.ndarray:
         """Vectors from the file."""
         return self._file.read(rows)

@@ -61,7 +61,7 @@ class _Translator:
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             pairs = zip(sides, node.ops, sides[1:], strict=False)
-            return _join("$and", [self._comparison(*one) for one in pairs])
+            return _join("$and", [self._comparison(*pair) for pair in pairs])
         if isinstance(node, ast.Call):
             return self._call(node)
         if isinstance(node, ast.Name):
@@ -84,7 +84,7 @@ class _Translator:
         if node.func.attr == "isin" and len(node.args) == 1:
             return self._members(column, "$in", self._values(node.args[0]))
         if node.func.attr == "between" and len(node.args) == 2:
-            low, high = (self._value(one) for one in node.args)
+            low, high = (self._value(limit) for limit in node.args)
             ends = [
                 self._compare(column, "$gte", low, node),
                 self._compare(column, "$lte", high, node),
@@ -123,7 +123,7 @@ class _Translator:
     def _values(self, node: ast.expr) -> list[Any]:
         if not isinstance(node, (ast.List, ast.Tuple)):
             return self._refuse(node, "where a list should be")
-        return [self._value(one) for one in node.elts]
+        return [self._value(member) for member in node.elts]
 
     def _value(self, node: ast.expr) -> Any:
         try:
@@ -161,13 +161,13 @@ def _compared(column: str, word: str, value: Any) -> dict[str, Any]:
     low = math.floor(value)
     below, above = {column: {"$lte": low}}, {column: {"$gte": low + 1}}
     between = [{column: {"$gt": low}}, {column: {"$lt": low + 1}}]
-    own = {column: {word: value}}
+    comparison = {column: {word: value}}
     if word == "$eq":
-        return _join("$and", [own, *between])
+        return _join("$and", [comparison, *between])
     if word == "$ne":
-        return _join("$or", [own, below, above])
+        return _join("$or", [comparison, below, above])
     nearer, guard = (above, between[0]) if word.startswith("$gt") else (below, between[1])
-    return _join("$or", [nearer, _join("$and", [own, guard])])
+    return _join("$or", [nearer, _join("$and", [comparison, guard])])
 
 
 def _forms(value: Any) -> list[Any]:

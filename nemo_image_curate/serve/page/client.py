@@ -38,23 +38,28 @@ class Client:
     def __init__(self, url: str, token: str | None = None, timeout: float = 60):
         self.url = url.rstrip("/")
         # ASCII is all that a header can hold; any other token is wrong anyway.
-        told = (token or "").encode("ascii", "replace").decode().strip()
-        self.headers = {"Authorization": f"Bearer {told}"} if told else {}
+        ascii_token = (token or "").encode("ascii", "replace").decode().strip()
+        self.headers = {"Authorization": f"Bearer {ascii_token}"} if ascii_token else {}
         self.timeout = timeout
 
     def stats(self) -> dict[str, Any]:
         """What the service serves."""
-        return self._ask("GET", "/stats").json()
+        stats: dict[str, Any] = self._ask("GET", "/stats").json()
+        return stats
 
     def search_text(self, text: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Images that fit a text."""
         body = {"text": text, **options}
-        return self._ask("POST", "/search/text-to-image", json=body).json()["hits"]
+        return self._hits("/search/text-to-image", body)
 
     def search_image(self, image: bytes, options: dict[str, Any]) -> list[dict[str, Any]]:
         """Images like an image."""
         body = {"image": {"data": base64.b64encode(image).decode()}, **options}
-        return self._ask("POST", "/search/similar-images", json=body).json()["hits"]
+        return self._hits("/search/similar-images", body)
+
+    def _hits(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        hits: list[dict[str, Any]] = self._ask("POST", path, json=body).json()["hits"]
+        return hits
 
     def add_images(
         self, images: Sequence[tuple[str, bytes]], captions: Sequence[str]
@@ -62,7 +67,9 @@ class Client:
         """Add images, given with their file names; what became of each."""
         files = [("files", image) for image in images]
         data = {"captions": list(captions)}
-        return self._ask("POST", "/index/images", files=files, data=data).json()["items"]
+        answer = self._ask("POST", "/index/images", files=files, data=data).json()
+        items: list[dict[str, Any]] = answer["items"]
+        return items
 
     def image(self, path: str) -> bytes:
         """The original image of a hit, by its ``url``."""

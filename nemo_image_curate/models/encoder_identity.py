@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.models.encoder_table import (
+from nemo_image_curate.models.known_encoders import (
     ENCODERS,
     OFFLINE,
     Encoder,
@@ -44,10 +44,10 @@ def check_quickgelu(model_name: str, pretrained: bool = True) -> None:
         return
     notes = " ".join(timm_config(name).notes or ())
     if "quickgelu" in notes.lower() and "quickgelu" not in name:
-        right = name.replace("_clip_", "_clip_quickgelu_")
+        quickgelu_name = name.replace("_clip_", "_clip_quickgelu_")
         raise ConfigError(
             f"model_name={model_name!r}: these weights were trained with QuickGELU, which this "
-            f"architecture does not compute; its embeddings would be wrong. Use {right!r}."
+            f"architecture does not compute; its embeddings would be wrong. Use {quickgelu_name!r}."
         )
 
 
@@ -97,8 +97,8 @@ def encoder_id(
     if not pretrained:
         return f"{architecture}:random"
     config = timm_config(name)
-    found = known_encoder(f"{architecture}.{config.tag}")
-    return found.name if found else f"timm/{architecture}.{config.tag}"
+    encoder = known_encoder(f"{architecture}.{config.tag}")
+    return encoder.name if encoder else f"timm/{architecture}.{config.tag}"
 
 
 def open_clip_id(
@@ -127,10 +127,10 @@ def open_clip_id(
     plain = model_name.replace("/", "-").removesuffix("-quickgelu")
     if declared is not None:
         if declared not in ENCODERS or ENCODERS[declared].open_clip_name != plain:
-            known = [one.name for one in ENCODERS.values() if one.open_clip_name]
+            names = [encoder.name for encoder in ENCODERS.values() if encoder.open_clip_name]
             raise ConfigError(
                 f"checkpoint_encoder={declared!r} is none that {model_name} may be; known are "
-                f"{', '.join(known)}."
+                f"{', '.join(names)}."
             )
         return declared
     if pretrained and pretrained.lower() == "openai":
@@ -175,8 +175,8 @@ def timm_config(model_name: str) -> Any:
 def _declared(declared: str, architecture: str, checkpoint_path: str | Path | None) -> str:
     encoder = ENCODERS.get(declared)
     if encoder is None or encoder.timm_name == OFFLINE:
-        known = ", ".join(e.name for e in ENCODERS.values() if e.timm_name != OFFLINE)
-        raise ConfigError(f"no encoder {declared!r} is known; known are {known}")
+        names = (encoder.name for encoder in ENCODERS.values() if encoder.timm_name != OFFLINE)
+        raise ConfigError(f"no encoder {declared!r} is known; known are {', '.join(names)}")
     if checkpoint_path is None:
         raise ConfigError(f"declared={declared!r} describes a checkpoint_path, but none is given")
     _check_architecture(encoder, architecture)

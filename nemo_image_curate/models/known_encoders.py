@@ -78,8 +78,8 @@ def known_encoder(model_name: str) -> Encoder | None:
 
     ``timm/<name>`` and ``hf-hub:timm/<name>`` mean the same as ``<name>``.
     """
-    wanted = plain_name(model_name)
-    return next((encoder for encoder in _TABLE if encoder.timm_name == wanted), None)
+    name = plain_name(model_name)
+    return next((encoder for encoder in _TABLE if encoder.timm_name == name), None)
 
 
 def plain_name(model_name: str) -> str:

@@ -7,49 +7,59 @@ from typing import Any
 
 import numpy as np
 
-from nemo_image_curate.index.kinds.base import LEAST, STEP, TAIL_NOISE, Plan
-
+# What leaving components out adds to the cosine of two vectors of the dataset: standard deviation.
+# The candidates that are scored again make up for it.
+TAIL_NOISE = 0.012
+# Components at least, in steps of what the processor takes at once.
+LEAST, STEP = 32, 16
 # The largest value of a code: FAISS keeps it as a signed byte.
 _PEAK = 127
 # Vectors that are encoded at once.
 _ROWS = 8192
 
 
-def projection(samples: Iterable[np.ndarray], plan: Plan) -> np.ndarray:
+def projection(
+    samples: Iterable[np.ndarray], dim: int, width: int, exact_later: bool
+) -> np.ndarray:
     """The matrix whose rows are the directions that codes are made of.
 
     The principal components of the sample, not centred, as cosines are not either: no other
-    choice of so many directions changes the products of such vectors less. As many as are needed
-    to change them by `TAIL_NOISE`, up to the plan's width. Then a random rotation, after which
-    one scale suits them all.
+    choice of so many directions changes the products of such vectors less. Then a random rotation,
+    after which one scale suits them all.
 
     Parameters
     ----------
     samples : iterable of numpy.ndarray, shape (m, d), float32
         Of length 1.
-    plan : Plan
+    dim : int
+        Their width.
+    width : int
+        How many components.
+    exact_later : bool
+        The best candidates are scored again with whole vectors: only as many components as change
+        products by `TAIL_NOISE` or more when they are left out, up to `width`.
 
     Returns
     -------
     numpy.ndarray, shape (w, d), float64
         Orthonormal rows.
     """
-    moment, count = np.zeros((plan.dim, plan.dim)), 0
+    moment, count = np.zeros((dim, dim)), 0
     for sample in samples:
         wide = sample.astype(np.float64)
         moment += wide.T @ wide
         count += len(wide)
-    power, directions = np.linalg.eigh(moment / max(1, count))
-    power, directions = power[::-1], directions[:, ::-1]
-    width = plan.width
-    if plan.rerank:
+    power, components = np.linalg.eigh(moment / max(1, count))
+    power, components = power[::-1], components[:, ::-1]
+    if exact_later:
         # Products of the left-out parts of two such vectors have this standard deviation.
         noise = np.sqrt(np.cumsum(power[::-1].clip(0) ** 2)[::-1])
         enough = (w for w in range(LEAST, width, STEP) if noise[w] <= TAIL_NOISE)
         width = next(enough, width)
     mixed, signs = np.linalg.qr(np.random.default_rng(0).standard_normal((width, width)))
-    rotation: np.ndarray = mixed * np.sign(np.diag(signs))
-    return rotation @ directions[:, :width].T
+    rotation = mixed * np.sign(np.diag(signs))
+    matrix: np.ndarray = rotation @ components[:, :width].T
+    return matrix
 
 
 def new_index(matrix: np.ndarray, peak: float, centres: np.ndarray) -> Any:
@@ -119,20 +129,20 @@ class Codes:
 
     def project(self, query: np.ndarray) -> np.ndarray:
         """A vector's components, shape (w,)."""
-        found: np.ndarray = self.matrix @ query
-        return found
+        components: np.ndarray = self.matrix @ query
+        return components
 
-    def ask(self, projected: np.ndarray) -> np.ndarray:
-        """Components (w,) as the whole numbers that FAISS compares codes with."""
+    def round_query(self, components: np.ndarray) -> np.ndarray:
+        """A query's components (w,) as the whole numbers that FAISS compares codes with."""
         # Each query has a scale of its own: captions may lie off where images are.
-        largest = float(abs(projected).max()) or 1.0
-        asked: np.ndarray = np.rint(projected * np.float32(_PEAK / largest))
-        return asked
+        largest = float(abs(components).max()) or 1.0
+        whole_numbers: np.ndarray = np.rint(components * np.float32(_PEAK / largest))
+        return whole_numbers
 
     def decode(self, rows: np.ndarray) -> np.ndarray:
         """The components of stored vectors, shape (m, w), about as they were.
 
         Needs the direct map of `lists`.
         """
-        found: np.ndarray = self.lists.reconstruct_batch(rows) / np.float32(self.scale)
-        return found
+        codes: np.ndarray = self.lists.reconstruct_batch(rows)
+        return codes / np.float32(self.scale)

@@ -6,12 +6,12 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 
-def media_type(request: Request) -> str:
+def content_type(request: Request) -> str:
     """The body's type without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def json_only(request: Request) -> None:
     """Refuse bodies that are not said to be JSON."""
-    if media_type(request) != "application/json":
+    if content_type(request) != "application/json":
         raise HTTPException(415, "send JSON, with the header Content-Type: application/json.")
