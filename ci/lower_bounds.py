@@ -66,11 +66,11 @@ def faults(text: str, pins: dict[str, str]) -> dict[str, str]:
             lower = re.search(r">=([0-9.]+)", requirement)
             if name not in pins or "==" in requirement:
                 continue
-            wanted = lowest(name, pins[name], by_major=group == "test-tools")
-            if lower and numbers(lower[1]) < numbers(wanted):
-                raised[requirement] = requirement.replace(lower[0], f">={wanted}")
+            lower_bound = lowest(name, pins[name], by_major=group == "test-tools")
+            if lower and numbers(lower[1]) < numbers(lower_bound):
+                raised[requirement] = requirement.replace(lower[0], f">={lower_bound}")
             elif not lower and "<" not in requirement:
-                raised[requirement] = f"{requirement}>={wanted}"
+                raised[requirement] = f"{requirement}>={lower_bound}"
     return raised
 
 
@@ -91,16 +91,18 @@ def main() -> None:
     }
     text = PYPROJECT.read_text()
     low = faults(text, pins)
-    told = []
+    messages = []
     if "--write" in sys.argv:
         for old, new in low.items():
             text = text.replace(f'"{old}"', f'"{new}"')
         PYPROJECT.write_text(text)
     else:
-        told = [f"pyproject.toml: {old} should be {new}" for old, new in low.items()]
-    told += conda_faults(CONDA.read_text(), pins)
-    if told:
-        sys.exit("\n".join([*told, "lower_bounds: below what is tested (ci/constraints-cpu.txt)"]))
+        messages = [f"pyproject.toml: {old} should be {new}" for old, new in low.items()]
+    messages += conda_faults(CONDA.read_text(), pins)
+    if messages:
+        sys.exit(
+            "\n".join([*messages, "lower_bounds: below what is tested (ci/constraints-cpu.txt)"])
+        )
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ def reference() -> str:
     for module, names in modules().items():
         folders[module.partition(".")[0]] += names
     for folder, names in folders.items():
-        told = summary(importlib.import_module(f"{PACKAGE}.{folder}"))
-        rows = [f"## {folder}", "", told, ""] if told else [f"## {folder}", ""]
+        heading = summary(importlib.import_module(f"{PACKAGE}.{folder}"))
+        rows = [f"## {folder}", "", heading, ""] if heading else [f"## {folder}", ""]
         columns = {name: added(name) for name in names}
         stages = any(columns.values())
         rows += ["| | | adds | option |", "|---|---|---|---|"] if stages else ["| | |", "|---|---|"]

@@ -136,11 +136,11 @@ def resolve(uv: str, extra: str, constraints: str) -> dict[str, str]:
 
 def read_pins() -> dict[str, str]:
     """Return the pins of the shared libraries."""
-    found = dict(re.findall(r"^([a-z0-9-]+)==([^ \n;]+)", CONSTRAINTS.read_text(), re.MULTILINE))
-    missing = [name for name in SHARED if name not in found]
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ \n;]+)", CONSTRAINTS.read_text(), re.MULTILINE))
+    missing = [name for name in SHARED if name not in pins]
     if missing:
         sys.exit(f"resolve_cuda: {CONSTRAINTS} has no pin for {', '.join(missing)}")
-    return {name: found[name] for name in SHARED}
+    return {name: pins[name] for name in SHARED}
 
 
 def check(uv: str, extra: str, pins: dict[str, str]) -> str:

@@ -77,11 +77,11 @@ def build(sources: Path, dist: Path) -> tuple[Path, Path]:
     return sdist, wheel
 
 
-def check_files(kind: str, found: set[str], expected: set[str]) -> None:
+def check_files(kind: str, files: set[str], expected: set[str]) -> None:
     """Refuse an archive that lacks a file, or holds one too many."""
-    if lacking := sorted(expected - found):
+    if lacking := sorted(expected - files):
         sys.exit(f"wheel: the {kind} lacks {', '.join(lacking)}: see package_data in setup.cfg")
-    if surplus := sorted(found - expected):
+    if surplus := sorted(files - expected):
         sys.exit(f"wheel: the {kind} holds {', '.join(surplus)}, too")
 
 
@@ -122,9 +122,9 @@ def use(python: Path, folder: Path) -> str:
         (pictures / f"{number}.jpg").write_bytes(buffer.getvalue())
     run(command, "pack", pictures, "--output", folder / "shards", cwd=folder)
     words = ("inspect", folder / "shards", "--workers", 1, "--json")
-    told = json.loads(run(command, *words, cwd=folder))
-    if (told["samples"], told["faults"]) != (3, []):
-        sys.exit(f"wheel: of 3 pictures packed, inspect says {told}")
+    report = json.loads(run(command, *words, cwd=folder))
+    if (report["samples"], report["faults"]) != (3, []):
+        sys.exit(f"wheel: of 3 pictures packed, inspect says {report}")
     return version
 
 

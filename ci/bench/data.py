@@ -18,7 +18,7 @@ def photographs(n: int, side: int, quality: int = 90) -> list[bytes]:
     """`n` different JPEGs of real content: random crops, about `side` pixels wide."""
     chance = random.Random(0)
     sources = [image for _, image in package_photographs()]
-    made = []
+    jpegs = []
     for number in range(n):
         image = sources[number % len(sources)]
         scale = chance.uniform(0.5, 0.95)
@@ -30,8 +30,8 @@ def photographs(n: int, side: int, quality: int = 90) -> list[bytes]:
         crop = crop.resize((wide, max(1, wide * height // width)))
         buffer = io.BytesIO()
         crop.save(buffer, "JPEG", quality=quality)
-        made.append(buffer.getvalue())
-    return made
+        jpegs.append(buffer.getvalue())
+    return jpegs
 
 
 def write_shards(folder: Path, images: list[bytes], per_shard: int, repeat: int = 1) -> None:

@@ -37,15 +37,15 @@ def vectors(n: int, dim: int = DIM) -> np.ndarray:
     spectrum = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
     centres = _unit(chance.standard_normal((1000, dim), dtype=np.float32))
     base = n - n // 10
-    made = np.empty((n, dim), dtype=np.float32)
+    x = np.empty((n, dim), dtype=np.float32)
     for start in range(0, n, 50_000):
-        part = made[start : start + 50_000]
+        part = x[start : start + 50_000]
         part[:] = _unit(chance.standard_normal(part.shape, dtype=np.float32) * spectrum)
-    made[:base] += centres[chance.integers(0, len(centres), base)]
-    made[:base] = _unit(made[:base])
+    x[:base] += centres[chance.integers(0, len(centres), base)]
+    x[:base] = _unit(x[:base])
     moved = chance.uniform(0, 0.33, (n - base, 1)).astype(np.float32)
-    made[base:] = _unit(made[chance.integers(0, base, n - base)] + made[base:] * moved)
-    return made[chance.permutation(n)]
+    x[base:] = _unit(x[chance.integers(0, base, n - base)] + x[base:] * moved)
+    return x[chance.permutation(n)]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -105,8 +105,8 @@ def semdedup(x: np.ndarray) -> tuple[float, set[tuple[int, int]]]:
     order = np.argsort(home, kind="stable")
     for rows in np.split(order, np.searchsorted(home[order], np.arange(1, k))):
         members = torch.from_numpy(x[rows])
-        near = torch.triu(members @ members.T, diagonal=1) >= 1 - EPS
-        first, second = (rows[part] for part in near.nonzero(as_tuple=True))
+        near_mask = torch.triu(members @ members.T, diagonal=1) >= 1 - EPS
+        first, second = (rows[part] for part in near_mask.nonzero(as_tuple=True))
         pairs.update(zip(first.tolist(), second.tolist(), strict=True))
     return time.perf_counter() - began, pairs
 
@@ -118,9 +118,9 @@ def all_pairs(x: np.ndarray) -> set[tuple[int, int]]:
     t = torch.from_numpy(x)
     pairs: set[tuple[int, int]] = set()
     for start in range(0, len(x), 1000):
-        near = (t[start : start + 1000] @ t.T >= 1 - EPS).nonzero()
-        near[:, 0] += start
-        pairs.update((a, b) for a, b in near.tolist() if a < b)
+        near_pairs = (t[start : start + 1000] @ t.T >= 1 - EPS).nonzero()
+        near_pairs[:, 0] += start
+        pairs.update((a, b) for a, b in near_pairs.tolist() if a < b)
     return pairs
 
 

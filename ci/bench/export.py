@@ -36,9 +36,9 @@ def ours(shards: Path, output: Path) -> float:
     return time.perf_counter() - began
 
 
-def copy(kept: Path, output: Path) -> float:
+def copy(clean: Path, output: Path) -> float:
     output.mkdir()
-    tars = sorted(glob.glob(f"{kept}/*.tar"))
+    tars = sorted(glob.glob(f"{clean}/*.tar"))
     began = time.perf_counter()
     subprocess.run(["cp", *tars, output], check=True)
     return time.perf_counter() - began
@@ -49,11 +49,11 @@ def shard_writer(shards: Path, output: Path) -> float:
     began = time.perf_counter()
     tables = [pq.read_table(path, columns=["key"]) for path in sorted(shards.glob("*.parquet"))]
     keys = [key for table in tables for key in table["key"].to_pylist()]
-    kept = {key for key in keys if key[-1] in "012345"}
+    kept_keys = {key for key in keys if key[-1] in "012345"}
     source = webdataset.WebDataset(sorted(map(str, shards.glob("*.tar"))), shardshuffle=False)
     with webdataset.ShardWriter(f"{output}/%05d.tar", maxcount=PER_SHARD, verbose=0) as sink:
         for sample in source:
-            if sample["__key__"] in kept:
+            if sample["__key__"] in kept_keys:
                 sink.write(sample)
     return time.perf_counter() - began
 

@@ -53,7 +53,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     for number, image in enumerate(images):
         (files / f"{number:09d}.jpg").write_bytes(image)
     write_shards(shards, images, 500)
-    ours, peer, found = [], [], {}
+    ours, peer, duplicates = [], [], {}
     with get_client("cpu"):
         for number in range(max(3, rounds)):
             work = scratch / f"work-{number}"
@@ -61,7 +61,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
             dataset = ImageTextPairDataset.from_webdataset(shards)
             result = PerceptualDedup(radius=RADIUS, work_dir=work)(dataset)
             ours.append(time.perf_counter() - began)
-            found["ours"] = int(result.metadata.is_duplicate.sum().compute())
+            duplicates["ours"] = int(result.metadata.is_duplicate.sum().compute())
             shutil.rmtree(work)
             began = time.perf_counter()
             hasher = peer_class(verbose=False)
@@ -69,13 +69,13 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
             groups = hasher.find_duplicates(encoding_map=encodings, max_distance_threshold=RADIUS)
             peer.append(time.perf_counter() - began)
             assert len(encodings) == IMAGES
-            found["peer"] = sum(map(bool, groups.values()))
+            duplicates["peer"] = sum(map(bool, groups.values()))
     ratio = statistics.median(theirs / own for own, theirs in zip(ours, peer, strict=True))
     return [
         {
             "what": f"perceptual duplicates among {IMAGES} JPEGs about {SIDE} px wide, tar to "
-            f"decisions ({found['ours']} removed) / imagededup PHash on the files "
-            f"({found['peer']} in pairs), radius {RADIUS}",
+            f"decisions ({duplicates['ours']} removed) / imagededup PHash on the files "
+            f"({duplicates['peer']} in pairs), radius {RADIUS}",
             "ours": f"{statistics.median(ours):.1f} s",
             "peer": f"{statistics.median(peer):.1f} s",
             "ratio": ratio,

@@ -35,11 +35,11 @@ def main(name: str, shards: str, output: str) -> None:
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=64, num_workers=len(os.sched_getaffinity(0))
     )
-    began, found = time.perf_counter(), []
+    began, batches = time.perf_counter(), []
     with torch.inference_mode():
         for (pixels,) in loader:
-            found.append(torch.nn.functional.normalize(model(pixels), dim=1).numpy())
-    embeddings = np.concatenate(found)
+            batches.append(torch.nn.functional.normalize(model(pixels), dim=1).numpy())
+    embeddings = np.concatenate(batches)
     np.save(output, embeddings)
     print(len(embeddings), time.perf_counter() - began)
 

@@ -32,25 +32,25 @@ def _matmul() -> str:
 
     import torch
 
-    found = []
+    rates = []
     for kind in (torch.float32, torch.bfloat16):
         a = torch.randn(2048, 2048).to(kind)
         a @ a
         began = time.perf_counter()
         for _ in range(8):
             a @ a
-        found.append(8 * 2 * 2048**3 / (time.perf_counter() - began) / 1e9)
-    return f"matmul {found[0]:.0f} GFLOP/s in float32, {found[1]:.0f} in bfloat16"
+        rates.append(8 * 2 * 2048**3 / (time.perf_counter() - began) / 1e9)
+    return f"matmul {rates[0]:.0f} GFLOP/s in float32, {rates[1]:.0f} in bfloat16"
 
 
 def _write(part: str, lines: list[str]) -> None:
     """Put one part's section into RESULTS.md in place of its last one."""
     results = HERE / "RESULTS.md"
     sections = results.read_text().split("\n## ")[1:] if results.exists() else []
-    kept = {section.split("\n", 1)[0]: section for section in sections}
-    kept[part] = "\n".join([part, "", *lines, ""])
+    section_of = {section.split("\n", 1)[0]: section for section in sections}
+    section_of[part] = "\n".join([part, "", *lines, ""])
     heading = "# Benchmarks\n\nMade by `ci/bench/run.py`; each ratio is of the same run.\n"
-    ordered = [kept[name] for name in PARTS if name in kept]
+    ordered = [section_of[name] for name in PARTS if name in section_of]
     results.write_text("\n## ".join([heading, *ordered]))
 
 

@@ -95,8 +95,8 @@ _GPU_ONLY = ("cudf", "dask_cudf", "dask_cuda", "cuvs")
 
 def missing(needs: Sequence[str]) -> list[str]:
     """The modules that are not there."""
-    wanted = [name for name in needs if not (REHEARSAL and name in _GPU_ONLY)]
-    return [name for name in wanted if not _found(name)]
+    needed = [name for name in needs if not (REHEARSAL and name in _GPU_ONLY)]
+    return [name for name in needed if not _found(name)]
 
 
 def _found(name: str) -> bool:

@@ -20,14 +20,14 @@ def frames() -> None:
 
     rows, dim = full(400_000, 100), 768
     values = torch.randn(rows, dim, device=DEVICE)
-    given = values if BACKEND == "gpu" else values.numpy()
-    made = backends.embedding_column(given, range(rows), rows)
+    matrix = values if BACKEND == "gpu" else values.numpy()
+    column_of_matrix = backends.embedding_column(matrix, range(rows), rows)
     frame = backends.from_arrow(_numbers(rows), BACKEND)
-    column = backends.with_columns(frame, {"embedding": made})["embedding"]
+    column = backends.with_columns(frame, {"embedding": column_of_matrix})["embedding"]
     array, _ = backends.embedding_array(column)
     same = float((torch.as_tensor(array, device=DEVICE) == values).all())
     record("cuDF embedding column, round trip is exact", same, "(1 = yes)")
-    speed = rate(lambda: backends.embedding_column(given, range(rows), rows), rows)
+    speed = rate(lambda: backends.embedding_column(matrix, range(rows), rows), rows)
     record("matrix to column, 768 wide", speed * dim * 4 / 1e9, "GB/s")
     speed = rate(lambda: backends.embedding_array(column), rows)
     record("column to matrix, 768 wide", speed * dim * 4 / 1e9, "GB/s")
@@ -61,19 +61,19 @@ def vectors(n: int, dim: int) -> Any:
     spectrum = torch.arange(1, dim + 1, device=DEVICE) ** -0.5
     centres = normalize(torch.randn(1000, dim, **options), dim=1)
     base = n - n // 10
-    made = torch.empty(n, dim, device=DEVICE)
-    for part in made.split(1 << 18):
+    x = torch.empty(n, dim, device=DEVICE)
+    for part in x.split(1 << 18):
         part[:] = normalize(torch.randn(part.shape, **options) * spectrum, dim=1)
-    for part in made[:base].split(1 << 18):
+    for part in x[:base].split(1 << 18):
         part += centres[torch.randint(1000, (len(part),), **options)]
         part[:] = normalize(part, dim=1)
-    for part in made[base:].split(1 << 18):
+    for part in x[base:].split(1 << 18):
         part *= torch.rand(len(part), 1, **options) / 3
-        part += made[torch.randint(base, (len(part),), **options)]
+        part += x[torch.randint(base, (len(part),), **options)]
         part[:] = normalize(part, dim=1)
     # By chunks: a second matrix of the whole would not fit beside the first.
     order = torch.randperm(n, **options)
-    return torch.cat([made[rows].cpu() for rows in order.split(1 << 18)])
+    return torch.cat([x[rows].cpu() for rows in order.split(1 << 18)])
 
 
 def shards(folder: Path, n: int, dim: int, per_shard: int) -> Any:

@@ -83,19 +83,19 @@ def _eager(model: str, name: str) -> None:
     if DEVICE == "cpu":
         return
     with torch.inference_mode():
-        given = pixels.clone()
+        captured = pixels.clone()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                run(given)
+                run(captured)
         side.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            run(given)
+            run(captured)
 
         def replay() -> None:
-            given.copy_(pixels)
+            captured.copy_(pixels)
             graph.replay()
 
         record(f"{name}, CUDA graph", rate(replay, batch), "images/s", shipped, name)

@@ -48,8 +48,8 @@ def fidelity() -> None:
     run = embedder.load_embedding_model(DEVICE)
     with torch.inference_mode():
         expected = model(torch.stack([transform(picture) for picture in pictures]).to(DEVICE))
-        found = run(decoder(embedder.preprocessing()).decode(images).pixels)
-    cosine = torch.nn.functional.cosine_similarity(expected.float(), found)
+        embeddings = run(decoder(embedder.preprocessing()).decode(images).pixels)
+    cosine = torch.nn.functional.cosine_similarity(expected.float(), embeddings)
     record("fidelity against Pillow, mean", float(cosine.mean()), "cosine", 0.9995, "the gate")
     record("fidelity against Pillow, least", float(cosine.min()), "cosine", 0.998, "the gate")
 
@@ -106,12 +106,12 @@ def formats() -> None:
     pictures = [Image.open(io.BytesIO(data)) for data in images]
 
     def saved(kind: str, mode: str = "RGB", **options: Any) -> list[bytes]:
-        made = []
+        encoded = []
         for picture in pictures:
             buffer = io.BytesIO()
             picture.convert(mode).save(buffer, kind, **options)
-            made.append(buffer.getvalue())
-        return made
+            encoded.append(buffer.getvalue())
+        return encoded
 
     usual = known(DECODE)
     bad_ones = ("one of a batch damaged", "one JPEG of a batch cut off")
@@ -247,13 +247,13 @@ def memory() -> None:
                 used / torch.cuda.get_device_properties(0).total_memory
             )
             torch.cuda.empty_cache()
-        found = forward._forward(pixels)
+        embeddings = forward._forward(pixels)
         if not REHEARSAL:
             torch.cuda.set_per_process_memory_fraction(1.0)
     record(f"batch of {batch} with 1 GB free becomes", forward._most, "images")
-    cosine = torch.nn.functional.cosine_similarity(expected, found).min()
+    cosine = torch.nn.functional.cosine_similarity(expected, embeddings).min()
     record("its embeddings against those of the whole batch, least", float(cosine), "cosine")
-    del forward, pixels, expected, found
+    del forward, pixels, expected, embeddings
     with scratch() as folder:
         data = write_photographs(folder / "data", 2, full(2048, 16))
         dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
@@ -267,5 +267,5 @@ def memory() -> None:
         for number in range(full(4, 1)):
             stage = TimmImageEmbedder(SMALL, image_embedding_column=f"c{number}", batch_size=BATCH)
             stage(dataset).save_metadata(folder / f"again{number}")
-        more = (device_memory() - before) / 1e6 - left
-        record("memory held after four more saves, more than after the first", more, "MB")
+        growth = (device_memory() - before) / 1e6 - left
+        record("memory held after four more saves, more than after the first", growth, "MB")

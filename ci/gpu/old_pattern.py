@@ -36,12 +36,12 @@ def main(name: str, shards: str, output: str) -> None:
         if number < 2:
             began, count = time.perf_counter(), 0
         table = pq.read_table(tar.with_suffix(".parquet"))
-        found = []
+        batches = []
         for pixels in _batches(str(tar), len(table), spec):
             with torch.inference_mode(), torch.autocast(DEVICE):
-                found.append(torch.nn.functional.normalize(model(pixels).float(), dim=1))
+                batches.append(torch.nn.functional.normalize(model(pixels).float(), dim=1))
             wait()
-        values = torch.cat(found)[: len(table)]
+        values = torch.cat(batches)[: len(table)]
         column = frames.embedding_column(
             values if BACKEND == "gpu" else values.numpy(), range(len(table)), len(table)
         )

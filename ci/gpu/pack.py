@@ -59,14 +59,14 @@ def pip(*arguments: str, python: str) -> None:
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
 
 
-def resolved(wanted: list[str], python: str) -> dict[str, str]:
+def resolved(requirements: list[str], python: str) -> dict[str, str]:
     """All distributions that requirements lead to, with the version of each."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ("--dry-run", "--ignore-installed", f"--report={report}", f"--target={folder}/t")
-        pip("install", *options, *wanted, python=python)
-        found = json.loads(report.read_text())["install"]
-    names = {re.sub(r"[-_.]+", "-", one["metadata"]["name"]).lower(): one for one in found}
+        pip("install", *options, *requirements, python=python)
+        distributions = json.loads(report.read_text())["install"]
+    names = {re.sub(r"[-_.]+", "-", one["metadata"]["name"]).lower(): one for one in distributions}
     return {name: one["metadata"]["version"] for name, one in sorted(names.items())}
 
 
@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="what is there")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     options = parser.parse_args()
-    wanted: list[str] = []
+    requirements: list[str] = []
     carried = set(options.without)
     number = 1
     for stage in options.stages:
         whole, alone = STAGES[stage]
-        wanted += whole
-        needed = resolved(wanted, options.python)
+        requirements += whole
+        needed = resolved(requirements, options.python)
         new = alone + [
             f"{name}=={version}"
             for name, version in needed.items()

@@ -114,13 +114,15 @@ def table() -> str:
         "| | | ratio | commit |",
         "|---|---|---|---|",
     ]
-    for name, one in results["figures"].items():
-        ratio = f"{one['ratio']:g} of {one['to']}" if "ratio" in one else ""
-        lines.append(f"| {name} | {one['value']:g} {one['unit']} | {ratio} | {one['commit']} |")
+    for name, entry in results["figures"].items():
+        ratio = f"{entry['ratio']:g} of {entry['to']}" if "ratio" in entry else ""
+        lines.append(
+            f"| {name} | {entry['value']:g} {entry['unit']} | {ratio} | {entry['commit']} |"
+        )
     lines += ["", "| tests | passed | failed | skipped | commit |", "|---|---|---|---|---|"]
-    for name, one in results["tests"].items():
-        counts = f"{one['passed']} | {len(one['failed'])} | {one['skipped']}"
-        lines.append(f"| {name} | {counts} | {one['commit']} |")
+    for name, entry in results["tests"].items():
+        counts = f"{entry['passed']} | {len(entry['failed'])} | {entry['skipped']}"
+        lines.append(f"| {name} | {counts} | {entry['commit']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ class Spans:
     """When which thread did what; the GPU counts as a thread of its own."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[str, str, float, float]] = []
+        self.spans: list[tuple[str, str, float, float]] = []
 
     def around(self, stage: str, function: Any) -> Any:
         """The function, timed."""
@@ -31,7 +31,7 @@ class Spans:
                 return function(*args, **options)
             finally:
                 name = threading.current_thread().name
-                self.found.append((stage, name, began, time.perf_counter()))
+                self.spans.append((stage, name, began, time.perf_counter()))
 
         return timed
 
@@ -73,7 +73,7 @@ class Spans:
         for stage, ends in getattr(self, "_events", ()):
             ends[1].synchronize()
             times = [self._zero_at + self._zero.elapsed_time(end) / 1000 for end in ends]
-            self.found.append((stage, "GPU", *times))
+            self.spans.append((stage, "GPU", *times))
 
 
 def timeline() -> None:
@@ -105,9 +105,9 @@ def timeline() -> None:
             seconds = time.perf_counter() - began
     spans.finish()
     picture = results.path().with_name("timeline.svg")
-    picture.write_text(drawn(spans.found, began, seconds))
+    picture.write_text(drawn(spans.spans, began, seconds))
     for stage in COLOURS:
-        times = _joined([(start, end) for what, _, start, end in spans.found if what == stage])
+        times = _joined([(start, end) for what, _, start, end in spans.spans if what == stage])
         busy = sum(end - start for start, end in times) / seconds
         results.record(f"timeline: {stage} is busy", busy, "of the time")
 
@@ -123,9 +123,9 @@ def _joined(spans: list[tuple[float, float]], gap: float = 0.0) -> list[tuple[fl
     return joined
 
 
-def drawn(found: list[tuple[str, str, float, float]], began: float, seconds: float) -> str:
+def drawn(spans: list[tuple[str, str, float, float]], began: float, seconds: float) -> str:
     """The spans as an SVG: a row for each thread and stage."""
-    rows = sorted({(stage, name) for stage, name, _, _ in found}, key=_place)
+    rows = sorted({(stage, name) for stage, name, _, _ in spans}, key=_place)
     height = (len(rows) + 2) * ROW
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -136,8 +136,8 @@ def drawn(found: list[tuple[str, str, float, float]], began: float, seconds: flo
     for number, (stage, name) in enumerate(rows):
         y = (number + 1) * ROW
         parts.append(f'<text x="4" y="{y + 12}">{stage} ({name[-14:]})</text>')
-        own = [(start, end) for what, who, start, end in found if (what, who) == (stage, name)]
-        for start, end in _joined(own, gap=0.5 / scale):
+        busy = [(start, end) for what, who, start, end in spans if (what, who) == (stage, name)]
+        for start, end in _joined(busy, gap=0.5 / scale):
             x, wide = LEFT + (start - began) * scale, max(0.3, (end - start) * scale)
             parts.append(
                 f'<rect x="{x:.1f}" y="{y + 2}" width="{wide:.1f}" height="{ROW - 4}" '

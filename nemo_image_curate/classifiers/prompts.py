@@ -71,8 +71,8 @@ def read_labels(labels: Sequence[str] | Mapping[str, str | Sequence[str]]) -> di
         raise ConfigError("labels is empty; give at least two to choose from.")
     entries = labels.items() if isinstance(labels, Mapping) else [(one, [one]) for one in labels]
     read: dict[str, list[str]] = {}
-    for name, given in entries:
-        words = [given] if isinstance(given, str) else list(given)
+    for name, value in entries:
+        words = [value] if isinstance(value, str) else list(value)
         for text in (name, *words):
             if not isinstance(text, str) or not text.strip():
                 raise ConfigError(f"label {name!r}: {text!r} should be a text that is not empty.")

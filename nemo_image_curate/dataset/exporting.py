@@ -80,8 +80,8 @@ def export(
     locate = _Locate(root, naming.id_col, filter_column, use_index_files)
     fresh = manifest is None
     if manifest is None:
-        found = saving.save(frame, targets, provenance, "staging", progress, locate)
-        manifest = {"fingerprints": prints, "naming": repr(naming), "staged": found}
+        summaries = saving.save(frame, targets, provenance, "staging", progress, locate)
+        manifest = {"fingerprints": prints, "naming": repr(naming), "staged": summaries}
     staged = manifest["staged"]
     plan = _plan([summary["rows"] for summary in staged], naming)
     if fresh:
@@ -98,8 +98,8 @@ def export(
         # A shard that was deleted after its export has lost its staged rows as well.
         parts = sorted({one.part for number in todo for one in plan[number]})
         picked = frame if len(parts) == frame.npartitions else frame.partitions[parts]
-        wanted = [targets[part] for part in parts]
-        saving.save(picked, wanted, provenance, "staging", progress, locate)
+        missing_targets = [targets[part] for part in parts]
+        saving.save(picked, missing_targets, provenance, "staging", progress, locate)
         write = dask.delayed(write_shard, pure=False)
         tasks = [
             write(

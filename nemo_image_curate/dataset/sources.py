@@ -85,9 +85,9 @@ class MetadataReader:
         table = self.read(source, columns)
         return frames.from_arrow(table, self.backend)
 
-    def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
+    def read(self, source: Source, names: Sequence[str] | None = None) -> pa.Table:
         """Read (some columns of) one source as an Arrow table of the common schema."""
-        names = self.schema.names if wanted is None else list(wanted)
+        names = self.schema.names if names is None else list(names)
         schema = pa.schema([self.schema.field(name) for name in names])
         if source.sidecar is not None:
             # The id column is read even when only `shard` is wanted: it gives the number of rows.

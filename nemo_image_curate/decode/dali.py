@@ -113,10 +113,10 @@ class DaliDecoder:
                 waiting += [chunk[half:], chunk[:half]]
             else:
                 parts.append((chunk, decoded))
-        others = [number for number, header in enumerate(headers) if header is None]
-        if others or not parts:
-            decoded = self._one_by_one.decode([data[number] for number in others])
-            parts.append((others, decoded.to(self._torch_device())))
+        left_out = [number for number, header in enumerate(headers) if header is None]
+        if left_out or not parts:
+            decoded = self._one_by_one.decode([data[number] for number in left_out])
+            parts.append((left_out, decoded.to(self._torch_device())))
         return DecodedBatch.merge(parts)
 
     def _header(self, encoded: bytes | memoryview | None) -> ImageHeader | None:

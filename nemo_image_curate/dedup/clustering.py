@@ -183,9 +183,9 @@ def _one_dim(column: str, dims: list[int]) -> int:
 
 def _vectors(frame: Any, column: str, device: str) -> tuple[torch.Tensor, np.ndarray]:
     """The unit vectors of a partition, and their rows."""
-    values, kept = frames.embedding_array(frame[column])
+    values, embedded_rows = frames.embedding_array(frame[column])
     vectors, rows = unit_vectors(values, device)
-    return vectors, kept[rows]
+    return vectors, embedded_rows[rows]
 
 
 def _sample(
@@ -208,16 +208,16 @@ def _sample(
         A hash of keys and vectors.
     """
     storage.require_shared(str(folder), "work_dir")
-    values, kept = frames.embedding_array(frame[column])
+    values, embedded_rows = frames.embedding_array(frame[column])
     keys = frames.column_to_arrow(frame[id_col])
-    chosen = np.flatnonzero(random_score(keys, seed)[kept] < share)
+    chosen = np.flatnonzero(random_score(keys, seed)[embedded_rows] < share)
     vectors, _ = unit_vectors(values[chosen], device)
     if not len(vectors):
         # The sample must not be empty where there is something.
         vectors = unit_vectors(values, device)[0][:1]
     with storage.atomic_write(str(folder / f"{_SAMPLE}-{number:05d}.npy")) as file:
         np.save(file, vectors.cpu().numpy())
-    digest = content_digest(pa.table({"key": keys}), kept, frames.host(values))
+    digest = content_digest(pa.table({"key": keys}), embedded_rows, frames.host(values))
     return (vectors.shape[1] if len(vectors) else 0), digest
 
 
@@ -279,7 +279,7 @@ def _memberships(
     for rank in range(1, index.shape[1]):
         # Divided by the distance of the two centroids, mostly a little below 1, this would be the
         # distance from the plane; taken as it is, it is cheaper and stores rather more.
-        near = similarity[:, 0] - similarity[:, rank] <= _BORDER * math.sqrt(2 * eps)
-        clusters.append(index[near, rank])
-        positions.append(position[near])
+        near_border = similarity[:, 0] - similarity[:, rank] <= _BORDER * math.sqrt(2 * eps)
+        clusters.append(index[near_border, rank])
+        positions.append(position[near_border])
     return torch.cat(clusters), torch.cat(positions)

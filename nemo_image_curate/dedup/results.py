@@ -160,16 +160,18 @@ def write(
     large = large.combine_chunks()
 
     def part(start: int, count: int) -> pa.Table:
-        some = slice(start, start + count)
-        partner = pa.array(by_rank[standing[some]], mask=~removed[some])
-        kept = large.take(partner).cast(names.schema)
-        mask = None if unknown is None else unknown[some]
+        rows_of_part = slice(start, start + count)
+        partner_rows = pa.array(by_rank[standing[rows_of_part]], mask=~removed[rows_of_part])
+        partners = large.take(partner_rows).cast(names.schema)
+        mask = None if unknown is None else unknown[rows_of_part]
         return pa.table(
             {
-                "is_duplicate": pa.array(removed[some], mask=mask),
-                "duplicate_of": kept[id_col],
-                "duplicate_of_shard": kept[SHARD_COLUMN],
-                "duplicate_similarity": pa.array(similarity[some], mask=~removed[some]),
+                "is_duplicate": pa.array(removed[rows_of_part], mask=mask),
+                "duplicate_of": partners[id_col],
+                "duplicate_of_shard": partners[SHARD_COLUMN],
+                "duplicate_similarity": pa.array(
+                    similarity[rows_of_part], mask=~removed[rows_of_part]
+                ),
                 **{name: column.slice(start, count) for name, column in more.items()},
             }
         )

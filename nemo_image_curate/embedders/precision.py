@@ -87,10 +87,10 @@ def _fuse_quick_gelu(model: Any) -> None:
 
     # timm's names of the three, and OpenCLIP's.
     names = (("fc1", "act", "fc2"), ("c_fc", "gelu", "c_proj"))
-    found = [
+    blocks = [
         (block, trio) for block in model.modules() for trio in names if hasattr(block, trio[1])
     ]
-    for block, trio in found:
+    for block, trio in blocks:
         before, activation, after = (getattr(block, name, None) for name in trio)
         if type(activation).__name__ != "QuickGELU" or not (
             isinstance(before, torch.nn.Linear) and isinstance(after, torch.nn.Linear)

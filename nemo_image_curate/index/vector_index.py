@@ -259,15 +259,15 @@ class VectorIndex:
         """The queries' directions, float32."""
         import torch
 
-        given = np.asarray(vectors)
+        array = np.asarray(vectors)
         dim = self.recipe["dim"]
-        if given.ndim != 2 or given.shape[1] != dim:
+        if array.ndim != 2 or array.shape[1] != dim:
             raise ConfigError(
-                f"queries of shape {given.shape} do not fit the index of {self.encoder or 'a'} "
+                f"queries of shape {array.shape} do not fit the index of {self.encoder or 'a'} "
                 f"embeddings, which have {dim} values: they should be of shape (q, {dim}), and by "
                 "the same model."
             )
-        wide = given.astype(np.float64)
+        wide = array.astype(np.float64)
         queries: np.ndarray = directions(torch.from_numpy(wide)).float().numpy()
         if np.isnan(queries).any():
             if not np.isfinite(wide).all():

@@ -46,5 +46,5 @@ class _Signer(TimestampSigner):
 
     def verify_signature(self, value: str | bytes, sig: str | bytes) -> bool:
         # To the letter: the base64 of 32 bytes has four spellings, and more with what is no base64.
-        given = sig.encode() if isinstance(sig, str) else sig
-        return secrets.compare_digest(self.get_signature(value), given)
+        signature = sig.encode() if isinstance(sig, str) else sig
+        return secrets.compare_digest(self.get_signature(value), signature)

@@ -62,8 +62,8 @@ class Guard:
         return None
 
     def _may_pass(self, scope: Scope, headers: Headers, token: str) -> bool:
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        if kind.lower() == "bearer" and _same(given.strip(), token):
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(credentials.strip(), token):
             return True
         if scope["method"] != "GET" or not scope["path"].startswith(IMAGES):
             return False
@@ -85,9 +85,9 @@ class Guard:
         return origin not in (f"http://{host}", f"https://{host}")
 
 
-def _same(given: str, token: str) -> bool:
+def _same(first: str, second: str) -> bool:
     # Takes as long wherever they differ.
-    return secrets.compare_digest(given.encode(), token.encode())
+    return secrets.compare_digest(first.encode(), second.encode())
 
 
 def _too_large(limit: int) -> str:

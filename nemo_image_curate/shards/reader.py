@@ -90,7 +90,7 @@ class TarShard:
         members = [(key, one) for key, sample in index.samples.items() for one in sample]
         if not members:
             return False
-        first, last = members[0], max(members, key=lambda one: one[1].offset)
+        first, last = members[0], max(members, key=lambda member: member[1].offset)
         end = last[1].offset + -(-last[1].size // BLOCK) * BLOCK
         if end + BLOCK > size or first[1].offset < BLOCK:
             return False

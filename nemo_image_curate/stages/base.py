@@ -103,12 +103,17 @@ class Stage(abc.ABC):
         The class, the code of users' classes that it is derived from, `parameters` and `config`.
         """
         package = __name__.partition(".")[0]
-        own = [
+        user_classes = [
             describe_code(cls)
             for cls in type(self).__mro__
             if cls.__module__.partition(".")[0] not in (package, "abc", "builtins", "typing")
         ]
-        return [type(self).__qualname__, own, describe(self.parameters()), describe(self.config())]
+        return [
+            type(self).__qualname__,
+            user_classes,
+            describe(self.parameters()),
+            describe(self.config()),
+        ]
 
     def __dask_tokenize__(self) -> list[Any]:
         return self.content_token()

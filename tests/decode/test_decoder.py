@@ -327,7 +327,7 @@ def test_without_nvimgcodec_pillow_does_it_all() -> None:
 import sys
 sys.modules["nvidia.nvimgcodec"] = None
 from tests.decode.pictures import good
-from tests.decode.test_decoders import SMALL
+from tests.decode.test_decoder import SMALL
 from nemo_image_curate.decode.cpu import CpuDecoder
 batch = CpuDecoder(SMALL).decode(list(good().values()))
 assert set(batch.errors) == {None}, batch.errors
