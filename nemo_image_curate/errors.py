@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable
 
 
@@ -54,3 +55,28 @@ class ColumnNotFoundError(CurateError, KeyError):
         close = difflib.get_close_matches(self.missing, self.columns, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"no column {self.missing!r}.{hint} Columns: {', '.join(self.columns)}"
+
+
+def require(module: str, extra: str, user: str) -> None:
+    """Refuse to go on without an optional module.
+
+    Parameters
+    ----------
+    module : str
+    extra : str
+        Which of this package's extras brings it.
+    user : str
+        What needs it, as the begin of the message.
+
+    Raises
+    ------
+    ConfigError
+    """
+    try:
+        installed = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        installed = False
+    if not installed:
+        raise ConfigError(
+            f"{user} needs the module {module}: pip install 'nemo_image_curate[{extra}]'"
+        )

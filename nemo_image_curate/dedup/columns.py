@@ -15,7 +15,7 @@ import pyarrow as pa
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dedup import results
-from nemo_image_curate.dedup.keep import check_keep, keep_score, ranks
+from nemo_image_curate.dedup.keep import check_keep, keep_order
 from nemo_image_curate.shards.columns import read_footer
 from nemo_image_curate.stages.base import PixelStage, Stage
 from nemo_image_curate.version import __version__
@@ -114,9 +114,7 @@ class ColumnDedup(Stage):
             # not again when the result is saved.
             measured = measured.save_metadata(saved, columns)
         rows = results.gather(measured, columns, None)
-        keys = rows.table[measured.id_col]
-        score = keep_score(self.keep, self.by, self.random_state, rows.table, keys)
-        rank = ranks(keys, score)
+        rank = keep_order(self.keep, self.by, self.random_state, rows.table, measured.id_col)
         decisions, compared = self.decide(rows.table, rank)
         more = {name: rows.table[name] for name in carried}
         results.write(folder, rows, measured.id_col, rank, decisions, compared, **more)

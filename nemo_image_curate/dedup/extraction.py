@@ -14,13 +14,7 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.members import Members
 from nemo_image_curate.dedup.neighbours import BLOCK, NeighbourPairs, earliest, forest
-from nemo_image_curate.dedup.rules import (
-    Decisions,
-    GreedyState,
-    Pairs,
-    decide,
-    first_of_each,
-)
+from nemo_image_curate.dedup.rules import Decisions, GreedyState, Pairs, decide
 
 # Earlier neighbours listed for each row under the greedy rule. Rows that have more, all of them
 # removed, are looked up again.
@@ -58,7 +52,7 @@ def extract(
     if not layout.dim:
         return decide(rule, _join([]), n)
     folder.mkdir(parents=True, exist_ok=True)
-    search = _Search(layout, folder, rank, eps, device, progress)
+    search = _PairSearch(layout, folder, rank, eps, device, progress)
     if rule == "components":
         pairs, _ = search(None)
         decisions = _with_similarities(layout, rank, decide(rule, pairs, n))
@@ -71,20 +65,17 @@ def extract(
     return decisions
 
 
-def _greedy(search: _Search, n: int) -> Decisions:
+def _greedy(search: _PairSearch, n: int) -> Decisions:
     state = GreedyState(n)
     every: list[Pairs] = []
     while state.open.any():
         pairs, truncated = search(_LIMIT, state if every else None)
         every.append(pairs)
         state.settle(pairs, truncated)
-    pairs = _join(every)
-    standing = state.kept[pairs.earlier]
-    chosen = Pairs(pairs.later[standing], pairs.earlier[standing], pairs.similarity[standing])
-    return first_of_each(chosen.sorted(), n)
+    return state.decisions(_join(every))
 
 
-class _Search:
+class _PairSearch:
     """Runs the search for pairs as Dask tasks, each over some clusters."""
 
     def __init__(
@@ -96,7 +87,6 @@ class _Search:
         device: str,
         progress: bool | None,
     ):
-
         self.layout = layout
         self.folder = folder
         self.eps = eps
@@ -126,7 +116,7 @@ class _Search:
             role = self._save(f"role-{self.rounds}.npy", roles)
         files = [self.folder / f"found-{self.rounds}-{first}.npz" for first, _ in self.ranges]
         todo = [number for number, file in enumerate(files) if not file.exists()]
-        work = dask.delayed(_search, pure=False)
+        work = dask.delayed(_search_clusters, pure=False)
         jobs.compute_all(
             [
                 work(
@@ -157,10 +147,7 @@ class _Search:
         horizon: np.ndarray = np.full(sum(self.layout.counts), 2**62)
         np.minimum.at(horizon, rows, ends)
         inside = pairs.earlier <= horizon[pairs.later]
-        return (
-            Pairs(pairs.later[inside], pairs.earlier[inside], pairs.similarity[inside]),
-            np.unique(rows),
-        )
+        return pairs.where(inside), np.unique(rows)
 
 
 def _join(parts: Sequence[Pairs]) -> Pairs:
@@ -188,7 +175,7 @@ def _ranges(layout: Layout) -> list[tuple[int, int]]:
     return [*ranges, (start, layout.n_clusters)]
 
 
-def _search(
+def _search_clusters(
     layout: Layout,
     clusters: tuple[int, int],
     role: Path | None,

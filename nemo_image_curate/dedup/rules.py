@@ -53,6 +53,10 @@ class Pairs:
     earlier: np.ndarray
     similarity: np.ndarray
 
+    def where(self, mask: np.ndarray) -> Pairs:
+        """Those pairs that a mask of bool, shape (p,), has."""
+        return Pairs(self.later[mask], self.earlier[mask], self.similarity[mask])
+
     def sorted(self) -> Pairs:
         """Each pair once, by `later`, then `earlier`."""
         order = np.lexsort((self.earlier, self.later))
@@ -92,6 +96,10 @@ def decide(rule: str, pairs: Pairs, n: int) -> Decisions:
     n : int
         How many rows there are.
     """
+    if rule == "greedy":
+        state = GreedyState(n)
+        state.settle(pairs, np.empty(0, dtype=np.int64))
+        return state.decisions(pairs)
     pairs = pairs.sorted()
     if rule == "components":
         first = component_firsts(pairs.later, pairs.earlier, n)
@@ -100,16 +108,10 @@ def decide(rule: str, pairs: Pairs, n: int) -> Decisions:
         direct = duplicate_of[pairs.later] == pairs.earlier
         similarity[pairs.later[direct]] = pairs.similarity[direct]
         return Decisions(duplicate_of, similarity)
-    if rule == "greedy":
-        state = GreedyState(n)
-        state.settle(pairs, np.empty(0, dtype=np.int64))
-        standing = state.kept[pairs.earlier]
-        pairs = Pairs(pairs.later[standing], pairs.earlier[standing], pairs.similarity[standing])
-        return first_of_each(pairs, n)
-    return first_of_each(pairs, n)
+    return _first_of_each(pairs, n)
 
 
-def first_of_each(pairs: Pairs, n: int) -> Decisions:
+def _first_of_each(pairs: Pairs, n: int) -> Decisions:
     """Every row that has a pair is removed, for the first of its partners; `pairs` are sorted."""
     duplicate_of = np.full(n, -1, dtype=np.int64)
     similarity = np.full(n, np.nan, dtype=np.float32)
@@ -171,6 +173,16 @@ class GreedyState:
                 return
             self.removed |= doomed
             self.kept |= free
+
+    def decisions(self, pairs: Pairs) -> Decisions:
+        """What became of each row, when all is settled: the first kept row near it stands for it.
+
+        Parameters
+        ----------
+        pairs : Pairs
+            All that rows were settled by.
+        """
+        return _first_of_each(pairs.where(self.kept[pairs.earlier]).sorted(), len(self.kept))
 
 
 def component_firsts(later: np.ndarray, earlier: np.ndarray, n: int) -> np.ndarray:

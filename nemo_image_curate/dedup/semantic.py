@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
@@ -19,7 +18,7 @@ from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.clustering import CONTENT, KEPT, Clustering
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
-from nemo_image_curate.dedup.keep import check_keep, keep_score, ranks
+from nemo_image_curate.dedup.keep import check_keep, keep_order
 from nemo_image_curate.dedup.layout import LAYOUT, Layout
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
@@ -377,23 +376,15 @@ class _Extraction:
     def run(self) -> None:
         clusters, layout = self.clusters, self.clusters.layout
         homes = layout.homes()
-        rank = self._ranks(homes)
+        keep, by, table = self.config["keep"], self.config["by"], self.rows.table
+        id_col, seed = clusters.dataset.id_col, clusters.stage.random_state
+        rank = keep_order(keep, by, seed, table, id_col, homes["similarity"])
         pairs = clusters.folder / f"pairs-{self.name}"
         rule, eps = self.config["rule"], self.config["eps"]
         decisions = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
         compared = homes["cluster"] >= 0
         cluster = pa.array(homes["cluster"], mask=~compared)
-        id_col = clusters.dataset.id_col
         results.write(self.decided, self.rows, id_col, rank, decisions, compared, cluster=cluster)
-
-    def _ranks(self, homes: np.ndarray) -> np.ndarray:
-        keep, by, table = self.config["keep"], self.config["by"], self.rows.table
-        keys = table[self.clusters.dataset.id_col]
-        if keep in ("hard", "easy"):
-            sign = 1.0 if keep == "easy" else -1.0
-            return ranks(keys, sign * homes["similarity"].astype(float))
-        seed = self.clusters.stage.random_state
-        return ranks(keys, keep_score(keep, by, seed, table, keys))
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage

@@ -22,6 +22,7 @@ from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import PixelStage, no_effect
 from nemo_image_curate.stages.image_pass import ImagePass, check_columns
+from nemo_image_curate.vectors.unit import directions
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class ImageEmbedder(PixelStage):
     image_embedding_column : str, default "image_embedding"
         ``list<float32>``; null where an image failed, with the reason in ``image_error``.
     normalize_embeddings : bool, default True
-        Scale each embedding to length 1.
+        Scale each embedding to length 1; NaN where a model gives zeros only, NaN or infinity.
     classifiers : sequence of ImageClassifier
         Run on the embeddings in the same pass.
     image_stages : sequence of PixelStage
@@ -197,7 +198,8 @@ class ImageEmbedder(PixelStage):
         Returns
         -------
         embeddings : numpy.ndarray of float32, shape (n, d)
-            Of unit length; NaN where a picture cannot be decoded. (n, 0) when none can.
+            Of unit length; NaN where a picture cannot be decoded, or the model gives no direction.
+            (n, 0) when none can be decoded.
         errors : list of str or None, length n
             The reasons.
 
@@ -234,9 +236,7 @@ class ImageEmbedder(PixelStage):
                 row_numbers += [start + row for row in batch.decoded]
                 if batch.decoded:
                     parts.append(torch.as_tensor(model(batch)[model.column]))
-        vectors = (
-            torch.nn.functional.normalize(torch.cat(parts), dim=1) if parts else torch.empty(0, 0)
-        )
+        vectors = directions(torch.cat(parts)) if parts else torch.empty(0, 0)
         embeddings = np.full((len(images), vectors.shape[1]), np.nan, np.float32)
         embeddings[row_numbers] = vectors.cpu().numpy()
         return embeddings, errors
@@ -323,4 +323,4 @@ class _Forward:
             parts.append(embeddings.float())
             start += len(chunk)
         vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+        return directions(vectors) if self.normalize else vectors

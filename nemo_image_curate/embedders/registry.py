@@ -59,7 +59,13 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     return embedder
 
 
-def named_embedder(model: str, pretrained: bool = False, **options: Any) -> ImageEmbedder:
+def named_embedder(
+    model: str,
+    pretrained: bool = False,
+    checkpoint_path: str | None = None,
+    checkpoint_encoder: str | None = None,
+    **options: Any,
+) -> ImageEmbedder:
     """The embedder that a short name means, as commands and recipes give it.
 
     Parameters
@@ -70,8 +76,10 @@ def named_embedder(model: str, pretrained: bool = False, **options: Any) -> Imag
         ``open_clip:local-dir:FOLDER``.
     pretrained : bool, default False
         Take the weights that timm names.
+    checkpoint_path, checkpoint_encoder : str, optional
+        Weights of one's own, and which encoder they are of.
     **options
-        Of the embedder.
+        Further ones of the embedder.
 
     Raises
     ------
@@ -79,15 +87,16 @@ def named_embedder(model: str, pretrained: bool = False, **options: Any) -> Imag
         For options that do not go with the name.
     """
     family, _, name = model.partition(":")
-    if family != "open_clip" and model != "offline-conse":
+    if model == "offline-conse":
+        if pretrained or checkpoint_path or checkpoint_encoder:
+            raise ConfigError("the offline model brings its own weights; give no others.")
+        return ConseEmbedder(**options)
+    options |= {"checkpoint_path": checkpoint_path, "checkpoint_encoder": checkpoint_encoder}
+    if family != "open_clip":
         return TimmImageEmbedder(model, pretrained=pretrained, **options)
     if pretrained:
         raise ConfigError("--pretrained is for timm; name a tag: open_clip:ViT-B-32:TAG.")
-    if family == "open_clip":
-        if name.startswith(("hf-hub:", "local-dir:")):
-            return OpenCLIPEmbedder(name, **options)
-        architecture, _, tag = name.partition(":")
-        return OpenCLIPEmbedder(architecture, tag or None, **options)
-    if any([options.pop("checkpoint_path"), options.pop("checkpoint_encoder")]):
-        raise ConfigError("the offline model brings its own weights; give no others.")
-    return ConseEmbedder(**options)
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return OpenCLIPEmbedder(name, **options)
+    architecture, _, tag = name.partition(":")
+    return OpenCLIPEmbedder(architecture, tag or None, **options)

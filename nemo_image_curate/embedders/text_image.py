@@ -16,6 +16,7 @@ from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import no_effect
+from nemo_image_curate.vectors.unit import directions
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class TextTower:
     logit_scale: float
     logit_bias: float | None = None
 
-    def unit_vectors(self, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
         """The embeddings of texts, scaled to length 1, (n, d) in float32; (0, 0) of none."""
         import torch
 
@@ -62,7 +63,7 @@ class TextTower:
         with torch.inference_mode():
             for start in range(0, len(texts), _TEXTS):
                 vectors = self.encode(list(texts[start : start + _TEXTS])).float()
-                parts.append(torch.nn.functional.normalize(vectors, dim=1).cpu().numpy())
+                parts.append(directions(vectors).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
 
@@ -134,7 +135,7 @@ class TextImageEmbedder(ImageEmbedder):
             problem = None if truncate else tower.problem(text)
             if problem:
                 raise ConfigError(f"text {_short(text)!r} {problem}.")
-        return tower.unit_vectors(texts)
+        return tower.embed(texts)
 
     def logit_scale(self, device: str = "cpu") -> float:
         """What cosines are multiplied by before softmax or sigmoid; 100 for OpenAI's CLIP."""
@@ -229,7 +230,7 @@ class _EmbedCaptions:
         column: Any = pa.nulls(len(texts), frames.embedding_type())
         if row_numbers:
             chosen = [texts[row] for row in row_numbers]
-            column = frames.embedding_column(tower.unit_vectors(chosen), row_numbers, len(texts))
+            column = frames.embedding_column(tower.embed(chosen), row_numbers, len(texts))
         return {embedder.text_embedding_column: column}
 
 

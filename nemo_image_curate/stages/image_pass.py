@@ -102,6 +102,7 @@ class ImagePass:
 
     def content_token(self) -> list[Any]:
         """All that decides what the pass computes."""
+        # The last bits of embeddings depend on the batch size, and "raise" takes over no nulls.
         settings = (self.preprocessing, self.batch_size, self.max_pixels, self.on_error)
         return ["ImagePass", *map(describe, self.stages), *map(describe, settings)]
 

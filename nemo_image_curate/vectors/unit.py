@@ -34,15 +34,14 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
     shortest, longest = lengths.aminmax()
-    # As floats: a single query waits for each step here.
-    if float(shortest) > small and float(longest) < 1 / small:
+    # Not on a GPU, which would have to be waited for; as floats, since a single query waits for
+    # each step here.
+    if not vectors.is_cuda and float(shortest) > small and float(longest) < 1 / small:
         return unit
-    doubtful = ~((lengths > small) & (lengths < 1 / small)).squeeze(1)
-    rows = vectors[doubtful]
     # 0 / 0 and inf / inf are NaN.
-    scaled = rows / rows.abs().amax(dim=1, keepdim=True)
-    unit[doubtful] = scaled / torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return unit
+    scaled = vectors / vectors.abs().amax(dim=1, keepdim=True)
+    scaled /= torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return torch.where((lengths > small) & (lengths < 1 / small), unit, scaled)
 
 
 def unit_vectors(values: Any, device: str) -> tuple[torch.Tensor, np.ndarray]:

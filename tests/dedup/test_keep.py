@@ -10,13 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_image_curate.dedup.columns import keep_score
-from nemo_image_curate.dedup.keep import check_keep, ranks
+from nemo_image_curate.dedup.keep import check_keep, keep_order
 from nemo_image_curate.errors import ConfigError
 
 # Arrow strings hold whatever UTF-8 can: everything but lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 AWKWARD = ["", " ", "a", "A", "ä", "a\u0308", "\0", "a\0b", "画像", "🐈", "\u202e", "00", "0", "١"]
+
+
+def by_score(keys: list[str], scores: list[float] | np.ndarray) -> np.ndarray:
+    table = pa.table({"key": chunked(keys), "x": pa.array(scores, pa.float64())})
+    return keep_order("best", "x", 0, table, "key")
 
 
 def chunked(keys: list[str]) -> pa.ChunkedArray:
@@ -43,20 +47,27 @@ def test_highest_first_then_by_key_then_by_row(rows):
             row,
         ),
     )
-    found = ranks(chunked(keys), np.array(scores, dtype=np.float64))
+    found = by_score(keys, scores)
     assert found.dtype == np.int64
     assert np.argsort(found).tolist() == expected
 
 
 def test_without_a_score_rows_keep_their_order():
-    assert ranks(chunked(["b", "a", "c"]), None).tolist() == [0, 1, 2]
-    assert ranks(chunked([]), None).tolist() == []
-    assert ranks(chunked([]), np.empty(0)).tolist() == []
+    table = pa.table({"key": chunked(["b", "a", "c"])})
+    assert keep_order("first", None, 0, table, "key").tolist() == [0, 1, 2]
+    assert keep_order("first", None, 0, table[:0], "key").tolist() == []
+    assert by_score([], []).tolist() == []
 
 
 def test_infinite_scores():
-    score = np.array([-np.inf, np.nan, np.inf, 0.0])
-    assert ranks(chunked(list("abcd")), score).tolist() == [2, 3, 0, 1]
+    assert by_score(list("abcd"), [-np.inf, np.nan, np.inf, 0.0]).tolist() == [2, 3, 0, 1]
+
+
+@pytest.mark.parametrize(("keep", "order"), [("easy", [2, 0, 1, 3]), ("hard", [1, 0, 2, 3])])
+def test_embeddings_by_their_distance_from_the_centroid(keep, order):
+    table = pa.table({"key": list("abcd")})
+    places = keep_order(keep, None, 0, table, "key", np.float32([0.5, 0.1, 0.9, np.nan]))
+    assert np.argsort(places).tolist() == order
 
 
 @pytest.mark.parametrize(
@@ -71,14 +82,13 @@ def test_infinite_scores():
 def test_the_best_by_columns_of_any_number_type(values, kind, expected):
     keys = chunked(list("abc"))
     table = pa.table({"key": keys, "x": pa.array(values, kind)})
-    assert ranks(keys, keep_score("best", "x", 0, table, keys)).tolist() == expected
+    assert keep_order("best", "x", 0, table, "key").tolist() == expected
 
 
 def test_a_column_that_is_no_number():
-    keys = chunked(["a", "b"])
-    table = pa.table({"x": ["large", "small"]})
+    table = pa.table({"key": ["a", "b"], "x": ["large", "small"]})
     with pytest.raises(ConfigError, match="by='x' should be a column of numbers"):
-        keep_score("best", "x", 0, table, keys)
+        keep_order("best", "x", 0, table, "key")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError, require
 from nemo_image_curate.index.kinds.base import Kind
 from nemo_image_curate.index.kinds.cuvs import Cuvs
 from nemo_image_curate.index.kinds.flat import Flat
@@ -26,6 +26,7 @@ def check_settings(kind: str, rerank: bool, target_recall: float, max_memory: in
     BackendError
         When the kind does not work on this machine.
     """
+    require("faiss", "search", "an index")
     if kind not in ("auto", *KINDS):
         names = ", ".join(repr(one.name) for one in _ORDINARY)
         raise ConfigError(f"kind={kind!r} should be one of 'auto', {names}.")
@@ -72,9 +73,12 @@ def from_recipe(recipe: Mapping[str, Any]) -> Kind:
 
     Raises
     ------
+    ConfigError
+        When FAISS is not installed.
     DatasetError
         When there is no such kind, or the description lacks something.
     """
+    require("faiss", "search", "an index")
     name = recipe["kind"]
     if name not in KINDS:
         raise DatasetError(
