@@ -17,6 +17,7 @@ from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.decode.pillow import decode_image
+from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.errors import DatasetError, ImageError
 from nemo_image_curate.expressions import evaluate
 from nemo_image_curate.shards.lookup import image_bytes
@@ -214,7 +215,7 @@ class ImageTextPairDataset:
         errors: dict[str, int] = {}
         if ERROR_COLUMN in self.metadata.columns:
             failed = self.metadata[ERROR_COLUMN].dropna().compute()
-            errors = saving.error_kinds(frames.column_to_arrow(failed).to_pylist())
+            errors = count_by_kind(frames.column_to_arrow(failed).to_pylist())
         return {"samples": len(self), "errors": errors}
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
+from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.shards.names import ShardFiles
@@ -223,7 +224,7 @@ def write_table(
 ) -> dict[str, Any]:
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
     failed = table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
-    errors = error_kinds([str(reason) for reason in failed])
+    errors = count_by_kind(failed)
     summary = {"rows": len(table), "errors": errors, **extra}
     record = {
         "version": __version__,
@@ -250,12 +251,3 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     ]
     plain = shard_columns.storage_schema(pa.schema(fields))
     return shard_columns.conform(table, pa.schema(map(shard_columns.typed, plain)))
-
-
-def error_kinds(reasons: Sequence[str]) -> dict[str, int]:
-    """How many rows have which kind of ``image_error``: the text before its colon."""
-    kinds: dict[str, int] = {}
-    for reason in reasons:
-        kind = str(reason).partition(":")[0]
-        kinds[kind] = kinds.get(kind, 0) + 1
-    return dict(sorted(kinds.items()))

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from nemo_image_curate.decode.header import ImageHeader
 
-MISSING = "missing"
-
 
 @dataclass
 class DecodedBatch:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_image_curate.decode.batch import MISSING, DecodedBatch
+from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
     ImageHeader,
@@ -20,6 +20,7 @@ from nemo_image_curate.decode.header import (
 )
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.decode.reasons import MISSING, reason_of
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
@@ -85,16 +86,10 @@ class CpuDecoder:
                 resized = (
                     preprocessing.resized(header.height, header.width) if preprocessing else None
                 )
-            except ImageError as error:
-                return f"decode: {error}"
-            try:
                 check_pixels(header, self.max_pixels, resized)
-            except ImageError as error:
-                return str(error)
-            try:
                 picture = self._rgb(encoded, header)
             except ImageError as error:
-                return f"decode: {error}"
+                return reason_of(error)
             if preprocessing and resized:
                 _crop_into(crops[number], picture, resized, preprocessing)
             for side, squashed in thumbnails.items():

@@ -6,6 +6,7 @@ import base64
 import binascii
 from urllib.parse import unquote
 
+from nemo_image_curate.decode.reasons import TOO_LARGE
 from nemo_image_curate.errors import ConfigError, ImageError
 
 
@@ -37,4 +38,4 @@ def data_url_content(url: str, max_bytes: int) -> bytes:
 def check_size(size: int, max_bytes: int) -> None:
     """Refuse an encoded image of too many bytes with `ImageError`."""
     if size > max_bytes:
-        raise ImageError(f"too large: {size} bytes, limit {max_bytes}")
+        raise ImageError(f"{TOO_LARGE}: {size} bytes, limit {max_bytes}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from nemo_image_curate.decode.reasons import TOO_LARGE
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def check_pixels(
     for prefix, width, height in sizes:
         if width * height > max_pixels:
             raise ImageError(
-                f"too large: {prefix}{width}x{height} = {width * height} pixels, limit {max_pixels}"
+                f"{TOO_LARGE}: {prefix}{width}x{height} = {width * height} pixels, "
+                f"limit {max_pixels}"
             )
 
 

@@ -11,9 +11,9 @@ from dask.base import normalize_token
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
-from nemo_image_curate.decode.batch import MISSING
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_pixels, read_header
 from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.decode.reasons import MISSING, reason_of
 from nemo_image_curate.errors import ConfigError, ImageError
 from nemo_image_curate.shards.lookup import image_bytes
 from nemo_image_curate.stages.base import Stage
@@ -111,17 +111,10 @@ class _Partition:
             # Empty files have nothing in common but that a download failed.
             return hashlib.sha256(content).hexdigest() if content else None, None
         try:
-            header = read_header(content)
-        except ImageError as error:
-            return None, f"decode: {error}"
-        try:
-            check_pixels(header, self.stage.max_pixels)
-        except ImageError as error:
-            return None, str(error)
-        try:
+            check_pixels(read_header(content), self.stage.max_pixels)
             pixels = decode_rgb(content, self.stage.max_pixels)
         except ImageError as error:
-            return None, f"decode: {error}"
+            return None, reason_of(error)
         digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}\n".encode())
         digest.update(pixels.data)
         return digest.hexdigest(), None

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
-from nemo_image_curate.decode.batch import MISSING
+from nemo_image_curate.decode.reasons import MISSING
 from nemo_image_curate.errors import ImageError
 
 
