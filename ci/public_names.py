@@ -108,7 +108,9 @@ def reference() -> str:
         f"<!-- {MADE} -->",
         "`from nemo_image_curate import NAME`; `help(NAME)` says the rest. Columns are those of\n"
         "default settings; each pass over the images adds `image_error`, too. Options belong to\n"
-        "`nemo-image-curate embed` and `score`.",
+        "`nemo-image-curate embed` and `score`. Errors are in `nemo_image_curate.errors`,\n"
+        "the service in `nemo_image_curate.serve` (`create_app`, `run_service`, `Settings`),\n"
+        "`no_effect` in `nemo_image_curate.stages`.",
     ]
     folders: defaultdict[str, list[str]] = defaultdict(list)
     for module, names in modules().items():

@@ -22,6 +22,7 @@ from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
 from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
@@ -44,6 +45,7 @@ __all__ = [
     "PerceptualHash",
     "PixelStage",
     "Preprocessing",
+    "Query",
     "Searcher",
     "SemanticClusters",
     "SemanticDedup",

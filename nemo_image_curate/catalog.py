@@ -69,6 +69,7 @@ PUBLIC: dict[str, Entry] = {
     ),
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
+    "Query": Entry("search.query"),
     "Searcher": Entry("search.searcher"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),

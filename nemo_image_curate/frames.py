@@ -74,11 +74,11 @@ def resolve_backend(backend: str = "auto") -> Backend:
     if backend == "cpu":
         return "cpu"
     if backend != "gpu":
-        raise ConfigError(f"backend={backend!r} should be one of 'auto', 'cpu', 'gpu'.")
+        raise ConfigError(f"{backend!r} is none of the backends 'auto', 'cpu', 'gpu'.")
     if problem := gpu_problem():
         raise BackendError(
-            f"backend='gpu' does not work here: {problem}. Install the cuda12 or cuda13 extra on "
-            "a machine with an NVIDIA GPU, or use backend='cpu'."
+            f"'gpu' does not work here: {problem}. Install the cuda12 or cuda13 extra on a machine "
+            "with an NVIDIA GPU, or use 'cpu'."
         )
     return "gpu"
 

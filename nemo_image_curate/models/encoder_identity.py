@@ -55,7 +55,7 @@ def encoder_id(
     model_name: str,
     pretrained: bool = False,
     checkpoint_path: str | Path | None = None,
-    declared: str | None = None,
+    checkpoint_encoder: str | None = None,
 ) -> str:
     """The identity of an encoder: equal for two embedders exactly if their embeddings compare.
 
@@ -67,7 +67,7 @@ def encoder_id(
         Whether timm's published weights are loaded.
     checkpoint_path
         A weights file that is loaded instead.
-    declared
+    checkpoint_encoder
         What the user says the checkpoint is, a key of `ENCODERS`. Needed for copies whose bytes
         differ from the author's file (a conversion to safetensors does).
 
@@ -80,18 +80,19 @@ def encoder_id(
     Raises
     ------
     ConfigError
-        When timm has no such model or tag, or `declared` is unknown or of another architecture.
+        When timm has no such model or tag, or `checkpoint_encoder` is unknown or of another
+        architecture.
     OSError
         When the checkpoint cannot be read.
     """
     name = plain_name(model_name)
     if name == OFFLINE:
-        if checkpoint_path is not None or declared is not None:
+        if checkpoint_path is not None or checkpoint_encoder is not None:
             raise ConfigError('model_name="offline" brings its own weights, it takes no others')
         return next(encoder.name for encoder in ENCODERS.values() if encoder.timm_name == OFFLINE)
     architecture = name.partition(".")[0]
-    if declared is not None:
-        return _declared(declared, architecture, checkpoint_path)
+    if checkpoint_encoder is not None:
+        return _declared(checkpoint_encoder, architecture, checkpoint_path)
     if checkpoint_path is not None:
         return _of_checkpoint(architecture, checkpoint_path)
     if not pretrained:
@@ -105,7 +106,7 @@ def open_clip_id(
     model_name: str,
     pretrained: str | None = None,
     weights_sha256: str | None = None,
-    declared: str | None = None,
+    checkpoint_encoder: str | None = None,
 ) -> str:
     """The identity of an OpenCLIP model: an OpenAI one has the name that its timm twin has.
 
@@ -116,23 +117,26 @@ def open_clip_id(
         means QuickGELU, so ``-quickgelu`` in the name makes no difference there.
     weights_sha256
         Hash of a weights file that has no tag.
-    declared
+    checkpoint_encoder
         What the user says that file is, a key of `ENCODERS`.
 
     Raises
     ------
     ConfigError
-        When `declared` is unknown or of another architecture.
+        When `checkpoint_encoder` is unknown or of another architecture.
     """
     plain = model_name.replace("/", "-").removesuffix("-quickgelu")
-    if declared is not None:
-        if declared not in ENCODERS or ENCODERS[declared].open_clip_name != plain:
+    if checkpoint_encoder is not None:
+        if (
+            checkpoint_encoder not in ENCODERS
+            or ENCODERS[checkpoint_encoder].open_clip_name != plain
+        ):
             names = [encoder.name for encoder in ENCODERS.values() if encoder.open_clip_name]
             raise ConfigError(
-                f"checkpoint_encoder={declared!r} is none that {model_name} may be; known are "
-                f"{', '.join(names)}."
+                f"checkpoint_encoder={checkpoint_encoder!r} is none that {model_name} may be; "
+                f"known are {', '.join(names)}."
             )
-        return declared
+        return checkpoint_encoder
     if pretrained and pretrained.lower() == "openai":
         for encoder in ENCODERS.values():
             if encoder.open_clip_name == plain:
@@ -172,15 +176,22 @@ def timm_config(model_name: str) -> Any:
     return config
 
 
-def _declared(declared: str, architecture: str, checkpoint_path: str | Path | None) -> str:
-    encoder = ENCODERS.get(declared)
+def _declared(
+    checkpoint_encoder: str, architecture: str, checkpoint_path: str | Path | None
+) -> str:
+    encoder = ENCODERS.get(checkpoint_encoder)
     if encoder is None or encoder.timm_name == OFFLINE:
         names = (encoder.name for encoder in ENCODERS.values() if encoder.timm_name != OFFLINE)
-        raise ConfigError(f"no encoder {declared!r} is known; known are {', '.join(names)}")
+        raise ConfigError(
+            f"no encoder {checkpoint_encoder!r} is known; known are {', '.join(names)}"
+        )
     if checkpoint_path is None:
-        raise ConfigError(f"declared={declared!r} describes a checkpoint_path, but none is given")
+        raise ConfigError(
+            f"checkpoint_encoder={checkpoint_encoder!r} describes a checkpoint_path, but none is "
+            "given."
+        )
     _check_architecture(encoder, architecture)
-    return declared
+    return checkpoint_encoder
 
 
 def _of_checkpoint(architecture: str, checkpoint_path: str | Path) -> str:

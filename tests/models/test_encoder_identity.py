@@ -80,14 +80,14 @@ def test_a_published_checkpoint_is_recognised_and_a_copy_can_be_declared(tmp_pat
     path = tmp_path / "ViT-L-14.pt"
     path.write_bytes(b"stands for 900 MB")
     assert ":sha256:" in encoder_id(QUICK, checkpoint_path=path)
-    declared = encoder_id(QUICK, checkpoint_path=path, declared=CLIP_VIT_L_14)
+    declared = encoder_id(QUICK, checkpoint_path=path, checkpoint_encoder=CLIP_VIT_L_14)
     assert declared == CLIP_VIT_L_14
     with pytest.raises(ConfigError, match=QUICK.partition(".")[0]):
-        encoder_id(PLAIN, checkpoint_path=path, declared=CLIP_VIT_L_14)
+        encoder_id(PLAIN, checkpoint_path=path, checkpoint_encoder=CLIP_VIT_L_14)
     with pytest.raises(ConfigError, match="known are openai/clip"):
-        encoder_id(QUICK, checkpoint_path=path, declared="openai/clip-large")
+        encoder_id(QUICK, checkpoint_path=path, checkpoint_encoder="openai/clip-large")
     with pytest.raises(ConfigError, match="none is given"):
-        encoder_id(QUICK, declared=CLIP_VIT_L_14)
+        encoder_id(QUICK, checkpoint_encoder=CLIP_VIT_L_14)
     entry = known_encoders.Encoder(CLIP_VIT_L_14, QUICK, "ViT-L-14", 768, 224, 1.0, sha256_of(path))
     monkeypatch.setitem(known_encoders.ENCODERS, CLIP_VIT_L_14, entry)
     assert encoder_id(QUICK, checkpoint_path=path) == CLIP_VIT_L_14
