@@ -11,7 +11,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask.base import tokenize
@@ -141,20 +141,38 @@ def _describe_class(cls: type, callers: tuple[Any, ...]) -> Any:
 
 
 def describe_code(cls: type) -> Any:
-    """What the body of a class says, wherever it is defined: its functions' code and constants.
+    """Where a class is defined and what its body says: its functions' code, and constants.
 
-    Lists and other things that a program may change while it runs are left out.
+    The functions and constants of its package that these use count as well. Lists and other things
+    that a program may change while it runs are left out.
     """
     if not _importable(cls):
         return _describe_class(cls, (cls,))
-    body: list[Any] = []
-    for name, kind, value in _body(cls):
-        if isinstance(value, types.FunctionType):
+    package = cls.__module__.partition(".")[0]
+    body = {f"{name} {kind}": value for name, kind, value in _body(cls)}
+    return ["code", cls.__module__, cls.__qualname__, _describe_sources(body, package, ())]
+
+
+def _describe_sources(
+    values: Mapping[str, Any], package: str, callers: tuple[types.FunctionType, ...]
+) -> list[Any]:
+    """Constants, and functions of a package with all of the package that they use."""
+    described: list[Any] = []
+    for name, value in sorted(values.items()):
+        if isinstance(value, (str, bytes, int, float, tuple)):
+            described.append([name, describe(value)])
+        elif (
+            isinstance(value, types.FunctionType)
+            and value.__module__.partition(".")[0] == package
+            and value not in callers
+        ):
+            known = value.__globals__
+            used = {used: known[used] for used in _names(value.__code__) & known.keys()}
+            code = _describe_code(value.__code__)
             defaults = describe((value.__defaults__, value.__kwdefaults__))
-            body.append([name, kind, _describe_code(value.__code__), defaults])
-        elif isinstance(value, (str, bytes, int, float, tuple, types.NoneType)):
-            body.append([name, kind, describe(value)])
-    return ["code", cls.__qualname__, body]
+            inner = _describe_sources(used, package, (*callers, value))
+            described.append([name, code, defaults, inner])
+    return described
 
 
 def _body(cls: type) -> Iterator[tuple[str, str, Any]]:

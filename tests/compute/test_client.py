@@ -38,7 +38,7 @@ def test_contradicting_arguments():
         get_client(scheduler_address="tcp://x:1", scheduler_file="x.json")
     with pytest.raises(ConfigError, match="n_workers"):
         get_client(scheduler_address="tcp://x:1", n_workers=2)
-    with pytest.raises(ConfigError, match="backend='tpu'"):
+    with pytest.raises(ConfigError, match="'tpu' is none of"):
         get_client("tpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import inspect
 import json
 import pickle
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from dask.base import tokenize
 
 from nemo_image_curate import (
     AestheticClassifier,
@@ -217,6 +219,48 @@ def test_a_resumed_save_takes_nothing_over_from_another_class_or_from_other_code
         (tmp_path / "dimmed.py").write_text(MODULE.format(value=value))
         assert brightness("own") == [value] * 2
     assert brightness("ours") == measured
+
+
+SCORER = """
+from nemo_image_curate import ImageClassifier
+
+FACTOR = {factor}
+_LOADED = None
+
+def head(embeddings):
+    return helper(embeddings) * FACTOR
+
+def helper(embeddings):
+    return embeddings.sum(dim=1){more}
+
+class Scorer(ImageClassifier):
+    def load_model(self, device):
+        return head
+"""
+
+
+def test_what_a_stage_s_functions_use_of_its_package_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def token(module: str, factor: float = 1.0, more: str = "") -> str:
+        (tmp_path / f"{module}.py").write_text(SCORER.format(factor=factor, more=more))
+        sys.modules.pop(module, None)
+        importlib.invalidate_caches()
+        scorer = importlib.import_module(module)
+        before = tokenize(scorer.Scorer("q"))
+        scorer._LOADED = object()
+        assert tokenize(scorer.Scorer("q")) == before, "what a program keeps while it runs"
+        return before
+
+    assert token("scorer") == token("scorer")
+    different = [
+        token("scorer"),
+        token("other"),
+        token("scorer", 100.0),
+        token("scorer", more="+1"),
+    ]
+    assert len(set(different)) == 4
 
 
 @dataclasses.dataclass(eq=False)
