@@ -60,6 +60,7 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
     if len(nodes) > _MOST_NODES or sums > _MOST_SUMS:
         raise _refused(expression, "so long a calculation")
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    owners = {id(node.value) for node in nodes if id(node) in called and hasattr(node, "value")}
     for node in nodes:
         if not isinstance(node, _NODES):
             raise _refused(expression, type(node).__name__)
@@ -72,8 +73,8 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
             what = "None (use .isna())" if node.value is None else f"{node.value!r}"
             raise _refused(expression, what)
         elif isinstance(node, ast.Attribute):
-            allowed = _METHODS if id(node) in called else _ACCESSORS
-            if node.attr not in allowed:
+            is_accessor = node.attr in _ACCESSORS and id(node) in owners
+            if not (node.attr in _METHODS if id(node) in called else is_accessor):
                 raise _refused(expression, f".{node.attr}")
         elif isinstance(node, ast.Call):
             if not isinstance(node.func, ast.Attribute):

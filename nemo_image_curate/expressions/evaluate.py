@@ -23,11 +23,19 @@ from nemo_image_curate.expressions.operations import (
     METHODS,
     Value,
     calculate,
+    combine,
     compare,
     is_column,
     unary,
 )
 from nemo_image_curate.shards.columns import conform, storage_schema
+
+# What a column may be of which nothing but nulls is known: a partition without any value, or an
+# object column before it is computed. Which of them it is makes no difference to the result.
+_TYPES_OF_NULLS = (
+    *(pa.null(), pa.float64(), pa.string(), pa.bool_(), pa.int64(), pa.timestamp("us")),
+    pa.list_(pa.float64()),
+)
 
 
 def mask(frame: Any, expression: str) -> Any:
@@ -78,13 +86,7 @@ def matching_rows(table: pa.Table, expression: str) -> np.ndarray:
     ConfigError
         When it compares or calculates what does not go together, or is not true or false.
     """
-    tree, quoted = parse(expression)
-    try:
-        chosen = _Evaluation(table, quoted).value(tree.body)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {EXAMPLE}"
-        ) from error
+    chosen = _value(table, expression)
     if not (is_column(chosen) and pa.types.is_boolean(chosen.type)):
         kind = chosen.type if is_column(chosen) else type(chosen).__name__
         raise ConfigError(
@@ -92,6 +94,20 @@ def matching_rows(table: pa.Table, expression: str) -> np.ndarray:
         )
     mask: np.ndarray = pc.fill_null(chosen, False).to_numpy(zero_copy_only=False)
     return mask
+
+
+def _value(table: pa.Table, expression: str) -> Value:
+    tree, quoted = parse(expression)
+    types = _TYPES_OF_NULLS if any(map(pa.types.is_null, table.schema.types)) else (pa.null(),)
+    problem: Exception | None = None
+    for null_type in types:
+        try:
+            return _Evaluation(table, quoted, null_type).value(tree.body)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError, RecursionError) as error:
+            problem = problem or error
+    raise ConfigError(
+        f"cannot use the expression {expression!r}: {problem}. {EXAMPLE}"
+    ) from problem
 
 
 class _Evaluation:
@@ -102,11 +118,14 @@ class _Evaluation:
     table : pyarrow.Table
     quoted : dict of str to str
         Columns by the names that stand for them in the tree.
+    null_type : pyarrow.DataType
+        What columns are taken for that hold nothing but nulls.
     """
 
-    def __init__(self, table: pa.Table, quoted: dict[str, str]):
+    def __init__(self, table: pa.Table, quoted: dict[str, str], null_type: pa.DataType):
         self.table = table
         self.quoted = quoted
+        self.null_type = null_type
 
     def value(self, node: ast.expr) -> Value:
         """An Arrow array, a plain value, or a list of them."""
@@ -121,8 +140,9 @@ class _Evaluation:
         if isinstance(node, ast.BinOp):
             return calculate(node.op, self.value(node.left), self.value(node.right))
         if isinstance(node, ast.BoolOp):
-            join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
-            return functools.reduce(join, map(self.value, node.values))
+            return functools.reduce(
+                functools.partial(combine, node.op), map(self.value, node.values)
+            )
         if isinstance(node, ast.Compare):
             sides = [self.value(side) for side in (node.left, *node.comparators)]
             pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
@@ -137,6 +157,8 @@ class _Evaluation:
         column = self.table.select([name]).combine_chunks()
         array = conform(column, storage_schema(column.schema)).column(0)
         array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+        if pa.types.is_null(array.type):
+            return pa.nulls(len(array), self.null_type)
         return frames.nan_to_null(array)
 
     def _method(self, method: ast.Attribute, arguments: list[Value], options: Any) -> pa.Array:

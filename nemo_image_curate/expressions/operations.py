@@ -27,6 +27,12 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], pa.Array]] = {
     ast.Gt: pc.greater,
     ast.GtE: pc.greater_equal,
 }
+# Of truths, in which a null is neither, and of the bits of whole numbers.
+_COMBINATIONS: dict[type[ast.AST], tuple[Callable[..., pa.Array], Callable[..., pa.Array]]] = {
+    ast.And: (pc.and_kleene, pc.bit_wise_and),
+    ast.Or: (pc.or_kleene, pc.bit_wise_or),
+    ast.BitXor: (pc.xor, pc.bit_wise_xor),
+}
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], pa.Array]] = {
     # Checked: a sum that overflows would choose wrong rows without a word.
     ast.Add: pc.add_checked,
@@ -66,14 +72,31 @@ def _kind(value: Value) -> str:
 def unary(op: ast.unaryop, value: Value) -> Value:
     """``not``, ``~``, ``-`` or ``+`` of a value."""
     if isinstance(op, (ast.Not, ast.Invert)):
+        if isinstance(value, bool):
+            return not value
         if not is_column(value):
             raise TypeError(f"not {value!r} says nothing about the rows")
         return pc.invert(value)
     if not is_column(value):
         return -value if isinstance(op, ast.USub) else +value
-    # Also for the plus: a text has no sign.
-    negative = pc.negate_checked(value)
-    return negative if isinstance(op, ast.USub) else value
+    if (kind := _kind(value)) not in ("a number", "null"):
+        raise TypeError(f"{kind} has no sign")
+    value = _number(value, None)
+    return pc.negate_checked(value) if isinstance(op, ast.USub) else value
+
+
+def combine(op: ast.boolop | ast.BitXor, left: Value, right: Value) -> Value:
+    """``and``, ``or`` or ``^`` of two values: of truths, or of the bits of whole numbers."""
+    of_truths, of_bits = _COMBINATIONS[type(op)]
+    if _is_whole(left) and _is_whole(right):
+        return of_bits(*_numbers(left, right))
+    return of_truths(left, right)
+
+
+def _is_whole(value: Value) -> bool:
+    if is_column(value):
+        return bool(pa.types.is_integer(value.type))
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def calculate(op: ast.operator, left: Value, right: Value) -> Value:
@@ -81,7 +104,7 @@ def calculate(op: ast.operator, left: Value, right: Value) -> Value:
     if isinstance(left, list) or isinstance(right, list):
         raise TypeError("lists cannot be calculated with")
     if isinstance(op, ast.BitXor):
-        return pc.xor(left, right)
+        return combine(op, left, right)
     kinds = {_kind(left), _kind(right)}
     if isinstance(op, ast.Add) and kinds == {"text"}:
         joined = pc.binary_join_element_wise(left, right, "")
@@ -113,6 +136,9 @@ def _numbers(left: Value, right: Value) -> tuple[Value, Value]:
 
 def _number(value: Value, other: Value) -> Value:
     if not is_column(value):
+        if is_column(other) and pa.types.is_floating(other.type):
+            # As in pandas: 0.1 equals what a column of float32 holds of 0.1.
+            return pa.scalar(float(value), other.type)
         whole = not isinstance(value, float)
         kinds = [pa.int64(), pa.uint64()] if whole else []
         if whole and is_column(other) and pa.types.is_integer(other.type):
@@ -130,6 +156,8 @@ def _divided(left: Value, right: Value) -> tuple[Value, Value]:
     """Quotients rounded down and remainders, as in Python; null where a whole number is divided
     by 0.
     """
+    if pa.types.is_decimal(left.type) or pa.types.is_decimal(right.type):
+        left, right = (pc.cast(side, pa.float64(), safe=False) for side in (left, right))
     if pa.types.is_floating(left.type):
         floor = pc.floor(pc.divide(left, right))
         return floor, pc.subtract(left, pc.multiply(floor, right))
@@ -154,9 +182,7 @@ def compare(op: ast.cmpop, left: Value, right: Value) -> Value:
     if is_membership:
         if not isinstance(right, list) or not is_column(left):
             raise TypeError("'in' needs a column before it and a list behind it")
-        nowhere = pc.if_else(pc.is_valid(left), False, pa.scalar(None, pa.bool_()))
-        hits = [compare(ast.Eq(), left, value) for value in right]
-        is_in = functools.reduce(pc.or_kleene, hits, nowhere)
+        is_in = _is_in(left, right)
         return pc.invert(is_in) if isinstance(op, (ast.NotIn, ast.NotEq)) else is_in
     if isinstance(left, list) or isinstance(right, list):
         raise TypeError("a list goes with in, not in, == and !=")
@@ -165,7 +191,19 @@ def compare(op: ast.cmpop, left: Value, right: Value) -> Value:
         raise TypeError(f"{' and '.join(sorted(kinds))} cannot be compared")
     if kinds == {"a number"}:
         left, right = _numbers(left, right)
+    elif kinds == {"a time with zone"}:
+        left, right = (pc.cast(side, pa.timestamp(side.type.unit, "UTC")) for side in (left, right))
     return _COMPARISONS[type(op)](left, right)
+
+
+def _is_in(column: pa.Array, values: list[Value]) -> pa.Array:
+    """Where a column holds one of some values; null where it holds none."""
+    unknown = pa.scalar(None, pa.bool_())
+    if pa.types.is_string(column.type) and all(isinstance(value, str) for value in values):
+        is_there = pc.is_in(column, pa.array(values, column.type))
+        return pc.if_else(pc.is_valid(column), is_there, unknown)
+    hits = [compare(ast.Eq(), column, value) for value in values]
+    return functools.reduce(pc.or_kleene, hits, pc.if_else(pc.is_valid(column), False, unknown))
 
 
 def _dated(value: Value, other: Value) -> Value:
@@ -193,27 +231,33 @@ def _dated(value: Value, other: Value) -> Value:
     return pa.scalar(moment.as_unit(unit), pa.timestamp(unit, zone or (moment.tz and "UTC")))
 
 
-def _between(values: Value, low: Value, high: Value, inclusive: str = "both") -> Value:
+def _between(values: Value, left: Value, right: Value, inclusive: str = "both") -> Value:
     ends = {"both": (1, 1), "left": (1, 0), "right": (0, 1), "neither": (0, 0)}
     if inclusive not in ends:
         raise ValueError(f"inclusive={inclusive!r} should be one of {', '.join(ends)}")
     with_low, with_high = ends[inclusive]
     return pc.and_kleene(
-        compare(ast.GtE() if with_low else ast.Gt(), values, low),
-        compare(ast.LtE() if with_high else ast.Lt(), values, high),
+        compare(ast.GtE() if with_low else ast.Gt(), values, left),
+        compare(ast.LtE() if with_high else ast.Lt(), values, right),
     )
 
 
 def _contains(values: Value, pat: str, case: bool = True, regex: bool = True) -> Value:
     search = pc.match_substring_regex if regex else pc.match_substring
+    # Arrow reads a pattern when there is a text to look at; a wrong one should be told before.
+    search(pa.array([""]), pat)
     return search(values, pat, ignore_case=not case)
 
 
-def _any_of(test: Callable[[Value, str], Value]) -> Callable[[Value, Any], Value]:
-    """A test for one text, or for one of several."""
-    return lambda values, pat: functools.reduce(
-        pc.or_kleene, [test(values, end) for end in (pat if isinstance(pat, list) else [pat])]
-    )
+def _any_of(test: Callable[[Value, str], Value]) -> Callable[..., Value]:
+    """A test for one text, or for one of several; `na` is what it says of a null."""
+
+    def method(values: Value, pat: str | list[str], na: bool | None = None) -> Value:
+        ends = pat if isinstance(pat, list) else [pat]
+        result = functools.reduce(pc.or_kleene, [test(values, end) for end in ends])
+        return result if na is None else pc.fill_null(result, na)
+
+    return method
 
 
 # Methods by what is written behind a column.

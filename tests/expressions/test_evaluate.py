@@ -153,3 +153,77 @@ def test_frames_of_other_makers():
     assert matching_rows(plain, "c.str.contains('y')").tolist() == [False, True]
     with pytest.raises(ConfigError, match="not true or false"):
         matching_rows(plain, "o")
+
+
+COLUMNS = pa.table(
+    {
+        "n": pa.array([1, 2, None, 5, -128], pa.int8()),
+        "u": pa.array([1, 2, 3, None, 255], pa.uint8()),
+        "x": pa.array([0.1, 0.4, None, 1.0, 0.5], pa.float32()),
+        "d": pa.array([Decimal("1.50"), Decimal("2.00"), None, Decimal("-1.50"), Decimal(0)]),
+        "b": [True, False, None, True, False],
+        "text": ["a", "ab", None, "b", ""],
+        "z": pa.array([datetime(2020, 1, day) for day in range(1, 6)], pa.timestamp("us", "UTC")),
+        "nothing": pa.nulls(5),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("+u > 2", [2, 4]),
+        ("+n > 1", [1, 3]),
+        ("+b == 1", [0, 3]),
+        ("-b < 0", [0, 3]),
+        ("(n & 1) == 1", [0, 3]),
+        ("(u | 1) == 3", [1, 2]),
+        ("(n ^ 1) == 0", [0]),
+        ("not False and b", [0, 3]),
+        ("n.between(left=1, right=2)", [0, 1]),
+        ("text.str.startswith('a', na=False)", [0, 1]),
+        ("text.str.endswith('b', na=True)", [1, 2, 3]),
+        ("d // 1 == -2", [3]),
+        ("d % 1 == 0.5", [0, 3]),
+        ("x == 0.1", [0]),
+        ("x <= 0.4", [0, 1]),
+        ("x in [0.1, 1]", [0, 3]),
+        ("b in [0, 5]", [1, 4]),
+        ("z == here", [0, 1, 2, 3, 4]),
+        ("text in ['a', 'b']", [0, 3]),
+        ("text not in ['a', 'b']", [1, 4]),
+        ("text in []", []),
+        ("nothing + 1 > 0", []),
+        ("nothing.str.len() > 0 or n == 1", [0]),
+        ("not nothing.list.len() > 1 or n == 1", [0]),
+        ("nothing == nothing", []),
+        ("nothing.isna() and n == 1", [0]),
+        ("n + nothing > 0", []),
+    ],
+)
+def test_operations_that_pandas_has_as_well(expression, expected):
+    here = COLUMNS["z"].cast(pa.timestamp("ns", "Europe/Berlin"))
+    table = COLUMNS.append_column("here", here)
+    assert matching_rows(table, expression).nonzero()[0].tolist() == expected
+    # What a type lacks is known without rows.
+    assert matching_rows(table[:0], expression).tolist() == []
+
+
+@pytest.mark.parametrize("text", ["x == 0.1", "x <= 0.4", "x > 0.1", "x.between(0.1, 0.4)"])
+def test_texts_and_masks_choose_the_same_rows(text, backend):
+    frame = frames.from_arrow(COLUMNS.select(["x", "u"]), backend)
+    mask = frames.column_to_arrow(eval(text, {"x": frame["x"], "u": frame["u"]}))
+    assert matching_rows(COLUMNS, text).tolist() == [bool(value) for value in mask.to_pylist()]
+
+
+def test_columns_of_objects_are_of_any_type_until_they_are_computed(dataset):
+    if dataset.backend == "gpu":
+        pytest.skip("cuDF has no columns of objects")
+
+    def with_objects(frame: pd.DataFrame) -> pd.DataFrame:
+        values = pd.Series((["a", None] * 3)[: len(frame)], dtype=object, index=frame.index)
+        return frame.assign(o=values)
+
+    described = with_objects(frames.empty(dataset.metadata))
+    dataset.metadata = dataset.metadata.map_partitions(with_objects, meta=described)
+    assert len(dataset.filter("o.str.contains('a')")) == 4
