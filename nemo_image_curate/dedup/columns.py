@@ -127,7 +127,7 @@ def has_made(dataset: ImageTextPairDataset, records: dict[str, Any]) -> bool:
     Parameters
     ----------
     dataset : ImageTextPairDataset
-    made : dict of str to dict
+    records : dict of str to dict
         Columns, each with its provenance.
     """
     if any(name not in dataset.metadata.columns for name in records):

@@ -44,13 +44,13 @@ class Settings:
         Text queries that the encoder takes at once. Memory: that of its activations.
     max_waiting : int, default 1000
         Queries that may wait for the encoder; further ones are told to come back later (503).
-    allowed_hosts : sequence of str, default ()
-        Names, beside those of `create_app`, that requests may call the service by, such as
-        ``images.example.org``, ``*.example.org`` for all below, or ``*`` for any.
     cors_origins : sequence of str, default ()
         Web sites, such as ``https://example.org``, whose pages may use the service; ``*`` for all.
     stop_after : int, default 30
         Seconds that requests in flight get to finish when the service is stopped.
+    allowed_hosts : sequence of str, default ()
+        Names, beside those of `create_app`, that requests may call the service by, such as
+        ``images.example.org``, ``*.example.org`` for all below, or ``*`` for any.
 
     Raises
     ------
@@ -64,9 +64,9 @@ class Settings:
     max_body: int = 32 * 2**20
     max_batch: int = 64
     max_waiting: int = 1000
-    allowed_hosts: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     stop_after: int = 30
+    allowed_hosts: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         checks: dict[str, Callable[[str], str]] = {
