@@ -196,11 +196,6 @@ def column_to_arrow(series: Any) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def to_cpu(frame: Any) -> Any:
-    """A computed frame as it is, or a copy of it in the CPU's memory."""
-    return from_arrow(to_arrow(frame), "cpu") if backend_of(frame) == "gpu" else frame
-
-
 def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
     """A copy of `frame` with columns added or replaced.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from nemo_image_curate.classifiers.base import ImageClassifier
-from nemo_image_curate.classifiers.heads import aesthetic_head, nsfw_head
 from nemo_image_curate.classifiers.laion_heads import HEADS, Head
+from nemo_image_curate.classifiers.laion_networks import aesthetic_head, nsfw_head
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models import weights
 from nemo_image_curate.models.known_encoders import CLIP_VIT_L_14

@@ -17,7 +17,7 @@ from nemo_image_curate.classifiers.prompts import (
     read_templates,
 )
 from nemo_image_curate.embedders.base import ImageEmbedder
-from nemo_image_curate.embedders.text_image import TextImageEmbedder
+from nemo_image_curate.embedders.text_image import require_text_side
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import NO_EFFECT, no_effect
 from nemo_image_curate.vectors.unit import directions
@@ -107,15 +107,7 @@ class ZeroShotClassifier(ImageClassifier):
 
     def encoder(self) -> str:
         """The encoder that prompts are compared with: the embedder's."""
-        return self._text_side().encoder()
-
-    def _text_side(self) -> TextImageEmbedder:
-        if not isinstance(self.embedder, TextImageEmbedder):
-            raise ConfigError(
-                f"{type(self.embedder).__name__} does not embed texts; zero-shot classification "
-                "needs an embedder that does, such as OpenCLIPEmbedder or ConseEmbedder."
-            )
-        return self.embedder
+        return require_text_side(self.embedder).encoder()
 
     def weights_sha256(self) -> str | None:
         """Hash of the embedder's weights."""
@@ -188,7 +180,7 @@ class ZeroShotClassifier(ImageClassifier):
         templates = read_templates(self.templates)
         words = list(read_labels(self.labels).values())
         texts = [text for some in words for text in prompts(some, templates)]
-        encoded = self._text_side().embed_text(texts, device)
+        encoded = require_text_side(self.embedder).embed_text(texts, device)
         ends = np.cumsum([len(some) * len(templates) for some in words])[:-1]
         means = np.stack([vectors.mean(axis=0) for vectors in np.split(encoded, ends)])
         class_vectors: np.ndarray = directions(torch.from_numpy(means)).numpy()
@@ -199,7 +191,7 @@ class ZeroShotClassifier(ImageClassifier):
         import torch
 
         vectors = torch.from_numpy(self.class_vectors(device)).to(device)
-        embedder = self._text_side()
+        embedder = require_text_side(self.embedder)
         scale, bias = embedder.logit_scale(device), embedder.logit_bias(device)
 
         def scores(embeddings: torch.Tensor) -> torch.Tensor:

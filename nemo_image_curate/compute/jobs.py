@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dask
@@ -21,7 +21,6 @@ def compute_all(
     labels: Sequence[str],
     what: str,
     progress: bool | None = None,
-    done: Callable[[Any], None] | None = None,
     shared: bool = False,
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
@@ -35,8 +34,6 @@ def compute_all(
         What is being done, for the progress bar.
     progress : bool, optional
         Default: only when standard error is a terminal.
-    done : callable, optional
-        Called with each result as it arrives.
     shared : bool, default False
         The tasks need common results, such as those of a shuffle. Without a client a cluster of
         one thread is started for them: it computes each once and spills to disk.
@@ -54,7 +51,7 @@ def compute_all(
     """
     if shared and current_client() is None:
         with get_client("cpu", n_workers=1, processes=False):
-            return compute_all(tasks, labels, what, progress, done)
+            return compute_all(tasks, labels, what, progress)
     if progress is None:
         progress = sys.stderr.isatty()
     results: list[Any] = [None] * len(tasks)
@@ -67,8 +64,6 @@ def compute_all(
                 logger.warning("%s: %s: %s", what, labels[position], error)
                 continue
             results[position] = value
-            if done is not None:
-                done(value)
     if failures:
         raise _summarise(failures, labels, what, len(tasks))
     return results

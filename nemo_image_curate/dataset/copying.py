@@ -52,7 +52,9 @@ def write_shard(
     naming: Naming,
     provenance: dict[str, Any],
 ) -> None:
-    """Write one output shard: the tar, then its index, then its sidecar, which marks it done.
+    """Write one output shard; runs on a worker.
+
+    The tar, then its index, then its sidecar, which marks it done.
 
     Parameters
     ----------

@@ -66,6 +66,7 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
 
 
 def _inspect_source(reader: MetadataReader, source: Source) -> tuple[int, list[Fault]]:
+    """Samples and faults of one shard; runs on a worker."""
     try:
         table = reader.read(source, [reader.id_col, SHARD_COLUMN])
     except DatasetError as error:

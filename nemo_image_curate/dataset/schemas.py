@@ -90,6 +90,7 @@ def read_footers(
 
 
 def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:
+    """The columns that a tar's members give; runs on a worker."""
     with TarShard(storage.join(root, shard)) as opened:
         return columns.tar_columns(opened, id_col).schema
 

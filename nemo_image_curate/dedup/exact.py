@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate.dedup.columns import ColumnDedup
+from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.quality.digest import DIGEST_COLUMN, ImageDigest

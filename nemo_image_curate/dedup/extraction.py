@@ -184,7 +184,7 @@ def _search_clusters(
     device: str,
     output: Path,
 ) -> None:
-    """Write the pairs of some clusters, by rank; truncated rows and where their lists end."""
+    """Write the pairs of some clusters, by rank, and where lists were cut; runs on a worker."""
     import torch
 
     members = Members(layout, *clusters, output.parent / "rank.npy", role)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate.dedup.columns import ColumnDedup
+from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.hamming import close_pairs
 from nemo_image_curate.dedup.rules import Decisions, Pairs, check_rule, decide

@@ -102,7 +102,7 @@ def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
 
 
 def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
-    """Pairs of the sample with one part's rows: is it true, does it share a cluster, is it told."""
+    """Pairs of the sample with a part: true, of one cluster, told; runs on a worker."""
     import torch
 
     sample = np.load(layout.folder / "recall-sample.npy")

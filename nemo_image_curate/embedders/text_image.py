@@ -186,6 +186,23 @@ class TextImageEmbedder(ImageEmbedder):
         )
 
 
+def require_text_side(embedder: Any) -> TextImageEmbedder:
+    """An embedder, as one that embeds texts.
+
+    Raises
+    ------
+    ConfigError
+        When it embeds images only.
+    """
+    if not hasattr(embedder, "embed_text"):
+        raise ConfigError(
+            f"{type(embedder).__name__} embeds no texts: search by image, or take an embedder with "
+            "a text side, such as OpenCLIPEmbedder or ConseEmbedder."
+        )
+    with_text_side: TextImageEmbedder = embedder
+    return with_text_side
+
+
 def _one_at_a_time(tower: TextTower) -> TextTower:
     """The tower, used by one thread at a time: tokenizers change their settings in each call."""
     lock = threading.RLock()

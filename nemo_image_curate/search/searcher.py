@@ -9,6 +9,7 @@ import numpy as np
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.embedders.text_image import require_text_side
 from nemo_image_curate.errors import (
     ConfigError,
     CurateError,
@@ -303,14 +304,7 @@ class Searcher:
             job.vector = direction(parts)
 
     def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        embed_text = getattr(self.embedder, "embed_text", None)
-        if embed_text is None:
-            raise ConfigError(
-                f"{self.embedder.encoder()!r} has no text tower, so it embeds no text. Search by "
-                "image, or embed and index the dataset with OpenCLIPEmbedder or ConseEmbedder."
-            )
-        vectors: np.ndarray = embed_text(list(texts), device=self.device)
-        return vectors
+        return require_text_side(self.embedder).embed_text(list(texts), device=self.device)
 
     def _embed_images(self, images: Sequence[Image]) -> np.ndarray:
         contents = [image_content(image) for image in images]

@@ -26,8 +26,8 @@ from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import image_bytes, rows_by_shard
+from nemo_image_curate.stages.pass_result import PassResult
 from nemo_image_curate.stages.prefetch import DeviceQueue, ahead
-from nemo_image_curate.stages.results import PassResult
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset

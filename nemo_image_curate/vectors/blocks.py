@@ -131,7 +131,7 @@ class Blocks:
         self._blocks = [Block(path, device, origin, scale) for path in paths]
 
     def _extent(self, paths: Sequence[Path]) -> tuple[np.ndarray, float, float]:
-        sums, squares, least, most = zip(*self._run(_moments, paths), strict=True)
+        sums, squares, least, most = zip(*self._map(_moments, paths), strict=True)
         mean = np.sum(sums, axis=0) / sum(self.sizes)
         reach = max((mean - np.min(least, axis=0)).max(), (np.max(most, axis=0) - mean).max())
         scale = 2.0 ** math.ceil(math.log2(reach)) if reach else 1.0
@@ -163,16 +163,16 @@ class Blocks:
         """``function(block, file of the centroids, *args)`` for each block."""
         with storage.atomic_write(str(self._step)) as file:
             np.save(file, centroids)
-        return self._run(function, self._blocks, self._step, *args)
+        return self._map(function, self._blocks, self._step, *args)
 
-    def _run(self, function: Callable[..., Any], inputs: Sequence[Any], *args: Any) -> list[Any]:
+    def _map(self, function: Callable[..., Any], inputs: Sequence[Any], *args: Any) -> list[Any]:
         task = dask.delayed(function, pure=False)
         tasks = [task(each, *args) for each in inputs]
         return jobs.compute_all(tasks, self._labels, "k-means", self._progress)
 
 
 def _moments(path: Path) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
-    """Of a file's vectors: their sum, that of their squares, and each column's least and most."""
+    """A file's sum, sum of squares, and each column's least and most; runs on a worker."""
     vectors = np.load(path)
     least, most = vectors.min(axis=0, initial=np.inf), vectors.max(axis=0, initial=-np.inf)
     squares = float(np.square(vectors, dtype=np.float64).sum())

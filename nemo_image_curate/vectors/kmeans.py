@@ -49,8 +49,8 @@ def kmeans(
     progress : bool or None
     spherical : bool, default True
         Vectors are of length 1, and so are centroids: cosines are maximised (Dhillon and Modha,
-        "Concept decompositions for large sparse text data using clustering", 2001). Otherwise
-        squared Euclidean distances are minimised.
+        "Concept decompositions for large sparse text data using clustering", 2001). Shorter
+        vectors weigh less. Otherwise squared Euclidean distances are minimised.
     init : {"k-means++", "random"}
         Start at vectors drawn by their squared distance from those before, which leaves no region
         without, however few vectors are there; or at any, most of them where most vectors are.
@@ -92,7 +92,7 @@ def kmeans(
 
 
 def _sums(block: Block, centroids_path: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of one block's vectors: how many each centroid has, their sums, and all similarities."""
+    """Count, sum and similarity of each centroid's vectors in a block; runs on a worker."""
     import torch
 
     vectors = block.vectors()

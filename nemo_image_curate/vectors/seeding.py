@@ -61,7 +61,7 @@ def _distances_path(block: Block) -> Path:
 
 
 def _lessen_distances(block: Block, fresh: Path, first: bool) -> float:
-    """Let new centroids lessen a block's squared distances, and add these up."""
+    """Let new centroids lessen a block's squared distances, and add these up; runs on a worker."""
     import torch
 
     vectors = block.vectors()

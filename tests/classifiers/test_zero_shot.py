@@ -302,8 +302,8 @@ def test_other_embeddings_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("embedder", "options", "reason"),
     [
-        (ThumbEmbedder, {}, "ThumbEmbedder does not embed texts; .* OpenCLIPEmbedder or Conse"),
-        (lambda: "ViT-B-32", {}, "str does not embed texts"),
+        (ThumbEmbedder, {}, "ThumbEmbedder embeds no texts: .* OpenCLIPEmbedder or Conse"),
+        (lambda: "ViT-B-32", {}, "str embeds no texts"),
         (WordEmbedder, {"labels": []}, "labels is empty"),
         (WordEmbedder, {"labels": ["red", "red"]}, "there twice"),
         (WordEmbedder, {"labels": ["red"]}, "leaves nothing to choose from: .* always 1"),

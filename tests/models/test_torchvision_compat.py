@@ -56,7 +56,8 @@ def test_an_operator_that_stays_missing_ends(tmp_path):
 def test_importing_our_modules_loads_nothing_heavy():
     out = run(
         "import sys\n"
-        "import nemo_image_curate.models.encoder_identity, nemo_image_curate.classifiers.heads\n"
+        "import nemo_image_curate.models.encoder_identity\n"
+        "import nemo_image_curate.classifiers.laion_networks\n"
         "print([m for m in ('torch', 'timm', 'safetensors', 'torchvision') if m in sys.modules])\n"
     )
     assert out.strip() == "[]"

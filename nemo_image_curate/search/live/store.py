@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
+from nemo_image_curate.embedders.text_image import require_text_side
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.live.database import Database
 from nemo_image_curate.search.live.rows import is_text, rows_of, vector_problem
@@ -127,9 +128,7 @@ class ChromaStore:
         ConfigError
             When the lengths differ, or the embedder has no text tower.
         """
-        embed_text = getattr(self.embedder, "embed_text", None)
-        if embed_text is None:
-            raise ConfigError(f"{self.embedder.encoder()!r} has no text tower to embed texts with.")
+        embed_text = require_text_side(self.embedder).embed_text
         rows, reasons = rows_of(keys, texts, metadata, [{} for _ in texts])
         vectors: dict[int, Any] = {}
         try:

@@ -194,7 +194,7 @@ def test_texts_are_found_by_image_vectors(store):
 
 def test_an_embedder_without_a_text_tower_adds_no_texts(tmp_path):
     store = ChromaStore(tmp_path, ThumbEmbedder())
-    with pytest.raises(ConfigError, match="no text tower"):
+    with pytest.raises(ConfigError, match="embeds no texts"):
         store.add_texts(["a"], ["1"])
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_image_curate.classifiers.heads import aesthetic_head, fold_aesthetic, nsfw_head
 from nemo_image_curate.classifiers.laion_heads import HEADS
+from nemo_image_curate.classifiers.laion_networks import aesthetic_head, fold_aesthetic, nsfw_head
 from nemo_image_curate.errors import WeightsError
 from nemo_image_curate.models.known_encoders import CLIP_VIT_B_32, CLIP_VIT_L_14, ENCODERS
 from nemo_image_curate.models.state_dicts import load_state_dict

@@ -11,8 +11,8 @@ import torch
 
 from nemo_image_curate import ImageTextPairDataset, NsfwClassifier
 from nemo_image_curate.errors import EncoderMismatchError, WeightsError
-from tests.classifiers.test_aesthetic import WEIGHTS, B, L, ratings
 from tests.classifiers.test_base import with_vectors
+from tests.classifiers.test_laion_aesthetic import WEIGHTS, B, L, ratings
 from tests.make_embedders import column
 from tests.shared import needs_shared
 
