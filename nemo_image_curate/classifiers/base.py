@@ -16,7 +16,6 @@ from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from nemo_image_curate.vectors.unit import directions
-from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -115,13 +114,11 @@ class ImageClassifier(ColumnStage):
         record : mapping
             The provenance of that column; empty when nothing is known of it.
         """
-        entry = {
-            **self.config(),
-            "version": __version__,
-            "embedding_column": embedding_column,
-            "embedding_encoder": record.get("encoder"),
+        encoder = record.get("encoder")
+        return {
+            name: self.record(embedding_column=embedding_column, embedding_encoder=encoder)
+            for name in self.columns()
         }
-        return {name: dict(entry) for name in self.columns()}
 
     def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
         """`provenance`, with the encoder that the dataset's embeddings are of."""

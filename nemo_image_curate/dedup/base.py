@@ -18,7 +18,6 @@ from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.keep import check_keep, keep_order
 from nemo_image_curate.shards.columns import read_footer
 from nemo_image_curate.stages.base import PixelStage, Stage
-from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -65,10 +64,7 @@ class ColumnDedup(Stage):
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made."""
         decisions = results.decision_columns(self.prefix)
-        return dict.fromkeys(decisions, self._record()) | self.measure().provenance()
-
-    def _record(self) -> dict[str, Any]:
-        return {"stage": type(self).__qualname__, **self.config(), "version": __version__}
+        return dict.fromkeys(decisions, self.record()) | self.measure().provenance()
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with columns that say which rows are duplicates, found now.
@@ -99,7 +95,7 @@ class ColumnDedup(Stage):
         with storage.exclusive(str(folder)):
             if not results.complete(folder):
                 self._find(measured, list(dict.fromkeys([*columns, *carried])), carried, folder)
-        return results.attach(dataset, folder, self.prefix, self._record(), carried)
+        return results.attach(dataset, folder, self.prefix, self.record(), carried)
 
     def _find(
         self,

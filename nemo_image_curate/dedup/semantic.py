@@ -24,7 +24,6 @@ from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.stages.base import Stage, no_effect
-from nemo_image_curate.version import __version__
 
 
 @dataclass(eq=False)
@@ -388,8 +387,7 @@ class _Extraction:
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage
-        config = {**stage.config(), **self.config}
-        record = {"stage": type(stage).__qualname__, **config, "version": __version__}
+        record = stage.record(**self.config)
         return results.attach(self.clusters.dataset, self.decided, stage.prefix, record)
 
 

@@ -23,7 +23,6 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import PixelStage, no_effect
 from nemo_image_curate.stages.image_pass import ImagePass, check_columns
 from nemo_image_curate.vectors.unit import directions
-from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -255,7 +254,7 @@ class ImageEmbedder(PixelStage):
 
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made."""
-        record = {**self.config(), "version": __version__}
+        record = self.record()
         provenance = {self.image_embedding_column: record}
         for classifier in self.classifiers:
             provenance |= classifier.provenance_of(self.image_embedding_column, record)

@@ -17,7 +17,6 @@ from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.vectors.unit import directions
-from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +171,7 @@ class TextImageEmbedder(ImageEmbedder):
                 f"column {self.caption_column!r} holds {kind}, no texts. Name the column with the "
                 "captions as caption_column=, or give caption_column=None."
             )
-        record = {**self.config(), "caption_column": self.caption_column, "version": __version__}
+        record = self.record(caption_column=self.caption_column)
         name = self.text_embedding_column
         return dataset.with_columns(
             _EmbedCaptions(self), {name: frames.embedding_type()}, {name: record}

@@ -72,8 +72,12 @@ class Stage(abc.ABC):
 
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made: what a dataset records of it."""
-        record = {"stage": type(self).__qualname__, **self.config(), "version": __version__}
-        return {name: dict(record) for name in self.columns()}
+        return {name: self.record() for name in self.columns()}
+
+    def record(self, **more: Any) -> dict[str, Any]:
+        """What is recorded of a column: the stage, its `config`, our version, and more."""
+        stage = type(self).__qualname__
+        return {"stage": stage, **self.config(), "version": __version__, **more}
 
     @abc.abstractmethod
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
