@@ -180,9 +180,7 @@ def train(plan: Ivf, staged: StagedPartitions, partitions: Mapping[int, StagedPa
             yield projected
 
     blocks = write_blocks(components(), staged.folder)
-    centres = kmeans(
-        blocks, plan.lists, _SEED, staged.folder, staged.device, staged.progress, init="random"
-    )
+    centres = kmeans(blocks, plan.lists, _SEED, staged.folder, staged.device, staged.progress)
     for block in blocks:
         block.unlink()
     return write_faiss(new_index(matrix, peak, centres), path)
