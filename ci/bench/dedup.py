@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from memory import peak_of_all
+from rows import row
 
 from nemo_image_curate import ImageTextPairDataset, SemanticDedup, frames, get_client
 
@@ -153,28 +154,15 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     theirs = len(pairs & truth) / len(truth)
     growth = best["large"] / best["ours"]
     return [
-        _row("recall of true pairs, 100k x 512 / SemDeDup's", recall, theirs, ">= 0.99",
+        row("recall of true pairs, 100k x 512 / SemDeDup's", recall, theirs, ">= 0.99",
              recall >= 0.99 and recall > theirs, "{:.4f}"),
-        _row("FAISS brute force / dedup, 100k x 512", best["brute"], best["ours"], ">= 20",
+        row("FAISS brute force / dedup, 100k x 512", best["brute"], best["ours"], ">= 20",
              best["brute"] / best["ours"] >= 20),
-        _row("SemDeDup / dedup, 100k x 512", best["semdedup"], best["ours"], ">= 1",
+        row("SemDeDup / dedup, 100k x 512", best["semdedup"], best["ours"], ">= 1",
              best["semdedup"] >= best["ours"]),
-        _row("dedup of 1M / of 100k", best["large"], best["ours"], "<= 14", growth <= 14),
-        _row("peak memory at 1M / the vectors", peak, size, "< 3", peak < 3 * size, "{:.0f} MB"),
+        row("dedup of 1M / of 100k", best["large"], best["ours"], "<= 14", growth <= 14),
+        row("peak memory at 1M / the vectors", peak, size, "< 3", peak < 3 * size, "{:.0f} MB"),
     ]  # fmt: skip
-
-
-def _row(
-    what: str, first: float, second: float, bar: str, met: bool, shown: str = "{:.2f} s"
-) -> dict[str, Any]:
-    return {
-        "what": what,
-        "ours": shown.format(first),
-        "peer": shown.format(second),
-        "ratio": first / second,
-        "bar": bar,
-        "met": met,
-    }
 
 
 def peak(shards: Path) -> float:

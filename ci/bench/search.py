@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from dedup import write
 from memory import peak_of_all
+from rows import row
 
 N, DIM, QUERIES, K = 1_000_000, 512, 1000, 10
 RECALL = 0.95
@@ -312,13 +313,13 @@ def _rows(name: str, built: dict[str, Any], searched: dict[str, Any]) -> list[di
     what = f"1M x {DIM} {name}, {built['factory']}, {looked_at}"
     recall = f"{searched['recall']:.3f}"
     return [
-        _row(f"{what}: recall@10 / as measured when built", searched["recall"], built["recall"],
+        row(f"{what}: recall@10 / as measured when built", searched["recall"], built["recall"],
              f">= {RECALL}", searched["recall"] >= RECALL, "{:.3f}"),
-        _row(f"{name}: top-10 on one core, mean / p50, at recall {recall}", searched["mean"],
+        row(f"{name}: top-10 on one core, mean / p50, at recall {recall}", searched["mean"],
              searched["p50"], "p50 < 1 ms", searched["p50"] < 1, "{:.2f} ms"),
-        _row(f"{name}: memory / disk", searched["memory"], built["disk"], "<= 500 MB",
+        row(f"{name}: memory / disk", searched["memory"], built["disk"], "<= 500 MB",
              searched["memory"] <= 500, "{:.0f} MB"),
-        _row(f"{name}: build {built['seconds']:.0f} s; peak memory of client and workers, mapped "
+        row(f"{name}: build {built['seconds']:.0f} s; peak memory of client and workers, mapped "
              "files included / the vectors", built["peak"], N * DIM * 4 / 1e6, "-", True,
              "{:.0f} MB"),
     ]  # fmt: skip
@@ -335,21 +336,10 @@ def _compared(
         "build": (theirs["seconds"], ours["seconds"], "{:.0f} s"),
     }
     return [
-        {**_row(what + figure, first, second, "-", True, shown), "ours": shown.format(second),
+        {**row(what + figure, first, second, "-", True, shown), "ours": shown.format(second),
          "peer": shown.format(first)}
         for figure, (first, second, shown) in figures.items()
     ]  # fmt: skip
-
-
-def _row(what: str, first: float, second: float, bar: str, met: bool, shown: str) -> dict[str, Any]:
-    return {
-        "what": what,
-        "ours": shown.format(first),
-        "peer": shown.format(second),
-        "ratio": first / second,
-        "bar": bar,
-        "met": met,
-    }
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.inspecting import inspect_dataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
-from nemo_image_curate.frames import to_arrow
+from tests.dataset.opened import open_dataset, rows_of
 from tests.make_data import (
     Truth,
     digests,
@@ -28,19 +27,6 @@ from tests.make_data import (
     write_tar,
 )
 from tests.shards.test_index import wds2idx
-
-
-@pytest.fixture
-def made(tmp_path):
-    return make_dataset(tmp_path / "tars", sizes=[4, 5, 3])
-
-
-def open_dataset(*arguments, **options) -> ImageTextPairDataset:
-    return ImageTextPairDataset.from_webdataset(*arguments, **options)
-
-
-def rows_of(dataset: ImageTextPairDataset) -> list[dict]:
-    return to_arrow(dataset.metadata.compute()).to_pylist()
 
 
 def check(folder: Path, made: Truth, rows: list[dict], per_shard: int, old: str = "old") -> None:

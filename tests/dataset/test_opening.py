@@ -18,15 +18,8 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.frames import to_arrow
+from tests.dataset.opened import open_dataset, rows_of
 from tests.make_data import Truth, fields_of, jpeg, make_dataset, write_sidecar, write_tar
-
-
-def open_dataset(*arguments, **options) -> ImageTextPairDataset:
-    return ImageTextPairDataset.from_webdataset(*arguments, **options)
-
-
-def rows_of(dataset: ImageTextPairDataset) -> list[dict]:
-    return to_arrow(dataset.metadata.compute()).to_pylist()
 
 
 def check(dataset: ImageTextPairDataset, truth: Truth) -> None:

@@ -16,20 +16,8 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, JobError
 from nemo_image_curate.frames import to_arrow
+from tests.dataset.opened import open_dataset, rows_of
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
-
-
-@pytest.fixture
-def made(tmp_path):
-    return make_dataset(tmp_path / "tars", sizes=[4, 5, 3])
-
-
-def open_dataset(*arguments, **options) -> ImageTextPairDataset:
-    return ImageTextPairDataset.from_webdataset(*arguments, **options)
-
-
-def rows_of(dataset: ImageTextPairDataset) -> list[dict]:
-    return to_arrow(dataset.metadata.compute()).to_pylist()
 
 
 def costly(part, log: str, factor: float = 2.0):

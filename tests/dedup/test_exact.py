@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,23 +13,10 @@ from nemo_image_curate import ImageTextPairDataset
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.quality.digest import ImageDigest
-from tests.make_data import digests, jpeg, write_sidecar, write_tar
+from tests.dedup.datasets import dataset, standing
+from tests.make_data import digests, jpeg, write_sidecar
 from tests.make_embedders import ThumbEmbedder, column, rows
 from tests.shared import SHARED, needs_shared
-
-
-def dataset(folder: Path, *shards: dict[str, bytes], backend: str = "cpu") -> ImageTextPairDataset:
-    for number, members in enumerate(shards):
-        write_tar(folder / f"{number}.tar", members.items())
-    return ImageTextPairDataset.from_webdataset(folder, backend=backend)
-
-
-def standing(ds: ImageTextPairDataset) -> dict[str, str | None]:
-    """For each row which one stands for it; itself when it is kept, None when not compared."""
-    return {
-        row["key"]: None if row["is_duplicate"] is None else row["duplicate_of"] or row["key"]
-        for row in rows(ds)
-    }
 
 
 def lossless(seed: int, kind: str, **options) -> bytes:

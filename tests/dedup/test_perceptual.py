@@ -12,26 +12,13 @@ from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
+from tests.dedup.datasets import dataset, standing
 from tests.dedup.photographs import flickr, flipped, recompressed, saved, scaled
-from tests.make_data import digests, jpeg, write_sidecar, write_tar
+from tests.make_data import digests, jpeg, write_sidecar
 from tests.make_embedders import LoggingEmbedder, computed, rows
 from tests.shared import needs_shared
 
 OLD = 1_600_000_000
-
-
-def dataset(folder: Path, *shards: dict[str, bytes], backend: str = "cpu") -> ImageTextPairDataset:
-    for number, members in enumerate(shards):
-        write_tar(folder / f"{number}.tar", members.items())
-    return ImageTextPairDataset.from_webdataset(folder, backend=backend)
-
-
-def standing(ds: ImageTextPairDataset) -> dict[str, str | None]:
-    """For each row which one stands for it; itself when it is kept, None when not compared."""
-    return {
-        row["key"]: None if row["is_duplicate"] is None else row["duplicate_of"] or row["key"]
-        for row in rows(ds)
-    }
 
 
 def noise(seed: int, kind: str = "JPEG") -> bytes:

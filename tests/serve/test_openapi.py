@@ -4,14 +4,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-    unsupported_method,
-)
+from schemathesis.specs.openapi import checks
 
 ENDPOINTS = {
     ("POST", "/index/images"),
@@ -29,12 +22,12 @@ ENDPOINTS = {
 # nothing that a schema can say.
 CHECKS = (
     not_a_server_error,
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-    unsupported_method,
+    checks.content_type_conformance,
+    checks.negative_data_rejection,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.status_code_conformance,
+    checks.unsupported_method,
 )
 
 
