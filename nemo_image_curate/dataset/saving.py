@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, storage, tables
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
@@ -249,5 +249,5 @@ def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
         table.schema.field(field.name) if pa.types.is_null(field.type) else field
         for field in schema
     ]
-    plain = shard_columns.storage_schema(pa.schema(fields))
-    return shard_columns.conform(table, pa.schema(map(shard_columns.typed, plain)))
+    plain = tables.storage_schema(pa.schema(fields))
+    return tables.conform(table, pa.schema(map(tables.typed, plain)))

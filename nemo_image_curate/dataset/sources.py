@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, storage, tables
 from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.reader import TarShard
 
@@ -100,4 +100,4 @@ class MetadataReader:
                 table = table.drop_columns(SHARD_COLUMN)
             shards = pa.array([source.shard] * len(table), pa.string())
             table = table.append_column(SHARD_COLUMN, shards)
-        return columns.conform(table, schema)
+        return tables.conform(table, schema)

@@ -18,7 +18,7 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.cost import sample_size
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.columns import content_digest
+from nemo_image_curate.tables import content_digest
 from nemo_image_curate.vectors.blocks import write_blocks
 from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.nearest import GRAIN, nearest

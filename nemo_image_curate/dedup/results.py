@@ -21,7 +21,7 @@ from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.columns import content_digest, serialised
+from nemo_image_curate.tables import content_digest, serialised
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from nemo_image_curate.expressions.operations import (
     is_column,
     unary,
 )
-from nemo_image_curate.shards.columns import conform, storage_schema
+from nemo_image_curate.tables import conform, storage_schema
 
 # What a column may be of which nothing but nulls is known: a partition without any value, or an
 # object column before it is computed. Which of them it is makes no difference to the result.

@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nemo_image_curate import tables
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.expressions.check import check
 from nemo_image_curate.expressions.evaluate import matching_rows
-from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.vectors.sampling import random_score
 
 # Rows of one record batch: what an expression is evaluated on at once.
@@ -28,7 +28,7 @@ _REMEMBERED = 8
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
     """The columns of a frame that a row table holds: no lists, no other nested values."""
-    fields = map(shard_columns.typed, shard_columns.storage_schema(schema))
+    fields = map(tables.typed, tables.storage_schema(schema))
     return pa.schema([field for field in fields if not pa.types.is_nested(field.type)])
 
 
@@ -179,5 +179,5 @@ def write_rows(file: Any, batches: Iterator[pa.RecordBatch], schema: pa.Schema) 
     """Write what `RowTable` reads: every batch is conformed to `schema`, and of limited size."""
     with pa.ipc.new_file(file, schema) as writer:
         for batch in batches:
-            table = shard_columns.conform(pa.Table.from_batches([batch]), schema)
+            table = tables.conform(pa.Table.from_batches([batch]), schema)
             writer.write_table(table.combine_chunks(), max_chunksize=BATCH_ROWS)

@@ -26,7 +26,7 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.index.format import Mark, Partition
 from nemo_image_curate.index.rows import plain_schema, write_rows
-from nemo_image_curate.shards.columns import conform, content_digest
+from nemo_image_curate.tables import conform, content_digest
 from nemo_image_curate.vectors.unit import unit_vectors
 
 

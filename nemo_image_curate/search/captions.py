@@ -18,7 +18,7 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.format import local_folder
 from nemo_image_curate.search import fulltext
-from nemo_image_curate.shards.columns import content_digest
+from nemo_image_curate.tables import content_digest
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset

@@ -8,18 +8,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate import storage
+from nemo_image_curate import storage, tables
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.shards.reader import TarShard
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
-# Rows that are hashed at once.
-_HASHED_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def read_footer(location: str) -> Footer:
     digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
     digest.update(repr(sorted(raw.items())).encode())
     record = _json_fields(raw.get(RECORD_KEY))
-    return Footer(metadata.num_rows, storage_schema(schema), digest.hexdigest(), record)
+    return Footer(metadata.num_rows, tables.storage_schema(schema), digest.hexdigest(), record)
 
 
 def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -69,7 +66,7 @@ def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Tabl
             table = parquet.read(columns=present)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
-    return conform(table, storage_schema(table.schema))
+    return tables.conform(table, tables.storage_schema(table.schema))
 
 
 def _unreadable(location: str, error: Exception) -> DatasetError:
@@ -104,7 +101,7 @@ def tar_columns(shard: TarShard, id_col: str, schema: pa.Schema | None = None) -
     texts_wanted = {one.name for one in schema or () if pa.types.is_string(one.type)}
     arrays |= {name: _column(values, name in texts_wanted) for name, values in columns.items()}
     table = pa.table(arrays)
-    return conform(table, storage_schema(table.schema))
+    return tables.conform(table, tables.storage_schema(table.schema))
 
 
 def _json_fields(content: bytes | None) -> dict[str, Any]:
@@ -140,29 +137,6 @@ def _has_objects(kind: pa.DataType) -> bool:
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "replace").decode()
-
-
-def storage_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with types that both frame backends hold: no dictionaries or views.
-
-    A column of nulls has no type yet: other shards may know it.
-    """
-    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
-    types = pa.types
-    if types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.string()
-    if types.is_large_binary(kind) or types.is_binary_view(kind):
-        return pa.binary()
-    if types.is_float16(kind):
-        return pa.float32()
-    if types.is_fixed_size_list(kind) or types.is_large_list(kind) or types.is_list(kind):
-        return pa.list_(pa.field("item", _plain(kind.value_type)))
-    return kind
 
 
 def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] = ()) -> pa.Schema:
@@ -211,56 +185,8 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
                     f"shard {shard}: column {field.name!r} is {field.type}, but {known.type} in "
                     "the shards before it. Cast it to one type, or drop it, in these sidecars."
                 ) from error
-    return pa.schema([typed(field) for field in merged.values()])
-
-
-def typed(field: pa.Field) -> pa.Field:
-    """The field; text when all is null, so that nothing tells its type."""
-    if pa.types.is_null(field.type):
-        return field.with_type(pa.string())
-    if pa.types.is_list(field.type):
-        return field.with_type(pa.list_(typed(field.type.value_field)))
-    return field
+    return pa.schema([tables.typed(field) for field in merged.values()])
 
 
 def _is_plain(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind))
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the columns of `schema`: cast where types differ, null where absent."""
-    arrays = []
-    for field in schema:
-        if field.name not in table.column_names:
-            arrays.append(pa.nulls(len(table), field.type))
-        elif table.schema.field(field.name).type == field.type:
-            arrays.append(table[field.name])
-        else:
-            arrays.append(table[field.name].cast(field.type))
-    return pa.table(arrays, schema=schema)
-
-
-def serialised(table: pa.Table) -> bytes:
-    """A table as the bytes of an Arrow IPC file."""
-    buffer = pa.BufferOutputStream()
-    with pa.ipc.new_file(buffer, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-    content: bytes = buffer.getvalue().to_pybytes()
-    return content
-
-
-def content_digest(table: pa.Table, *arrays: np.ndarray) -> str:
-    """A hash of what columns and further arrays hold, however the columns lie in memory.
-
-    Chunks, the size of text offsets, and the bytes behind a null do not count.
-    """
-    schema = pa.schema(map(typed, storage_schema(table.schema)))
-    digest = hashlib.sha256()
-    # At least once, for the names of the columns.
-    for start in range(0, max(1, len(table)), _HASHED_ROWS):
-        rows = conform(table.slice(start, _HASHED_ROWS), schema)
-        # Copied by `take`, values that belong to no row or to a null are gone.
-        digest.update(serialised(rows.take(np.arange(len(rows)))))
-    for array in arrays:
-        digest.update(array.data)
-    return digest.hexdigest()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nemo_image_curate import tables
 from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.reader import TarShard
@@ -265,7 +265,7 @@ def test_a_column_of_nulls_takes_the_type_of_the_others(order):
     found = columns.unify([("a", known), ("b", nulls)][::order])
     assert [str(field.type) for field in found] == ["int64", "list<item: float>", "string"]
     table = pa.table({"n": pa.nulls(2), "list": pa.array([None, []], nulls.field(1).type)})
-    assert columns.conform(table, found).to_pydict()["list"] == [None, []]
+    assert tables.conform(table, found).to_pydict()["list"] == [None, []]
 
 
 @pytest.mark.parametrize(
@@ -325,51 +325,3 @@ def test_columns_of_tars_without_a_common_type_become_text():
         columns.unify(schemas)
     with pytest.raises(SchemaError, match=r"column 'y'"):
         columns.unify(schemas, {"b.tar"})  # a list in a sidecar has no text
-
-
-def test_conform_casts_and_fills():
-    schema = pa.schema({"key": pa.string(), "x": pa.float64(), "new": pa.list_(pa.float32())})
-    table = columns.conform(pa.table({"x": [1, None], "key": ["a", "b"]}), schema)
-    assert table.schema == schema
-    assert table.to_pylist() == [
-        {"key": "a", "x": 1.0, "new": None},
-        {"key": "b", "x": None, "new": None},
-    ]
-
-
-def test_a_digest_is_of_what_columns_hold():
-    """Not of chunks, slices, the size of offsets, or what lies behind nulls."""
-    texts, numbers = ["a", None, "bc"] * 7, [1.5, None, 3.0] * 7
-    digest = columns.content_digest(pa.table({"t": texts, "n": numbers}))
-    longer = pa.table({"t": ["x", *texts, None], "n": [None, *numbers, 2.0]})
-    valid = pa.array([number is not None for number in numbers]).buffers()[1]
-    behind = np.array([77.0 if number is None else number for number in numbers])
-    hidden = pa.Array.from_buffers(pa.float64(), 21, [valid, pa.py_buffer(behind.tobytes())])
-    same = [
-        longer.slice(1, 21),
-        pa.concat_tables([longer.slice(1, 5), longer.slice(6, 16)]),
-        pa.table({"t": pa.array(texts, pa.large_string()), "n": numbers}),
-        pa.table({"t": pa.array(texts).dictionary_encode(), "n": numbers}),
-        pa.table({"t": texts, "n": hidden}),
-    ]
-    assert [columns.content_digest(table) for table in same] == [digest] * len(same)
-    others = [
-        longer.slice(0, 21),
-        longer.slice(1, 20),
-        pa.table({"t": texts, "m": numbers}),
-        pa.table({"t": texts, "n": [0.0 if one is None else one for one in numbers]}),
-    ]
-    assert digest not in [columns.content_digest(table) for table in others]
-    with_array = columns.content_digest(same[0], np.arange(3))
-    assert with_array not in (digest, columns.content_digest(same[0], np.arange(3)[::-1].copy()))
-
-
-def test_a_digest_of_no_rows_and_of_many():
-    nothing = pa.table({"t": pa.array([], pa.null())})
-    assert columns.content_digest(nothing) == columns.content_digest(
-        nothing.cast(pa.schema([("t", pa.string())]))
-    )
-    many = pa.table({"t": [str(row) for row in range(20_000)]})
-    pieces = pa.concat_tables([many.slice(start, 3001) for start in range(0, 20_000, 3001)])
-    assert columns.content_digest(pieces) == columns.content_digest(many)
-    assert columns.content_digest(many.slice(1)) != columns.content_digest(many)

@@ -1,0 +1,82 @@
+"""Arrow tables: types that both backends and Parquet hold, and digests of what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+
+# Rows that are hashed at once.
+_HASHED_ROWS = 8192
+
+
+def storage_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with types that both frame backends hold: no dictionaries or views.
+
+    A column of nulls has no type yet: other shards may know it.
+    """
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_fixed_size_list(kind) or types.is_large_list(kind) or types.is_list(kind):
+        return pa.list_(pa.field("item", _plain(kind.value_type)))
+    return kind
+
+
+def typed(field: pa.Field) -> pa.Field:
+    """The field; text when all is null, so that nothing tells its type."""
+    if pa.types.is_null(field.type):
+        return field.with_type(pa.string())
+    if pa.types.is_list(field.type):
+        return field.with_type(pa.list_(typed(field.type.value_field)))
+    return field
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of `schema`: cast where types differ, null where absent."""
+    arrays = []
+    for field in schema:
+        if field.name not in table.column_names:
+            arrays.append(pa.nulls(len(table), field.type))
+        elif table.schema.field(field.name).type == field.type:
+            arrays.append(table[field.name])
+        else:
+            arrays.append(table[field.name].cast(field.type))
+    return pa.table(arrays, schema=schema)
+
+
+def serialised(table: pa.Table) -> bytes:
+    """A table as the bytes of an Arrow IPC file."""
+    buffer = pa.BufferOutputStream()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    content: bytes = buffer.getvalue().to_pybytes()
+    return content
+
+
+def content_digest(table: pa.Table, *arrays: np.ndarray) -> str:
+    """A hash of what columns and further arrays hold, however the columns lie in memory.
+
+    Chunks, the size of text offsets, and the bytes behind a null do not count.
+    """
+    schema = pa.schema(map(typed, storage_schema(table.schema)))
+    digest = hashlib.sha256()
+    # At least once, for the names of the columns.
+    for start in range(0, max(1, len(table)), _HASHED_ROWS):
+        rows = conform(table.slice(start, _HASHED_ROWS), schema)
+        # Copied by `take`, values that belong to no row or to a null are gone.
+        digest.update(serialised(rows.take(np.arange(len(rows)))))
+    for array in arrays:
+        digest.update(array.data)
+    return digest.hexdigest()
