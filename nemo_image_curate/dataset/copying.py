@@ -16,7 +16,7 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
 from nemo_image_curate.shards.index import Member, format_idx
-from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
 from nemo_image_curate.shards.writer import TarWriter
 
 # The staged column that says where the members of each row lie.
@@ -36,12 +36,11 @@ class Naming:
 
     def shard(self, number: int) -> str:
         """The name of an output shard, without extension."""
-        return f"{number:0{self.max_shards}d}"
+        return shard_name(number, self.max_shards)
 
     def key(self, shard: int, row: int) -> str:
-        """The key of a sample: the shard's name, then its row with a fixed number of digits."""
-        digits = len(str(self.samples_per_shard - 1))
-        return f"{self.shard(shard)}{row:0{digits}d}"
+        """The key of a sample."""
+        return sample_key(self.shard(shard), row, self.samples_per_shard)
 
 
 def write_shard(

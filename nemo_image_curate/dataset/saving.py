@@ -130,6 +130,24 @@ def plan(
     return targets
 
 
+def plan_partitions(dataset: ImageTextPairDataset, frame: Any, *config: Any) -> list[Target]:
+    """Targets without a file, for what is made of partitions and kept elsewhere.
+
+    Their fingerprints tell from what is known of a partition without reading it whether that is
+    still of it.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    frame : dask.dataframe.DataFrame
+        Of the dataset.
+    *config
+        Whatever else decides what is made.
+    """
+    places = [f"partition {number}" for number in range(frame.npartitions)]
+    return plan(frame, dataset.source()[1], places, False, *config)
+
+
 def _input_time(source: Source, in_place: bool) -> float:
     inputs = [source.tar, None if in_place else source.sidecar]
     return max((info.changed for info in inputs if info is not None), default=0.0)

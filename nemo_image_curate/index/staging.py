@@ -76,8 +76,7 @@ class StagedPartitions:
         self.schema = plain_schema(frames.schema(frame))
         names = list(dict.fromkeys([*self.schema.names, column]))
         self._frame = frame[names]
-        places = [f"partition {number}" for number in range(frame.npartitions)]
-        targets = saving.plan(frame, dataset.source()[1], places, False, "index", column)
+        targets = saving.plan_partitions(dataset, frame, "index", column)
         self.marks = [
             Mark(target.label, target.fingerprint, target.newest_input) for target in targets
         ]

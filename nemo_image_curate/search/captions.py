@@ -187,10 +187,8 @@ class _Source:
         if pa.types.is_nested(kind) or any(is_kind(kind) for is_kind in binary):
             raise ConfigError(f"column={column!r} holds {kind}, not texts.")
         self.frame = dataset.metadata[[SHARD_COLUMN, dataset.id_col, column]]
-        places = [f"partition {number}" for number in range(self.frame.npartitions)]
-        targets = saving.plan(self.frame, dataset.source()[1], places, False, "captions")
+        targets = saving.plan_partitions(dataset, self.frame, "captions")
         self.labels = [target.label for target in targets]
-        # From what is known of a partition without reading it.
         self.fingerprints = [target.fingerprint for target in targets]
 
     def __len__(self) -> int:

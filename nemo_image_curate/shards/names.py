@@ -1,9 +1,11 @@
-"""The files of one shard, which stand beside each other under one name."""
+"""What shards, the files of one, and samples are called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Digits of a shard's number.
+SHARD_DIGITS = 5
 _ENDINGS = (".tar", ".parquet", ".idx")
 
 
@@ -39,3 +41,13 @@ class ShardFiles:
     def index(self) -> str:
         """Where the members lie in the tar."""
         return f"{self.stem}.idx"
+
+
+def shard_name(number: int, digits: int = SHARD_DIGITS) -> str:
+    """The name of a shard that we write, without ending."""
+    return f"{number:0{digits}d}"
+
+
+def sample_key(shard: str, row: int, samples_per_shard: int) -> str:
+    """The key of a sample: the shard's name, then its row with a fixed number of digits."""
+    return f"{shard}{row:0{len(str(samples_per_shard - 1))}d}"

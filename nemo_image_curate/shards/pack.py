@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS, format_idx
+from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
 from nemo_image_curate.shards.writer import TarWriter
 
 _FILE_NAMES = ("image", "file", "filename", "file_name", "path")
@@ -127,37 +128,45 @@ def pack(
     _claim(output, images, captions, fields, samples_per_shard)
     bases = Counter(path.name for path, _ in images)
     several = any(len(texts) > 1 for texts in captions.values())
-    digits = len(str(samples_per_shard - 1))
     tars = []
     for number, chunk in enumerate(_chunks(images, samples_per_shard)):
-        stem = storage.join(output, f"{number:05d}")
-        tars.append(stem + ".tar")
+        shard = shard_name(number)
+        files = ShardFiles(storage.join(output, shard))
+        tars.append(files.tar)
         # The sidecar is written last.
-        if storage.stat(stem + ".parquet") is not None:
-            continue
-        records, written = [], []
-        with storage.atomic_write(stem + ".tar") as file:
-            tar = TarWriter(file)
+        if storage.stat(files.sidecar) is None:
+            samples = []
             for row, (path, name) in enumerate(chunk):
                 by_base = captions.get(path.name) if bases[path.name] == 1 else None
                 texts = list(captions.get(name) or by_base or ())
-                key = f"{number:05d}{row:0{digits}d}"
-                record = {"key": key, "file": name, "caption": texts[0] if texts else None}
+                key = sample_key(shard, row, samples_per_shard)
+                caption = texts[0] if texts else None
+                record = {"key": key, "file": name, "caption": caption}
                 record |= {"captions": texts} if several else {}
-                record |= fields.get(name, {})
-                records.append(record)
-                parts = [(_extension(path), _read(path))]
-                if texts:
-                    parts.append(("txt", texts[0].encode()))
-                parts.append(("json", json.dumps(record, ensure_ascii=False).encode()))
-                names = [(f"{key}.{extension}", extension, data) for extension, data in parts]
-                written.append([(name, tar.add(name, ext, data)) for name, ext, data in names])
-            tar.close()
-        storage.write_bytes(stem + ".idx", format_idx(written).encode())
-        with storage.atomic_write(stem + ".parquet") as file:
-            pq.write_table(_table(records), file)
+                samples.append((key, path, caption, {**record, **fields.get(name, {})}))
+            _write_shard(files, samples)
     storage.remove_temporaries(output)
     return tars
+
+
+def _write_shard(
+    files: ShardFiles, samples: Sequence[tuple[str, Path, str | None, dict[str, Any]]]
+) -> None:
+    """The tar of keys, images, captions and records, its index, and its sidecar."""
+    written = []
+    with storage.atomic_write(files.tar) as file:
+        tar = TarWriter(file)
+        for key, path, caption, record in samples:
+            members = [(_extension(path), _read(path))]
+            if caption is not None:
+                members.append(("txt", caption.encode()))
+            members.append(("json", json.dumps(record, ensure_ascii=False).encode()))
+            names = [(f"{key}.{extension}", extension, content) for extension, content in members]
+            written.append([(name, tar.add(name, ext, content)) for name, ext, content in names])
+        tar.close()
+    storage.write_bytes(files.index, format_idx(written).encode())
+    with storage.atomic_write(files.sidecar) as file:
+        pq.write_table(_table([record for *_, record in samples]), file)
 
 
 def _claim(output: str, images: Sequence[tuple[Path, str]], *settings: Any) -> None:
