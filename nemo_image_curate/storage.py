@@ -80,6 +80,30 @@ def normalise(location: str | os.PathLike[str]) -> str:
     return scheme + separator + path.rstrip("/")
 
 
+def local_path(location: str | os.PathLike[str], argument: str, why: str) -> str:
+    """A folder, or a file, as an absolute path.
+
+    Parameters
+    ----------
+    location : str or path
+    argument : str
+        What the user calls it.
+    why : str
+        Why it should be there, as the end of the message.
+
+    Raises
+    ------
+    ConfigError
+        When it is not on a local (or mounted) file system.
+    """
+    folder = normalise(location)
+    if not is_local(folder):
+        raise ConfigError(
+            f"{argument}={folder!r} should be on a local or mounted file system: {why}."
+        )
+    return folder
+
+
 def relative(location: str, root: str) -> str:
     """The path of a location below `root`, which may be ``/`` or a bare scheme such as ``s3://``.
 

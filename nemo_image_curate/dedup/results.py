@@ -69,12 +69,9 @@ def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> P
     """
     if work_dir is None:
         work_dir = os.path.join(tempfile.gettempdir(), f"nemo-image-curate-{os.getuid()}")
-    base = storage.normalise(work_dir)
-    if not storage.is_local(base):
-        raise ConfigError(
-            f"work_dir={base!r} should be a folder on a local or mounted file system that all "
-            "workers share; object stores are too slow for what is kept there."
-        )
+    base = storage.local_path(
+        work_dir, "work_dir", "all workers share it, and object stores are too slow"
+    )
     lineage = Lineage(dataset.metadata)
     inputs = [
         (reader.root, source.shard, source.tar and (source.tar.size, source.tar.changed))

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.index.rows import RowTable
 
 DESCRIPTION = "index.json"
 FORMAT = 1
+WHY_LOCAL = "an index's files are mapped into memory"
 # What the partitions are staged in while an index is made; gone when it is complete.
 STAGING = "parts"
 ENDINGS = {"index": "faiss", "rows": "arrow", "vectors": "f16"}
@@ -100,23 +101,6 @@ class SavedIndex:
     def open_rows(self) -> RowTable:
         """The table of its rows."""
         return RowTable(self.paths["rows"], self.recipe["id_col"])
-
-
-def local_folder(path: str | os.PathLike[str]) -> str:
-    """The folder of an index as an absolute path.
-
-    Raises
-    ------
-    ConfigError
-        When it is not on a local (or mounted) file system.
-    """
-    folder = storage.normalise(path)
-    if not storage.is_local(folder):
-        raise ConfigError(
-            f"an index cannot be at {folder}: its files are mapped into memory. Give path= a "
-            "folder on a local or mounted file system."
-        )
-    return folder
 
 
 def read(folder: str) -> SavedIndex:

@@ -90,9 +90,8 @@ def build_index(
     is built, the vectors in float32 besides the index.
     """
     check_settings(kind, rerank, target_recall, max_memory)
-    folder = format.local_folder(
-        path if path is not None else index_path(dataset, embedding_column)
-    )
+    place = index_path(dataset, embedding_column) if path is None else path
+    folder = storage.local_path(place, "path", format.WHY_LOCAL)
     options = {
         "kind": kind,
         "rerank": rerank,
@@ -164,7 +163,7 @@ class VectorIndex:
             When there is no index, a file is damaged, or the dataset is another one: what
             differs, and what to do.
         """
-        folder = format.local_folder(path)
+        folder = storage.local_path(path, "path", format.WHY_LOCAL)
         if dataset is not None:
             build.refresh(folder, dataset, progress)
         while True:

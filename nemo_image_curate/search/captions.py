@@ -16,7 +16,6 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.index.format import local_folder
 from nemo_image_curate.search import fulltext
 from nemo_image_curate.tables import content_digest
 
@@ -58,8 +57,8 @@ def build_captions(
     JobError
         When partitions failed.
     """
-    location = storage.normalise(captions_path(dataset) if path is None else path)
-    local_folder(location)
+    place = captions_path(dataset) if path is None else path
+    location = storage.local_path(place, "path", "SQLite reads the file there")
     source = _Source(dataset, column)
     parts = f"{location}.parts"
     with storage.exclusive(location), contextlib.ExitStack() as cleaning:

@@ -233,7 +233,7 @@ def test_one_and_no_rows(tmp_path):
         ({"hash": "ahash"}, "hash='ahash' should be 'phash' or 'dhash'"),
         ({"rule": "all"}, "rule='all' should be one of"),
         ({"keep": "hard"}, "keep='hard' should be one of 'first', 'random', 'best'"),
-        ({"prefix": "ke", "work_dir": "s3://bucket/x"}, "should be a folder on a local"),
+        ({"prefix": "ke", "work_dir": "s3://bucket/x"}, "should be on a local"),
     ],
 )
 def test_what_cannot_be(tmp_path, options, message):

@@ -232,7 +232,7 @@ def test_a_merged_frame_goes_with_both_its_inputs(made, tmp_path):
 
 
 def test_a_folder_that_cannot_be(made, tmp_path):
-    with pytest.raises(ConfigError, match="work_dir='s3://bucket/x' should be a folder on a local"):
+    with pytest.raises(ConfigError, match="work_dir='s3://bucket/x' should be on a local"):
         results.work_folder(opened(made), "s3://bucket/x")
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="cannot create"):

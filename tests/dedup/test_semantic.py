@@ -465,7 +465,7 @@ def test_prefix_keeps_columns_apart(tmp_path):
         ({"random_state": None}, r"random_state=None should be"),
         ({"random_state": -1}, r"random_state=-1 should be an integer of at least 0"),
         ({"embedding_column": "caption"}, r"column 'caption' holds string, not embeddings"),
-        ({"work_dir": "s3://bucket/work"}, r"work_dir='s3://bucket/work' should be a folder"),
+        ({"work_dir": "s3://bucket/work"}, r"work_dir='s3://bucket/work' should be on a local"),
         ({"keep": "best", "by": "caption"}, r"by='caption' should be a column of numbers or"),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError, require
+from nemo_image_curate.errors import DatasetError, EncoderMismatchError, require
 from nemo_image_curate.search.live import _chroma
 
 # Of 10,000 random vectors of width 512, the hardest there are, this found all of the true ten
@@ -86,9 +86,7 @@ class Database:
 
     def _open(self) -> None:
         require("chromadb", "search", "a store")
-        folder = storage.normalise(self.path)
-        if not storage.is_local(folder):
-            raise ConfigError(f"path={folder!r} should be a local folder: Chroma's files go there.")
+        folder = storage.local_path(self.path, "path", "Chroma's files go there")
         storage.make_dirs(folder)
         self._claim.enter_context(storage.exclusive(folder))
         encoder = self.encoder()
