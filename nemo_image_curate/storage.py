@@ -99,7 +99,8 @@ def local_path(location: str | os.PathLike[str], argument: str, why: str) -> str
     folder = normalise(location)
     if not is_local(folder):
         raise ConfigError(
-            f"{argument}={folder!r} should be on a local or mounted file system: {why}."
+            f"{argument}={folder!r} should be on a local or mounted file system: {why}. "
+            f"Give {argument}= a path there."
         )
     return folder
 

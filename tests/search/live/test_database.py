@@ -70,7 +70,7 @@ def test_a_damaged_store_is_named_and_opens_again_when_put_right(tmp_path):
 
 
 def test_a_store_needs_a_local_folder_it_can_write(tmp_path):
-    with pytest.raises(ConfigError, match="local folder"):
+    with pytest.raises(ConfigError, match="Give path="):
         len(ChromaStore("s3://bucket/store", WordEmbedder()).images)
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError, match="cannot create"):
