@@ -24,6 +24,12 @@ MAX_NAMED = 100
 def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None) -> dict[str, Any]:
     """Read all tar headers and sidecars of a dataset as it was opened.
 
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    progress : bool, optional
+        Show a progress bar. Default: on a terminal.
+
     Returns
     -------
     dict
@@ -31,7 +37,8 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         kind to number), ``faults`` (a list of ``shard``, ``kind``, ``key``, ``detail``, at most
         `MAX_NAMED` of a kind per shard). Kinds: ``missing`` (a row without image), ``no row``
         (a sample without row), ``duplicate row``, ``duplicate``, ``interleaved``, ``truncated``,
-        ``corrupt``, ``unnamed``, ``no image``, ``json``, ``unreadable``.
+        ``corrupt``, ``unnamed``, ``sparse``, ``link``, ``no image``, ``json``, ``unreadable``,
+        ``no tar`` (a sidecar without one).
     """
     reader, sources = dataset.source()
     check = dask.delayed(_inspect_source, pure=False)

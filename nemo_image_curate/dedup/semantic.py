@@ -48,7 +48,7 @@ class SemanticDedup(Stage):
         to its cluster's centroid, a random one, the first of the dataset, or the one with the
         highest value in the column `by`. Ties by key.
     by : str, optional
-        A column of numbers, for ``keep="best"``, such as ``aesthetic_score``.
+        A column of numbers or times, for ``keep="best"``, such as ``aesthetic_score``.
     rule : {"greedy", "reference", "components"}
         What is removed; see `nemo_image_curate.dedup.rules`. With ``greedy`` no two kept rows are
         duplicates of each other, and every removed one has a kept duplicate.

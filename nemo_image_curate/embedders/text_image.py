@@ -34,8 +34,8 @@ class TextTower:
     Attributes
     ----------
     encode : callable
-        A list of n texts to their embeddings, (n, d), of any length; what a model cannot take of
-        a long text is cut off.
+        A list of n texts to their embeddings, shape (n, d), of any floating type, length and
+        device; what a model cannot take of a long text is cut off.
     problem : callable
         What of a text the model would not see, as the end of a sentence that begins with the
         text; None when it sees all of it.

@@ -158,7 +158,8 @@ class PixelStage(Stage):
         Returns
         -------
         callable
-            From a batch to a value for each of its decoded images, by column.
+            From a `DecodedBatch` of m decoded images to values by column: a sequence, array or
+            tensor of length m, and for a column of lists float32 of shape (m, d).
         """
 
     def image_pass(self) -> ImagePass:
@@ -189,7 +190,17 @@ class ColumnStage(Stage):
 
     @abc.abstractmethod
     def run(self, frame: Any) -> dict[str, Any]:
-        """The columns of a computed partition: Arrow arrays, or series of the frame's kind."""
+        """The columns of a computed partition.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or cudf.DataFrame, n rows
+
+        Returns
+        -------
+        dict of str to pyarrow.Array or series
+            All of `columns`, of length n in the order of the rows; null where a row has no value.
+        """
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, computed when they are needed.
