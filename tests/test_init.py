@@ -10,7 +10,10 @@ import pytest
 import nemo_image_curate
 from nemo_image_curate.cli import main
 
-HEAVY = "torch dask distributed pandas timm numpy pyarrow PIL fsspec torchvision sklearn"
+HEAVY = (
+    "torch dask distributed pandas timm numpy pyarrow PIL fsspec torchvision sklearn scipy faiss "
+    "chromadb dask.dataframe"
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -50,7 +53,9 @@ def test_stages_are_declared_without_loading_a_model_library():
         "TimmImageEmbedder('offline', classifiers=[AestheticClassifier(), NsfwClassifier()], "
         "image_stages=[ImageStatistics()])"
     )
-    assert not loaded_by(code) & {"timm", "torchvision", "sklearn"}
+    # Every worker imports what a script does.
+    light = {"dask", "pandas", "numpy", "pyarrow", "PIL", "fsspec"}
+    assert loaded_by(code) <= light
 
 
 def test_all_public_names_are_there():

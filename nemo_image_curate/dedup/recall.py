@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import dask
 import numpy as np
-from scipy.stats import binomtest
 
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.layout import Layout
@@ -163,5 +162,8 @@ def _estimate(sample: int, pairs: np.ndarray) -> RecallEstimate:
 def _interval(hits: int, total: int) -> tuple[float, float]:
     if not total:
         return (0.0, 1.0)
+    # Here, since SciPy takes a second and 60 MB of each process that imports it.
+    from scipy.stats import binomtest
+
     interval = binomtest(hits, total).proportion_ci(method="wilson")
     return (float(interval.low), float(interval.high))

@@ -19,8 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from nemo_image_curate.errors import ConfigError
 
@@ -187,6 +185,10 @@ class GreedyState:
 
 def component_firsts(later: np.ndarray, earlier: np.ndarray, n: int) -> np.ndarray:
     """For each row the smallest row of its connected component."""
+    # Here, since SciPy takes a second and 60 MB of each process that imports it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     ones = np.ones(len(later), dtype=bool)
     graph = coo_array((ones, (later, earlier)), shape=(n, n))
     count, labels = connected_components(graph, directed=False)
