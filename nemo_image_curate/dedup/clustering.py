@@ -159,7 +159,7 @@ class Clustering:
             # among a million; 0.9927 and 0.9995 from random starts, in the same time
             # (ci/bench/dedup.py's vectors).
             centroids = kmeans(
-                *(blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress)
+                blocks, self.n_clusters, self.seed, self.folder, self.device, self.progress
             )
             with storage.atomic_write(str(place)) as file:
                 np.save(file, centroids)

@@ -33,11 +33,12 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     unit: torch.Tensor = vectors / lengths
     # Lengths between this (6e-16 in float32) and its inverse are what squares can tell.
     small = torch.finfo(vectors.dtype).tiny ** 0.4
-    shortest, longest = lengths.aminmax()
-    # Not on a GPU, which would have to be waited for; as floats, since a single query waits for
-    # each step here.
-    if not vectors.is_cuda and float(shortest) > small and float(longest) < 1 / small:
-        return unit
+    # A GPU would have to be waited for.
+    if not vectors.is_cuda:
+        shortest, longest = lengths.aminmax()
+        # As floats: a single query waits for each step here.
+        if float(shortest) > small and float(longest) < 1 / small:
+            return unit
     # 0 / 0 and inf / inf are NaN.
     scaled = vectors / vectors.abs().amax(dim=1, keepdim=True)
     scaled /= torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
