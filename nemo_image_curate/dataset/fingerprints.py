@@ -11,7 +11,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from dask.base import tokenize
@@ -143,36 +143,44 @@ def _describe_class(cls: type, callers: tuple[Any, ...]) -> Any:
 def describe_code(cls: type) -> Any:
     """Where a class is defined and what its body says: its functions' code, and constants.
 
-    The functions and constants of its package that these use count as well. Lists and other things
-    that a program may change while it runs are left out.
+    The functions, classes and constants of its package that these use by name count as well. Lists
+    and other things that a program may change while it runs are left out.
     """
     if not _importable(cls):
         return _describe_class(cls, (cls,))
-    package = cls.__module__.partition(".")[0]
-    body = {f"{name} {kind}": value for name, kind, value in _body(cls)}
-    return ["code", cls.__module__, cls.__qualname__, _describe_sources(body, package, ())]
+    return ["code", cls.__module__, cls.__qualname__, _describe_source(cls, {cls})]
 
 
-def _describe_sources(
-    values: Mapping[str, Any], package: str, callers: tuple[types.FunctionType, ...]
-) -> list[Any]:
-    """Constants, and functions of a package with all of the package that they use."""
-    described: list[Any] = []
-    for name, value in sorted(values.items()):
+def _describe_source(definition: types.FunctionType | type, seen: set[Any]) -> list[Any]:
+    """A function's code and all of its package that it uses; of a class, that of its body.
+
+    What is in `seen` is described already: call graphs have too many paths to follow each.
+    """
+    if isinstance(definition, type):
+        used = {f"{name} {kind}": value for name, kind, value in _body(definition)}
+        bases = [base for base in definition.__bases__ if _package(base) == _package(definition)]
+        used |= {f"base {number}": base for number, base in enumerate(bases)}
+        described: list[Any] = []
+    else:
+        known = definition.__globals__
+        used = {name: known[name] for name in _names(definition.__code__) & known.keys()}
+        defaults = describe((definition.__defaults__, definition.__kwdefaults__))
+        described = [_describe_code(definition.__code__), defaults]
+    for name, value in sorted(used.items()):
         if isinstance(value, (str, bytes, int, float, tuple)):
             described.append([name, describe(value)])
-        elif (
-            isinstance(value, types.FunctionType)
-            and value.__module__.partition(".")[0] == package
-            and value not in callers
+        elif isinstance(value, (types.FunctionType, type)) and _package(value) == _package(
+            definition
         ):
-            known = value.__globals__
-            used = {used: known[used] for used in _names(value.__code__) & known.keys()}
-            code = _describe_code(value.__code__)
-            defaults = describe((value.__defaults__, value.__kwdefaults__))
-            inner = _describe_sources(used, package, (*callers, value))
-            described.append([name, code, defaults, inner])
+            is_new = value not in seen
+            seen.add(value)
+            inner = _describe_source(value, seen) if is_new else []
+            described.append([name, value.__module__, value.__qualname__, inner])
     return described
+
+
+def _package(definition: types.FunctionType | type) -> str:
+    return definition.__module__.partition(".")[0]
 
 
 def _body(cls: type) -> Iterator[tuple[str, str, Any]]:

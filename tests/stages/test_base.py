@@ -231,7 +231,14 @@ def head(embeddings):
     return helper(embeddings) * FACTOR
 
 def helper(embeddings):
-    return embeddings.sum(dim=1){more}
+    return Network().sums(embeddings){more}
+
+class Layer:
+    def sums(self, embeddings):
+        return embeddings.sum(dim=1) + {bias}
+
+class Network(Layer):
+    pass
 
 class Scorer(ImageClassifier):
     def load_model(self, device):
@@ -243,8 +250,9 @@ def test_what_a_stage_s_functions_use_of_its_package_counts(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def token(module: str, factor: float = 1.0, more: str = "") -> str:
-        (tmp_path / f"{module}.py").write_text(SCORER.format(factor=factor, more=more))
+    def token(module: str, factor: float = 1.0, more: str = "", bias: int = 0) -> str:
+        source = SCORER.format(factor=factor, more=more, bias=bias)
+        (tmp_path / f"{module}.py").write_text(source)
         sys.modules.pop(module, None)
         importlib.invalidate_caches()
         scorer = importlib.import_module(module)
@@ -257,10 +265,28 @@ def test_what_a_stage_s_functions_use_of_its_package_counts(tmp_path, monkeypatc
     different = [
         token("scorer"),
         token("other"),
-        token("scorer", 100.0),
+        token("scorer", factor=100.0),
         token("scorer", more="+1"),
+        token("scorer", bias=1),
     ]
-    assert len(set(different)) == 4
+    assert len(set(different)) == 5
+
+
+def test_functions_that_use_each_other_are_described_once(tmp_path, monkeypatch):
+    """Forty layers of two functions, each of which uses both below: 2 ** 40 paths."""
+    monkeypatch.syspath_prepend(tmp_path)
+    layers = [
+        f"def {name}{layer}(x): return a{layer - 1}(x) + b{layer - 1}(x)"
+        for layer in range(1, 40)
+        for name in "ab"
+    ]
+    start = ["def a0(x): return x.sum(dim=1)", "def b0(x): return a39(x)"]
+    scorer = ["class Scorer(ImageClassifier):", "    def load_model(self, device): return a39"]
+    lines = ["from nemo_image_curate import ImageClassifier", *start, *layers, *scorer]
+    (tmp_path / "entangled.py").write_text("\n".join(lines))
+    importlib.invalidate_caches()
+    stage = importlib.import_module("entangled").Scorer("q")
+    assert tokenize(stage) == tokenize(stage)
 
 
 @dataclasses.dataclass(eq=False)
