@@ -105,8 +105,8 @@ class Kind(abc.ABC):
         """What goes into the index's description besides `name`, `count` and `dim`.
 
         ``factory``, in FAISS's notation; ``lists``, 0 without any; ``recall`` where it need not be
-        measured; and what `from_recipe`
-        needs besides ``options``, the settings of `build_index`.
+        measured; and what `from_recipe` needs besides ``options``, the settings of
+        `build_index`.
         """
 
     @property
