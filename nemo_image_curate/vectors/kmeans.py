@@ -9,13 +9,14 @@ import numpy as np
 
 from nemo_image_curate.vectors.blocks import Block, Blocks
 from nemo_image_curate.vectors.nearest import nearest
-from nemo_image_curate.vectors.seeding import plus_plus
+from nemo_image_curate.vectors.seeding import plus_plus, random_rows
 
 # Lloyd's steps: with 10 near-duplicates are not found more often (measured).
 MAX_ITER = 5
 # Sums are made of integers, multiples of this, since a GPU adds in any order. Values are at most 1:
 # there is room for 2^31 of them.
 _UNIT = 2.0**-32
+_INITS = {"k-means++": plus_plus, "random": random_rows}
 
 
 def kmeans(
@@ -27,15 +28,13 @@ def kmeans(
     progress: bool | None,
     *,
     spherical: bool = True,
+    init: str = "k-means++",
     max_iter: int = MAX_ITER,
     tol: float = 1e-3,
 ) -> np.ndarray:
     """Centroids that lie near all vectors.
 
-    Lloyd's algorithm from the starts of k-means++, which leave no region without a centroid,
-    however few vectors are there: of the five rings of Vo et al. (2024), with from 20,000 to 200
-    points, 1,000 centroids lie in each as evenly as 0.77 (entropy over ln 5), and 0.53 when they
-    start at any points. Clusters that end up empty are left out. The result depends on how vectors
+    Lloyd's algorithm; clusters that end up empty are left out. The result depends on how vectors
     are divided into files, but not on how many workers there are.
 
     Parameters
@@ -52,6 +51,11 @@ def kmeans(
         Vectors are of length 1, and so are centroids: cosines are maximised (Dhillon and Modha,
         "Concept decompositions for large sparse text data using clustering", 2001). Shorter
         vectors weigh less. Otherwise squared Euclidean distances are minimised.
+    init : {"k-means++", "random"}
+        Start at vectors drawn by their squared distance from those before, which leaves no region
+        without, however few vectors are there; or at any, most of them where most vectors are. Of
+        the five rings of Vo et al. (2024), with from 20,000 to 200 points, 1,000 centroids lie in
+        each as evenly as 0.77 and 0.53 (entropy over ln 5).
     max_iter : int
         Steps at most.
     tol : float
@@ -65,10 +69,11 @@ def kmeans(
     Notes
     -----
     Memory: a worker holds a file's vectors some three times, and the centroids; so does the
-    client. The starts cost as many products as one step.
+    client, and 8 bytes for each vector with random starts. The starts of k-means++ cost as many
+    products as one step.
     """
     blocks = Blocks(paths, folder, device, progress, spherical)
-    centroids = plus_plus(blocks, k, np.random.default_rng(seed))
+    centroids = _INITS[init](blocks, k, np.random.default_rng(seed))
     last = -np.inf
     for _ in range(max_iter):
         # Added in the order of the blocks, whichever worker was first.

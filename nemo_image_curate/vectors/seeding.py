@@ -1,4 +1,4 @@
-"""Where k-means starts: `plus_plus`."""
+"""Where k-means starts: at any vectors, or by k-means++."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from nemo_image_curate.vectors.nearest import nearest
 
 # Vectors proposed at once. The client holds the distances of all of them: 32 MB.
 _PROPOSALS = 2048
+
+
+def random_rows(blocks: Blocks, k: int, chance: np.random.Generator) -> np.ndarray:
+    """Any `k` of the vectors, or all of them, in the order of the files."""
+    return blocks.rows(chance.permutation(sum(blocks.sizes))[:k])
 
 
 def plus_plus(blocks: Blocks, k: int, chance: np.random.Generator) -> np.ndarray:

@@ -11,15 +11,18 @@ from nemo_image_curate.vectors.kmeans import _sums, kmeans
 from tests.dedup.make_embeddings import planted
 from tests.vectors.make_blocks import five_rings, write_blocks
 
+INITS = ["k-means++", "random"]
 
-def test_centroids_are_the_directions_of_their_members(tmp_path):
+
+@pytest.mark.parametrize("init", INITS)
+def test_centroids_are_the_directions_of_their_members(tmp_path, init):
     vectors = planted(2000, copies=0)
     paths = write_blocks(tmp_path, vectors, 600)
 
     def similarity(centroids):
         return (vectors @ centroids.T).max(axis=1).mean()
 
-    results = [kmeans(paths, 12, seed, tmp_path, "cpu", False) for seed in range(3)]
+    results = [kmeans(paths, 12, seed, tmp_path, "cpu", False, init=init) for seed in range(3)]
     for seed, centroids in enumerate(results):
         assert centroids.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
@@ -47,13 +50,14 @@ def test_euclidean_centroids_are_the_means_of_their_members(tmp_path, offset, ba
     assert (distance**2).sum() < theirs * 1.15
 
 
+@pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("spherical", [True, False])
-def test_same_result_with_and_without_workers(tmp_path, request, spherical):
+def test_same_result_with_and_without_workers(tmp_path, request, spherical, init):
     vectors = planted(3000)
     paths = write_blocks(tmp_path, vectors, 400)
 
     def centroids(seed):
-        return kmeans(paths, 20, seed, tmp_path, "cpu", False, spherical=spherical)
+        return kmeans(paths, 20, seed, tmp_path, "cpu", False, spherical=spherical, init=init)
 
     alone = centroids(3)
     request.getfixturevalue("client")
@@ -67,14 +71,15 @@ def test_centroids_cover_sparse_regions(tmp_path, seed):
     """In each place, however many points are there (docstring of `five_rings`)."""
     points, rings = five_rings(seed, share=0.1)
     paths = write_blocks(tmp_path, points, 1000)
-    centroids = kmeans(paths, 100, seed, tmp_path, "cpu", False, spherical=False)
 
-    def evenness(places):
-        """Entropy of the rings that places lie in, over ln 5."""
-        return entropy(np.bincount(rings[KDTree(points).query(places)[1]])) / np.log(5)
+    def evenness(init):
+        """Entropy of the rings that centroids lie in, over ln 5."""
+        options = {"spherical": False, "init": init}
+        centroids = kmeans(paths, 100, seed, tmp_path, "cpu", False, **options)
+        return entropy(np.bincount(rings[KDTree(points).query(centroids)[1]])) / np.log(5)
 
-    assert evenness(centroids) > 0.7
-    assert evenness(points[:100]) < 0.6
+    assert evenness("k-means++") > 0.7
+    assert evenness("random") < 0.65
 
 
 def test_sums_do_not_depend_on_the_order_of_vectors(tmp_path, backend):
@@ -91,11 +96,12 @@ def test_sums_do_not_depend_on_the_order_of_vectors(tmp_path, backend):
     np.testing.assert_allclose(sums.sum(axis=0), vectors.sum(axis=0, dtype=float), atol=1e-5)
 
 
+@pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("spherical", [True, False])
-def test_copies_leave_no_empty_clusters(tmp_path, spherical):
+def test_copies_leave_no_empty_clusters(tmp_path, spherical, init):
     vectors = np.tile(np.float32([[1, 0], [0, 1]]), (50, 1))
     paths = write_blocks(tmp_path, vectors, 30)
-    options = {"spherical": spherical}
+    options = {"spherical": spherical, "init": init}
     centroids = kmeans(paths, 10, 0, tmp_path, "cpu", False, **options)
     assert sorted(centroids.tolist()) == [[0, 1], [1, 0]]
 
@@ -105,9 +111,10 @@ def test_vectors_that_cancel_out_keep_a_centroid(tmp_path):
     assert abs(kmeans(paths, 1, 0, tmp_path, "cpu", False)).tolist() == [[1, 0]]
 
 
-def test_more_clusters_than_vectors(tmp_path):
+@pytest.mark.parametrize("init", INITS)
+def test_more_clusters_than_vectors(tmp_path, init):
     paths = write_blocks(tmp_path, planted(5), 5)
-    assert len(kmeans(paths, 9, 0, tmp_path, "cpu", False)) == 5
+    assert len(kmeans(paths, 9, 0, tmp_path, "cpu", False, init=init)) == 5
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
