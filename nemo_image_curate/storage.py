@@ -8,9 +8,11 @@ fsspec's own configuration), so that the same string works on the driver and on 
 from __future__ import annotations
 
 import contextlib
+import glob as glob_module
 import hashlib
 import os
 import posixpath
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,11 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
 _TEMPORARY = ".curate-tmp-"
+# What systems and programs leave beside people's files: AppleDouble files, thumbnails, archives'
+# shadow folders.
+_JUNK = re.compile(
+    r"(^|/)(\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|@eaDir(/.*)?|__MACOSX(/.*)?)$"
+)
 # Shows a worker that it sees the client's folder.
 _SHARED_MARK = "driver"
 
@@ -174,27 +181,77 @@ def is_dir(location: str) -> bool:
     return bool(fs.isdir(path))
 
 
-def find(folder: str, suffix: str) -> list[FileInfo]:
-    """All files below `folder` whose name ends in `suffix`, sorted; unfinished files left out."""
+def is_junk(path: str) -> bool:
+    """Whether a file is one that systems leave beside people's own, such as ``._0.jpg``."""
+    return _JUNK.search(path) is not None
+
+
+def find(folder: str, *suffixes: str) -> list[FileInfo]:
+    """All files below `folder` whose name ends in one of `suffixes`, sorted.
+
+    Links to files and folders are followed. Unfinished files and `is_junk` are left out.
+
+    Raises
+    ------
+    DatasetError
+        Naming a link to nothing.
+    """
+    if is_local(folder):
+        names = (name for name in _walk(folder) if _is_wanted(name, folder, suffixes))
+        return list(map(_linked, sorted(names)))
     fs, path = filesystem(folder)
-    local = is_local(folder)
-    infos = fs.find(path, detail=True)
     return [
-        _info(name if local else fs.unstrip_protocol(name), info)
-        for name, info in sorted(infos.items())
-        if name.lower().endswith(suffix) and _TEMPORARY not in name
+        _info(fs.unstrip_protocol(name), info)
+        for name, info in sorted(fs.find(path, detail=True).items())
+        if _is_wanted(name, path, suffixes)
     ]
 
 
 def glob(pattern: str) -> list[FileInfo]:
-    """The files that match a glob pattern, sorted; unfinished files left out."""
+    """The files that match a glob pattern, sorted; links, unfinished files and junk as in `find`.
+
+    Raises
+    ------
+    DatasetError
+        Naming a link to nothing.
+    """
+    if is_local(pattern):
+        names = glob_module.iglob(pattern, recursive=True)
+        files = (name for name in names if not os.path.isdir(name) and _is_wanted(name, "", ("",)))
+        return list(map(_linked, sorted(files)))
     fs, path = filesystem(pattern)
-    local = is_local(pattern)
     return [
-        _info(name if local else fs.unstrip_protocol(name), info)
+        _info(fs.unstrip_protocol(name), info)
         for name, info in sorted(fs.glob(path, detail=True).items())
-        if info["type"] == "file" and _TEMPORARY not in name
+        if info["type"] == "file" and _is_wanted(name, "", ("",))
     ]
+
+
+def _is_wanted(name: str, folder: str, suffixes: tuple[str, ...]) -> bool:
+    below = name[len(folder) :]
+    return name.lower().endswith(suffixes) and _TEMPORARY not in name and not is_junk(below)
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """All files below a local folder; each folder once, however many links lead there."""
+    seen: set[tuple[int, int]] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        yield from (os.path.join(path, name) for name in files)
+
+
+def _linked(name: str) -> FileInfo:
+    info = stat(name)
+    if info is None:
+        raise DatasetError(
+            f"{name} is a link to a file that does not exist. Mend the link, or remove it."
+        )
+    return info
 
 
 def make_dirs(folder: str) -> None:

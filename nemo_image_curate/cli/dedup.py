@@ -138,9 +138,9 @@ def dedup(
                 options |= {} if radius is None else {"radius": radius}
             marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
             measured = {}
-        is_duplicate = marked.metadata[f"{prefix}is_duplicate"].compute()
+        flags = marked.metadata[[f"{prefix}is_duplicate", f"{prefix}dedup_error"]].compute()
         counts = {
-            "duplicates": int(is_duplicate.sum()),
-            "not_compared": int(is_duplicate.isna().sum()),
+            "duplicates": int(flags[f"{prefix}is_duplicate"].sum()),
+            "not_compared": int(flags[f"{prefix}dedup_error"].notna().sum()),
         }
         save(marked, output, as_json, {**counts, **measured}, started)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import Session, computes, json_option, main, report, samples_option
+from nemo_image_curate.cli.base import Session, computes, finish, json_option, main, samples_option
 
 
 @main.command(name="filter")
@@ -36,15 +36,23 @@ def filter_(
         done = filtered.to_webdataset(
             output, samples_per_shard=samples_per_shard, old_id_col=old_id_column
         )
-        total = len(opened)
-    report(
+        account = opened.account()
+    finish(
         {
-            "samples": total,
+            "samples": done.samples + done.filtered + done.missing,
             "kept": done.samples,
-            "rejected": total - done.samples - done.missing,
+            "rejected": done.filtered,
             "missing": done.missing,
             "shards": done.shards,
             "output": done.path,
         },
+        account,
+        done.path,
         as_json,
+        nothing_read=account.with_image == 0,
+        written=done.samples,
+        dropped_by_condition=done.filtered - done.null,
+        dropped_by_null=done.null,
+        null_columns=done.null_columns,
+        missing=done.missing,
     )

@@ -6,7 +6,16 @@ import dataclasses
 
 import click
 
-from nemo_image_curate.cli.base import Session, computes, json_option, main, print_json, report
+from nemo_image_curate.cli.base import (
+    Session,
+    computes,
+    end,
+    json_option,
+    list_faults,
+    main,
+    print_json,
+    report,
+)
 
 
 @main.command()
@@ -24,20 +33,22 @@ def inspect(
     session = dataclasses.replace(session, backend="cpu")
     with session.client():
         record = inspect_dataset(session.open(dataset, skip_unreadable=True))
+    account = record["account"]
+    nothing_read = account["with_image"] == 0 and bool(record["samples"] or record["faults"])
     if as_json:
         print_json(record)
+        end(nothing_read)
         return
     columns = ", ".join(f"{name} ({kind})" for name, kind in record["columns"].items())
-    faults = ", ".join(f"{count:,} {kind}" for kind, count in record["counts"].items()) or "none"
     report(
         {
             "path": record["path"],
             "shards": record["shards"],
             "samples": record["samples"],
             "columns": columns,
-            "faults": faults,
+            "account": account,
         },
         False,
     )
-    for fault in record["faults"]:
-        click.echo(f"  {fault['shard']}: {fault['kind']}: {fault['key']}: {fault['detail']}")
+    list_faults(record["faults"])
+    end(nothing_read)

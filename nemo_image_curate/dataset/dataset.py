@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset import exporting, saving
+from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.dataset.gallery import Gallery
@@ -25,6 +27,15 @@ from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """A frame and what expressions left of it."""
+
+    before: Any
+    conditions: tuple[str, ...]
+    after: Any
 
 
 class ImageTextPairDataset:
@@ -80,6 +91,7 @@ class ImageTextPairDataset:
         self.orphans: list[str] = []
         self.unreadable: dict[str, str] = {}
         self.home: str | None = None
+        self._filtered: _Filtered | None = None
 
     @classmethod
     def from_webdataset(
@@ -178,6 +190,9 @@ class ImageTextPairDataset:
     def filter(self, condition: Any) -> ImageTextPairDataset:
         """Keep the rows for which a condition is true; null counts as false.
 
+        `save_metadata` and `to_webdataset` count the rows that an expression dropped, and say for
+        how many it was neither true nor false, and which columns were null there.
+
         Parameters
         ----------
         condition : str or Dask series of bool
@@ -192,10 +207,22 @@ class ImageTextPairDataset:
         ConfigError
             When it is no expression that is true or false for each row.
         """
-        chosen = (
-            evaluate.mask(self.metadata, condition) if isinstance(condition, str) else condition
-        )
-        return self.replace(self.metadata[chosen])
+        if not isinstance(condition, str):
+            return self.replace(self.metadata[condition])
+        before, conditions = self.unfiltered()
+        filtered = self.replace(self.metadata[evaluate.mask(self.metadata, condition)])
+        filtered._filtered = _Filtered(before, (*conditions, condition), filtered.metadata)
+        return filtered
+
+    def unfiltered(self) -> tuple[Any, tuple[str, ...]]:
+        """The frame before the last calls of `filter`, and their expressions.
+
+        What is saved or exported is filtered while it is written, so that rows that were dropped
+        are counted.
+        """
+        if self._filtered is None or self._filtered.after is not self.metadata:
+            return self.metadata, ()
+        return self._filtered.before, self._filtered.conditions
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:
         """Keep these columns, and those that say where a row's bytes are."""
@@ -209,6 +236,14 @@ class ImageTextPairDataset:
 
     def __len__(self) -> int:
         return len(self.metadata[self.id_col])
+
+    def account(self) -> Account:
+        """Where the tars' samples and the sidecars' rows are, and every fault between them.
+
+        Of the dataset as it was opened, whatever was done to its frame. Headers of local tars are
+        read, unless a save recorded what is in them; remote ones are not counted.
+        """
+        return account_of(self)
 
     def summary(self) -> dict[str, Any]:
         """How many samples there are, and how many failed, by kind of ``image_error``."""

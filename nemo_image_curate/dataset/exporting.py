@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
+from nemo_image_curate.dataset.conditions import Dropped, drop, drop_rows
 from nemo_image_curate.dataset.copying import MEMBERS, Naming, write_shard
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
@@ -43,7 +44,11 @@ class ExportSummary:
     samples : int
         Written to the output.
     filtered : int
-        Left out by `filter_column`.
+        Left out because a condition, or `filter_column`, was not true.
+    null : int
+        Of these, how many because it was null.
+    null_columns : dict of str to int
+        In how many of these which column was null.
     missing : int
         Wanted, but without bytes in any shard.
     """
@@ -52,6 +57,8 @@ class ExportSummary:
     shards: int
     samples: int
     filtered: int
+    null: int
+    null_columns: dict[str, int]
     missing: int
 
 
@@ -64,20 +71,21 @@ def export(
     progress: bool | None,
 ) -> ExportSummary:
     """Write the samples of a dataset below `path`; see its `to_webdataset`."""
-    frame, sources, root = dataset.metadata, dataset.source()[1], dataset.path
+    frame, conditions = dataset.unfiltered()
+    sources, root = dataset.source()[1], dataset.path
     provenance = dataset.provenance
     _check(frame, root, path, naming, filter_column)
     staging = storage.join(path, _STAGING)
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
-    config = ("export", filter_column, naming.id_col)
+    config = ("export", filter_column, naming.id_col, *([conditions] if conditions else []))
     targets = saving.plan(frame, sources, locations, False, *config)
     prints = [target.fingerprint for target in targets]
     storage.make_dirs(path)
     newest = max((target.newest_input for target in targets), default=0.0)
     manifest = _read_manifest(path, prints, naming, newest)
-    locate = _Locate(root, naming.id_col, filter_column, use_index_files)
+    locate = _Locate(root, naming.id_col, conditions, filter_column, use_index_files)
     fresh = manifest is None
     if manifest is None:
         summaries = saving.save(frame, targets, provenance, "staging", progress, locate)
@@ -116,11 +124,15 @@ def export(
         jobs.compute_all(tasks, labels, "export", progress)
     storage.remove_tree(staging)
     storage.remove_temporaries(path)
+    dropped = Dropped.total(staged)
+    dropped.tell()
     return ExportSummary(
         path,
         len(plan),
         sum(summary["rows"] for summary in staged),
-        sum(summary["filtered"] for summary in staged),
+        dropped.by_condition + dropped.by_null,
+        dropped.by_null,
+        dropped.null_columns,
         sum(summary["missing"] for summary in staged),
     )
 
@@ -236,17 +248,27 @@ def _output_target(
 class _Locate:
     """Keeps the wanted rows of a partition and adds where the members of each lie."""
 
-    def __init__(self, root: str, id_col: str, filter_column: str | None, use_index_files: bool):
+    def __init__(
+        self,
+        root: str,
+        id_col: str,
+        conditions: tuple[str, ...],
+        filter_column: str | None,
+        use_index_files: bool,
+    ):
         self.root = root
         self.id_col = id_col
+        self.conditions = conditions
         self.filter_column = filter_column
         self.use_index_files = use_index_files
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        before = len(table)
+        table, summary = drop_rows(table, self.conditions)
         if self.filter_column is not None:
-            # A null means that the condition could not be told: such a row is not kept.
-            table = table.filter(pc.fill_null(table[self.filter_column], False))
+            mask = table[self.filter_column]
+            table, by_column = drop(table, mask, [self.filter_column])
+            parts = [summary, {"dropped": vars(by_column)}]
+            summary = {"dropped": vars(Dropped.total(parts))}
         passing = len(table)
         members = self._members(table)
         kind = pa.list_(
@@ -254,8 +276,7 @@ class _Locate:
         )
         table = table.append_column(MEMBERS, pa.array(members, kind))
         table = table.filter(pc.is_valid(table[MEMBERS]))
-        counts = {"filtered": before - passing, "missing": passing - len(table)}
-        return table, {"rows": len(table), **counts}
+        return table, {"rows": len(table), "missing": passing - len(table), **summary}
 
     def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:
         keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()

@@ -39,6 +39,8 @@ class Lineage:
         Partition i depends on source i and on no other.
     token : str
         Hash of all that is done after reading.
+    reads_images : bool
+        Some of it reads the tars.
     readers : list of (MetadataReader, list of Source)
         What the frame reads: more than one after a merge.
     """
@@ -55,6 +57,8 @@ class Lineage:
         self.aligned = same_count and _row_aligned(expr)
         self.independent = self.aligned and _blockwise_only(expr)
         self.token = fingerprint(describe(expr))
+        functions = [dict(_dask.operands(node)).get("func") for node in expr.walk()]
+        self.reads_images = any(getattr(function, "reads_images", False) for function in functions)
 
 
 def _is_reader(node: Any) -> bool:

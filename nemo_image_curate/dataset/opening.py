@@ -184,6 +184,13 @@ def _from_tars(
                 "rename one of them."
             )
     missing = [source.sidecar_location for source in sources if source.sidecar is None]
+    for location in filter(storage.is_local, missing):
+        if storage.is_dir(location):
+            raise DatasetError(
+                f"{location} is a folder, and a sidecar is one file. Write its files as one: "
+                "pyarrow.parquet.write_table(pyarrow.parquet.read_table(FOLDER), FILE), with the "
+                "rows of that tar only; or move the folder away."
+            )
     if sidecar_folder is not None and missing:
         raise DatasetError(
             f"{sidecar_folder} has no {MANIFEST} and lacks {len(missing)} of {len(sources)} "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +16,8 @@ import pyarrow.parquet as pq
 from nemo_image_curate import frames, storage, tables
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.accounting import Census
+from nemo_image_curate.dataset.conditions import Dropped, drop_rows
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
@@ -45,6 +49,12 @@ class Target:
         The digest of the sidecar that the work started from.
     newest_input : float
         Modification time of the newest input; an older file is not its result.
+    tar_size : int or None
+        Bytes of the tar that the rows come from.
+    census : Census, optional
+        Takes the account of that shard, which is recorded with the rows. Only where its tar is
+        read anyway, or the account was recorded before: what is saved does not depend on whether
+        files are near.
     """
 
     location: str
@@ -52,6 +62,8 @@ class Target:
     fingerprint: str
     origin: str
     newest_input: float
+    tar_size: int | None = None
+    census: Census | None = None
 
 
 def save_dataset(
@@ -64,7 +76,8 @@ def save_dataset(
     str or None
         The folder that holds the metadata alone; None when it lies beside the tars.
     """
-    frame, sources = dataset.metadata, dataset.source()[1]
+    frame, conditions = dataset.unfiltered()
+    sources = dataset.source()[1]
     frames.require_columns(frame, dataset.id_col, SHARD_COLUMN)
     lineage = Lineage(frame)
     own_files = [source.sidecar_location for source in sources]
@@ -80,9 +93,19 @@ def save_dataset(
         if lineage.aligned and all(source.shard for source in sources):
             names = [ShardFiles.beside(source.shard or "").sidecar for source in sources]
         locations = [storage.join(folder, name) for name in names]
-    targets = plan(frame, sources, locations, locations == own_files, "save", dataset.id_col)
+    config = ("save", dataset.id_col, *([conditions] if conditions else []))
+    targets = plan(frame, sources, locations, locations == own_files, *config)
+    if lineage.aligned:
+        targets = [
+            replace(target, census=Census(dataset.path, dataset.id_col, source))
+            if lineage.reads_images or source.account is not None
+            else target
+            for target, source in zip(targets, sources, strict=True)
+        ]
+    finish = partial(drop_rows, conditions=conditions) if conditions else None
     with storage.exclusive(folder or dataset.path):
-        save(frame, targets, dataset.provenance, "save", progress)
+        summaries = save(frame, targets, dataset.provenance, "save", progress, finish)
+        Dropped.total(summaries).tell()
         if folder is not None:
             shards = [source.shard for source in sources] if lineage.aligned else []
             shards += [None] * (len(locations) - len(shards))
@@ -125,6 +148,7 @@ def plan(
                 fingerprint(*common, identity),
                 str(source.identity(in_place)[2]) if source else "",
                 newest,
+                source.tar.size if source and source.tar else None,
             )
         )
     return targets
@@ -244,8 +268,11 @@ def write_table(
     failed = table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
     errors = count_by_kind(failed)
     summary = {"rows": len(table), "errors": errors, **extra}
+    account = target.census and dataclasses.asdict(target.census.take())
     record = {
         "version": __version__,
+        "tar_size": target.tar_size,
+        "account": account,
         "fingerprint": target.fingerprint,
         "origin": target.origin,
         "names": table.column_names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,13 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.reader import TarShard
 
 # Footers are small and latency-bound, above all on object stores.
 _FOOTER_THREADS = 32
+
+logger = logging.getLogger(__name__)
 
 
 def common_schema(
@@ -57,8 +61,18 @@ def read_footers(
         except DatasetError as error:
             return error
 
+    sources = list(sources)
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(read, sources))
+    for number, (source, footer) in enumerate(zip(sources, footers, strict=True)):
+        if isinstance(footer, columns.Footer) and _is_outgrown(source, footer):
+            logger.warning(
+                "%s was made of %s when that had another size, and is left out: the columns "
+                "that were computed are computed again",
+                source.sidecar_location,
+                source.label,
+            )
+            sources[number], footers[number] = replace(source, sidecar=None), None
     # Without a sidecar only the tar itself knows its columns.
     scans = [
         dask.delayed(_scan_schema)(root, source.shard, id_col)
@@ -84,9 +98,30 @@ def read_footers(
                 source,
                 digest=footer.digest,
                 origin=footer.record.get("origin"),
+                account=_recorded_account(source, footer),
             )
         )
     return known, schemas, provenance.columns, unreadable
+
+
+def _is_outgrown(source: Source, footer: columns.Footer) -> bool:
+    """Whether a sidecar was made of the samples of a tar that was not complete then."""
+    size = footer.record.get("tar_size")
+    made_of_tar = footer.record.get("origin") == "" and size is not None
+    # A file with rows of many shards, or in a folder of its own, is what was saved.
+    is_beside = source.tar is not None and (
+        source.sidecar_location == ShardFiles.beside(source.tar.location).sidecar
+    )
+    return made_of_tar and is_beside and source.tar is not None and source.tar.size != size
+
+
+def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] | None:
+    """What a save recorded of this tar and these rows."""
+    account = footer.record.get("account")
+    if not isinstance(account, dict) or source.tar is None:
+        return None
+    same_tar = footer.record.get("tar_size") == source.tar.size
+    return account if same_tar and account.get("rows_in_sidecars") == footer.rows else None
 
 
 def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:

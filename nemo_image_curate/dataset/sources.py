@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +32,8 @@ class Source:
         Digest of the sidecar's footer; empty without one.
     origin : str or None
         The digest of the sidecar that an earlier save made this one from, if it recorded one.
+    account : dict or None
+        The `Account` of tar and sidecar that an earlier save recorded, if it is still true.
     """
 
     shard: str | None
@@ -40,6 +42,7 @@ class Source:
     sidecar: storage.FileInfo | None = None
     digest: str = ""
     origin: str | None = None
+    account: dict[str, Any] | None = field(default=None, compare=False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (self.shard, self.tar, self.sidecar, self.digest)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,9 @@ class ColumnDedup(Stage):
     random_state: int
     prefix: str
     work_dir: Any
+
+    # What ``dedup_error`` says of rows that cannot be compared.
+    why_not: ClassVar[str]
 
     @abc.abstractmethod
     def measure(self) -> Stage:
@@ -113,7 +116,9 @@ class ColumnDedup(Stage):
         rank = keep_order(self.keep, self.by, self.random_state, rows.table, measured.id_col)
         decisions, compared = self.decide(rows.table, rank)
         more = {name: rows.table[name] for name in carried}
-        results.write(folder, rows, measured.id_col, rank, decisions, compared, **more)
+        results.write(
+            folder, rows, measured.id_col, rank, decisions, compared, self.why_not, **more
+        )
         shutil.rmtree(saved, ignore_errors=True)
 
 

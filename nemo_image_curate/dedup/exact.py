@@ -39,8 +39,10 @@ class ExactDedup(ColumnDedup):
     Columns
     -------
     is_duplicate : bool
-        Null where there is no digest: rows without an image, or with ``of="pixels"`` one that
-        cannot be decoded, are duplicates of nothing.
+        False where there is no digest: what could not be compared is nobody's duplicate.
+    dedup_error : string
+        ``no digest`` for rows without an image, or with ``of="pixels"`` one that cannot be
+        decoded; else null.
     duplicate_of, duplicate_of_shard : string
         The row that is kept instead; null for others.
     duplicate_similarity : float32
@@ -61,6 +63,8 @@ class ExactDedup(ColumnDedup):
     random_state: int = 0
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)
+
+    why_not = "no digest"
 
     def measure(self) -> ImageDigest:
         """The stage that makes the digests."""

@@ -54,7 +54,9 @@ class PerceptualDedup(ColumnDedup):
     Columns
     -------
     is_duplicate : bool
-        Null where there is no hash: the image could not be decoded, or shows nothing.
+        False where there is no hash: what could not be compared is nobody's duplicate.
+    dedup_error : string
+        ``no hash`` for rows whose image could not be decoded, or shows too little; else null.
     duplicate_of, duplicate_of_shard : string
         The row that stands for a duplicate; null for others.
     duplicate_similarity : float32
@@ -91,6 +93,8 @@ class PerceptualDedup(ColumnDedup):
                 f"radius={self.radius} should be an integer from 0 to {_MAX_RADIUS}: pictures that "
                 "have nothing to do with each other differ in about 32 of 64 bits."
             )
+
+    why_not = "no hash"
 
     def measure(self) -> PerceptualHash:
         """The stage that makes the hashes."""

@@ -34,6 +34,7 @@ def decision_columns(prefix: str) -> dict[str, pa.DataType]:
     """The columns that every deduplication adds, with their types."""
     kinds = {
         "is_duplicate": pa.bool_(),
+        "dedup_error": pa.string(),
         "duplicate_of": pa.string(),
         "duplicate_of_shard": pa.string(),
         "duplicate_similarity": pa.float32(),
@@ -119,7 +120,8 @@ def write(
     id_col: str,
     ranks: np.ndarray,
     decisions: Decisions,
-    compared: np.ndarray | None = None,
+    compared: np.ndarray,
+    why_not: str,
     **more: Any,
 ) -> None:
     """Write the decisions, one Arrow file per partition, then the mark that they are complete.
@@ -134,8 +136,10 @@ def write(
     ranks : numpy.ndarray of int64, shape (n,)
         The rank of each row; `decisions` are by rank.
     decisions : Decisions
-    compared : numpy.ndarray of bool, shape (n,), optional
-        False for rows that could not be compared with others: their columns are null.
+    compared : numpy.ndarray of bool, shape (n,)
+        False for rows that could not be compared with others, and are nobody's duplicates.
+    why_not : str
+        What ``dedup_error`` says of those.
     **more : pyarrow.Array
         Further columns.
 
@@ -149,7 +153,6 @@ def write(
     by_rank[ranks] = np.arange(n)
     standing = decisions.duplicate_of[ranks]
     removed = standing >= 0
-    unknown = None if compared is None else ~compared
     similarity = decisions.similarity[ranks]
     names = rows.table.select([id_col, SHARD_COLUMN])
     # Arrow's strings end at 2 GB in one piece, which the keys of many samples exceed.
@@ -160,10 +163,11 @@ def write(
         rows_of_part = slice(start, start + count)
         partner_rows = pa.array(by_rank[standing[rows_of_part]], mask=~removed[rows_of_part])
         partners = large.take(partner_rows).cast(names.schema)
-        mask = None if unknown is None else unknown[rows_of_part]
+        reasons = np.full(len(partner_rows), why_not, dtype=object)
         return pa.table(
             {
-                "is_duplicate": pa.array(removed[rows_of_part], mask=mask),
+                "is_duplicate": pa.array(removed[rows_of_part]),
+                "dedup_error": pa.array(reasons, pa.string(), mask=compared[rows_of_part]),
                 "duplicate_of": partners[id_col],
                 "duplicate_of_shard": partners[SHARD_COLUMN],
                 "duplicate_similarity": pa.array(

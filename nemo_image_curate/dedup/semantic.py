@@ -82,7 +82,7 @@ class SemanticDedup(Stage):
     Examples
     --------
     >>> ds = SemanticDedup(eps=0.05, keep="best", by="aesthetic_score")(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("not is_duplicate")  # leaves out what was not compared  # doctest: +SKIP
+    >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
 
     In two steps, for several values of eps:
 
@@ -383,7 +383,10 @@ class _Extraction:
         decisions = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
         compared = homes["cluster"] >= 0
         cluster = pa.array(homes["cluster"], mask=~compared)
-        results.write(self.decided, self.rows, id_col, rank, decisions, compared, cluster=cluster)
+        results.write(
+            *(self.decided, self.rows, id_col, rank, decisions, compared, "no embedding"),
+            cluster=cluster,
+        )
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage

@@ -86,14 +86,27 @@ def matching_rows(table: pa.Table, expression: str) -> np.ndarray:
     ConfigError
         When it compares or calculates what does not go together, or is not true or false.
     """
+    mask: np.ndarray = pc.fill_null(condition(table, expression), False).to_numpy(
+        zero_copy_only=False
+    )
+    return mask
+
+
+def condition(table: pa.Table, expression: str) -> pa.BooleanArray:
+    """Where an expression is true or false; null where it is neither.
+
+    Raises
+    ------
+    ConfigError
+        As `matching_rows`.
+    """
     chosen = _value(table, expression)
     if not (is_column(chosen) and pa.types.is_boolean(chosen.type)):
         kind = chosen.type if is_column(chosen) else type(chosen).__name__
         raise ConfigError(
             f"the expression {expression!r} gives {kind}, not true or false for each row. {EXAMPLE}"
         )
-    mask: np.ndarray = pc.fill_null(chosen, False).to_numpy(zero_copy_only=False)
-    return mask
+    return chosen
 
 
 def _value(table: pa.Table, expression: str) -> Value:

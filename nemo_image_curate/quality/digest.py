@@ -81,6 +81,7 @@ class _Partition:
 
     # What Dask's dashboard calls these tasks.
     __name__ = "image-digest"
+    reads_images = True
 
     def __init__(self, stage: ImageDigest, root: str, id_col: str):
         self.stage = stage

@@ -145,6 +145,7 @@ class _Partition:
 
     # What Dask's dashboard calls these tasks.
     __name__ = "image-pass"
+    reads_images = True
 
     def __init__(self, image_pass: ImagePass, root: str, id_col: str):
         self.image_pass = image_pass

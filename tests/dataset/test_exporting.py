@@ -129,7 +129,8 @@ def test_too_many_shards_for_the_digits(made, tmp_path):
 def test_nothing_left(made, tmp_path):
     dataset = open_dataset(made.root)
     summary = dataset.filter("score > 1e9").to_webdataset(tmp_path / "new")
-    assert (summary.shards, summary.samples, summary.filtered, summary.missing) == (0, 0, 0, 0)
+    assert (summary.shards, summary.samples, summary.filtered, summary.missing) == (0, 0, 12, 0)
+    assert (summary.null, summary.null_columns) == (0, {})
     assert list((tmp_path / "new").glob("*.tar")) == []
     dataset.metadata["good"] = dataset.metadata.score > 1e9
     summary = dataset.to_webdataset(tmp_path / "new2", "good")

@@ -18,6 +18,6 @@ def dataset(folder: Path, *shards: dict[str, bytes], backend: str = "cpu") -> Im
 def standing(ds: ImageTextPairDataset) -> dict[str, str | None]:
     """For each row which one stands for it; itself when it is kept, None when not compared."""
     return {
-        row["key"]: None if row["is_duplicate"] is None else row["duplicate_of"] or row["key"]
+        row["key"]: None if row["dedup_error"] else row["duplicate_of"] or row["key"]
         for row in rows(ds)
     }

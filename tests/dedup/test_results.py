@@ -31,7 +31,7 @@ def opened(made, **options) -> ImageTextPairDataset:
 
 
 def every_second(
-    ds: ImageTextPairDataset, folder: Path, compared: bool = False, prefix: str = ""
+    ds: ImageTextPairDataset, folder: Path, not_compared: bool = False, prefix: str = ""
 ) -> ImageTextPairDataset:
     """In reversed keep order each odd rank is a duplicate of the rank before it."""
     found = results.gather(ds, ["score"], None)
@@ -40,8 +40,9 @@ def every_second(
     odd = np.arange(n) % 2 == 1
     similarity = np.where(odd, 0.75, np.nan).astype(np.float32)
     decided = Decisions(np.where(odd, np.arange(n) - 1, -1), similarity)
-    seen = np.arange(n) != 1 if compared else None
-    results.write(folder, found, ds.id_col, rank, decided, seen, extra=pa.array(range(n)))
+    seen = np.arange(n) != 1 if not_compared else np.full(n, True)
+    more = {"extra": pa.array(range(n))}
+    results.write(folder, found, ds.id_col, rank, decided, seen, "no image", **more)
     return results.attach(ds, folder, prefix, RECORD, {"extra": None})
 
 
@@ -70,15 +71,21 @@ def test_every_row_gets_its_own(made, tmp_path, backend):
     assert rows(saved) == found
 
 
-def test_rows_that_were_not_compared_have_nulls(made, tmp_path, backend):
-    found = rows(every_second(opened(made, backend=backend), tmp_path / "w", compared=True))
-    assert found[1]["is_duplicate"] is None
-    assert [row["is_duplicate"] for row in found].count(None) == 1
+def test_rows_that_were_not_compared_are_nobodys_duplicates(made, tmp_path, backend):
+    found = rows(every_second(opened(made, backend=backend), tmp_path / "w", not_compared=True))
+    assert found[1]["is_duplicate"] is False
+    assert [row["dedup_error"] for row in found] == [None, "no image", *[None] * 10]
 
 
 def test_a_prefix(made, tmp_path):
     ds = every_second(opened(made), tmp_path / "w", prefix="near_")
-    names = ["is_duplicate", "duplicate_of", "duplicate_of_shard", "duplicate_similarity"]
+    names = [
+        "is_duplicate",
+        "dedup_error",
+        "duplicate_of",
+        "duplicate_of_shard",
+        "duplicate_similarity",
+    ]
     assert [name for name in ds.metadata.columns if name.startswith("near_")] == [
         "near_" + name for name in names
     ]
@@ -182,7 +189,7 @@ def test_saving_depends_on_what_was_decided_and_not_on_where(made, tmp_path):
         rows(old)
     every_second(opened(made), tmp_path / "two" / "w").save_metadata(out)
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == before
-    every_second(opened(made), tmp_path / "two" / "w", compared=True).save_metadata(out)
+    every_second(opened(made), tmp_path / "two" / "w", not_compared=True).save_metadata(out)
     assert digests(out) != first
 
 
@@ -244,7 +251,9 @@ def test_a_prefix_that_would_overwrite_the_key(made, tmp_path):
     found = results.gather(ds, [], None)
     n = len(found.table)
     kept = Decisions(np.full(n, -1), np.full(n, np.nan, dtype=np.float32))
-    more = {"ard": pa.array(range(n))}
-    results.write(tmp_path / "w", found, ds.id_col, np.arange(n), kept, **more)
+    results.write(
+        *(tmp_path / "w", found, ds.id_col, np.arange(n), kept, np.full(n, True), ""),
+        ard=pa.array(range(n)),
+    )
     with pytest.raises(ConfigError, match="prefix='sh' would overwrite the column 'shard'"):
         results.attach(ds, tmp_path / "w", "sh", RECORD)

@@ -152,8 +152,10 @@ def test_rows_that_cannot_be_compared(tmp_path, backend):
     vectors = [good, None, [0, 0], [np.nan, 1], good, None, [0, 0], [np.inf, 0]]
     # The last shard holds nothing that can be compared.
     dataset = write_embeddings(tmp_path / "data", vectors, 6, backend)
-    columns = found(SemanticDedup()(dataset))
-    assert columns["is_duplicate"] == [False, None, None, None, True, None, None, None]
+    columns = found(SemanticDedup()(dataset), "dedup_error")
+    assert columns["is_duplicate"] == [row == 4 for row in range(8)]
+    uncompared = [None if row in (0, 4) else "no embedding" for row in range(8)]
+    assert columns["dedup_error"] == uncompared
     assert columns["cluster"] == [0, None, None, None, 0, None, None, None]
     assert columns["duplicate_of"][4] == columns["key"][0]
     assert sum(other is not None for other in columns["duplicate_of"]) == 1

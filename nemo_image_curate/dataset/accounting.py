@@ -1,0 +1,272 @@
+"""Where each sample of the tars and each row of the sidecars went: counts that close.
+
+Two sums hold for every dataset, and one for what is done with its rows::
+
+    samples_in_tars  = with_row + without_row
+    rows_in_sidecars = with_image + without_image
+    rows_in_sidecars = read + unreadable + without_image                  (a pass over the images)
+                     = written + dropped_by_condition + dropped_by_null + missing       (an export)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from nemo_image_curate import storage
+from nemo_image_curate.compute import jobs
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.index import Fault, TarIndex
+from nemo_image_curate.shards.reader import TarShard
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+# Faults of one kind that are named for a shard, and for a whole dataset; counts are complete.
+_NAMED_IN_SHARD, _NAMED = 3, 10
+# Shards that one task counts, of those whose counts are not recorded.
+_SHARDS_PER_TASK = 32
+# Counts that are not known where a tar was not read.
+_OF_TARS = ("samples_in_tars", "with_row", "without_row", "with_image", "without_image")
+
+
+@dataclass
+class Account:
+    """What is in tars and sidecars, and what of it does not go together.
+
+    Attributes
+    ----------
+    rows_in_sidecars : int
+        For shards without a sidecar those made of the tar's samples.
+    samples_in_tars, with_row, without_row : int or None
+        Samples; None where a tar was not read.
+    with_image, without_image : int or None
+        Rows.
+    faults : dict of str to int
+        How many of which kind, as `inspect_dataset` lists them.
+    named : list of dict
+        The first of each kind: ``shard``, ``kind``, ``key``, ``detail``.
+    """
+
+    rows_in_sidecars: int = 0
+    samples_in_tars: int | None = 0
+    with_row: int | None = 0
+    without_row: int | None = 0
+    with_image: int | None = 0
+    without_image: int | None = 0
+    faults: dict[str, int] = field(default_factory=dict)
+    named: list[dict[str, str]] = field(default_factory=list)
+
+    def note(self, shard: str, faults: Iterable[Fault], most_named: int) -> None:
+        """Count faults, and name the first of each kind."""
+        counts = Counter(self.faults)
+        for fault in faults:
+            counts[fault.kind] += 1
+            if counts[fault.kind] <= most_named:
+                self.named.append({"shard": shard, **fault._asdict()})
+        self.faults = dict(sorted(counts.items()))
+
+    def counts(self) -> dict[str, Any]:
+        """The counts alone."""
+        record = dataclasses.asdict(self)
+        del record["named"]
+        return record
+
+
+def total(accounts: Iterable[Account], most_named: int | None = _NAMED) -> Account:
+    """The sum of the accounts of shards."""
+    whole, counts, named = Account(), Counter[str](), Counter[str]()
+    for account in accounts:
+        whole.rows_in_sidecars += account.rows_in_sidecars
+        for name in _OF_TARS:
+            values = getattr(whole, name), getattr(account, name)
+            setattr(whole, name, None if None in values else sum(values))
+        counts.update(account.faults)
+        for fault in account.named:
+            named[fault["kind"]] += 1
+            if most_named is None or named[fault["kind"]] <= most_named:
+                whole.named.append(fault)
+    whole.faults = dict(sorted(counts.items()))
+    return whole
+
+
+@dataclass(frozen=True)
+class Census:
+    """Takes the account of one source; goes to a worker.
+
+    Parameters
+    ----------
+    root : str
+        What shards are relative to.
+    id_col : str
+    source : Source
+    reads_tar : bool
+        Whether a remote tar is read if its index is not known already.
+    """
+
+    root: str
+    id_col: str
+    source: Source
+    reads_tar: bool = True
+
+    def take(self, most_named: int = _NAMED_IN_SHARD) -> Account:
+        """Compare rows with samples, by key; runs on a worker."""
+        source = self.source
+        if source.account is not None and most_named == _NAMED_IN_SHARD:
+            return Account(**source.account)
+        account = Account()
+        try:
+            keys = self._keys()
+        except DatasetError as error:
+            account.note(source.label, [Fault("unreadable", "", str(error))], most_named)
+            return account
+        if keys is not None:
+            account.rows_in_sidecars = sum(map(len, keys.values()))
+        for shard, rows in ({source.shard or "": None} if keys is None else keys).items():
+            try:
+                self._compare_shard(account, shard, rows, most_named)
+            except DatasetError as error:
+                account.note(source.label, [Fault("unreadable", "", str(error))], most_named)
+                account.without_image = (account.without_image or 0) + len(rows or ())
+        return account
+
+    def _keys(self) -> dict[str, list[str | None]] | None:
+        """The keys of the sidecar's rows, by shard; None without a sidecar."""
+        source = self.source
+        if source.sidecar is None:
+            return None
+        names = [self.id_col] if source.shard is not None else [self.id_col, SHARD_COLUMN]
+        table = columns.read_sidecar(source.sidecar_location, names)
+        keys = table[self.id_col].to_pylist()
+        if source.shard is not None:
+            return {source.shard: keys}
+        by_shard: dict[str, list[str | None]] = {}
+        for key, shard in zip(keys, table[SHARD_COLUMN].to_pylist(), strict=True):
+            by_shard.setdefault(shard or "", []).append(key)
+        return by_shard
+
+    def _compare_shard(
+        self, account: Account, shard: str, keys: list[str | None] | None, most_named: int
+    ) -> None:
+        location = storage.join(self.root, shard)
+        if not (self.reads_tar or storage.is_local(location)):
+            for name in _OF_TARS:
+                setattr(account, name, None)
+            return
+        with TarShard(location) as opened:
+            index = opened.index
+        rows = list(index.samples) if keys is None else keys
+        if keys is None:
+            account.rows_in_sidecars += len(rows)
+        # Of a file with rows of many shards one does not know what else there is of each.
+        is_complete = self.source.shard is not None
+        faults = list(compare(rows, index, is_complete))
+        kinds = Counter(fault.kind for fault in faults)
+        without_image = kinds["missing"] + kinds["no image"]
+        account.without_image = (account.without_image or 0) + without_image
+        account.with_image = (account.with_image or 0) + len(rows) - without_image
+        if is_complete:
+            account.samples_in_tars = len(index.samples)
+            account.without_row = kinds["no row"]
+            account.with_row = len(index.samples) - kinds["no row"]
+        else:
+            account.samples_in_tars = account.with_row = account.without_row = None
+        told = [*index.faults, *faults]
+        if rows and index.samples and kinds["missing"] == len(rows):
+            told = [*index.faults, self._nothing_matches(rows, index), *faults]
+        account.note(self.source.label, told, most_named)
+
+    def _nothing_matches(self, rows: Sequence[str | None], index: TarIndex) -> Fault:
+        first_row = next((key for key in rows if key is not None), None)
+        sidecar = self.source.sidecar_location.rpartition("/")[2]
+        tar = (self.source.shard or "").rpartition("/")[2]
+        return Fault(
+            "no match",
+            "",
+            f"no key of {sidecar} is in {tar}: there the first is {next(iter(index.samples))!r}, "
+            f"here {first_row!r}; write the keys as the members are called, or name the column "
+            "that holds them with id_col",
+        )
+
+
+def compare(
+    keys: Sequence[str | None], index: TarIndex, is_complete: bool = True
+) -> Iterator[Fault]:
+    """Faults between rows and samples.
+
+    Parameters
+    ----------
+    keys : sequence of str or None
+        Of the rows.
+    index : TarIndex
+    is_complete : bool
+        Whether these are all rows of the tar.
+    """
+    seen: set[str] = set()
+    for key in keys:
+        if key is None:
+            yield Fault("missing", "", "a row has no key")
+            continue
+        if key in seen:
+            yield Fault("duplicate row", key, "the sidecar has this key more than once")
+        seen.add(key)
+        if key not in index.samples:
+            yield Fault("missing", key, "the row has no member in the tar")
+        elif index.image(key) is None:
+            extensions = ", ".join(member.extension for member in index.samples[key])
+            yield Fault("no image", key, f"members: {extensions}")
+    if is_complete:
+        for key in index.samples:
+            if key not in seen:
+                yield Fault("no row", key, "the sample has no row in the sidecar")
+
+
+def account_of(dataset: ImageTextPairDataset, progress: bool | None = None) -> Account:
+    """The account of a dataset as it was opened, whatever was done to its frame.
+
+    What a save recorded of a shard is taken from there; other local tars have their headers read.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    progress : bool, optional
+        Show a progress bar. Default: on a terminal.
+    """
+    reader, sources = dataset.source()
+    censuses = [Census(reader.root, reader.id_col, source, reads_tar=False) for source in sources]
+    pending = [census for census in censuses if census.source.account is None]
+    groups = [
+        pending[start : start + _SHARDS_PER_TASK]
+        for start in range(0, len(pending), _SHARDS_PER_TASK)
+    ]
+    count = dask.delayed(_take_all, pure=False)
+    labels = [group[0].source.label for group in groups]
+    results = jobs.compute_all([count(group) for group in groups], labels, "count", progress)
+    taken = iter([account for accounts in results for account in accounts])
+    accounts = [
+        next(taken) if census.source.account is None else census.take() for census in censuses
+    ]
+    whole = total(accounts)
+    note_left_out(whole, dataset)
+    return whole
+
+
+def _take_all(censuses: Sequence[Census]) -> list[Account]:
+    """Several accounts; runs on a worker."""
+    return [census.take() for census in censuses]
+
+
+def note_left_out(account: Account, dataset: ImageTextPairDataset) -> None:
+    """Add the sidecars that were left out when the dataset was opened."""
+    for orphan in dataset.orphans:
+        detail = "a sidecar without a tar beside it is left out"
+        account.note(orphan, [Fault("no tar", "", detail)], _NAMED)
+    for sidecar, reason in dataset.unreadable.items():
+        account.note(sidecar, [Fault("unreadable", "", reason)], _NAMED)
