@@ -146,3 +146,40 @@ def test_a_worker_sees_whether_a_folder_is_shared(tmp_path):
     for other in (str(tmp_path / "a"), str(tmp_path / "nothing")):
         with pytest.raises(ConfigError, match=rf"does not see {other}. Give work_dir= a folder"):
             storage.require_shared(other, "work_dir")
+
+
+JUNK = ("._a.tar", "@eaDir/a.tar", "sub/@eaDir/x/a.tar", "__MACOSX/._a.tar", "sub/._b.tar")
+
+
+def test_what_systems_leave_behind_is_left_out(place):
+    for name in ("a.tar", "sub/b.tar", *JUNK):
+        put(storage.join(place, name))
+    names = [info.location[len(place) + 1 :] for info in storage.find(place, ".tar")]
+    assert names == ["a.tar", "sub/b.tar"]
+    pattern = storage.join(place.replace("[1]", "[[]1]"), "**", "*.tar")
+    globbed = [info.location[len(place) + 1 :] for info in storage.glob(pattern)]
+    assert globbed == ["a.tar", "sub/b.tar"]
+    assert storage.find(storage.join(place, "@eaDir"), ".tar")
+
+
+def test_links_are_followed_once(tmp_path):
+    blobs = tmp_path / "blobs"
+    put(str(blobs / "aa"), b"12345")
+    put(str(blobs / "folder" / "b.tar"), b"12")
+    snapshot = tmp_path / "snap"
+    snapshot.mkdir()
+    (snapshot / "a.tar").symlink_to("../blobs/aa")
+    (snapshot / "linked").symlink_to(blobs / "folder")
+    (blobs / "folder" / "back").symlink_to(snapshot)
+    for listed in (
+        storage.find(str(snapshot), ".tar"),
+        storage.glob(str(snapshot / "*.tar")) + storage.glob(str(snapshot / "linked" / "*.tar")),
+    ):
+        assert [(Path(info.location).name, info.size) for info in listed] == [
+            ("a.tar", 5),
+            ("b.tar", 2),
+        ]
+    (snapshot / "c.tar").symlink_to("../blobs/gone")
+    for looking in (storage.find, lambda folder, end: storage.glob(f"{folder}/*{end}")):
+        with pytest.raises(DatasetError, match=r"c\.tar is a link to a file that does not exist"):
+            looking(str(snapshot), ".tar")

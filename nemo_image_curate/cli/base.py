@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What came of a command, in the folder that it wrote to.
 RUN_FILE = "_run.json"
 # What differs between runs that do the same.
-_DIFFERS = ("seconds", "output")
+_DIFFERS = ("seconds", "output", "path")
 # The exit status where there was something, and nothing of it could be read.
 _NOTHING_READ = 3
 
@@ -247,6 +247,7 @@ def finish(
     folder: str,
     as_json: bool,
     nothing_read: bool = False,
+    shown: dict[str, Any] | None = None,
     **more: Any,
 ) -> None:
     """End a command: its record beside what it wrote, the table, and the exit status.
@@ -262,6 +263,8 @@ def finish(
     as_json : bool
     nothing_read : bool
         Whether the command gave nothing for any of the rows.
+    shown : dict, optional
+        What people see of the record. Default: all.
     **more
         Further counts of the account.
 
@@ -271,19 +274,26 @@ def finish(
         With the status 3, when something was there, and nothing of it could be read.
     """
     command = click.get_current_context().info_name
-    record = {**record, "account": account.counts() | more}
-    written = {name: value for name, value in record.items() if name not in _DIFFERS}
-    text = json.dumps(
-        {"command": command, "version": __version__, **written, "named": account.named},
-        indent=1,
-        ensure_ascii=False,
-        default=str,
-    )
-    storage.write_bytes(storage.join(storage.normalise(folder), RUN_FILE), text.encode())
-    report(record, as_json)
+    counts = account.counts() | more
+    written = {**_comparable(record), "account": counts, "named": account.named}
+    run = {"command": command, "version": __version__, **written}
+    text = json.dumps(run, indent=1, ensure_ascii=False, default=str)
+    content = text.encode("utf-8", "backslashreplace")
+    storage.write_bytes(storage.join(storage.normalise(folder), RUN_FILE), content)
+    table = record if as_json or shown is None else shown
+    report({**table, "account": counts}, as_json)
     list_faults(account.named, as_json)
     rows = account.rows_in_sidecars
     end(bool((rows and nothing_read) or (account.faults and not rows)))
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what differs between runs that do the same."""
+    return {
+        name: _comparable(value) if isinstance(value, dict) else value
+        for name, value in record.items()
+        if name not in _DIFFERS
+    }
 
 
 def list_faults(faults: Iterable[dict[str, str]], to_stderr: bool = False) -> None:

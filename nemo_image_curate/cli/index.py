@@ -12,9 +12,9 @@ from nemo_image_curate.cli.base import (
     Session,
     computes,
     embedding_option,
+    finish,
     json_option,
     main,
-    print_json,
 )
 
 if TYPE_CHECKING:
@@ -74,15 +74,14 @@ def index(
         if caption_column in opened.metadata.columns:
             captions = build_captions(opened, caption_column)
             summaries[caption_column] = {"captions": len(captions), "path": captions.path}
-    if as_json:
-        print_json(summaries)
-        return
-    for column, record in summaries.items():
-        click.echo(column)
-        for name, value in record.items():
-            click.echo(
-                f"  {name:<10} {value:,}" if isinstance(value, int) else f"  {name:<10} {value}"
-            )
+        account = opened.account()
+    if not as_json:
+        for column, record in summaries.items():
+            click.echo(column)
+            for name, value in record.items():
+                shown = f"{value:,}" if isinstance(value, int) else value
+                click.echo(f"  {name:<10} {shown}")
+    finish(summaries, account, opened.metadata_path, as_json, shown={})
 
 
 def _index(

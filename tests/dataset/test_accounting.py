@@ -1,0 +1,130 @@
+"""Accounts close, whatever is wrong between tars and sidecars."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_image_curate import ImageStatistics, ImageTextPairDataset
+from nemo_image_curate.dataset.accounting import Account, total
+from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
+
+
+def closes(account: Account) -> None:
+    if account.samples_in_tars is not None:
+        assert account.samples_in_tars == account.with_row + account.without_row
+    assert account.rows_in_sidecars == account.with_image + account.without_image
+
+
+def opened(path, **options) -> ImageTextPairDataset:
+    return ImageTextPairDataset.from_webdataset(path, backend="cpu", **options)
+
+
+@pytest.mark.parametrize("sidecars", [True, False])
+def test_a_whole_dataset(tmp_path, sidecars):
+    make_dataset(tmp_path, [3, 0, 2], sidecars=sidecars)
+    account = opened(tmp_path).account()
+    assert account == Account(5, 5, 5, 0, 5, 0)
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]), unique=True, max_size=5)
+
+
+@settings(max_examples=25)
+@given(images=NAMES, texts=NAMES, rows=st.lists(st.sampled_from(["a", "b", "c", "x"]), max_size=6))
+def test_sums_close(tmp_path_factory, images, texts, rows):
+    root = tmp_path_factory.mktemp("sums")
+    members = [(f"{key}.jpg", jpeg(1)) for key in images] + [(f"{key}.txt", b"t") for key in texts]
+    write_tar(root / "0.tar", members)
+    write_sidecar(root / "0.parquet", {"key": rows} if rows else {"key": ["x"]})
+    rows = rows or ["x"]
+    account = opened(root).account()
+    closes(account)
+    samples = set(images) | set(texts)
+    assert account.samples_in_tars == len(samples)
+    assert account.without_row == len(samples - set(rows))
+    assert account.rows_in_sidecars == len(rows)
+    assert account.with_image == sum(key in images for key in rows)
+
+
+def test_no_key_matches(tmp_path):
+    write_tar(tmp_path / "0.tar", [(f"{number:09d}.jpg", jpeg(number)) for number in range(3)])
+    write_sidecar(tmp_path / "0.parquet", {"key": ["0", "1", "2"]})
+    account = opened(tmp_path).account()
+    closes(account)
+    assert account.faults == {"missing": 3, "no match": 1, "no row": 3}
+    assert account.named[0]["detail"].startswith(
+        "no key of 0.parquet is in 0.tar: there the first is '000000000', here '0'"
+    )
+
+
+def test_a_tar_that_is_no_tar(tmp_path):
+    (tmp_path / "0.tar").write_bytes(b"<html>" * 1000)
+    write_sidecar(tmp_path / "0.parquet", {"key": ["0", "1"]})
+    account = opened(tmp_path).account()
+    closes(account)
+    assert account.rows_in_sidecars == account.without_image == 2
+    assert account.faults["corrupt"] == 1
+
+
+def test_a_save_that_read_the_images_records_it(tmp_path):
+    make_dataset(tmp_path / "in", [3, 2], sidecars=False)
+    saved = ImageStatistics()(opened(tmp_path / "in")).save_metadata(tmp_path / "out")
+    sources = saved.source()[1]
+    assert [source.account["samples_in_tars"] for source in sources] == [3, 2]
+    assert saved.account() == Account(5, 5, 5, 0, 5, 0)
+    # It is of these tars as they are.
+    with (tmp_path / "in/00000.tar").open("r+b") as tar:
+        tar.truncate(3000)
+    again = opened(tmp_path / "out")
+    assert again.source()[1][0].account is None
+    assert again.account().faults["truncated"] == 1
+
+
+def test_other_rows_are_counted_anew(tmp_path):
+    make_dataset(tmp_path / "in", [3], sidecars=False)
+    saved = ImageStatistics()(opened(tmp_path / "in")).save_metadata(tmp_path / "out")
+    fewer = saved.filter(f"key == '{saved.head()['key'][0]}'").save_metadata(tmp_path / "one")
+    account = fewer.account()
+    assert (account.rows_in_sidecars, account.samples_in_tars, account.without_row) == (1, 3, 2)
+
+
+def test_tars_far_away_are_not_read_for_it(bucket, tmp_path):
+    import fsspec
+
+    root = bucket()
+    make_dataset(tmp_path, [2])
+    fsspec.filesystem("s3").put(f"{tmp_path}/", f"{root}/", recursive=True)
+    account = opened(root).account()
+    assert account == Account(2, None, None, None, None, None)
+    assert ImageStatistics()(opened(root)).save_metadata(tmp_path / "o").account() == Account(
+        2, 2, 2, 0, 2, 0
+    )
+
+
+def test_a_total_names_the_first_of_each_kind():
+    accounts = [
+        Account(1, 1, 0, 1, 0, 1, {"missing": 1}, [{"kind": "missing", "key": str(number)}])
+        for number in range(20)
+    ]
+    whole = total(accounts)
+    assert whole.faults == {"missing": 20}
+    assert [fault["key"] for fault in whole.named] == list(map(str, range(10)))
+    assert len(total(accounts, None).named) == 20
+
+
+def test_a_tar_that_grew_is_read_again(tmp_path, caplog):
+    tar = write_tar(tmp_path / "0.tar", [(f"{number}.jpg", jpeg(number)) for number in range(5)])
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: len(whole) // 2])
+    saved = ImageStatistics()(opened(tmp_path)).save_metadata()
+    assert 0 < len(saved) < 5
+    assert saved.account().faults["truncated"] == 1
+    tar.write_bytes(whole)
+    again = opened(tmp_path)
+    assert len(again) == 5
+    assert "was made of 0.tar when that had another size" in caplog.text
+    saved = ImageStatistics()(again).save_metadata()
+    assert saved.metadata.width.compute().notna().all()
+    assert saved.account() == Account(5, 5, 5, 0, 5, 0)
