@@ -174,8 +174,8 @@ def is_dir(location: str) -> bool:
     return bool(fs.isdir(path))
 
 
-def find(folder: str, suffix: str) -> list[FileInfo]:
-    """All files below `folder` whose name ends in `suffix`, sorted; unfinished files left out."""
+def find(folder: str, suffix: str | tuple[str, ...]) -> list[FileInfo]:
+    """All files below `folder` whose name ends in (a) `suffix`, sorted; no unfinished ones."""
     fs, path = filesystem(folder)
     local = is_local(folder)
     infos = fs.find(path, detail=True)

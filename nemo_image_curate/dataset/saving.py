@@ -80,7 +80,8 @@ def save_dataset(
         if lineage.aligned and all(source.shard for source in sources):
             names = [ShardFiles.beside(source.shard or "").sidecar for source in sources]
         locations = [storage.join(folder, name) for name in names]
-    targets = plan(frame, sources, locations, locations == own_files, "save", dataset.id_col)
+    config = (dataset.id_col, *dataset.tars.content_token())
+    targets = plan(frame, sources, locations, locations == own_files, "save", *config)
     with storage.exclusive(folder or dataset.path):
         save(frame, targets, dataset.provenance, "save", progress)
         if folder is not None:
