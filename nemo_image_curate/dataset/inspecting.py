@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import dask
@@ -14,7 +13,9 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.index import Fault
+from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.faults import Fault
+from nemo_image_curate.shards.names import normal_name
 from nemo_image_curate.shards.reader import TarShard
 
 # Faults of one kind that are named per shard; the counts are always complete.
@@ -36,13 +37,12 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         ``path``, ``shards``, ``samples`` (rows), ``columns`` (name to type), ``counts`` (fault
         kind to number), ``faults`` (a list of ``shard``, ``kind``, ``key``, ``detail``, at most
         `MAX_NAMED` of a kind per shard). Kinds: ``missing`` (a row without image), ``no row``
-        (a sample without row), ``duplicate row``, ``duplicate``, ``interleaved``, ``truncated``,
-        ``corrupt``, ``unnamed``, ``sparse``, ``link``, ``no image``, ``json``, ``unreadable``,
-        ``no tar`` (a sidecar without one).
+        (a sample without row), ``duplicate row``, ``no image``, ``unreadable``, ``no tar`` (a
+        sidecar without one), and those of `FAULT_KINDS` in ``shards/faults.py``.
     """
     reader, sources = dataset.source()
     check = dask.delayed(_inspect_source, pure=False)
-    tasks = [check(reader, source) for source in sources]
+    tasks = [check(reader, source, dataset.image_member) for source in sources]
     labels = [source.label for source in sources]
     results = jobs.compute_all(tasks, labels, "inspect", progress)
     counts: Counter[str] = Counter()
@@ -72,7 +72,9 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
     }
 
 
-def _inspect_source(reader: MetadataReader, source: Source) -> tuple[int, list[Fault]]:
+def _inspect_source(
+    reader: MetadataReader, source: Source, image_member: str | None
+) -> tuple[int, list[Fault]]:
     """Samples and faults of one shard; runs on a worker."""
     try:
         table = reader.read(source, [reader.id_col, SHARD_COLUMN])
@@ -90,15 +92,18 @@ def _inspect_source(reader: MetadataReader, source: Source) -> tuple[int, list[F
         try:
             with TarShard(storage.join(reader.root, shard)) as opened:
                 faults += opened.index.faults
-                faults += _compare(keys, opened, complete=source.shard is not None)
+                faults += opened.index.image_faults(image_member)
+                faults += _compare(keys, opened, image_member, complete=source.shard is not None)
                 if source.sidecar is None:
-                    faults += _broken_json(opened)
+                    faults += columns.read_tar(opened, reader.id_col, reader.schema)[1]
         except DatasetError as error:
             faults.append(Fault("unreadable", "", str(error)))
     return len(table), faults
 
 
-def _compare(keys: list[str | None], shard: TarShard, complete: bool) -> Iterator[Fault]:
+def _compare(
+    keys: list[str | None], shard: TarShard, image_member: str | None, complete: bool
+) -> Iterator[Fault]:
     """Faults between rows and samples; `complete` when all rows of the shard are known."""
     seen: set[str] = set()
     for key in keys:
@@ -108,26 +113,12 @@ def _compare(keys: list[str | None], shard: TarShard, complete: bool) -> Iterato
             yield Fault("duplicate row", key, "the sidecar has this key more than once")
         else:
             seen.add(key)
-            if key not in shard.index.samples:
+            if not shard.index.sample(key):
                 yield Fault("missing", key, "the row has no member in the tar")
-            elif shard.index.image(key) is None:
-                yield Fault("no image", key, f"members: {_extensions(shard, key)}")
+            elif shard.index.image(key, image_member) is None:
+                yield Fault("no image", key, shard.index.why_no_image(key, image_member))
     if complete:
+        seen |= set(map(normal_name, seen))
         for key in shard.index.samples:
             if key not in seen:
                 yield Fault("no row", key, "the sample has no row in the sidecar")
-
-
-def _extensions(shard: TarShard, key: str) -> str:
-    return ", ".join(member.extension for member in shard.index.samples[key])
-
-
-def _broken_json(shard: TarShard) -> Iterable[Fault]:
-    keys = [key for key in shard.index.samples if shard.index.member(key, ("json",))]
-    members = [shard.index.member(key, ("json",)) for key in keys]
-    for key, content in zip(keys, shard.read(members), strict=True):
-        try:
-            if not isinstance(json.loads(content or b""), dict):
-                yield Fault("json", key, "the .json member is no object; its fields are null")
-        except (ValueError, RecursionError) as error:
-            yield Fault("json", key, f"{error}; its fields are null")

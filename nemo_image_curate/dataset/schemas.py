@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,13 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.reader import TarShard
 
 # Footers are small and latency-bound, above all on object stores.
 _FOOTER_THREADS = 32
+
+logger = logging.getLogger(__name__)
 
 
 def common_schema(
@@ -68,13 +72,17 @@ def read_footers(
     scanned = iter(dask.compute(*scans))
     schemas, known, provenance = [], [], Provenance()
     unreadable: dict[str, str] = {}
+    told: dict[str, tuple[str, Fault]] = {}
     for source, footer in zip(sources, footers, strict=True):
         if isinstance(footer, DatasetError):
             unreadable[source.sidecar_location] = str(footer)
             continue
         if footer is None:
-            schemas.append((source.label, next(scanned)))
+            schema, faults = next(scanned)
+            schemas.append((source.label, schema))
             known.append(source)
+            for fault in faults:
+                told.setdefault(fault.kind, (source.label, fault))
             continue
         schemas.append((source.sidecar_location, footer.schema))
         recorded = footer.record.get("columns")
@@ -86,13 +94,22 @@ def read_footers(
                 origin=footer.record.get("origin"),
             )
         )
+    for label, fault in told.values():
+        logger.warning(
+            "%s: %s: %s: %s; inspect lists all of this kind",
+            *(label, fault.kind, fault.key, fault.detail),
+        )
     return known, schemas, provenance.columns, unreadable
 
 
-def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:
-    """The columns that a tar's members give; runs on a worker."""
+def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, list[Fault]]:
+    """The columns that a tar's members give, and the first fault of each kind; on a worker."""
     with TarShard(storage.join(root, shard)) as opened:
-        return columns.tar_columns(opened, id_col).schema
+        table, faults = columns.read_tar(opened, id_col)
+    first: dict[str, Fault] = {}
+    for fault in faults:
+        first.setdefault(fault.kind, fault)
+    return table.schema, list(first.values())
 
 
 class Provenance:

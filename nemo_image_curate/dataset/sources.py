@@ -93,7 +93,7 @@ class MetadataReader:
             table = columns.read_sidecar(source.sidecar_location, [*wanted, self.id_col])
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
-                table = columns.tar_columns(shard, self.id_col, self.schema)
+                table, _ = columns.read_tar(shard, self.id_col, self.schema)
         if source.shard is not None and SHARD_COLUMN in wanted:
             if SHARD_COLUMN in table.column_names:
                 table = table.drop_columns(SHARD_COLUMN)

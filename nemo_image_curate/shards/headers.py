@@ -32,12 +32,8 @@ _OCTAL = re.compile(rb"[ \0]*([0-7]*)(?:[ \0].*)?", re.DOTALL)
 _MAX_HOPS = 40
 
 
-class Entry(NamedTuple):
-    """A member with content: its full name, and where its bytes are."""
-
-    name: str
-    offset: int
-    size: int
+# A member with content: its full name, and where its bytes are (offset, size).
+Entry = tuple[str, int, int]
 
 
 class _Link(NamedTuple):
@@ -72,7 +68,7 @@ def read_entries(data: mmap.mmap | bytes, faults: list[Fault]) -> list[Entry]:
         faults.append(Fault("after end", "", detail))
     rows = zip(headers.names(), headers.starts[:good], headers.sizes, strict=False)
     # A directory can be written as a regular member whose name ends in a slash.
-    entries = [Entry(name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/"]
+    entries = [(name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/"]
     if not headers.links:
         return entries
     end = headers.starts[good] if good < len(headers.starts) else len(data)
@@ -235,7 +231,7 @@ def _after_end(data: mmap.mmap | bytes, position: int, faults: list[Fault]) -> i
 def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -> list[Entry]:
     """The members with those links that lead to one of them."""
     in_order = sorted(
-        [(entry.offset - BLOCK, entry, None) for entry in entries]
+        [(entry[1] - BLOCK, entry, None) for entry in entries]
         + [(link.start, None, link) for link in links],
         key=lambda item: item[0],
     )
@@ -243,7 +239,7 @@ def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -
     symbolic: dict[str, str] = {}
     for _, entry, link in in_order:
         if entry is not None:
-            places[entry.name] = entry.offset, entry.size
+            places[entry[0]] = entry[1:]
         elif link is not None and link.symbolic:
             folder = posixpath.dirname(normal_name(link.name))
             symbolic[normal_name(link.name)] = posixpath.normpath(
@@ -265,7 +261,7 @@ def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -
                 break
             target = symbolic[target]
         if target in places:
-            resolved.append(Entry(name, *places[target]))
+            resolved.append((name, *places[target]))
         else:
             words = f"a link to {link.target}, which is not in the tar"
             faults.append(_left_out("link", name, words))

@@ -152,12 +152,14 @@ def scan(file: IO[bytes]) -> TarIndex:
         return index
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
 
-        def heads(members: Sequence[Member | Entry]) -> Iterator[bytes]:
-            for one in members:
-                yield data[one.offset : one.offset + min(one.size, SIGNATURE_BYTES)]
+        def head(offset: int, size: int) -> bytes:
+            return data[offset : offset + min(size, SIGNATURE_BYTES)]
 
-        _group(index, read_entries(data, index.faults), heads)
-        note_unlabelled(index, heads)
+        def is_image(offset: int, size: int) -> bool:
+            return image_ending(head(offset, size)) is not None
+
+        _group(index, read_entries(data, index.faults), is_image)
+        note_unlabelled(index, lambda members: [head(one.offset, one.size) for one in members])
     return index
 
 
@@ -208,7 +210,7 @@ def parse_idx(text: str) -> TarIndex | None:
                 name = _unquoted(name)
             if len(name) > 25 and len(name.encode("utf-8", "surrogateescape")) > 100:
                 return None
-            entries.append(Entry(normal_name(name), int(offset), int(size)))
+            entries.append((normal_name(name), int(offset), int(size)))
     index = TarIndex()
     _group(index, entries)
     return index
@@ -238,15 +240,13 @@ def format_idx(samples: Iterable[Iterable[tuple[str, Member]]]) -> str:
 
 
 def _group(
-    index: TarIndex,
-    entries: Sequence[Entry],
-    heads: Callable[[Sequence[Entry]], Iterable[bytes]] | None = None,
+    index: TarIndex, entries: Sequence[Entry], is_image: Callable[[int, int], bool] | None = None
 ) -> None:
     samples, faults = index.samples, index.faults
     last: str | None = None
     flagged: set[tuple[str, str]] = set()
     # Seldom any is, and to ask once costs less than to ask of each.
-    some_hidden = is_hidden("\0".join(entry.name for entry in entries))
+    some_hidden = is_hidden("\0".join([name for name, _, _ in entries]))
     hidden: list[str] = []
 
     def flag(kind: str, key: str, detail: str) -> None:
@@ -254,15 +254,14 @@ def _group(
             flagged.add((kind, key))
             faults.append(Fault(kind, key, detail))
 
-    for entry in entries:
-        name, offset, size = entry
+    for name, offset, size in entries:
         if some_hidden and is_hidden(name):
             hidden.append(name)
             continue
         parts = split_name(name)
         if parts is None:
             base = name.rpartition("/")[2]
-            if "." in base or heads is None or image_ending(next(iter(heads([entry])))) is None:
+            if "." in base or is_image is None or not is_image(offset, size):
                 detail = "the name has no key and extension; the member is left out"
                 flag("unnamed", name, detail)
                 continue
@@ -275,7 +274,7 @@ def _group(
             last = key
             continue
         for place, other in enumerate(members):
-            if other.extension == extension:
+            if other[0] == extension:
                 detail = f"{name} at byte {offset} takes the place of that at byte {other.offset}"
                 flag("duplicate", key, f"{detail}: the last one counts, as tar extracts it")
                 members[place] = member

@@ -19,7 +19,7 @@ from tests.make_data import fields_of, jpeg, make_dataset, write_sidecar, write_
 
 def from_tar(path, id_col="key") -> pa.Table:
     with TarShard(str(path)) as shard:
-        return columns.tar_columns(shard, id_col)
+        return columns.read_tar(shard, id_col)[0]
 
 
 def from_json(tmp_path, *values: object) -> pa.Table:
@@ -75,7 +75,7 @@ def test_a_field_that_is_text_in_other_shards_is_text_here(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"x": 5, "y": [1]}')])
     schema = pa.schema({"x": pa.string(), "y": pa.string(), "z": pa.int64()})
     with TarShard(str(path)) as shard:
-        table = columns.tar_columns(shard, "key", schema)
+        table, _ = columns.read_tar(shard, "key", schema)
     assert table.to_pylist() == [{"key": "a", "x": "5", "y": "[1]"}]
 
 
