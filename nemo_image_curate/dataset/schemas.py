@@ -57,7 +57,9 @@ def read_footers(
 
     def read(source: Source) -> columns.Footer | DatasetError | None:
         try:
-            return columns.read_footer(source.sidecar_location) if source.sidecar else None
+            if source.sidecar is None:
+                return None
+            return columns.read_footer(source.sidecar_location, source.shard)
         except DatasetError as error:
             return error
 
@@ -85,6 +87,9 @@ def read_footers(
                 told.setdefault(fault.kind, (source.label, fault))
             continue
         schemas.append((source.sidecar_location, footer.schema))
+        for name, new_name in footer.renamed.items():
+            detail = f"its column {name!r}, which is a name of ours, is {new_name!r} here"
+            told.setdefault(name, (source.sidecar_location, Fault("renamed", "", detail)))
         recorded = footer.record.get("columns")
         provenance.merge(recorded if isinstance(recorded, dict) else {})
         known.append(
@@ -96,8 +101,8 @@ def read_footers(
         )
     for label, fault in told.values():
         logger.warning(
-            "%s: %s: %s: %s; inspect lists all of this kind",
-            *(label, fault.kind, fault.key, fault.detail),
+            "%s: %s: %s; others like it are in what inspect lists",
+            *(label, f"{fault.kind} {fault.key}".strip(), fault.detail),
         )
     return known, schemas, provenance.columns, unreadable
 

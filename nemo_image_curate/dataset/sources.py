@@ -90,7 +90,9 @@ class MetadataReader:
         schema = pa.schema([self.schema.field(name) for name in wanted])
         if source.sidecar is not None:
             # The id column is read even when only `shard` is wanted: it gives the number of rows.
-            table = columns.read_sidecar(source.sidecar_location, [*wanted, self.id_col])
+            table = columns.read_sidecar(
+                source.sidecar_location, [*wanted, self.id_col], source.shard
+            )
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
                 table, _ = columns.read_tar(shard, self.id_col, self.schema)

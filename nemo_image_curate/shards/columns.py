@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,24 +25,46 @@ RECORD_KEY = b"nemo_image_curate"
 # Members that are texts, and the columns that they become.
 _TEXTS = {"txt": "caption", "cls": "cls"}
 _OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
+# How each ``image_error`` of ours begins.
+_ERROR_KINDS = ("missing", "decode:", "too large:")
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 # Characters of a value in a message.
 _SHOWN = 40
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Footer:
-    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record."""
+    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record.
+
+    Attributes
+    ----------
+    rows : int
+    schema : pyarrow.Schema
+        As the columns are called here.
+    digest : str
+    record : dict
+    renamed : dict of str to str
+        Columns that others called as one of ours, and what they are called here.
+    """
 
     rows: int
     schema: pa.Schema
     digest: str
     record: dict[str, Any]
+    renamed: dict[str, str]
 
 
-def read_footer(location: str) -> Footer:
+def read_footer(location: str, shard: str | None = None) -> Footer:
     """Read the footer of a Parquet file.
+
+    Parameters
+    ----------
+    location : str
+    shard : str, optional
+        The tar that it is the sidecar of.
 
     Raises
     ------
@@ -52,6 +75,7 @@ def read_footer(location: str) -> Footer:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             metadata = parquet.metadata
             schema = parquet.schema_arrow
+            renamed = _renamed(parquet, shard)
             raw = metadata.metadata or {}
             columns = [
                 column.to_dict()
@@ -65,18 +89,76 @@ def read_footer(location: str) -> Footer:
     digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
     digest.update(repr(sorted(raw.items())).encode())
     record = _json_fields(raw.get(RECORD_KEY))
-    return Footer(metadata.num_rows, tables.storage_schema(schema), digest.hexdigest(), record)
+    schema = pa.schema([one.with_name(renamed.get(one.name, one.name)) for one in schema])
+    plain = tables.storage_schema(schema)
+    return Footer(metadata.num_rows, plain, digest.hexdigest(), record, renamed)
 
 
-def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or those of `columns` that it has, without its metadata."""
+def _renamed(parquet: pq.ParquetFile, shard: str | None) -> dict[str, str]:
+    """Columns called as one of ours in a file that we did not write."""
+    names = parquet.schema_arrow.names
+    if _json_fields((parquet.metadata.metadata or {}).get(RECORD_KEY)):
+        return {}
+    return {
+        name: _free_name(name, names)
+        for name in _OWN_COLUMNS
+        if name in names and not _holds_ours(parquet, name, shard)
+    }
+
+
+def _holds_ours(parquet: pq.ParquetFile, name: str, shard: str | None) -> bool:
+    """Whether a column has our values after all, by its statistics.
+
+    Other programs lose our record when they write a file of ours again.
+    """
+    if name == SHARD_COLUMN and shard is None:
+        return True
+    place = parquet.schema_arrow.names.index(name)
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        column = next(
+            group.column(one)
+            for one in range(group.num_columns)
+            if group.column(one).path_in_schema.split(".")[0] == name
+        )
+        statistics = column.statistics
+        if statistics is None or not pa.types.is_string(parquet.schema_arrow.field(place).type):
+            return False
+        if statistics.has_null_count and statistics.null_count == group.num_rows:
+            continue
+        if not statistics.has_min_max:
+            return False
+        for bound in (str(statistics.min), str(statistics.max)):
+            if name == SHARD_COLUMN and bound != shard:
+                return False
+            if name == ERROR_COLUMN and not bound.startswith(_ERROR_KINDS):
+                return False
+    return True
+
+
+def read_sidecar(
+    location: str, columns: Sequence[str] | None = None, shard: str | None = None
+) -> pa.Table:
+    """Read a Parquet file, or those of `columns` that it has, without its metadata.
+
+    Parameters
+    ----------
+    location : str
+    columns : sequence of str, optional
+        As they are called here.
+    shard : str, optional
+        The tar that it is the sidecar of.
+    """
     try:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
-            present = names if columns is None else [name for name in columns if name in names]
-            table = parquet.read(columns=present)
+            renamed = _renamed(parquet, shard)
+            own = {renamed.get(name, name): name for name in names}
+            present = list(own) if columns is None else [name for name in columns if name in own]
+            table = parquet.read(columns=[own[name] for name in present])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
+    table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     return tables.conform(table, tables.storage_schema(table.schema))
 
 
@@ -306,6 +388,10 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
                 ).field(0)
             except pa.ArrowException as error:
                 if has_tar and as_text:
+                    logger.warning(
+                        "%s: column %r is %s, but %s in the shards before it; it becomes text",
+                        *(shard, field.name, field.type, known.type),
+                    )
                     merged[field.name] = pa.field(field.name, pa.string())
                     continue
                 raise SchemaError(
