@@ -169,9 +169,8 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
             if start + size > end:
                 name = headers.renamed.pop(len(headers.headers), "") or _name_of(header)
                 detail = f"{name} ends {start + size - end} bytes after the file"
-                # A file that is no tar may have digits where a size should be.
-                if position == 0 and not _fits_checksum(header):
-                    faults.append(_corrupt(data, 0, "no tar header"))
+                if not _fits_checksum(header):
+                    faults.append(_corrupt(data, position, "header checksum wrong"))
                 else:
                     faults.append(Fault("truncated", _key_of(name), detail))
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import Tars, rows_by_shard
 from nemo_image_curate.shards.pack import pack
 from tests.decode.pictures import good
@@ -64,6 +64,27 @@ def test_bytes_of_every_format_with_and_without_index_files(tmp_path):
             for row, content, _ in Tars(str(output)).image_bytes(keys, shards, use_index_files)
         }
         assert contents == {row: path.read_bytes() for row, (path, _) in enumerate(images)}
+
+
+def test_a_row_without_image_says_why(root):
+    reasons = {image.row: image.reason for image in Tars(root).image_bytes(KEYS, SHARDS)}
+    assert reasons[4] == "missing"
+    assert reasons[6].startswith("missing: none of its members (txt)")
+    assert [reasons[row] for row in (0, 1, 5)] == [None] * 3
+
+
+def test_the_image_member_that_was_chosen(root):
+    images = list(Tars(root, "webp").image_bytes(["b", "c"], ["1.tar"] * 2))
+    assert images[1][:2] == (0, b"other")
+    assert "image_member='webp'" in images[0].reason
+    assert Tars(root).content_token() != Tars(root, "webp").content_token()
+    assert Tars(root, "webp").content_token() == Tars("elsewhere", "webp").content_token()
+
+
+@pytest.mark.parametrize("image_member", ["", " ", "a/b.jpg"])
+def test_an_image_member_that_can_be_no_extension(root, image_member):
+    with pytest.raises(ConfigError, match="image_member="):
+        Tars(root, image_member)
 
 
 @pytest.mark.parametrize("shard", ["none.tar", "../0.tar", "/etc/passwd", "s3://b/0.tar"])
