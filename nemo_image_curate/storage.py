@@ -28,10 +28,15 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
 _TEMPORARY = ".curate-tmp-"
-# What systems and programs leave beside people's files: AppleDouble files, thumbnails, archives'
-# shadow folders.
-_JUNK = re.compile(
-    r"(^|/)(\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini|@eaDir(/.*)?|__MACOSX(/.*)?)$"
+# What operating systems leave in folders.
+_HIDDEN_MARKS = (
+    *("._", "ds_store", "thumbs.db", "desktop.ini", "@eadir/", "__macosx/", ".spotlight-v100/"),
+    *(".trashes/", ".fseventsd/"),
+)
+_HIDDEN = re.compile(
+    r"(?:^|[/\0])(?:\._[^/\0]*|\.DS_Store|(?:eh)?thumbs\.db|desktop\.ini"
+    r"|(?:@eaDir|__MACOSX|\.Spotlight-V100|\.Trashes|\.fseventsd)/[^\0]*)(?=\0|$)",
+    re.IGNORECASE,
 )
 # Shows a worker that it sees the client's folder.
 _SHARED_MARK = "driver"
@@ -181,15 +186,21 @@ def is_dir(location: str) -> bool:
     return bool(fs.isdir(path))
 
 
-def is_junk(path: str) -> bool:
-    """Whether a file is one that systems leave beside people's own, such as ``._0.jpg``."""
-    return _JUNK.search(path) is not None
+def is_hidden(name: str) -> bool:
+    """Whether a file is one of those that operating systems leave: ``._a.jpg``, ``.DS_Store``.
+
+    Also for several names with NULs between them: whether any of them is.
+    """
+    lowered = name.lower()
+    # The search for plain texts is many times faster.
+    return any(mark in lowered for mark in _HIDDEN_MARKS) and _HIDDEN.search(name) is not None
 
 
-def find(folder: str, *suffixes: str) -> list[FileInfo]:
-    """All files below `folder` whose name ends in one of `suffixes`, sorted.
+def find(folder: str, suffix: str | tuple[str, ...]) -> list[FileInfo]:
+    """All files below `folder` whose name ends in (a) `suffix`, sorted.
 
-    Links to files and folders are followed. Unfinished files and `is_junk` are left out.
+    Links to files and folders are followed. Unfinished files, and those of `is_hidden`, are left
+    out.
 
     Raises
     ------
@@ -197,18 +208,18 @@ def find(folder: str, *suffixes: str) -> list[FileInfo]:
         Naming a link to nothing.
     """
     if is_local(folder):
-        names = (name for name in _walk(folder) if _is_wanted(name, folder, suffixes))
+        names = (name for name in _walk(folder) if _is_wanted(name, folder, suffix))
         return list(map(_linked, sorted(names)))
     fs, path = filesystem(folder)
     return [
         _info(fs.unstrip_protocol(name), info)
         for name, info in sorted(fs.find(path, detail=True).items())
-        if _is_wanted(name, path, suffixes)
+        if _is_wanted(name, path, suffix)
     ]
 
 
 def glob(pattern: str) -> list[FileInfo]:
-    """The files that match a glob pattern, sorted; links, unfinished files and junk as in `find`.
+    """The files that match a glob pattern, sorted; links, unfinished and hidden files as in `find`.
 
     Raises
     ------
@@ -217,19 +228,19 @@ def glob(pattern: str) -> list[FileInfo]:
     """
     if is_local(pattern):
         names = glob_module.iglob(pattern, recursive=True)
-        files = (name for name in names if not os.path.isdir(name) and _is_wanted(name, "", ("",)))
+        files = (name for name in names if not os.path.isdir(name) and _is_wanted(name, "", ""))
         return list(map(_linked, sorted(files)))
     fs, path = filesystem(pattern)
     return [
         _info(fs.unstrip_protocol(name), info)
         for name, info in sorted(fs.glob(path, detail=True).items())
-        if info["type"] == "file" and _is_wanted(name, "", ("",))
+        if info["type"] == "file" and _is_wanted(name, "", "")
     ]
 
 
-def _is_wanted(name: str, folder: str, suffixes: tuple[str, ...]) -> bool:
+def _is_wanted(name: str, folder: str, suffix: str | tuple[str, ...]) -> bool:
     below = name[len(folder) :]
-    return name.lower().endswith(suffixes) and _TEMPORARY not in name and not is_junk(below)
+    return name.lower().endswith(suffix) and _TEMPORARY not in name and not is_hidden(below)
 
 
 def _walk(folder: str) -> Iterator[str]:

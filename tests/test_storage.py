@@ -183,3 +183,26 @@ def test_links_are_followed_once(tmp_path):
     for looking in (storage.find, lambda folder, end: storage.glob(f"{folder}/*{end}")):
         with pytest.raises(DatasetError, match=r"c\.tar is a link to a file that does not exist"):
             looking(str(snapshot), ".tar")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("._a.jpg", True),
+        ("x/._a.jpg", True),
+        ("x/.DS_Store", True),
+        ("Thumbs.db", True),
+        ("x/desktop.ini", True),
+        ("x/@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", True),
+        ("__MACOSX/x/._a.jpg", True),
+        ("__MACOSX/a.jpg", True),
+        ("a.jpg\0._b.jpg\0c.jpg", True),
+        ("a.jpg\0c.jpg", False),
+        (".hidden.jpg", False),
+        ("a._b.jpg", False),
+        ("my__MACOSX/a.jpg", False),
+        ("desktop.ini.jpg", False),
+    ],
+)
+def test_hidden_files(name, expected):
+    assert storage.is_hidden(name) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import tarfile
 import time
@@ -19,6 +20,8 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     tar = str(shards / "00000.tar")
     ours, peer = [], []
     for _ in range(max(5, rounds)):
+        # An index is remembered as long as its tar stays as it is.
+        os.utime(tar)
         began = time.perf_counter()
         with TarShard(tar) as shard:
             samples = len(shard.index.samples)

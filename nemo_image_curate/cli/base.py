@@ -72,6 +72,7 @@ class Session:
     workers: int | None
     scheduler: str | None
     scheduler_file: str | None
+    image_member: str | None = None
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
@@ -99,11 +100,18 @@ class Session:
         """The dataset, in frames of the backend asked for."""
         from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-        return ImageTextPairDataset.from_webdataset(dataset, backend=self.backend, **options)
+        return ImageTextPairDataset.from_webdataset(
+            dataset, backend=self.backend, image_member=self.image_member, **options
+        )
 
 
 backend_option = click.option(
     "--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"
+)
+image_member_option = click.option(
+    "--image-member",
+    metavar="PATTERN",
+    help="Which member of a sample is its image: jpg, input.jpg, '*.png', 'input.*'.",
 )
 
 
@@ -117,12 +125,14 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         workers: int | None,
         scheduler: str | None,
         scheduler_file: str | None,
+        image_member: str | None,
         **options: Any,
     ) -> Any:
-        session = Session(backend, workers, scheduler, scheduler_file)
+        session = Session(backend, workers, scheduler, scheduler_file, image_member)
         return command(*args, session=session, **options)
 
     for option in (
+        image_member_option,
         backend_option,
         click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
         click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),

@@ -9,6 +9,7 @@ import click
 from nemo_image_curate.cli.base import (
     backend_option,
     checkpoint_option,
+    image_member_option,
     json_option,
     main,
     print_json,
@@ -37,6 +38,7 @@ from nemo_image_curate.cli.searching import open_searcher, store_option
 @click.option("--captions", is_flag=True, help="Look for captions instead of images.")
 @checkpoint_option
 @store_option
+@image_member_option
 @backend_option
 @json_option
 def search(
@@ -45,6 +47,7 @@ def search(
     checkpoint: str | None,
     store: str | None,
     backend: str,
+    image_member: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -54,7 +57,7 @@ def search(
     query = Query(**options, over="texts" if captions else "images")
     # Before anything is opened.
     query.check()
-    _, _, searcher = open_searcher(dataset, backend, checkpoint, store)
+    _, _, searcher = open_searcher(dataset, backend, checkpoint, store, image_member)
     (hits,) = searcher.search_many([query])
     if as_json:
         print_json([hit.to_dict() for hit in hits])

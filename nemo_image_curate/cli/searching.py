@@ -17,7 +17,11 @@ store_option = click.option(
 
 
 def open_searcher(
-    dataset: str, backend: str, checkpoint: str | None, store: str | None
+    dataset: str,
+    backend: str,
+    checkpoint: str | None,
+    store: str | None,
+    image_member: str | None = None,
 ) -> tuple[ImageTextPairDataset, ChromaStore | None, Searcher]:
     """A dataset, the live store that is named, and what searches both."""
     from nemo_image_curate import frames
@@ -26,7 +30,9 @@ def open_searcher(
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
 
-    opened = ImageTextPairDataset.from_webdataset(dataset, backend=backend)
+    opened = ImageTextPairDataset.from_webdataset(
+        dataset, backend=backend, image_member=image_member
+    )
     column = "image_embedding"
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import backend_option, checkpoint_option, main
+from nemo_image_curate.cli.base import backend_option, checkpoint_option, image_member_option, main
 from nemo_image_curate.cli.searching import open_searcher, store_option
 
 
@@ -31,6 +31,7 @@ from nemo_image_curate.cli.searching import open_searcher, store_option
 @click.option("--max-upload", type=click.IntRange(min=1), default=32, show_default=True, help="MB.")
 @checkpoint_option
 @store_option
+@image_member_option
 @backend_option
 def serve(
     dataset: str,
@@ -44,6 +45,7 @@ def serve(
     checkpoint: str | None,
     store: str | None,
     backend: str,
+    image_member: str | None,
 ) -> None:
     """Serve searches over HTTP; with --store also take new images and texts.
 
@@ -51,6 +53,6 @@ def serve(
     """
     from nemo_image_curate.serve import Settings, run_service
 
-    opened, live, searcher = open_searcher(dataset, backend, checkpoint, store)
+    opened, live, searcher = open_searcher(dataset, backend, checkpoint, store, image_member)
     settings = Settings(roots=roots, allowed_hosts=allowed_hosts, max_body=max_upload * 2**20)
     run_service(searcher, opened, live, settings, host=host, port=port, ui=ui, ui_port=ui_port)

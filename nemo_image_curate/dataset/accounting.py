@@ -23,7 +23,10 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns
-from nemo_image_curate.shards.index import Fault, TarIndex
+from nemo_image_curate.shards.faults import Fault
+from nemo_image_curate.shards.index import TarIndex
+from nemo_image_curate.shards.lookup import Tars
+from nemo_image_curate.shards.names import normal_name
 from nemo_image_curate.shards.reader import TarShard
 
 if TYPE_CHECKING:
@@ -103,25 +106,34 @@ class Census:
 
     Parameters
     ----------
-    root : str
-        What shards are relative to.
+    tars : Tars
     id_col : str
     source : Source
     reads_tar : bool
         Whether a remote tar is read if its index is not known already.
     """
 
-    root: str
+    tars: Tars
     id_col: str
     source: Source
     reads_tar: bool = True
 
+    def recorded(self) -> Account | None:
+        """What a save recorded, if it looked for the same image members."""
+        record = dict(self.source.account or {})
+        same = record.pop("image_member", None) == self.tars.image_member
+        return Account(**record) if record and same else None
+
+    def record(self) -> dict[str, Any]:
+        """The account as a save records it; runs on a worker."""
+        return {**dataclasses.asdict(self.take()), "image_member": self.tars.image_member}
+
     def take(self, most_named: int = _NAMED_IN_SHARD) -> Account:
         """Compare rows with samples, by key; runs on a worker."""
-        source = self.source
-        if source.account is not None and most_named == _NAMED_IN_SHARD:
-            return Account(**source.account)
-        account = Account()
+        known = self.recorded() if most_named == _NAMED_IN_SHARD else None
+        if known is not None:
+            return known
+        source, account = self.source, Account()
         try:
             keys = self._keys()
         except DatasetError as error:
@@ -155,7 +167,7 @@ class Census:
     def _compare_shard(
         self, account: Account, shard: str, keys: list[str | None] | None, most_named: int
     ) -> None:
-        location = storage.join(self.root, shard)
+        location = storage.join(self.tars.root, shard)
         if not (self.reads_tar or storage.is_local(location)):
             for name in _OF_TARS:
                 setattr(account, name, None)
@@ -167,7 +179,7 @@ class Census:
             account.rows_in_sidecars += len(rows)
         # Of a file with rows of many shards one does not know what else there is of each.
         is_complete = self.source.shard is not None
-        faults = list(compare(rows, index, is_complete))
+        faults = list(_compare(rows, index, self.tars.image_member, is_complete))
         kinds = Counter(fault.kind for fault in faults)
         without_image = kinds["missing"] + kinds["no image"]
         account.without_image = (account.without_image or 0) + without_image
@@ -178,9 +190,9 @@ class Census:
             account.with_row = len(index.samples) - kinds["no row"]
         else:
             account.samples_in_tars = account.with_row = account.without_row = None
-        told = [*index.faults, *faults]
+        told = [*index.faults, *index.image_faults(self.tars.image_member), *faults]
         if rows and index.samples and kinds["missing"] == len(rows):
-            told = [*index.faults, self._nothing_matches(rows, index), *faults]
+            told.insert(0, self._nothing_matches(rows, index))
         account.note(self.source.label, told, most_named)
 
     def _nothing_matches(self, rows: Sequence[str | None], index: TarIndex) -> Fault:
@@ -196,19 +208,10 @@ class Census:
         )
 
 
-def compare(
-    keys: Sequence[str | None], index: TarIndex, is_complete: bool = True
+def _compare(
+    keys: Sequence[str | None], index: TarIndex, image_member: str | None, is_complete: bool
 ) -> Iterator[Fault]:
-    """Faults between rows and samples.
-
-    Parameters
-    ----------
-    keys : sequence of str or None
-        Of the rows.
-    index : TarIndex
-    is_complete : bool
-        Whether these are all rows of the tar.
-    """
+    """Faults between rows and samples; `is_complete` when these are all rows of the tar."""
     seen: set[str] = set()
     for key in keys:
         if key is None:
@@ -217,12 +220,12 @@ def compare(
         if key in seen:
             yield Fault("duplicate row", key, "the sidecar has this key more than once")
         seen.add(key)
-        if key not in index.samples:
+        if not index.sample(key):
             yield Fault("missing", key, "the row has no member in the tar")
-        elif index.image(key) is None:
-            extensions = ", ".join(member.extension for member in index.samples[key])
-            yield Fault("no image", key, f"members: {extensions}")
+        elif index.image(key, image_member) is None:
+            yield Fault("no image", key, index.why_no_image(key, image_member))
     if is_complete:
+        seen |= set(map(normal_name, seen))
         for key in index.samples:
             if key not in seen:
                 yield Fault("no row", key, "the sample has no row in the sidecar")
@@ -240,8 +243,9 @@ def account_of(dataset: ImageTextPairDataset, progress: bool | None = None) -> A
         Show a progress bar. Default: on a terminal.
     """
     reader, sources = dataset.source()
-    censuses = [Census(reader.root, reader.id_col, source, reads_tar=False) for source in sources]
-    pending = [census for census in censuses if census.source.account is None]
+    censuses = [Census(dataset.tars, reader.id_col, source, reads_tar=False) for source in sources]
+    known = [census.recorded() for census in censuses]
+    pending = [census for census, account in zip(censuses, known, strict=True) if account is None]
     groups = [
         pending[start : start + _SHARDS_PER_TASK]
         for start in range(0, len(pending), _SHARDS_PER_TASK)
@@ -250,10 +254,7 @@ def account_of(dataset: ImageTextPairDataset, progress: bool | None = None) -> A
     labels = [group[0].source.label for group in groups]
     results = jobs.compute_all([count(group) for group in groups], labels, "count", progress)
     taken = iter([account for accounts in results for account in accounts])
-    accounts = [
-        next(taken) if census.source.account is None else census.take() for census in censuses
-    ]
-    whole = total(accounts)
+    whole = total(next(taken) if account is None else account for account in known)
     note_left_out(whole, dataset)
     return whole
 

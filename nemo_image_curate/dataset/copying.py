@@ -15,8 +15,10 @@ from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards.compression import is_plain, plain_tar
 from nemo_image_curate.shards.index import Member, format_idx
 from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
+from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 from nemo_image_curate.shards.writer import TarWriter
 
 # The staged column that says where the members of each row lie.
@@ -106,12 +108,20 @@ def _write_tar(
                 content = next(contents)
                 if member.extension.lower() == "json":
                     content = _with_new_id(content, naming, old_key, key)
-                name = f"{key}.{member.extension}"
-                entries.append((name, tar.add(name, member.extension, content)))
+                extension = member.extension or _ending_of(content, sample)
+                name = f"{key}.{extension}"
+                entries.append((name, tar.add(name, extension, content)))
             written.append(entries)
         tar.close()
         contents.close()
     return written
+
+
+def _ending_of(content: bytes | memoryview, sample: list[Member]) -> str:
+    """What an image without extension is called, beside the other members of its sample."""
+    ending = image_ending(bytes(content[:SIGNATURE_BYTES])) or "bin"
+    taken = {member.extension.lower() for member in sample}
+    return f"image.{ending}" if ending in taken else ending
 
 
 def _contents(
@@ -125,14 +135,14 @@ def _contents(
             stop += 1
         ranges = [member for sample in members[start:stop] for member in sample]
         location = storage.join(root, shards[start])
-        local = storage.is_local(location)
-        yield from _local(location, ranges) if local else _remote(location, ranges)
+        whole = storage.is_local(location) or not is_plain(location)
+        yield from _whole(location, ranges) if whole else _remote(location, ranges)
         start = stop
 
 
-def _local(location: str, ranges: list[Member]) -> Iterator[memoryview]:
-    with open(location, "rb") as file:
-        whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def _whole(location: str, ranges: list[Member]) -> Iterator[memoryview]:
+    with plain_tar(location) as plain:
+        whole = memoryview(mmap.mmap(plain.file.fileno(), 0, access=mmap.ACCESS_READ))
     for member in ranges:
         end = member.offset + member.size
         if end > len(whole):

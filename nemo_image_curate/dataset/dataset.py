@@ -22,7 +22,7 @@ from nemo_image_curate.decode.pillow import decode_image
 from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.errors import DatasetError, ImageError
 from nemo_image_curate.expressions import evaluate
-from nemo_image_curate.shards.lookup import image_bytes
+from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class ImageTextPairDataset:
         metadata: str | os.PathLike[str] | None = None,
         backend: str = "auto",
         skip_unreadable: bool = False,
+        image_member: str | None = None,
     ) -> ImageTextPairDataset:
         """Open a dataset lazily, one partition per shard.
 
@@ -120,6 +121,11 @@ class ImageTextPairDataset:
         skip_unreadable : bool, default False
             Leave out shards whose sidecar is no readable Parquet file, and list them in
             ``unreadable``, instead of refusing the dataset.
+        image_member : str, optional
+            Which member of a sample is its image: the extension, such as ``jpg`` or
+            ``input.jpg``, or a pattern of it, such as ``*.png`` or ``input.*``, in any case.
+            Default: what was saved; else the first member that is called an image or whose bytes
+            are one.
 
         Returns
         -------
@@ -133,7 +139,14 @@ class ImageTextPairDataset:
             When sidecars have no common type for a column.
         """
         return cls._of(
-            open_webdataset(path, id_col, metadata, backend, skip_unreadable=skip_unreadable)
+            open_webdataset(
+                path,
+                id_col,
+                metadata,
+                backend,
+                skip_unreadable=skip_unreadable,
+                image_member=image_member,
+            )
         )
 
     @classmethod
@@ -148,6 +161,21 @@ class ImageTextPairDataset:
     def metadata_path(self) -> str:
         """Where the sidecars are: beside the tars, or the folder that holds the metadata alone."""
         return self.home or self.path
+
+    @property
+    def image_member(self) -> str | None:
+        """Which member of a sample is its image, where that was chosen.
+
+        Recorded of the column ``shard``, and so saved and exported with it.
+        """
+        record = self.provenance.get(SHARD_COLUMN, {})
+        chosen: str | None = record.get("image_member")
+        return chosen
+
+    @property
+    def tars(self) -> Tars:
+        """What finds the bytes of rows."""
+        return Tars(self.path, self.image_member)
 
     @property
     def backend(self) -> frames.Backend:
@@ -287,9 +315,9 @@ class ImageTextPairDataset:
                 where = f"is in several shards: {', '.join(shards)}; give shard=" if shards else ""
                 raise DatasetError(f"key {key!r} {where or 'is not in the dataset'}.")
             shard = shards[0]
-        ((_, content),) = image_bytes(self.path, [key], [shard], use_index_files=True)
+        ((_, content, reason),) = self.tars.image_bytes([key], [shard], use_index_files=True)
         if content is None:
-            raise DatasetError(f"sample {key!r} has no image in {shard}.")
+            raise DatasetError(f"sample {key!r} has no image in {shard}: {reason}.")
         try:
             return decode_image(content)
         except ImageError as error:
@@ -351,7 +379,10 @@ class ImageTextPairDataset:
         folder = None if path is None else storage.normalise(path)
         folder = saving.save_dataset(chosen, folder, progress)
         where: str | list[str] = folder if folder is not None else self.tar_files
-        return self._of(open_webdataset(where, self.id_col, None, self.backend, self.path))
+        opened = open_webdataset(
+            where, self.id_col, None, self.backend, self.path, image_member=self.image_member
+        )
+        return self._of(opened)
 
     def to_webdataset(
         self,

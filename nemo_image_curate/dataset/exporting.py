@@ -24,8 +24,8 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.lookup import open_shards
-from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.shards.lookup import Tars
+from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -79,13 +79,16 @@ def export(
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
-    config = ("export", filter_column, naming.id_col, *([conditions] if conditions else []))
+    config = (
+        *("export", filter_column, naming.id_col, *dataset.tars.content_token()),
+        *([conditions] if conditions else []),
+    )
     targets = saving.plan(frame, sources, locations, False, *config)
     prints = [target.fingerprint for target in targets]
     storage.make_dirs(path)
     newest = max((target.newest_input for target in targets), default=0.0)
     manifest = _read_manifest(path, prints, naming, newest)
-    locate = _Locate(root, naming.id_col, conditions, filter_column, use_index_files)
+    locate = _Locate(dataset.tars, naming.id_col, conditions, filter_column, use_index_files)
     fresh = manifest is None
     if manifest is None:
         summaries = saving.save(frame, targets, provenance, "staging", progress, locate)
@@ -187,7 +190,7 @@ def _read_manifest(
         raise DatasetError(
             f"{path} holds an export of {what}. Choose an empty folder, or delete that one first."
         )
-    if storage.find(path, ".tar"):
+    if storage.find(path, TAR_ENDINGS):
         raise DatasetError(
             f"{path} already holds .tar files that this export did not write. Choose an empty "
             "folder."
@@ -250,13 +253,13 @@ class _Locate:
 
     def __init__(
         self,
-        root: str,
+        tars: Tars,
         id_col: str,
         conditions: tuple[str, ...],
         filter_column: str | None,
         use_index_files: bool,
     ):
-        self.root = root
+        self.tars = tars
         self.id_col = id_col
         self.conditions = conditions
         self.filter_column = filter_column
@@ -281,10 +284,10 @@ class _Locate:
     def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:
         keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
         members: list[list[dict[str, Any]] | None] = [None] * len(keys)
-        for opened, rows in open_shards(self.root, keys, shards, self.use_index_files):
+        for opened, rows in self.tars.open_shards(keys, shards, self.use_index_files):
             for row in rows:
                 # A sample without an image is no sample of a clean image dataset.
-                if opened.index.image(keys[row]) is not None:
-                    sample = opened.index.samples[keys[row]]
+                if self.tars.image_of(opened, keys[row]) is not None:
+                    sample = opened.index.sample(keys[row])
                     members[row] = [member._asdict() for member in sample]
         return members

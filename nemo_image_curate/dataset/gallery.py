@@ -15,7 +15,6 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ImageError
-from nemo_image_curate.shards.lookup import image_bytes
 
 _THUMBNAIL = 192
 
@@ -57,9 +56,11 @@ class Gallery:
         texts = table[captions].to_pylist() if captions in names else [None] * len(keys)
         places = [f"{shard}: {key}" for shard, key in zip(shards, keys, strict=True)]
         pictures = [_reason(f"{place}: missing") for place in places]
-        for row, content in image_bytes(dataset.path, keys, shards, use_index_files=True):
+        for row, content, reason in dataset.tars.image_bytes(keys, shards, use_index_files=True):
             if content is not None:
                 pictures[row] = _picture(content, places[row])
+            else:
+                pictures[row] = _reason(f"{places[row]}: {reason}")
         cells = map(_cell, pictures, keys, texts)
         style = "display:flex;flex-wrap:wrap;gap:8px;font:12px sans-serif"
         return cls(f'<div style="{style}">{"".join(cells)}</div>', keys)

@@ -17,9 +17,10 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest, unfinished
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
-from nemo_image_curate.dataset.sources import MetadataReader, Source
-from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.shards.lookup import Tars
+from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
@@ -49,12 +50,16 @@ def open_webdataset(
     backend: str,
     root: str | None = None,
     skip_unreadable: bool = False,
+    image_member: str | None = None,
 ) -> Opened:
     """Resolve `path` and `metadata` to sources and make the lazy frame of them.
 
     `root` overrides what shard paths are relative to, for a dataset that is opened again.
+    `image_member` is recorded of the column ``shard``; by default as it was saved.
     """
     resolved = frames.resolve_backend(backend)
+    # Refused before anything is read.
+    Tars("", image_member)
     folder = storage.normalise(metadata) if metadata is not None else None
     if folder is None and isinstance(path, (str, os.PathLike)):
         candidate = storage.normalise(path)
@@ -74,10 +79,22 @@ def open_webdataset(
     sources, schemas, provenance, unreadable = read_footers(root, sources, id_col)
     if unreadable and not (skip_unreadable and sources):
         raise DatasetError("\n".join(list(unreadable.values())[:20]))
+    _choose_image_member(provenance, image_member)
     from_tars = {source.label for source in sources if source.sidecar is None}
     schema = common_schema(schemas, id_col, from_tars)
     frame = _frame(root, id_col, schema, resolved, sources)
     return Opened(root, frame, sources, tars, id_col, provenance, folder, orphans, unreadable)
+
+
+def _choose_image_member(provenance: dict[str, Any], image_member: str | None) -> None:
+    """Have the record of the column ``shard`` say which member is a sample's image."""
+    if image_member is not None:
+        provenance[SHARD_COLUMN] = {"image_member": image_member}
+    elif "conflict" in provenance.get(SHARD_COLUMN, {}):
+        raise ConfigError(
+            "shards of this dataset were saved with different image_member. Say which member of a "
+            "sample is its image: image_member='jpg' (--image-member jpg)."
+        )
 
 
 def _frame(
@@ -127,15 +144,17 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
 
 def _tars_of(location: str) -> list[storage.FileInfo]:
     if any(mark in location for mark in "*?["):
-        return [info for info in storage.glob(location) if info.location.lower().endswith(".tar")]
-    if location.lower().endswith(".tar"):
+        return [
+            info for info in storage.glob(location) if info.location.lower().endswith(TAR_ENDINGS)
+        ]
+    if location.lower().endswith(TAR_ENDINGS):
         info = storage.stat(location)
         if info is None:
             raise DatasetError(f"shard {location} does not exist.")
         return [info]
     if not storage.is_dir(location):
         raise DatasetError(f"{location} does not exist (or is neither a folder nor a .tar file).")
-    tars = storage.find(location, ".tar")
+    tars = storage.find(location, TAR_ENDINGS)
     # An export written below its own input is another dataset.
     exports = {storage.parent(info.location) for info in storage.find(location, EXPORT_MANIFEST)}
     return [
@@ -201,9 +220,13 @@ def _from_tars(
     orphans = [
         location
         for location in sidecars
-        if location not in expected and storage.stat(ShardFiles.beside(location).tar) is None
+        if location not in expected and not _has_tar(ShardFiles.beside(location).stem)
     ]
     return root, sources, orphans if sidecar_folder is None else []
+
+
+def _has_tar(stem: str) -> bool:
+    return any(storage.stat(stem + ending) is not None for ending in TAR_ENDINGS)
 
 
 def _escape(folder: str) -> str:

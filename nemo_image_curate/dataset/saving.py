@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -93,14 +92,18 @@ def save_dataset(
         if lineage.aligned and all(source.shard for source in sources):
             names = [ShardFiles.beside(source.shard or "").sidecar for source in sources]
         locations = [storage.join(folder, name) for name in names]
-    config = ("save", dataset.id_col, *([conditions] if conditions else []))
-    targets = plan(frame, sources, locations, locations == own_files, *config)
+    config = ("save", dataset.id_col, *dataset.tars.content_token())
+    targets = plan(
+        *(frame, sources, locations, locations == own_files, *config),
+        *([conditions] if conditions else []),
+    )
     if lineage.aligned:
+        censuses = [Census(dataset.tars, dataset.id_col, source) for source in sources]
         targets = [
-            replace(target, census=Census(dataset.path, dataset.id_col, source))
-            if lineage.reads_images or source.account is not None
+            replace(target, census=census)
+            if lineage.reads_images or census.recorded() is not None
             else target
-            for target, source in zip(targets, sources, strict=True)
+            for target, census in zip(targets, censuses, strict=True)
         ]
     finish = partial(drop_rows, conditions=conditions) if conditions else None
     with storage.exclusive(folder or dataset.path):
@@ -268,7 +271,7 @@ def write_table(
     failed = table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
     errors = count_by_kind(failed)
     summary = {"rows": len(table), "errors": errors, **extra}
-    account = target.census and dataclasses.asdict(target.census.take())
+    account = target.census and target.census.record()
     record = {
         "version": __version__,
         "tar_size": target.tar_size,

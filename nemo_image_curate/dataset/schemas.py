@@ -14,6 +14,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns
+from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.reader import TarShard
 
@@ -57,7 +58,9 @@ def read_footers(
 
     def read(source: Source) -> columns.Footer | DatasetError | None:
         try:
-            return columns.read_footer(source.sidecar_location) if source.sidecar else None
+            if source.sidecar is None:
+                return None
+            return columns.read_footer(source.sidecar_location, source.shard)
         except DatasetError as error:
             return error
 
@@ -82,15 +85,22 @@ def read_footers(
     scanned = iter(dask.compute(*scans))
     schemas, known, provenance = [], [], Provenance()
     unreadable: dict[str, str] = {}
+    told: dict[str, tuple[str, Fault]] = {}
     for source, footer in zip(sources, footers, strict=True):
         if isinstance(footer, DatasetError):
             unreadable[source.sidecar_location] = str(footer)
             continue
         if footer is None:
-            schemas.append((source.label, next(scanned)))
+            schema, faults = next(scanned)
+            schemas.append((source.label, schema))
             known.append(source)
+            for fault in faults:
+                told.setdefault(fault.kind, (source.label, fault))
             continue
         schemas.append((source.sidecar_location, footer.schema))
+        for name, new_name in footer.renamed.items():
+            detail = f"its column {name!r}, which is a name of ours, is {new_name!r} here"
+            told.setdefault(name, (source.sidecar_location, Fault("renamed", "", detail)))
         recorded = footer.record.get("columns")
         provenance.merge(recorded if isinstance(recorded, dict) else {})
         known.append(
@@ -100,6 +110,11 @@ def read_footers(
                 origin=footer.record.get("origin"),
                 account=_recorded_account(source, footer),
             )
+        )
+    for label, fault in told.values():
+        logger.warning(
+            "%s: %s: %s; others like it are in what inspect lists",
+            *(label, f"{fault.kind} {fault.key}".strip(), fault.detail),
         )
     return known, schemas, provenance.columns, unreadable
 
@@ -124,10 +139,14 @@ def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] 
     return account if same_tar and account.get("rows_in_sidecars") == footer.rows else None
 
 
-def _scan_schema(root: str, shard: str, id_col: str) -> pa.Schema:
-    """The columns that a tar's members give; runs on a worker."""
+def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, list[Fault]]:
+    """The columns that a tar's members give, and the first fault of each kind; on a worker."""
     with TarShard(storage.join(root, shard)) as opened:
-        return columns.tar_columns(opened, id_col).schema
+        table, faults = columns.read_tar(opened, id_col)
+    first: dict[str, Fault] = {}
+    for fault in faults:
+        first.setdefault(fault.kind, fault)
+    return table.schema, list(first.values())
 
 
 class Provenance:

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage, tables
-from nemo_image_curate.shards import columns
+from nemo_image_curate.shards import columns, names
 from nemo_image_curate.shards.reader import TarShard
 
-SHARD_COLUMN = "shard"
-# Why a row's image gave nothing; null where all is well.
-ERROR_COLUMN = "image_error"
+SHARD_COLUMN = names.SHARD_COLUMN
+ERROR_COLUMN = names.ERROR_COLUMN
 
 
 @dataclass(frozen=True)
@@ -88,17 +87,19 @@ class MetadataReader:
         table = self.read(source, columns)
         return frames.from_arrow(table, self.backend)
 
-    def read(self, source: Source, names: Sequence[str] | None = None) -> pa.Table:
+    def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
         """Read (some columns of) one source as an Arrow table of the common schema."""
-        names = self.schema.names if names is None else list(names)
-        schema = pa.schema([self.schema.field(name) for name in names])
+        wanted = self.schema.names if wanted is None else list(wanted)
+        schema = pa.schema([self.schema.field(name) for name in wanted])
         if source.sidecar is not None:
             # The id column is read even when only `shard` is wanted: it gives the number of rows.
-            table = columns.read_sidecar(source.sidecar_location, [*names, self.id_col])
+            table = columns.read_sidecar(
+                source.sidecar_location, [*wanted, self.id_col], source.shard
+            )
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
-                table = columns.tar_columns(shard, self.id_col, self.schema)
-        if source.shard is not None and SHARD_COLUMN in names:
+                table, _ = columns.read_tar(shard, self.id_col, self.schema)
+        if source.shard is not None and SHARD_COLUMN in wanted:
             if SHARD_COLUMN in table.column_names:
                 table = table.drop_columns(SHARD_COLUMN)
             shards = pa.array([source.shard] * len(table), pa.string())

@@ -15,7 +15,7 @@ from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_pixels, re
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.decode.reasons import MISSING, reason_of
 from nemo_image_curate.errors import ConfigError, ImageError
-from nemo_image_curate.shards.lookup import image_bytes
+from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.stages.base import Stage
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ImageDigest(Stage):
         """The dataset with the columns, computed when they are needed."""
         self.check()
         frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN)
-        run = _Partition(self, dataset.path, dataset.id_col)
+        run = _Partition(self, dataset.tars, dataset.id_col)
         return dataset.with_columns(run, self.columns(), self.provenance())
 
 
@@ -83,14 +83,14 @@ class _Partition:
     __name__ = "image-digest"
     reads_images = True
 
-    def __init__(self, stage: ImageDigest, root: str, id_col: str):
+    def __init__(self, stage: ImageDigest, tars: Tars, id_col: str):
         self.stage = stage
-        self.root = root
+        self.tars = tars
         self.id_col = id_col
 
     def content_token(self) -> list[Any]:
         # The root is a place, not a content: a dataset that was moved gives the same result.
-        return [*self.stage.content_token(), self.id_col]
+        return [*self.stage.content_token(), self.id_col, *self.tars.content_token()]
 
     def __dask_tokenize__(self) -> Any:
         return normalize_token(self.content_token())
@@ -100,7 +100,8 @@ class _Partition:
         shards = frames.column_to_arrow(frame[SHARD_COLUMN]).to_pylist()
         digests: list[str | None] = [None] * len(keys)
         errors: list[str | None] = [MISSING] * len(keys)
-        for row, content in image_bytes(self.root, keys, shards):
+        for row, content, reason in self.tars.image_bytes(keys, shards):
+            errors[row] = reason
             if content is not None:
                 digests[row], errors[row] = self._digest(content)
         values = {DIGEST_COLUMN: digests, ERROR_COLUMN: errors}

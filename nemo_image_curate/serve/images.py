@@ -85,7 +85,7 @@ class Images:
         if shard not in self.shards:
             raise HTTPException(404, f"there is no shard {shard!r}.")
         opened = _opened(storage.join(self.dataset.path, shard))
-        (data,) = opened.read([opened.index.image(key)])
+        (data,) = opened.read([self.dataset.tars.image_of(opened, key)])
         if data is None:
             raise HTTPException(404, f"there is no image with the key {key!r} in {shard}.")
         return data

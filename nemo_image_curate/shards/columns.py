@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,24 +15,56 @@ import pyarrow.parquet as pq
 
 from nemo_image_curate import storage, tables
 from nemo_image_curate.errors import DatasetError, SchemaError
+from nemo_image_curate.shards.faults import Fault
+from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.shards.reader import TarShard
+from nemo_image_curate.shards.texts import decode_text, guess_encodings
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
+# Members that are texts, and the columns that they become.
+_TEXTS = {"txt": "caption", "cls": "cls"}
+_OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
+# How each ``image_error`` of ours begins.
+_ERROR_KINDS = ("missing", "decode:", "too large:")
+_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
+# Characters of a value in a message.
+_SHOWN = 40
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record."""
+    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record.
+
+    Attributes
+    ----------
+    rows : int
+    schema : pyarrow.Schema
+        As the columns are called here.
+    digest : str
+    record : dict
+    renamed : dict of str to str
+        Columns that others called as one of ours, and what they are called here.
+    """
 
     rows: int
     schema: pa.Schema
     digest: str
     record: dict[str, Any]
+    renamed: dict[str, str]
 
 
-def read_footer(location: str) -> Footer:
+def read_footer(location: str, shard: str | None = None) -> Footer:
     """Read the footer of a Parquet file.
+
+    Parameters
+    ----------
+    location : str
+    shard : str, optional
+        The tar that it is the sidecar of.
 
     Raises
     ------
@@ -41,6 +75,7 @@ def read_footer(location: str) -> Footer:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             metadata = parquet.metadata
             schema = parquet.schema_arrow
+            renamed = _renamed(parquet, shard)
             raw = metadata.metadata or {}
             columns = [
                 column.to_dict()
@@ -54,18 +89,76 @@ def read_footer(location: str) -> Footer:
     digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
     digest.update(repr(sorted(raw.items())).encode())
     record = _json_fields(raw.get(RECORD_KEY))
-    return Footer(metadata.num_rows, tables.storage_schema(schema), digest.hexdigest(), record)
+    schema = pa.schema([one.with_name(renamed.get(one.name, one.name)) for one in schema])
+    plain = tables.storage_schema(schema)
+    return Footer(metadata.num_rows, plain, digest.hexdigest(), record, renamed)
 
 
-def read_sidecar(location: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or those of `columns` that it has, without its metadata."""
+def _renamed(parquet: pq.ParquetFile, shard: str | None) -> dict[str, str]:
+    """Columns called as one of ours in a file that we did not write."""
+    names = parquet.schema_arrow.names
+    if _json_fields((parquet.metadata.metadata or {}).get(RECORD_KEY)):
+        return {}
+    return {
+        name: _free_name(name, names)
+        for name in _OWN_COLUMNS
+        if name in names and not _holds_ours(parquet, name, shard)
+    }
+
+
+def _holds_ours(parquet: pq.ParquetFile, name: str, shard: str | None) -> bool:
+    """Whether a column has our values after all, by its statistics.
+
+    Other programs lose our record when they write a file of ours again.
+    """
+    if name == SHARD_COLUMN and shard is None:
+        return True
+    place = parquet.schema_arrow.names.index(name)
+    for number in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(number)
+        column = next(
+            group.column(one)
+            for one in range(group.num_columns)
+            if group.column(one).path_in_schema.split(".")[0] == name
+        )
+        statistics = column.statistics
+        if statistics is None or not pa.types.is_string(parquet.schema_arrow.field(place).type):
+            return False
+        if statistics.has_null_count and statistics.null_count == group.num_rows:
+            continue
+        if not statistics.has_min_max:
+            return False
+        for bound in (str(statistics.min), str(statistics.max)):
+            if name == SHARD_COLUMN and bound != shard:
+                return False
+            if name == ERROR_COLUMN and not bound.startswith(_ERROR_KINDS):
+                return False
+    return True
+
+
+def read_sidecar(
+    location: str, columns: Sequence[str] | None = None, shard: str | None = None
+) -> pa.Table:
+    """Read a Parquet file, or those of `columns` that it has, without its metadata.
+
+    Parameters
+    ----------
+    location : str
+    columns : sequence of str, optional
+        As they are called here.
+    shard : str, optional
+        The tar that it is the sidecar of.
+    """
     try:
         with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
-            present = names if columns is None else [name for name in columns if name in names]
-            table = parquet.read(columns=present)
+            renamed = _renamed(parquet, shard)
+            own = {renamed.get(name, name): name for name in names}
+            present = list(own) if columns is None else [name for name in columns if name in own]
+            table = parquet.read(columns=[own[name] for name in present])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
+    table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     return tables.conform(table, tables.storage_schema(table.schema))
 
 
@@ -76,32 +169,85 @@ def _unreadable(location: str, error: Exception) -> DatasetError:
     )
 
 
-def tar_columns(shard: TarShard, id_col: str, schema: pa.Schema | None = None) -> pa.Table:
-    """Columns from a tar's own members: key, ``.txt`` as ``caption``, fields of ``.json``.
+def read_tar(
+    shard: TarShard, id_col: str, schema: pa.Schema | None = None
+) -> tuple[pa.Table, list[Fault]]:
+    """Columns from a tar's own members, and what is wrong with them.
 
-    A sample without one of them, or whose JSON is broken, has nulls there. Objects, values of
-    mixed types in one field, and fields that are strings in `schema` become their JSON text.
+    ``.txt`` is ``caption``, ``.cls`` is ``cls`` (of whole numbers, if all are), and each field of
+    ``.json`` a column. A sample without one of them, or whose JSON is broken, has nulls there.
+    Objects, and fields that are strings in `schema`, become their JSON text. So do values of
+    several kinds in one field, unless most of them are numbers: then texts that are none are null.
+    A field called as a column of ours gets another name.
     """
     index = shard.index
     keys = list(index.samples)
+    faults: list[Fault] = []
     columns: dict[str, list[Any]] = {}
-    texts = [index.member(key, ("txt",)) for key in keys]
+    names: dict[str, str] = {}
     fields = [index.member(key, ("json",)) for key in keys]
     for row, content in enumerate(shard.read(fields)):
-        for field, value in _json_fields(content).items():
-            name = field.encode("utf-8", "replace").decode()
+        if content is None:
+            continue
+        try:
+            record = json.loads(content)
+            problem = "" if isinstance(record, dict) else "the .json member is no object"
+        except (ValueError, RecursionError) as error:
+            record, problem = None, str(error)
+        if problem:
+            faults.append(Fault("json", keys[row], f"{problem}; its fields are null"))
+            continue
+        for field, value in record.items():
+            name = names.get(field)
+            if name is None:
+                name = names[field] = field.encode("utf-8", "replace").decode()
+                if name in _OWN_COLUMNS:
+                    name = names[field] = _free_name(name, record)
+                    detail = f"the field {field!r} of .json is the column {name!r}"
+                    faults.append(Fault("renamed", keys[row], detail))
             if name != id_col:
                 columns.setdefault(name, [None] * len(keys))[row] = value
-    if any(texts):
-        captions = columns.setdefault("caption", [None] * len(keys))
-        for row, content in enumerate(shard.read(texts)):
-            if content is not None:
-                captions[row] = content.decode("utf-8", "replace").rstrip("\r\n")
+    for extension, name in _TEXTS.items():
+        members = [index.member(key, (extension,)) for key in keys]
+        if any(members):
+            texts = columns.setdefault(name, [None] * len(keys))
+            for row, content in enumerate(shard.read(members)):
+                if content is not None:
+                    texts[row] = _member_text(content, keys[row], extension, faults)
+    if "cls" in columns and any(index.member(key, ("cls",)) for key in keys):
+        columns["cls"] = _whole_numbers(columns["cls"])
     arrays = {id_col: pa.array(keys, pa.string())}
     texts_wanted = {one.name for one in schema or () if pa.types.is_string(one.type)}
-    arrays |= {name: _column(values, name in texts_wanted) for name, values in columns.items()}
+    for name, values in columns.items():
+        arrays[name] = _column(name, values, name in texts_wanted, keys, faults)
     table = pa.table(arrays)
-    return tables.conform(table, tables.storage_schema(table.schema))
+    return tables.conform(table, tables.storage_schema(table.schema)), faults
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """Another name for a column that is called as one of ours."""
+    name += "_original"
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _member_text(content: bytes, key: str, extension: str, faults: list[Fault]) -> str:
+    text = decode_text(content)
+    if text is None:
+        guesses = " or ".join(guess_encodings(content)) or "binary"
+        detail = f"its .{extension} is not UTF-8 (perhaps {guesses}); bytes of it are replaced"
+        faults.append(Fault("encoding", key, detail))
+        text = content.decode("utf-8", "replace")
+    return text.rstrip("\r\n")
+
+
+def _whole_numbers(values: list[Any]) -> list[Any]:
+    """Labels as integers, where all of them are; those with zeros before them are texts."""
+    texts = [value.strip() for value in values if isinstance(value, str)]
+    if not all(_WHOLE_NUMBER.fullmatch(text) for text in texts):
+        return values
+    return [int(value) if isinstance(value, str) else value for value in values]
 
 
 def _json_fields(content: bytes | None) -> dict[str, Any]:
@@ -114,17 +260,80 @@ def _json_fields(content: bytes | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _column(values: list[Any], as_text: bool) -> pa.Array:
+def _column(
+    name: str, values: list[Any], as_text: bool, keys: list[str], faults: list[Fault]
+) -> pa.Array:
     if not as_text:
-        try:
-            array = pa.array(values)
-            array.validate(full=True)
-            if not _has_objects(array.type):
+        array = _typed(values)
+        if array is not None:
+            return array
+        kinds = {kind for kind in map(_kind, values) if kind}
+        if len(kinds) > 1:
+            array = _mostly_numbers(name, values, keys, faults)
+            if array is not None:
                 return array
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-            pass
+            row = next(row for row, value in enumerate(values) if _kind(value) != _kind(values[0]))
+            detail = (
+                f"the values of {name!r} are {' and '.join(sorted(kinds))}, such as "
+                f"{_shown(values[row])}; the column is text"
+            )
+            faults.append(Fault("mixed", keys[row], detail))
     texts = [None if value is None else _text(value) for value in values]
     return pa.array(texts, pa.string())
+
+
+def _typed(values: list[Any]) -> pa.Array | None:
+    try:
+        array = pa.array(values)
+        array.validate(full=True)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
+    return None if _has_objects(array.type) else array
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "booleans"
+    if isinstance(value, (int, float)):
+        return "numbers"
+    return "texts" if isinstance(value, str) else "lists or objects"
+
+
+def _mostly_numbers(
+    name: str, values: list[Any], keys: list[str], faults: list[Fault]
+) -> pa.Array | None:
+    """The column as numbers, where more values are numbers than not: others are null, and told.
+
+    Each shard decides for itself, so that the type does not depend on the order of the shards.
+    """
+    numbers = [_number(value) for value in values]
+    strange = [
+        row for row, value in enumerate(values) if value is not None and numbers[row] is None
+    ]
+    if sum(number is not None for number in numbers) <= len(strange):
+        return None
+    array = _typed(numbers)
+    if array is not None:
+        for row in strange:
+            detail = f"{name!r} is {_shown(values[row])} where other values are numbers; it is null"
+            faults.append(Fault("mixed", keys[row], detail))
+    return array
+
+
+def _number(value: Any) -> int | float | None:
+    """A JSON number, also one that was written as a text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value) if set(value) & set(".eE") else int(value)
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = _text(json.dumps(value, ensure_ascii=False))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _has_objects(kind: pa.DataType) -> bool:
@@ -179,6 +388,10 @@ def unify(schemas: Iterable[tuple[str, pa.Schema]], from_tars: Collection[str] =
                 ).field(0)
             except pa.ArrowException as error:
                 if has_tar and as_text:
+                    logger.warning(
+                        "%s: column %r is %s, but %s in the shards before it; it becomes text",
+                        *(shard, field.name, field.type, known.type),
+                    )
                     merged[field.name] = pa.field(field.name, pa.string())
                     continue
                 raise SchemaError(

@@ -1,6 +1,5 @@
-r"""Where each sample's members lie in a WebDataset tar, without reading their contents.
+r"""Where each sample's members lie in a WebDataset tar, and which of them is its image.
 
-Header layout: POSIX.1-2017 pax, "ustar Interchange Format", and GNU tar's long names.
 Grouping of members into samples follows webdataset: the key is the path up to the first dot of
 the file name, the extension is all that follows it. Names that are not UTF-8 have their odd bytes
 escaped (``caf\xe9``), so that every key is a string that Arrow can hold.
@@ -8,21 +7,20 @@ escaped (``caf\xe9``), so that every key is a string that Arrow can hold.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import IO, NamedTuple
 
-import numpy as np
+from nemo_image_curate.shards.faults import Fault as Fault
+from nemo_image_curate.shards.headers import Entry, read_entries
+from nemo_image_curate.shards.names import normal_name, split_name
+from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
+from nemo_image_curate.storage import is_hidden
 
-BLOCK = 512
-_ZERO_BLOCK = bytes(BLOCK)
-_REGULAR = frozenset(b"0\x007")
-# Links, devices and folders have no content, even when their size field says so.
-_WITHOUT_CONTENT = frozenset(b"123456")
-# A pax or GNU long-name record larger than this is not a name.
-_MAX_NAME_RECORD = 1 << 20
 # How `tar --list`, and so wds2idx, prints what could not stand in a line of text.
 _QUOTED = re.compile(rb"\\([abtnvfr\\]|[0-7]{3})")
 _UNQUOTED = dict(zip(b"abtnvfr\\", b"\a\b\t\n\v\f\r\\", strict=True))
@@ -31,8 +29,20 @@ _QUOTE = {code: f"\\{code:03o}" for code in (*range(32), 127)} | _QUOTE
 _IDX_ENTRY = re.compile(r"(\S+) ([0-9]{1,18}) ([0-9]{1,18}) (.+?)(?= \S+ [0-9]+ [0-9]+ |$)")
 
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "jp2", "ppm")
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "jif", "png", "apng", "webp", "bmp", "dib", "tif", "tiff"),
+        *("gif", "avif", "heic", "heif", "jxl", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "qoi"),
+    )
 )
+# Never looked into for images.
+_OTHER_EXTENSIONS = frozenset(
+    (
+        *("txt", "json", "cls", "caption", "csv", "tsv", "xml", "html", "yaml", "npy", "npz"),
+        *("pt", "pth", "pyd", "pkl", "pickle", "safetensors", "parquet", "mp4", "mp3", "wav"),
+    )
+)
+# What ``image_error`` says of a row whose key is not in the tar.
+MISSING = "missing"
 
 
 class Member(NamedTuple):
@@ -41,14 +51,6 @@ class Member(NamedTuple):
     extension: str
     offset: int
     size: int
-
-
-class Fault(NamedTuple):
-    """Something wrong in a shard: what kind, which key it concerns ("" for the whole tar), how."""
-
-    kind: str
-    key: str
-    detail: str
 
 
 @dataclass
@@ -60,46 +62,129 @@ class TarIndex:
     samples : dict of str to list of Member
         Key to members, both in tar order.
     faults : list of Fault
-        Kinds: ``truncated``, ``corrupt``, ``duplicate``, ``interleaved``, ``unnamed``, ``sparse``,
-        ``link``.
+        Kinds: see `FAULT_KINDS` of ``shards/faults.py``.
+    unlabelled : dict of str to list of Member
+        Of samples without a member that is called an image: those whose bytes are one.
     """
 
     samples: dict[str, list[Member]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+    unlabelled: dict[str, list[Member]] = field(default_factory=dict)
 
-    def image(self, key: str) -> Member | None:
-        """The image member of a sample (the first, if there are several), or None."""
-        return self.member(key, IMAGE_EXTENSIONS)
+    def sample(self, key: str) -> Sequence[Member]:
+        """The members of a sample, none when it is not there; a key may begin with ``./``."""
+        return self.samples.get(key) or self.samples.get(normal_name(key)) or ()
+
+    def image(self, key: str, image_member: str | None = None) -> Member | None:
+        """The image member of a sample (the first, if there are several), or None.
+
+        Parameters
+        ----------
+        key : str
+        image_member : str, optional
+            Which member it is: its extension, such as ``jpg`` or ``input.jpg``, or a pattern of
+            it, such as ``*.png`` or ``input.*``, in any case. Default: the one that is called an
+            image; if only the last part of its extension says so, that; else one whose bytes are
+            an image.
+        """
+        images = self._images(key, image_member)
+        return images[0] if images else None
+
+    def _images(self, key: str, image_member: str | None) -> Sequence[Member]:
+        sample = self.sample(key)
+        if image_member is not None:
+            return [one for one in sample if _matches(one.extension, image_member)]
+        rank = max((_image_rank(one.extension) for one in sample), default=0)
+        if rank == 0:
+            return self.unlabelled.get(key) or self.unlabelled.get(normal_name(key)) or ()
+        return [one for one in sample if _image_rank(one.extension) == rank]
 
     def member(self, key: str, extensions: Iterable[str]) -> Member | None:
         """The first member of a sample with one of the (lower-case) extensions, or None."""
-        for member in self.samples.get(key, ()):
+        for member in self.sample(key):
             if member.extension.lower() in extensions:
                 return member
         return None
 
+    def why_no_image(self, key: str, image_member: str | None = None) -> str:
+        """What ``image_error`` says of a sample without an image."""
+        sample = self.sample(key)
+        if not sample:
+            return MISSING
+        names = ", ".join(one.extension or "without extension" for one in sample)
+        if image_member is not None:
+            return f"{MISSING}: none of its members ({names}) is image_member={image_member!r}"
+        return f"{MISSING}: none of its members ({names}) is an image; image_member= chooses one"
 
-def split_name(name: str) -> tuple[str, str] | None:
-    """Key and extension of a member's name, or None when it belongs to no sample."""
-    folder, slash, base = name.rpartition("/")
-    stem, dot, extension = base.partition(".")
-    return (folder + slash + stem, extension) if stem and dot else None
+    def image_faults(self, image_member: str | None = None) -> Iterator[Fault]:
+        """``several images``: samples of which one image is taken although there are others."""
+        for key in self.samples:
+            images = self._images(key, image_member)
+            if len(images) > 1:
+                names = ", ".join(one.extension for one in images)
+                first = images[0].extension
+                detail = f"its images are {names}; {first} is taken; image_member= chooses one"
+                yield Fault("several images", key, detail)
+
+
+@functools.lru_cache(maxsize=4096)
+def _image_rank(extension: str) -> int:
+    """2: called an image; 1: the last part of the extension says so; 0: neither."""
+    lowered = extension.lower()
+    if lowered in IMAGE_EXTENSIONS:
+        return 2
+    return int(lowered.rpartition(".")[2] in IMAGE_EXTENSIONS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _matches(extension: str, pattern: str) -> bool:
+    lowered, pattern = extension.lower(), pattern.lower()
+    return fnmatchcase(lowered, pattern) or fnmatchcase(f".{lowered}", pattern)
 
 
 def scan(file: IO[bytes]) -> TarIndex:
-    """Index a local tar file by hopping from header to header.
+    """Index a local tar file, not packed, by hopping from header to header.
 
     Whatever is whole before a fault is kept; nothing is raised for a broken tar.
     """
-    file.seek(0, 2)
-    end = file.tell()
     index = TarIndex()
-    if end == 0:
+    if file.seek(0, 2) == 0:
         index.faults.append(Fault("truncated", "", "the file is empty"))
         return index
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        _group(index, _entries(data, end, index.faults))
+
+        def head(offset: int, size: int) -> bytes:
+            return data[offset : offset + min(size, SIGNATURE_BYTES)]
+
+        def is_image(offset: int, size: int) -> bool:
+            return image_ending(head(offset, size)) is not None
+
+        _group(index, read_entries(data, index.faults), is_image)
+        note_unlabelled(index, lambda members: [head(one.offset, one.size) for one in members])
     return index
+
+
+def note_unlabelled(index: TarIndex, heads: Callable[[Sequence[Member]], Iterable[bytes]]) -> None:
+    """Look for images among members that are not called so, where no member of a sample is.
+
+    Parameters
+    ----------
+    index : TarIndex
+        Its ``unlabelled`` is filled.
+    heads : callable
+        Takes members and gives the first bytes of each.
+    """
+    unsure = [
+        (key, member)
+        for key, sample in index.samples.items()
+        if not any(_image_rank(member.extension) for member in sample)
+        for member in sample
+        if member.extension.lower().rpartition(".")[2] not in _OTHER_EXTENSIONS
+    ]
+    members = [member for _, member in unsure]
+    for (key, member), head in zip(unsure, heads(members), strict=True):
+        if image_ending(head) is not None:
+            index.unlabelled.setdefault(key, []).append(member)
 
 
 def parse_idx(text: str) -> TarIndex | None:
@@ -126,7 +211,7 @@ def parse_idx(text: str) -> TarIndex | None:
                 name = _unquoted(name)
             if len(name) > 25 and len(name.encode("utf-8", "surrogateescape")) > 100:
                 return None
-            entries.append((name, int(offset), int(size)))
+            entries.append((normal_name(name), int(offset), int(size)))
     index = TarIndex()
     _group(index, entries)
     return index
@@ -155,10 +240,15 @@ def format_idx(samples: Iterable[Iterable[tuple[str, Member]]]) -> str:
     return "\n".join([f"v1.2 {len(lines)}", *lines]) + "\n"
 
 
-def _group(index: TarIndex, entries: Iterable[tuple[str, int, int]]) -> None:
+def _group(
+    index: TarIndex, entries: Sequence[Entry], is_image: Callable[[int, int], bool] | None = None
+) -> None:
     samples, faults = index.samples, index.faults
     last: str | None = None
     flagged: set[tuple[str, str]] = set()
+    # Seldom any is, and to ask once costs less than to ask of each.
+    some_hidden = is_hidden("\0".join([name for name, _, _ in entries]))
+    hidden: list[str] = []
 
     def flag(kind: str, key: str, detail: str) -> None:
         if (kind, key) not in flagged:
@@ -166,202 +256,35 @@ def _group(index: TarIndex, entries: Iterable[tuple[str, int, int]]) -> None:
             faults.append(Fault(kind, key, detail))
 
     for name, offset, size in entries:
+        if some_hidden and is_hidden(name):
+            hidden.append(name)
+            continue
         parts = split_name(name)
         if parts is None:
-            flag("unnamed", name, "the name has no key and extension; the member is left out")
-            continue
+            base = name.rpartition("/")[2]
+            if "." in base or is_image is None or not is_image(offset, size):
+                detail = "the name has no key and extension; the member is left out"
+                flag("unnamed", name, detail)
+                continue
+            parts = name, ""
         key, extension = parts
+        member = Member(extension, offset, size)
         members = samples.get(key)
         if members is None:
-            samples[key] = [Member(extension, offset, size)]
-        elif any(member.extension == extension for member in members):
-            flag("duplicate", key, f"a second .{extension} at byte {offset} is left out")
+            samples[key] = [member]
+            last = key
+            continue
+        for place, other in enumerate(members):
+            if other[0] == extension:
+                detail = f"{name} at byte {offset} takes the place of that at byte {other.offset}"
+                flag("duplicate", key, f"{detail}: the last one counts, as tar extracts it")
+                members[place] = member
+                break
         else:
             if key != last:
                 flag("interleaved", key, f"its .{extension} stands apart from its other members")
-            members.append(Member(extension, offset, size))
+            members.append(member)
         last = key
-
-
-def _entries(data: mmap.mmap, end: int, faults: list[Fault]) -> Iterator[tuple[str, int, int]]:
-    """(name, data offset, size) of every regular member before the first fault."""
-    headers = _Headers()
-    _walk(data, end, headers, faults)
-    good = headers.count_good()
-    if good < len(headers.headers):
-        faults[:] = [fault for fault in faults if fault.kind in ("sparse", "link")]
-        at = headers.starts[good]
-        faults.append(Fault("corrupt", "", f"header checksum wrong at byte {at}"))
-    rows = zip(headers.names(), headers.starts[:good], headers.sizes, strict=False)
-    # A directory can be written as a regular member whose name ends in a slash.
-    return ((name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/")
-
-
-class _Headers:
-    """The regular headers of a tar, gathered so that their fields are parsed all together."""
-
-    def __init__(self) -> None:
-        self.headers: list[bytes] = []
-        self.starts: list[int] = []
-        self.sizes: list[int] = []
-        self.renamed: dict[int, str] = {}
-
-    def _blocks(self) -> np.ndarray:
-        return np.frombuffer(b"".join(self.headers), dtype=np.uint8).reshape(-1, BLOCK)
-
-    def count_good(self) -> int:
-        """How many headers come before the first whose checksum is wrong."""
-        if not self.headers:
-            return 0
-        blocks = self._blocks()
-        field = blocks[:, 148:156]
-        sums = blocks.sum(axis=1, dtype=np.int64) - field.sum(axis=1, dtype=np.int64)
-        sums += 8 * ord(" ")
-        digits = field[:, :6].astype(np.int64) - ord("0")
-        stored = digits @ (8 ** np.arange(5, -1, -1))
-        # Writers pad this field in more than one way.
-        for row in np.flatnonzero((digits < 0).any(axis=1) | (digits > 7).any(axis=1)):
-            stored[row] = _octal(field[row].tobytes()) or 0
-        bad = np.flatnonzero(sums != stored)
-        return int(bad[0]) if len(bad) else len(self.headers)
-
-    def names(self) -> list[str]:
-        """The members' full names."""
-        if not self.headers:
-            return []
-        blocks = self._blocks()
-        raw = np.ascontiguousarray(blocks[:, :100]).view("S100").ravel().tolist()
-        names = [name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") for name in raw]
-        for row in np.flatnonzero(blocks[:, 345]):
-            header = self.headers[row]
-            # GNU's own format keeps other things where ustar keeps the prefix.
-            if header[257:263] == b"ustar\0":
-                prefix = header[345:500].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
-                names[row] = f"{prefix}/{names[row]}"
-        for number, name in self.renamed.items():
-            names[number] = name
-        return names
-
-
-def _walk(data: mmap.mmap, end: int, headers: _Headers, faults: list[Fault]) -> None:
-    """Hop from header to header up to the end of the archive or the first fault."""
-    position = 0
-    pax: dict[str, str] = {}
-    long_name: str | None = None
-    while True:
-        header = data[position : position + BLOCK]
-        if len(header) < BLOCK:
-            faults.append(Fault("truncated", "", f"no end-of-archive marker at byte {position}"))
-            return
-        kind = header[156]
-        size = _octal(header[124:136])
-        if size is None or (kind == 0 and header == _ZERO_BLOCK):
-            if header != _ZERO_BLOCK:
-                faults.append(Fault("corrupt", "", f"no tar header at byte {position}"))
-            return
-        start = position + BLOCK
-        if kind in _REGULAR:
-            if pax or long_name:
-                size = int(pax.get("size", size))
-                name = pax.get("path") or long_name
-                if "GNU.sparse.name" in pax or "GNU.sparse.map" in pax:
-                    faults.append(
-                        _left_out("sparse", pax.get("GNU.sparse.name") or _text(header[:100]))
-                    )
-                    name = "/"
-                if name:
-                    headers.renamed[len(headers.headers)] = name
-                pax, long_name = {}, None
-            if start + size > end:
-                name = headers.renamed.pop(len(headers.headers), "") or _text(header[:100])
-                key = (split_name(name) or (name, ""))[0]
-                detail = f"{name} ends {start + size - end} bytes after the file"
-                faults.append(Fault("truncated", key, detail))
-                return
-            headers.headers.append(header)
-            headers.starts.append(position)
-            headers.sizes.append(size)
-        elif sum(header) - sum(header[148:156]) + 8 * ord(" ") != _octal(header[148:156]):
-            # Rare kinds are checked here; regular headers are checked together afterwards.
-            faults.append(Fault("corrupt", "", f"header checksum wrong at byte {position}"))
-            return
-        elif kind in b"xL" and size <= _MAX_NAME_RECORD:
-            record = data[start : start + size]
-            if kind == ord("x"):
-                pax = _pax(record)
-            else:
-                long_name = _text(record)
-        elif kind not in b"gK":
-            if kind == ord("S"):
-                faults.append(_left_out("sparse", long_name or _text(header[:100])))
-                start = _after_sparse_map(data, position)
-            elif kind in _WITHOUT_CONTENT:
-                size = 0
-                if kind != ord("5"):
-                    faults.append(_left_out("link", long_name or _text(header[:100])))
-            pax, long_name = {}, None
-        position = start + -(-size // BLOCK) * BLOCK
-
-
-def is_header_of(header: bytes, key: str, member: Member) -> bool:
-    """Whether a tar header is that of a member, under its full name."""
-    if len(header) < BLOCK or header[156] not in _REGULAR:
-        return False
-    name = _text(header[:100])
-    if header[257:263] == b"ustar\0" and header[345]:
-        name = f"{_text(header[345:500])}/{name}"
-    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
-    return (name, _octal(header[124:136]), _octal(header[148:156])) == (
-        f"{key}.{member.extension}",
-        member.size,
-        total,
-    )
-
-
-def _left_out(kind: str, name: str) -> Fault:
-    description = {"sparse": "stored with holes", "link": "a link or device, without content"}[kind]
-    key = (split_name(name) or (name, ""))[0]
-    return Fault(kind, key, f"{name} is {description}; the member is left out")
-
-
-def _after_sparse_map(data: mmap.mmap, position: int) -> int:
-    """Where the content of an old GNU sparse member starts: after blocks that list its pieces."""
-    start = position + BLOCK
-    marker = data[position + 482 : position + 483]
-    while marker not in (b"", b"\0"):
-        marker = data[start + 504 : start + 505]
-        start += BLOCK
-    return start
-
-
-def _octal(field: bytes) -> int | None:
-    """The value of a numeric header field, or None when it holds something else."""
-    try:
-        value = int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        if not field[0] & 0x80:
-            return None
-        # GNU base-256 for sizes of 8 GiB and more.
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return value if value >= 0 else None
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
-
-
-def _pax(record: bytes) -> dict[str, str]:
-    """The ``length key=value`` lines of a pax extended header."""
-    values = {}
-    position = 0
-    while position < len(record):
-        length, separator, _ = record[position : position + 20].partition(b" ")
-        if not separator or not length.isdigit() or int(length) <= len(length) + 1:
-            break
-        line = record[position + len(length) + 1 : position + int(length) - 1]
-        name, _, value = line.partition(b"=")
-        values[name.decode("utf-8", "replace")] = value.decode("utf-8", "backslashreplace")
-        position += int(length)
-    if not re.fullmatch(r"[0-9]{1,19}", values.get("size", "0")):
-        del values["size"]
-    return values
+    if hidden:
+        detail = f"{len(hidden)} files of operating systems are left out, such as {hidden[0]}"
+        faults.append(Fault("hidden", "", detail))

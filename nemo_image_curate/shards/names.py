@@ -1,4 +1,4 @@
-"""What shards, the files of one, and samples are called."""
+"""What shards, the files of one, members and samples are called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 # Digits of a shard's number.
 SHARD_DIGITS = 5
-_ENDINGS = (".tar", ".parquet", ".idx")
+# The column of every frame that says in which tar a row's members are.
+SHARD_COLUMN = "shard"
+# Why a row's image gave nothing; null where all is well.
+ERROR_COLUMN = "image_error"
+# Tars, also packed ones.
+TAR_ENDINGS = (
+    *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tzst"),
+    *(".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz"),
+)
+_ENDINGS = (*TAR_ENDINGS, ".parquet", ".idx")
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class ShardFiles:
 
     @property
     def tar(self) -> str:
-        """The tar."""
+        """The tar that we write."""
         return f"{self.stem}.tar"
 
     @property
@@ -51,3 +60,27 @@ def shard_name(number: int, digits: int = SHARD_DIGITS) -> str:
 def sample_key(shard: str, row: int, samples_per_shard: int) -> str:
     """The key of a sample: the shard's name, then its row with a fixed number of digits."""
     return f"{shard}{row:0{len(str(samples_per_shard - 1))}d}"
+
+
+def normal_name(name: str) -> str:
+    """A member's name without ``./`` and with single slashes, as tar would extract it."""
+    if "./" not in name and "//" not in name:
+        return name
+    parts = name.split("/")
+    last = len(parts) - 1
+    kept = [
+        part for number, part in enumerate(parts) if part != "." and (part or number in (0, last))
+    ]
+    return "/".join(kept)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and extension of a member's name, or None when it belongs to no sample."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    return (folder + slash + stem, extension) if stem and dot else None
+
+
+def member_name(key: str, extension: str) -> str:
+    """The name of a sample's member; the opposite of `split_name`."""
+    return f"{key}.{extension}" if extension else key

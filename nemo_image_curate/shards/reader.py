@@ -4,24 +4,79 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.index import BLOCK, Member, TarIndex, is_header_of, parse_idx, scan
-from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.shards.compression import plain_tar
+from nemo_image_curate.shards.headers import BLOCK, is_header_of
+from nemo_image_curate.shards.index import Member, TarIndex, note_unlabelled, parse_idx, scan
+from nemo_image_curate.shards.names import ShardFiles, member_name
+from nemo_image_curate.shards.signatures import SIGNATURE_BYTES
 
 # Ranges of a remote shard that one request round asks for together.
 _RANGES_AT_ONCE = 64
+# Members of the indexes that a process remembers: about 50 MB.
+_REMEMBERED_MEMBERS = 2**18
+
+
+class _Memory:
+    """The indexes of the last tars that this process has looked into."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._indexes: OrderedDict[Any, tuple[TarIndex, int]] = OrderedDict()
+
+    def get(self, identity: Any) -> TarIndex | None:
+        with self._lock:
+            if identity not in self._indexes:
+                return None
+            self._indexes.move_to_end(identity)
+            return self._indexes[identity][0]
+
+    def put(self, identity: Any, index: TarIndex) -> None:
+        size = sum(map(len, index.samples.values())) + len(index.faults)
+        with self._lock:
+            self._indexes[identity] = index, size
+            self._indexes.move_to_end(identity)
+            total = sum(size for _, size in self._indexes.values())
+            # The last one always stays.
+            while total > _REMEMBERED_MEMBERS and len(self._indexes) > 1:
+                total -= self._indexes.popitem(last=False)[1][1]
+
+
+_memory = _Memory()
+
+
+def _identity(location: str) -> tuple[Any, ...]:
+    """What changes with a tar's content.
+
+    Raises
+    ------
+    FileNotFoundError
+    """
+    if storage.is_local(location):
+        status = os.stat(location)
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return (location, status.st_dev, status.st_ino, status.st_size, *times)
+    info = storage.stat(location)
+    if info is None:
+        raise FileNotFoundError(location)
+    return (location, info.size, info.mtime)
 
 
 class TarShard:
     """One tar shard, open for reading.
 
     A local tar is memory-mapped. A remote one is copied to an unnamed local file, unless its
-    ``.idx`` file says where the members are: then only the wanted ranges are read.
+    ``.idx`` file says where the members are: then only the wanted ranges are read. A packed one is
+    unpacked to an unnamed local file. Its index is remembered: as long as the tar stays as it is,
+    it is not scanned again, and nothing is fetched before the first read.
 
     Parameters
     ----------
@@ -45,28 +100,65 @@ class TarShard:
         self.use_index_file = use_index_file
         self.index: TarIndex
         self._stack = ExitStack()
+        self._opening = threading.Lock()
         self._data: mmap.mmap | bytes | None = None
+        self._by_ranges = False
 
     def __enter__(self) -> TarShard:
-        index = self._read_idx() if self.use_index_file else None
         try:
-            if index is not None and not storage.is_local(self.location):
-                self.index = index
-                return self
-            file = self._stack.enter_context(storage.fetched(self.location))
-            self.index = scan(file) if index is None else index
-            self._data = b""
-            if os.fstat(file.fileno()).st_size:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                self._data = self._stack.enter_context(mapped)
+            identity = _identity(self.location)
+            index = _memory.get(identity)
+            if index is None and self.use_index_file:
+                index = self._read_idx()
+                self._by_ranges = index is not None and not storage.is_local(self.location)
+            if index is None:
+                index = self._scan()
+                # One that grew meanwhile has another identity now.
+                if _identity(self.location) == identity:
+                    _memory.put(identity, index)
+            self.index = index
         except FileNotFoundError as error:
+            self._stack.close()
             raise DatasetError(
                 f"shard {self.location} does not exist. If the tars were moved, open the dataset "
                 "with from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
             ) from error
         except OSError as error:
-            raise DatasetError(f"cannot read shard {self.location}: {error}") from error
+            self._stack.close()
+            raise self._unreadable(error) from error
+        except BaseException:
+            self._stack.close()
+            raise
         return self
+
+    def _unreadable(self, error: OSError) -> DatasetError:
+        return DatasetError(f"cannot read shard {self.location}: {error}")
+
+    def _scan(self) -> TarIndex:
+        plain = self._stack.enter_context(plain_tar(self.location))
+        index = scan(plain.file)
+        if plain.fault is not None:
+            # That the tar ends too early, too, says nothing more.
+            index.faults = [one for one in index.faults if one.kind != "truncated" or one.key]
+            index.faults.insert(0, plain.fault)
+        self._data = self._mapped(plain.file)
+        return index
+
+    def _mapped(self, file: Any) -> mmap.mmap | bytes:
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        return self._stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def _content(self) -> mmap.mmap | bytes:
+        """The tar's plain bytes, fetched or unpacked when they are first needed."""
+        with self._opening:
+            if self._data is None:
+                try:
+                    plain = self._stack.enter_context(plain_tar(self.location))
+                except OSError as error:
+                    raise self._unreadable(error) from error
+                self._data = self._mapped(plain.file)
+            return self._data
 
     def __exit__(
         self,
@@ -74,6 +166,7 @@ class TarShard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._data = None
         self._stack.close()
 
     def _read_idx(self) -> TarIndex | None:
@@ -83,7 +176,16 @@ class TarShard:
         if tar is None or idx is None or idx.mtime < tar.mtime:
             return None
         index = parse_idx(storage.read_bytes(location).decode("utf-8", "surrogateescape"))
-        return index if index is not None and self._describes(index, tar.size) else None
+        if index is None or not self._describes(index, tar.size):
+            return None
+        note_unlabelled(index, self._heads)
+        return index
+
+    def _heads(self, members: Sequence[Member]) -> Iterator[bytes]:
+        for start in range(0, len(members), _RANGES_AT_ONCE):
+            some = members[start : start + _RANGES_AT_ONCE]
+            ranges = [(one.offset, min(one.size, SIGNATURE_BYTES)) for one in some]
+            yield from storage.read_ranges(self.location, ranges)
 
     def _describes(self, index: TarIndex, size: int) -> bool:
         """Whether an index is of this very tar: its first and last member, and nothing after."""
@@ -96,15 +198,17 @@ class TarShard:
             return False
         starts = (first[1].offset - BLOCK, last[1].offset - BLOCK, end)
         blocks = storage.read_ranges(self.location, [(start, BLOCK) for start in starts])
-        fits = is_header_of(blocks[0], *first) and is_header_of(blocks[1], *last)
+        fits = all(
+            is_header_of(block, member_name(key, member.extension), member.size)
+            for block, (key, member) in zip(blocks, (first, last), strict=False)
+        )
         return fits and not any(blocks[2])
 
     def read(self, members: Iterable[Member | None]) -> Iterator[bytes | None]:
         """Yield the bytes of members in the given order; None stays None."""
-        if self._data is not None:
-            data = self._data
+        if not self._by_ranges:
             for member in members:
-                yield None if member is None else data[member.offset : member.offset + member.size]
+                yield None if member is None else self._bytes(member)
             return
         pending: list[Member | None] = []
         for member in members:
@@ -119,3 +223,10 @@ class TarShard:
         contents = iter(storage.read_ranges(self.location, ranges) if ranges else ())
         for member in members:
             yield None if member is None else next(contents)
+
+    def _bytes(self, member: Member) -> bytes:
+        data = self._data if self._data is not None else self._content()
+        end = member.offset + member.size
+        if end > len(data):
+            raise DatasetError(f"{self.location} became shorter while it was read.")
+        return data[member.offset : end]

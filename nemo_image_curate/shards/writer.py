@@ -7,7 +7,8 @@ import tarfile
 from collections.abc import Sequence
 from typing import IO
 
-from nemo_image_curate.shards.index import BLOCK, Member
+from nemo_image_curate.shards.headers import BLOCK
+from nemo_image_curate.shards.index import Member
 
 # writev takes at most IOV_MAX (1024 on Linux) pieces.
 _PIECES = 1000

@@ -25,7 +25,7 @@ from nemo_image_curate.decode.decoder import image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.lookup import image_bytes, rows_by_shard
+from nemo_image_curate.shards.lookup import RowImage, Tars, rows_by_shard
 from nemo_image_curate.stages.pass_result import PassResult
 from nemo_image_curate.stages.prefetch import DeviceQueue, ahead
 
@@ -119,7 +119,7 @@ class ImagePass:
         provenance: dict[str, Any] = {}
         for stage in self.stages:
             provenance |= stage.provenance()
-        run = _Partition(self, dataset.path, dataset.id_col)
+        run = _Partition(self, dataset.tars, dataset.id_col)
         return dataset.with_columns(run, self.columns(), provenance)
 
 
@@ -147,14 +147,14 @@ class _Partition:
     __name__ = "image-pass"
     reads_images = True
 
-    def __init__(self, image_pass: ImagePass, root: str, id_col: str):
+    def __init__(self, image_pass: ImagePass, tars: Tars, id_col: str):
         self.image_pass = image_pass
-        self.root = root
+        self.tars = tars
         self.id_col = id_col
 
     def content_token(self) -> list[Any]:
         # The root is a place, not a content: a dataset that was moved gives the same result.
-        return [*self.image_pass.content_token(), self.id_col]
+        return [*self.image_pass.content_token(), self.id_col, *self.tars.content_token()]
 
     def __dask_tokenize__(self) -> Any:
         return normalize_token(self.content_token())
@@ -213,17 +213,14 @@ class _Partition:
             tokenize(device, image_pass.preprocessing, options, owner),
             lambda: image_decoder(image_pass.preprocessing, device, **options),
         )
-        row_numbers: list[int] = []
-        encoded: list[bytes | None] = []
-        contents = image_bytes(self.root, result.keys, result.shards, image_pass.use_index_files)
-        for row, content in contents:
-            row_numbers.append(row)
-            encoded.append(content)
-            if len(row_numbers) == size:
-                yield row_numbers, decoder.decode(encoded)
-                row_numbers, encoded = [], []
-        if row_numbers:
-            yield row_numbers, decoder.decode(encoded)
+        images: list[RowImage] = []
+        for image in self.tars.image_bytes(result.keys, result.shards, image_pass.use_index_files):
+            images.append(image)
+            if len(images) == size:
+                yield _decode(decoder, images)
+                images = []
+        if images:
+            yield _decode(decoder, images)
 
     def _loaded(self, result: PassResult) -> Generator[tuple[list[int], DecodedBatch]]:
         load = self.image_pass.load_shard
@@ -232,7 +229,7 @@ class _Partition:
             waiting: dict[str, list[int]] = {}
             for row in shard_rows:
                 waiting.setdefault(result.keys[row], []).append(row)
-            for pixels, keys in load(storage.join(self.root, shard)):
+            for pixels, keys in load(storage.join(self.tars.root, shard)):
                 if len(pixels) != len(keys):
                     raise DatasetError(
                         f"{shard}: load_dataset_shard gave {len(pixels)} images with {len(keys)} "
@@ -244,6 +241,14 @@ class _Partition:
                 if pairs:
                     chosen = pixels[[number for number, _ in pairs]]
                     yield [row for _, row in pairs], _all_good(chosen)
+
+
+def _decode(decoder: Any, images: Sequence[RowImage]) -> tuple[list[int], DecodedBatch]:
+    batch: DecodedBatch = decoder.decode([image.content for image in images])
+    for number, image in enumerate(images):
+        if image.content is None:
+            batch.errors[number] = image.reason
+    return [image.row for image in images], batch
 
 
 def _all_good(pixels: Any) -> DecodedBatch:

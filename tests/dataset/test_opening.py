@@ -214,10 +214,12 @@ def test_id_column_of_another_name(tmp_path):
     ]
 
 
-def test_a_shard_column_of_the_sidecar_is_replaced(tmp_path):
+def test_a_shard_column_of_the_sidecar_gets_another_name_and_is_told(tmp_path, caplog):
     make_dataset(tmp_path, sizes=[1], sidecars=False)
     write_sidecar(tmp_path / "00000.parquet", {"shard": [17], "key": ["000000000"]})
-    assert rows_of(open_dataset(tmp_path)) == [{"key": "000000000", "shard": "00000.tar"}]
+    row = {"key": "000000000", "shard": "00000.tar", "shard_original": 17}
+    assert rows_of(open_dataset(tmp_path)) == [row]
+    assert "00000.parquet: renamed: its column 'shard'" in caplog.text
 
 
 def test_sidecars_without_tar_are_told_and_left_out(tmp_path, caplog):

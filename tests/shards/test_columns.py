@@ -19,7 +19,7 @@ from tests.make_data import fields_of, jpeg, make_dataset, write_sidecar, write_
 
 def from_tar(path, id_col="key") -> pa.Table:
     with TarShard(str(path)) as shard:
-        return columns.tar_columns(shard, id_col)
+        return columns.read_tar(shard, id_col)[0]
 
 
 def from_json(tmp_path, *values: object) -> pa.Table:
@@ -59,9 +59,92 @@ def test_images_alone_and_empty_tars(tmp_path):
 
 
 def test_mixed_types_become_text(tmp_path):
-    table = from_json(tmp_path, {"a": 1, "b": [1]}, {"a": "x", "b": {"z": 1}}, {"a": 1.5})
-    assert table["a"].to_pylist() == ["1", "x", "1.5"]
+    table = from_json(tmp_path, {"a": 1, "b": [1]}, {"a": "x", "b": {"z": 1}}, {"a": "y"})
+    assert table["a"].to_pylist() == ["1", "x", "y"]
     assert table["b"].to_pylist() == ["[1]", '{"z": 1}', None]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "told"),
+    [
+        ([512, 640, "n/a", 800], [512, 640, None, 800], ["2"]),
+        ([512, "640", 800], [512, 640, 800], []),
+        ([5, " 6.5 ", 1.0, "1e2"], [5.0, 6.5, 1.0, 100.0], []),
+        ([1, True, 2, [3], 4], [1, None, 2, None, 4], ["1", "3"]),
+        (["n/a", 640, None], ["n/a", "640", None], ["1"]),
+        (["a", "b", 3], ["a", "b", "3"], ["2"]),
+        ([1, {"a": 1}], ["1", '{"a": 1}'], ["1"]),
+        (["640", "n/a"], ["640", "n/a"], []),
+        ([True, "yes"], ["true", "yes"], ["1"]),
+    ],
+)
+def test_values_of_several_kinds_are_numbers_or_text_and_told(tmp_path, values, expected, told):
+    members = []
+    for number, value in enumerate(values):
+        members += [(f"{number}.jpg", b"i"), (f"{number}.json", json.dumps({"w": value}).encode())]
+    with TarShard(str(write_tar(tmp_path / "a.tar", members))) as shard:
+        table, faults = columns.read_tar(shard, "key")
+        wanted = pa.schema({"w": pa.string()})
+        as_text, _ = columns.read_tar(shard, "key", wanted)
+    assert table["w"].to_pylist() == expected
+    assert [(fault.kind, fault.key) for fault in faults] == [("mixed", key) for key in told]
+    for fault in faults:
+        assert "'w'" in fault.detail
+    texts = [None if v is None else v if isinstance(v, str) else json.dumps(v) for v in values]
+    assert as_text["w"].to_pylist() == texts, "where other shards have text, nothing is null"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([b"3", b"12\n", b"0"], [3, 12, 0]),
+        ([b"-1", b" 7 "], [-1, 7]),
+        ([b"cat", b"7"], ["cat", "7"]),
+        ([b"007", b"8"], ["007", "8"]),
+        ([b"9" * 30], ["9" * 30]),
+        ([b""], [""]),
+    ],
+)
+def test_class_labels(tmp_path, labels, expected):
+    members = [(f"{n}.cls", label) for n, label in enumerate(labels)] + [("z.jpg", b"")]
+    table = from_tar(write_tar(tmp_path / "a.tar", members))
+    assert table["cls"].to_pylist() == [*expected, None]
+    with TarShard(str(tmp_path / "a.tar")) as shard:
+        table, _ = columns.read_tar(shard, "key", pa.schema({"cls": pa.string()}))
+    assert table["cls"].type == pa.string()
+
+
+@pytest.mark.parametrize("name", ["shard", "image_error"])
+def test_fields_called_as_our_columns_get_another_name(tmp_path, name):
+    record = json.dumps({name: "mine", "x": 1}).encode()
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", record)])
+    with TarShard(str(path)) as shard:
+        table, faults = columns.read_tar(shard, "key")
+    assert table.to_pylist() == [{"key": "a", f"{name}_original": "mine", "x": 1}]
+    assert [(fault.kind, fault.key) for fault in faults] == [("renamed", "a")]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["größer".encode("utf-16"), "größer".encode("utf-8-sig"), "größer".encode("utf-32")],
+)
+def test_captions_with_a_byte_order_mark(tmp_path, content):
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", content)])
+    with TarShard(str(path)) as shard:
+        table, faults = columns.read_tar(shard, "key")
+    assert table["caption"].to_pylist() == ["größer"]
+    assert faults == []
+
+
+def test_a_caption_in_another_encoding_is_told(tmp_path):
+    members = [("a.jpg", b""), ("a.txt", b"caf\xe9"), ("b.jpg", b""), ("b.txt", b"tea")]
+    with TarShard(str(write_tar(tmp_path / "a.tar", members))) as shard:
+        table, faults = columns.read_tar(shard, "key")
+    assert table["caption"].to_pylist() == ["caf\ufffd", "tea"]
+    ((kind, key, detail),) = faults
+    assert (kind, key) == ("encoding", "a")
+    assert ".txt" in detail
+    assert "cp1252" in detail
 
 
 def test_objects_become_their_json_text(tmp_path):
@@ -75,7 +158,7 @@ def test_a_field_that_is_text_in_other_shards_is_text_here(tmp_path):
     path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.json", b'{"x": 5, "y": [1]}')])
     schema = pa.schema({"x": pa.string(), "y": pa.string(), "z": pa.int64()})
     with TarShard(str(path)) as shard:
-        table = columns.tar_columns(shard, "key", schema)
+        table, _ = columns.read_tar(shard, "key", schema)
     assert table.to_pylist() == [{"key": "a", "x": "5", "y": "[1]"}]
 
 
@@ -248,6 +331,50 @@ def test_foreign_record_in_the_footer_is_no_reason_to_fail(tmp_path):
         table = pa.table({"key": ["a"]}).replace_schema_metadata({columns.RECORD_KEY: raw})
         path = str(write_sidecar(tmp_path / "a.parquet", table))
         assert columns.read_footer(path).record == {}
+
+
+def test_columns_of_others_that_are_called_as_ours_get_another_name(tmp_path):
+    table = {"key": ["a", "b"], "shard": ["x", "y"], "image_error": ["none", "blurred"]}
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    footer = columns.read_footer(path, "a.tar")
+    assert footer.renamed == {"shard": "shard_original", "image_error": "image_error_original"}
+    assert footer.schema.names == ["key", "shard_original", "image_error_original"]
+    found = columns.read_sidecar(path, shard="a.tar")
+    assert found.to_pydict() == {
+        "key": ["a", "b"],
+        "shard_original": ["x", "y"],
+        "image_error_original": ["none", "blurred"],
+    }
+    some = columns.read_sidecar(path, ["shard_original", "shard"], shard="a.tar")
+    assert some.to_pydict() == {"shard_original": ["x", "y"]}
+
+
+@pytest.mark.parametrize("with_record", [False, True])
+def test_our_own_columns_keep_their_names_also_without_our_record(tmp_path, with_record):
+    columns_of_ours = {
+        "key": ["a", "b", "c"],
+        "shard": ["a.tar"] * 3,
+        "image_error": ["missing", None, "decode: broken"],
+    }
+    table = pa.table(columns_of_ours)
+    if with_record:
+        table = table.replace_schema_metadata({columns.RECORD_KEY: b'{"version": "1"}'})
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    assert columns.read_footer(path, "a.tar").renamed == {}
+    assert columns.read_sidecar(path, shard="a.tar").to_pydict() == columns_of_ours
+    all_fine = table.set_column(2, "image_error", pa.nulls(3, pa.string()))
+    path = str(write_sidecar(tmp_path / "b.parquet", all_fine))
+    assert columns.read_footer(path, "a.tar").renamed == {}
+
+
+def test_a_renamed_column_takes_no_name_that_is_there(tmp_path):
+    table = {"key": ["a"], "shard": ["x"], "shard_original": ["y"]}
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    assert columns.read_footer(path, "a.tar").schema.names == [
+        "key",
+        "shard_original_",
+        "shard_original",
+    ]
 
 
 # --- one schema ------------------------------------------------------------------------------

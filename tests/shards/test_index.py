@@ -13,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nemo_image_curate.shards.index import TarIndex, format_idx, parse_idx, scan, split_name
+from nemo_image_curate.shards.faults import FAULT_KINDS
+from nemo_image_curate.shards.index import TarIndex, format_idx, parse_idx, scan
+from nemo_image_curate.shards.names import normal_name, split_name
 from tests.make_data import jpeg, make_dataset, write_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -43,7 +45,7 @@ def members_of(index: TarIndex) -> list[tuple[str, int, int]]:
 def by_tarfile(path: Path) -> list[tuple[str, int, int]]:
     with tarfile.open(path) as tar:
         return sorted(
-            (one.name, one.offset_data, one.size)
+            (normal_name(one.name), one.offset_data, one.size)
             for one in tar
             if one.isreg() and split_name(one.name)
         )
@@ -147,7 +149,7 @@ def test_equals_tarfile_for_tars_of_gnu_tar(tmp_path, options):
     assert members_of(index) == by_tarfile(path)
     assert len(index.samples) == 6
     assert index.faults == []
-    assert index.image("./sub.folder/é 1") is not None
+    assert index.image("sub.folder/é 1") is not None
 
 
 @pytest.mark.parametrize("options", [["--format=gnu"], ["--format=pax"]])
@@ -198,26 +200,6 @@ def test_empty_tars(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("000000012.jpg", ("000000012", "jpg")),
-        ("a.seg.png", ("a", "seg.png")),
-        ("v1.0/train.d/a b.JPG", ("v1.0/train.d/a b", "JPG")),
-        ("./x.jpg", ("./x", "jpg")),
-        ("日本.txt", ("日本", "txt")),
-        ("a..jpg", ("a", ".jpg")),
-        ("a.", ("a", "")),
-        ("README", None),
-        (".hidden", None),
-        ("v1.0/.hidden.jpg", None),
-        ("v1.0/README", None),
-    ],
-)
-def test_split_name(name, expected):
-    assert split_name(name) == expected
-
-
-@pytest.mark.parametrize(
     "extension",
     [
         "jpg",
@@ -260,7 +242,113 @@ def test_duplicates_and_interleaved_samples_are_named(tmp_path):
     ]
     extensions = {key: [one.extension for one in sample] for key, sample in index.samples.items()}
     assert extensions == {"a": ["jpg", "txt"], "b": ["jpg", "txt"], "c": ["jpg", "txt"]}
-    assert index.image("b").offset == 1536, "the first of two is kept"
+    assert index.image("b").offset == 512 * 9, "the last of two counts"
+
+
+def index_with(tmp_path, *members: tuple[str, bytes]) -> TarIndex:
+    return index_of(write_tar(tmp_path / "a.tar", members))
+
+
+def test_images_are_known_by_their_bytes_where_no_name_says_so(tmp_path):
+    names = ["jfif", "jpe", "image", "img", "bin", "data", "JPG_large", "input.image"]
+    members = [(f"{number}.{name}", jpeg(number)) for number, name in enumerate(names)]
+    members += [("bare", jpeg(50)), ("bare.txt", b"caption"), ("x/bare2", jpeg(51, kind="PNG"))]
+    members += [("no.image", b"nothing"), ("README", b"words"), ("t.txt", jpeg(1))]
+    index = index_with(tmp_path, *members)
+    for number, name in enumerate(names):
+        assert index.image(str(number)).extension == name
+    assert (index.image("bare").extension, index.image("x/bare2").extension) == ("", "")
+    assert index.image("no") is None
+    assert index.image("t") is None, "a .txt is never looked into"
+    assert [(fault.kind, fault.key) for fault in index.faults] == [("unnamed", "README")]
+
+
+def test_a_name_that_says_image_goes_before_bytes(tmp_path):
+    index = index_with(tmp_path, ("a.raw", jpeg(1)), ("a.jpg", b"broken"), ("a.seg.png", b"s"))
+    assert index.image("a").extension == "jpg"
+    assert list(index.image_faults()) == []
+
+
+@pytest.mark.parametrize(
+    ("image_member", "extension"),
+    [
+        (None, "input.jpg"),
+        ("target.png", "target.png"),
+        ("TARGET.PNG", "target.png"),
+        ("target.*", "target.png"),
+        ("*.png", "target.png"),
+        ("*.JPG", "input.jpg"),
+        ("txt", "txt"),
+        ("[it]*.jpg", "input.jpg"),
+        ("jpg", None),
+        ("webp", None),
+    ],
+)
+def test_the_choice_of_the_image(tmp_path, image_member, extension):
+    names = ["input.jpg", "target.png", "txt"]
+    index = index_with(tmp_path, *[(f"s0.{name}", jpeg(1)) for name in names])
+    member = index.image("s0", image_member)
+    assert (member and member.extension) == extension
+
+
+def test_a_pattern_of_an_ending_takes_plain_and_compound_names(tmp_path):
+    index = index_with(tmp_path, ("a.png", b"1"), ("b.seg.png", b"2"), ("c.png.txt", b"3"))
+    found = [index.image(key, "*.png") for key in "abc"]
+    assert [member and member.extension for member in found] == ["png", "seg.png", None]
+
+
+def test_several_images_of_a_sample_are_told(tmp_path):
+    names = ["22.05.png", "22.07.png", "1.jpg", "1.webp", "2.jpg", "2.seg.png", "3.a.jpg", "3.txt"]
+    index = index_with(tmp_path, *[(name, jpeg(1)) for name in names])
+    faults = list(index.image_faults())
+    assert [(fault.kind, fault.key) for fault in faults] == [
+        ("several images", "22"),
+        ("several images", "1"),
+    ]
+    for word in ("05.png, 07.png", "image_member="):
+        assert word in faults[0].detail
+    assert [fault.key for fault in index.image_faults("05.png")] == []
+    assert [fault.key for fault in index.image_faults("*.png")] == ["22"]
+
+
+def test_why_there_is_no_image(tmp_path):
+    index = index_with(tmp_path, ("a.outputs.txt", b"x"), ("a.json", b"{}"), ("b.jpg", b"y"))
+    assert index.why_no_image("c") == "missing"
+    assert index.why_no_image("a") == (
+        "missing: none of its members (outputs.txt, json) is an image; image_member= chooses one"
+    )
+    assert "image_member='webp'" in index.why_no_image("b", "webp")
+
+
+def test_hidden_files_are_no_samples(tmp_path):
+    names = ["._a.jpg", "a.jpg", "x/._b.jpg", "Thumbs.db", "__MACOSX/x/._a.jpg", ".DS_Store"]
+    index = index_with(tmp_path, *[(name, jpeg(1)) for name in names])
+    assert list(index.samples) == ["a"]
+    ((kind, key, detail),) = index.faults
+    assert (kind, key) == ("hidden", "")
+    assert detail.startswith("5 files")
+
+
+def test_keys_and_names_with_a_dot_and_a_slash_are_the_same(tmp_path):
+    index = index_with(tmp_path, ("./0.jpg", b"1"), (".//x//1.jpg", b"2"))
+    assert list(index.samples) == ["0", "x/1"]
+    for key in ("0", "./0", "x/1", "./x/1"):
+        assert index.image(key) is not None
+        assert index.sample(key)
+
+
+def test_an_update_takes_the_place_of_the_member(tmp_path):
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b"old"), ("a.txt", b"t"), ("b.jpg", b"b")])
+    (tmp_path / "a.jpg").write_bytes(b"new!")
+    subprocess.run(["tar", "-rf", path, "-C", tmp_path, "./a.jpg"], check=True)
+    index = index_of(path)
+    assert [(one.extension, one.size) for one in index.samples["a"]] == [("jpg", 4), ("txt", 1)]
+    assert [(fault.kind, fault.key) for fault in index.faults] == [("duplicate", "a")]
+
+
+def test_each_kind_of_fault_is_described():
+    assert all(FAULT_KINDS.values())
+    assert {"truncated", "corrupt", "after end", "duplicate", "hidden", "link"} <= set(FAULT_KINDS)
 
 
 def _fill(kind: str) -> bytes:

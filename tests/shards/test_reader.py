@@ -177,5 +177,64 @@ def test_missing_shard_on_s3(bucket):
         TarShard(f"{bucket()}/00000.tar").__enter__()
 
 
+def test_an_index_is_remembered_as_long_as_its_tar_stays_as_it_is(tmp_path):
+    tar = write_tar(tmp_path / "a.tar", [("a.jpg", jpeg(1))])
+    with TarShard(str(tar)) as shard:
+        first = shard.index
+    with TarShard(str(tar)) as shard:
+        assert shard.index is first
+        assert list(shard.read([shard.index.image("a")])) == [jpeg(1)]
+    write_tar(tar, [("b.jpg", jpeg(1))])
+    with TarShard(str(tar)) as shard:
+        assert list(shard.index.samples) == ["b"]
+    tar.unlink()
+    with pytest.raises(DatasetError, match="does not exist"):
+        TarShard(str(tar)).__enter__()
+
+
+def test_the_indexes_of_many_threads(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    tars = [write_tar(tmp_path / f"{n}.tar", [(f"{n}.jpg", jpeg(n))]) for n in range(8)]
+
+    def look(number: int) -> bool:
+        return images(tars[number % 8], False) == {str(number % 8): jpeg(number % 8)}
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(look, range(80)))
+
+
+def test_a_remote_tar_whose_index_is_known_is_not_fetched_before_it_is_read(tmp_path, bucket):
+    import fsspec
+
+    root = bucket()
+    make_dataset(tmp_path, sizes=[3])
+    fsspec.filesystem("s3").put(str(tmp_path / "00000.tar"), f"{root}/00000.tar")
+    location = f"{root}/00000.tar"
+    with TarShard(location) as shard:
+        first = shard.index
+    with TarShard(location) as shard:
+        assert shard.index is first
+        assert shard._data is None
+        (content,) = shard.read([shard.index.image("000000001")])
+        assert content == jpeg(1)
+        assert shard._data is not None
+
+
+def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, bucket):
+    import fsspec
+
+    root = bucket()
+    members = [(f"{n}.{e}", jpeg(n)) for n, e in enumerate(["jpg", "data", "xyz"])]
+    tar = write_tar(tmp_path / "a.tar", [*members, ("3.xyz", b"no image")])
+    fs = fsspec.filesystem("s3")
+    fs.put(str(tar), f"{root}/a.tar")
+    fs.put(str(write_idx(tar)), f"{root}/a.idx")
+    with TarShard(f"{root}/a.tar", use_index_file=True) as shard:
+        found = list(shard.read(map(shard.index.image, "0123")))
+        assert shard._data is None, "only ranges are read"
+    assert found == [jpeg(0), jpeg(1), jpeg(2), None]
+
+
 def test_member_is_a_plain_tuple():
     assert Member("jpg", 512, 3) == ("jpg", 512, 3)

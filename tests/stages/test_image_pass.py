@@ -15,7 +15,7 @@ from nemo_image_curate import ImageStatistics, ImageTextPairDataset, frames
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.errors import ConfigError, ImageError, JobError
-from nemo_image_curate.shards.index import BLOCK
+from nemo_image_curate.shards.headers import BLOCK
 from tests.make_data import Truth, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import (
     LoggingEmbedder,

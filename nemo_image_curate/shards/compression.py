@@ -1,0 +1,132 @@
+"""The plain bytes of a tar, however it is packed and wherever it lies."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import lzma
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+
+from nemo_image_curate import storage
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards.faults import Fault
+
+_MAGIC_BYTES = 6
+_MAGIC = {
+    "gzip": b"\x1f\x8b\x08",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+}
+_BLOCK = 2**20
+# What Arrow has unpacked of a block is lost with an error in it.
+_ZSTD_BLOCK = 2**16
+# Images hardly shrink and texts to a tenth; what grows beyond this is made to fill the disk.
+_MAX_RATIO = 200
+_ALWAYS_ALLOWED = 2**28
+
+
+class PlainTar(NamedTuple):
+    """A local file with the plain bytes of a tar, and what was wrong with its packing."""
+
+    file: IO[bytes]
+    fault: Fault | None
+
+
+def compression_of(head: bytes) -> str | None:
+    """How a file is packed, by its first bytes: gzip, bzip2, xz, zstd, or None."""
+    return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def is_plain(location: str) -> bool:
+    """Whether a tar's bytes can be read where they lie: it is on a disk of ours, or not packed.
+
+    Local tars are looked at by `plain_tar` itself; of a remote one the first bytes are read.
+    """
+    (head,) = storage.read_ranges(location, [(0, _MAGIC_BYTES)])
+    return compression_of(head) is None
+
+
+@contextlib.contextmanager
+def plain_tar(location: str) -> Iterator[PlainTar]:
+    """A local file with the tar's plain bytes, gone when closed or when the process dies.
+
+    A local tar that is not packed is opened where it is. A stream that breaks off gives what it
+    held up to there.
+
+    Raises
+    ------
+    DatasetError
+        When it unpacks to more than 200 times its size.
+    OSError
+        When it cannot be read, or the disk for temporary files is full.
+    """
+    with storage.fetched(location) as packed:
+        kind = compression_of(packed.read(_MAGIC_BYTES))
+        packed.seek(0)
+        if kind is None:
+            yield PlainTar(packed, None)
+            return
+        with tempfile.TemporaryFile() as plain:
+            fault = _unpack(location, packed, plain, kind)
+            plain.flush()
+            plain.seek(0)
+            yield PlainTar(plain, fault)
+
+
+def _unpack(location: str, packed: IO[bytes], plain: IO[bytes], kind: str) -> Fault | None:
+    allowed = max(_ALWAYS_ALLOWED, _MAX_RATIO * packed.seek(0, 2))
+    packed.seek(0)
+    written = 0
+    try:
+        read = _reader(packed, kind)
+        while block := read():
+            written += len(block)
+            if written > allowed:
+                raise DatasetError(
+                    f"shard {location} unpacks to more than {allowed} bytes, {_MAX_RATIO} times "
+                    f"its size, and is refused. If that is right, unpack it yourself ({kind})."
+                )
+            plain.write(block)
+    except EOFError:
+        detail = f"the {kind} stream is cut off; what came before it, {written} bytes, is read"
+        return Fault("truncated", "", detail)
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, _BrokenStream) as error:
+        detail = f"the {kind} stream is broken ({error}); {written} bytes before it are read"
+        return Fault("corrupt", "", detail)
+    return None
+
+
+class _BrokenStream(Exception):
+    """Libraries tell a damaged stream and a disk that fails by one class."""
+
+
+def _reader(packed: IO[bytes], kind: str) -> Callable[[], bytes]:
+    """What gives the next plain bytes of a stream, none at its end."""
+    files: dict[str, Any] = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}
+    if kind == "zstd":
+        stream = pa.CompressedInputStream(pa.PythonFile(packed, "r"), kind)
+    else:
+        stream = files[kind](fileobj=packed) if kind == "gzip" else files[kind](packed)
+
+    def read() -> bytes:
+        try:
+            if kind == "zstd":
+                return bytes(stream.read(_ZSTD_BLOCK))
+            return bytes(stream.read1(_BLOCK))
+        except (gzip.BadGzipFile, EOFError):
+            raise
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            if "runcated" in str(error):
+                raise EOFError from error
+            raise _BrokenStream(error) from error
+
+    return read
