@@ -129,10 +129,13 @@ def bad() -> dict[str, tuple[bytes | None, str]]:
     return {
         "none": (None, "missing"),
         "empty": (b"", "decode: empty file"),
-        "html": (b"<html><body>404</body></html>", "decode: not an image (first bytes 3c68746d"),
+        "html": (b"<html><body>404</body></html>", "decode: not an image (looks like HTML"),
         "text": (b"hi", "decode: not an image (first bytes 6869)"),
         "noise": (b"\0" + noise, "decode: not an image (first bytes 00"),
-        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decode: not an image"),
+        "svg": (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "decode: not an image (looks like SVG",
+        ),
         "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "decode: not an im"),
         "jpeg start": (b"\xff\xd8\xff\xe0", "decode: broken jpeg header ("),
         "png start": (files["png"][:20], "decode: broken png header ("),
