@@ -135,10 +135,12 @@ def rgba_pixels(image: Image.Image) -> np.ndarray:
         With a short reason.
     """
     with as_image_error():
-        if (gray := _high_bytes(image)) is not None:
-            # Its transparent value is white already, as a colour of its own.
-            image = Image.fromarray(gray)
-        pixels = np.array(image.convert("RGBA"))
+        if (gray := _high_bytes(image)) is None:
+            pixels = np.array(image.convert("RGBA"))
+        else:
+            pixels = np.repeat(gray[:, :, None], 4, axis=2)
+            clear = np.asarray(image) == image.info.get("transparency", -1)
+            pixels[:, :, 3] = np.where(clear, 0, 255)
     pixels[pixels[:, :, 3] == 0] = 0
     return pixels
 

@@ -50,6 +50,8 @@ class PerceptualDedup(ColumnDedup):
     work_dir : str or path, optional
         A folder that all workers share, for intermediate files. Default: in the system's
         temporary folder.
+    orientation : {"stored", "exif"}
+        Whether pictures are compared as they are stored, or turned as EXIF says.
 
     Columns
     -------
@@ -79,6 +81,7 @@ class PerceptualDedup(ColumnDedup):
     random_state: int = 0
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)
+    orientation: str = "stored"
 
     def check(self) -> None:
         """Refuse unusable parameters."""
@@ -94,7 +97,7 @@ class PerceptualDedup(ColumnDedup):
 
     def measure(self) -> PerceptualHash:
         """The stage that makes the hashes."""
-        return PerceptualHash(flips=self.flips)
+        return PerceptualHash(flips=self.flips, orientation=self.orientation)
 
     def inputs(self) -> list[str]:
         """The hashes to compare."""

@@ -50,6 +50,8 @@ class PerceptualHash(PixelStage):
         Threads that decode images in each worker.
     use_index_files : bool, default False
         Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, or are turned as EXIF says.
 
     Columns
     -------
