@@ -30,11 +30,10 @@ class PerceptualDedup(ColumnDedup):
     Parameters
     ----------
     radius : int, default 6
-        Bits of 64. At 6 all of 22,500 variants of Flickr8k's photographs (scaled by 0.5 to 2, JPEG
-        quality 40 to 95) are found (at 2 it is 99.9 %), and of the 1.1 million pairs of different
-        photographs none is taken for a duplicate; the nearest differ in 12.
+        Bits of 64. See the notes for what other values and other kinds of pictures give.
     hash : {"phash", "dhash"}
-        ``dhash`` is the better one where brightness was changed, ``phash`` for everything else.
+        ``dhash`` is the better one for photographs whose brightness was changed, ``phash`` for
+        everything else.
     flips : bool, default False
         Mirrored images are duplicates, too.
     keep : {"first", "random", "best"}
@@ -56,7 +55,7 @@ class PerceptualDedup(ColumnDedup):
     Columns
     -------
     is_duplicate : bool
-        Null where there is no hash: the image could not be decoded, or shows nothing.
+        Null where there is no hash: the image could not be decoded, or shows too little.
     duplicate_of, duplicate_of_shard : string
         The row that stands for a duplicate; null for others.
     duplicate_similarity : float32
@@ -65,6 +64,28 @@ class PerceptualDedup(ColumnDedup):
     The columns of `PerceptualHash` and ``image_error`` are added, too, unless the dataset has the
     hashes already. Save those before, where they are made together with embeddings: what is not
     saved is computed now, and again when the result is saved.
+
+    Notes
+    -----
+    Measured at a radius of 6, pHash:
+
+    =========================  ==========  ===============  ===============  =================
+    different pictures         without     nearest two      wrongly grouped  variants found
+                               a hash      (bits)
+    =========================  ==========  ===============  ===============  =================
+    1,500 photographs          4           12               0                100 %
+    100 screenshots            27          6                1                99 %
+    200 line drawings          64          14               0                99 %
+    900 icons of three fonts   382         0                38               99 %
+    200 plain shapes, colours  91          0                1                100 %
+    100 pages of text          92 to 100   4                0 to 2           --
+    100 slides of text         60          4                3                --
+    =========================  ==========  ===============  ===============  =================
+
+    Variants are scaled by 0.5 to 2 and saved as JPEG of quality 40 to 95. What has no hash is
+    nobody's duplicate. Icons that are grouped differ in a small part (a battery's level); dHash
+    groups 154 of these. At a radius of 2, 99.9 % of the photographs' variants are found. For
+    texts, drawings and icons, compare exactly (`ExactDedup`) or by embeddings (`SemanticDedup`).
 
     Examples
     --------
