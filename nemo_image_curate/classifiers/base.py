@@ -229,11 +229,14 @@ class _Scorer:
             unit = directions(embeddings.to(self.device).float())
             with self._lock:
                 scores = self.model(unit)
-            columns = self.classifier.values(self.classifier.postprocess(scores))
-        for name, values in columns.items():
+            columns = dict(self.classifier.values(self.classifier.postprocess(scores)))
+        for name, values in list(columns.items()):
             if values.shape != (len(unit),):
                 raise ConfigError(
                     f"{type(self.classifier).__name__} gave scores of shape {tuple(values.shape)} "
                     f"for {len(unit)} embeddings; column {name!r} needs one for each."
                 )
+            if isinstance(values, torch.Tensor) and values.is_floating_point():
+                # A model may make a score of NaN, which would be one of nothing.
+                columns[name] = values.masked_fill(unit.isnan().any(1), torch.nan)
         return columns

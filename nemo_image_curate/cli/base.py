@@ -157,6 +157,13 @@ threads_option = click.option(
     show_default=True,
     help="Decoding threads per worker.",
 )
+orientation_option = click.option(
+    "--orientation",
+    type=click.Choice(["stored", "exif"]),
+    default="stored",
+    show_default=True,
+    help="Take pictures as they are stored, or turn them as EXIF says.",
+)
 checkpoint_option = click.option(
     "--checkpoint", metavar="FILE", help="The encoder's weights, when they came from a file."
 )

@@ -14,6 +14,7 @@ from nemo_image_curate.cli.base import (
     embedding_option,
     json_option,
     main,
+    orientation_option,
     output_option,
     save,
 )
@@ -28,6 +29,14 @@ from nemo_image_curate.cli.base import (
     show_default=True,
     help="By the bytes, by a hash of what is seen, or by the embeddings.",
 )
+@click.option(
+    "--of",
+    type=click.Choice(["bytes", "pixels"]),
+    default="bytes",
+    show_default=True,
+    help="exact: compare files as they are, or what they decode to.",
+)
+@orientation_option
 @click.option(
     "--eps",
     type=click.FloatRange(0, 1),
@@ -81,6 +90,8 @@ from nemo_image_curate.cli.base import (
 def dedup(
     dataset: str,
     method: str,
+    of: str,
+    orientation: str,
     eps: float,
     radius: int | None,
     flips: bool,
@@ -105,6 +116,8 @@ def dedup(
     from nemo_image_curate.dedup.perceptual import PerceptualDedup
     from nemo_image_curate.dedup.semantic import SemanticDedup
 
+    if method == "semantic" and orientation != "stored":
+        raise click.UsageError("embeddings have an orientation already: give it to embed.")
     started = time.perf_counter()
     keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
     with session.client():
@@ -132,10 +145,12 @@ def dedup(
                 clusters.remove_vectors()
         else:
             options: dict[str, Any] = {"keep": keep, "by": by, "prefix": prefix}
-            options["work_dir"] = work_dir
+            options |= {"work_dir": work_dir, "orientation": orientation}
             if method == "perceptual":
                 options |= {"flips": flips, "rule": rule}
                 options |= {} if radius is None else {"radius": radius}
+            else:
+                options["of"] = of
             marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
             measured = {}
         flags = marked.metadata[[f"{prefix}is_duplicate", f"{prefix}dedup_error"]].compute()

@@ -13,6 +13,7 @@ from nemo_image_curate.cli.base import (
     computes,
     json_option,
     main,
+    orientation_option,
     output_option,
     save,
     stage_options,
@@ -41,6 +42,7 @@ from nemo_image_curate.cli.base import (
 @output_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @threads_option
+@orientation_option
 @stage_options("images", "embeddings")
 @click.option("--use-index-files", is_flag=True, help="Find images with the .idx files.")
 @json_option
@@ -54,6 +56,7 @@ def embed(
     output: str | None,
     batch_size: int,
     threads: int,
+    orientation: str,
     use_index_files: bool,
     stages: list[str],
     as_json: bool,
@@ -65,8 +68,8 @@ def embed(
     """
     from nemo_image_curate.embedders.registry import named_embedder
 
-    def chosen(sees: Sees) -> list[Any]:
-        return [catalog.load(name)() for name in catalog.offered(sees) if name in stages]
+    def chosen(sees: Sees, **options: Any) -> list[Any]:
+        return [catalog.load(name)(**options) for name in catalog.offered(sees) if name in stages]
 
     embedder = named_embedder(
         model,
@@ -76,7 +79,8 @@ def embed(
         batch_size=batch_size,
         num_threads_per_worker=threads,
         classifiers=chosen("embeddings"),
-        image_stages=chosen("images"),
+        image_stages=chosen("images", orientation=orientation),
+        orientation=orientation,
         use_index_files=use_index_files,
     )
     with session.client():

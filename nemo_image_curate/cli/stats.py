@@ -9,6 +9,7 @@ from nemo_image_curate.cli.base import (
     computes,
     json_option,
     main,
+    orientation_option,
     output_option,
     save,
     threads_option,
@@ -19,12 +20,14 @@ from nemo_image_curate.cli.base import (
 @click.argument("dataset")
 @output_option
 @threads_option
+@orientation_option
 @json_option
 @computes
 def stats(
     dataset: str,
     output: str | None,
     threads: int,
+    orientation: str,
     as_json: bool,
     session: Session,
 ) -> None:
@@ -32,5 +35,5 @@ def stats(
     from nemo_image_curate.quality.statistics import ImageStatistics
 
     with session.client():
-        stage = ImageStatistics(num_threads_per_worker=threads)
+        stage = ImageStatistics(num_threads_per_worker=threads, orientation=orientation)
         save(stage(session.open(dataset)), output, as_json)

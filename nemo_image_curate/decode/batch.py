@@ -26,12 +26,14 @@ class DecodedBatch:
         None for an image that was decoded, else ``missing``, ``too large: ...`` or
         ``decode: ...``.
     widths, heights : list of int or None, length n
-        As encoded; None where there is no readable header.
+        As decoded, before any resizing; None where there is no readable header.
     formats : list of str or None, length n
         What the bytes are, such as ``jpeg``.
     thumbnails : dict of int to torch.Tensor, shape (m, 3, T, T), uint8
         For each side T that was asked for the whole image squashed to a square, for statistics
         and perceptual hashes.
+    warnings : list of str or None, length n
+        What is wrong with a file whose pixels are all there nevertheless.
     """
 
     pixels: torch.Tensor | None
@@ -41,6 +43,7 @@ class DecodedBatch:
     heights: list[int | None]
     formats: list[str | None]
     thumbnails: dict[int, torch.Tensor]
+    warnings: list[str | None]
 
     @classmethod
     def of(
@@ -49,6 +52,7 @@ class DecodedBatch:
         errors: list[str | None],
         headers: Sequence[ImageHeader | None],
         thumbnails: dict[int, torch.Tensor],
+        warnings: list[str | None] | None = None,
     ) -> DecodedBatch:
         """A batch from the rows that were decoded and what is known of every image."""
         return cls(
@@ -59,6 +63,7 @@ class DecodedBatch:
             [header and header.height for header in headers],
             [header and header.format for header in headers],
             thumbnails,
+            [None] * len(errors) if warnings is None else warnings,
         )
 
     def to(self, device: torch.device) -> DecodedBatch:
@@ -90,6 +95,7 @@ class DecodedBatch:
             heights=[None] * n,
             formats=[None] * n,
             thumbnails={},
+            warnings=[None] * n,
         )
         rows: list[int] = []
         for positions, part in parts:
@@ -99,6 +105,7 @@ class DecodedBatch:
                 merged.widths[position] = part.widths[number]
                 merged.heights[position] = part.heights[number]
                 merged.formats[position] = part.formats[number]
+                merged.warnings[position] = part.warnings[number]
         order = sorted(range(len(rows)), key=rows.__getitem__)
         merged.decoded = [rows[row] for row in order]
         pixels = [part.pixels for _, part in parts if part.pixels is not None]

@@ -14,17 +14,21 @@ from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
     ImageHeader,
+    check_orientation,
     check_pixels,
-    read_header,
+    header_of,
+    open_image,
     same_as_pillow,
 )
-from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.decode.jpeg import END_MISSING, with_end
+from nemo_image_curate.decode.pillow import loaded, rgb_pixels, turned
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.decode.reasons import MISSING, reason_of
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
     import torch
+    from PIL.ImageFile import ImageFile
 
 # nvImageCodec's NVIMGCODEC_DEVICE_CPU_ONLY.
 _NO_DEVICE = -99999
@@ -43,6 +47,9 @@ class CpuDecoder:
         Larger images are not decoded; they get ``too large``.
     thumbnail_sizes : tuple of int, default ()
         Sides of the whole-image thumbnails that are wanted.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, as timm and open_clip have them, or are turned
+        as EXIF says, before anything else. TIFF and HEIC are upright in any case.
 
     Notes
     -----
@@ -56,11 +63,14 @@ class CpuDecoder:
         num_threads: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         thumbnail_sizes: tuple[int, ...] = (),
+        orientation: str = "stored",
     ):
+        check_orientation(orientation)
         self.preprocessing = preprocessing
         self.num_threads = num_threads
         self.max_pixels = max_pixels
         self.thumbnail_sizes = thumbnail_sizes
+        self.orientation = orientation
         self._pool: ThreadPoolExecutor | None = None
         self._fast = _FastPath()
 
@@ -76,18 +86,24 @@ class CpuDecoder:
         crops = _squares(n, preprocessing.size if preprocessing else 0)
         thumbnails = {side: _squares(n, side) for side in self.thumbnail_sizes}
         headers: list[ImageHeader | None] = [None] * n
+        warnings: list[str | None] = [None] * n
 
         def decode(number: int) -> str | None:
             encoded = data[number]
             if encoded is None:
                 return MISSING
             try:
-                header = headers[number] = read_header(encoded)
+                image = open_image(encoded)
+                header = headers[number] = header_of(image, encoded, self.orientation)
                 resized = (
                     preprocessing.resized(header.height, header.width) if preprocessing else None
                 )
                 check_pixels(header, self.max_pixels, resized)
-                picture = self._rgb(encoded, header)
+                if header.format == "jpeg":
+                    encoded, was_missing = with_end(encoded)
+                    if was_missing:
+                        image, warnings[number] = open_image(encoded), END_MISSING
+                picture = self._rgb(encoded, image, header)
             except ImageError as error:
                 return reason_of(error)
             if preprocessing and resized:
@@ -104,14 +120,16 @@ class CpuDecoder:
             crops = crops[decoded]
             thumbnails = {side: squashed[decoded] for side, squashed in thumbnails.items()}
         pixels = _normalised(crops, preprocessing) if preprocessing else None
-        return DecodedBatch.of(pixels, errors, headers, thumbnails)
+        return DecodedBatch.of(pixels, errors, headers, thumbnails, warnings)
 
-    def _rgb(self, encoded: bytes | memoryview, header: ImageHeader) -> np.ndarray:
-        if same_as_pillow(header):
-            picture = self._fast.decode(encoded)
-            if picture is not None and picture.shape == (header.height, header.width, 3):
+    def _rgb(
+        self, encoded: bytes | memoryview, image: ImageFile, header: ImageHeader
+    ) -> np.ndarray:
+        if same_as_pillow(header) and (stored := self._fast.decode(encoded)) is not None:
+            picture = turned(stored, header.turn)
+            if picture.shape == (header.height, header.width, 3):
                 return picture
-        return decode_rgb(encoded, self.max_pixels)
+        return turned(rgb_pixels(loaded(image, encoded)), header.turn)
 
 
 def _squares(n: int, side: int) -> torch.Tensor:

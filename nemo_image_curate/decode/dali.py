@@ -18,6 +18,7 @@ from nemo_image_curate.decode.header import (
     read_header,
     same_as_pillow,
 )
+from nemo_image_curate.decode.jpeg import ends
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import BackendError, ConfigError, ImageError
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 # Decoded at once, whatever the batch size: 3 GB of RGB.
 _MAX_CHUNK_PIXELS = 1 << 30
-# How a JPEG ends, and among how many bytes: some programs append a few of their own.
-_END, _TAIL = b"\xff\xd9", 64
 
 _log = logging.getLogger(__name__)
 
@@ -50,10 +49,10 @@ class DaliDecoder:
 
     Notes
     -----
-    Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16-bit gray
-    and others) goes through `CpuDecoder`, and so do JPEGs that were cut off and all images of a
-    run in which one is damaged: DALI fails such a run as a whole and its pipeline is unusable
-    after, so that it is built anew.
+    Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16-bit gray,
+    what is transparent and others) goes through `CpuDecoder`, and so do pictures that EXIF turns,
+    JPEGs that were cut off and all images of a run in which one is damaged: DALI fails such a run
+    as a whole and its pipeline is unusable after, so that it is built anew.
 
     Runs hold at most 2**30 decoded pixels, 3 GB; where memory does not suffice, fewer. On a GPU
     the pixels are ready when they are returned, for work on the default stream.
@@ -68,6 +67,7 @@ class DaliDecoder:
         num_threads: int = 4,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         thumbnail_sizes: tuple[int, ...] = (),
+        orientation: str = "stored",
     ):
         if device not in ("gpu", "cpu"):
             raise ConfigError(f"device={device!r} should be 'gpu' or 'cpu'.")
@@ -80,7 +80,10 @@ class DaliDecoder:
         self.thumbnail_sizes = thumbnail_sizes
         self._pipeline: Any = None
         self._stream: Any = None
-        self._one_by_one = CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
+        self.orientation = orientation
+        self._one_by_one = CpuDecoder(
+            preprocessing, num_threads, max_pixels, thumbnail_sizes, orientation
+        )
 
     def decode(self, data: Sequence[bytes | memoryview | None]) -> DecodedBatch:
         """Decode a batch; an image that fails leaves a reason and no row."""
@@ -124,16 +127,16 @@ class DaliDecoder:
         if encoded is None:
             return None
         try:
-            header = read_header(encoded)
+            header = read_header(encoded, self.orientation)
             preprocessing = self.preprocessing
             resized = preprocessing.resized(header.height, header.width) if preprocessing else None
             check_pixels(header, self.max_pixels, resized)
         except ImageError:
             return None
         # Where one was cut off Pillow says so; a GPU may show what there is of it, or fail the run.
-        if header.format in ("jpeg", "mpo") and _END not in bytes(encoded[-_TAIL:]):
+        if header.format == "jpeg" and not ends(encoded):
             return None
-        return header if same_as_pillow(header) else None
+        return header if same_as_pillow(header) and header.turn == 1 else None
 
     def _chunks(self, headers: Sequence[ImageHeader | None]) -> list[list[int]]:
         chunks: list[list[int]] = []

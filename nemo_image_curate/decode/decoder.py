@@ -38,6 +38,7 @@ def image_decoder(
     batch_size: int = 256,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     thumbnail_sizes: tuple[int, ...] = (),
+    orientation: str = "stored",
 ) -> Decoder:
     """The decoder for a device: `DaliDecoder` on a GPU, `CpuDecoder` on a CPU.
 
@@ -60,10 +61,12 @@ def image_decoder(
         Larger images are not decoded; they get ``too large``.
     thumbnail_sizes : tuple of int, default ()
         Sides of the whole-image thumbnails that are wanted.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, or are turned as EXIF says.
     """
     kind, _, index = str(device).partition(":")
     if kind == "cpu":
-        return CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes)
+        return CpuDecoder(preprocessing, num_threads, max_pixels, thumbnail_sizes, orientation)
     if kind == "cuda":
         return DaliDecoder(
             preprocessing,
@@ -73,5 +76,6 @@ def image_decoder(
             num_threads=num_threads,
             max_pixels=max_pixels,
             thumbnail_sizes=thumbnail_sizes,
+            orientation=orientation,
         )
     raise ConfigError(f"device={str(device)!r} should be 'cpu' or 'cuda'.")

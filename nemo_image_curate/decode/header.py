@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
+from nemo_image_curate.decode import png, signatures
+from nemo_image_curate.decode.jxl import jxl_size
 from nemo_image_curate.decode.reasons import TOO_LARGE
-from nemo_image_curate.errors import ImageError
+from nemo_image_curate.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -23,15 +27,20 @@ _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"),
     *("PPM", "QOI", "ICO", "DIB", "PCX", "PSD", "SGI"),
 )
+# What else the bytes may be called: several JPEGs in one file are shown as the first of them, and
+# a DIB is a BMP without the file's header.
+_SAME_FORMAT = {"mpo": "jpeg", "dib": "bmp"}
 # Where nvImageCodec 0.9 gave Pillow's pixels to the last bit, on real files, made ones and
 # damaged ones, in less time. Not BMP, PPM, TIFF and JPEG 2000: it gains nothing there, and takes
 # damaged BMPs that Pillow refuses. It cannot do GIF and AVIF at all.
 _SAME_AS_PILLOW = {
     "jpeg": frozenset({"L", "RGB"}),
-    "mpo": frozenset({"RGB"}),
-    "png": frozenset({"1", "L", "LA", "P", "RGB", "RGBA"}),
-    "webp": frozenset({"RGB", "RGBA"}),
+    "png": frozenset({"1", "L", "P", "RGB"}),
+    "webp": frozenset({"RGB"}),
 }
+# Formats whose decoders turn the picture by themselves: libtiff's in Pillow 13, and libheif.
+_TURNED = frozenset({"tiff", "heif"})
+_EXIF_ORIENTATION = 0x0112
 _SIGNATURE = 16
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -42,38 +51,93 @@ class ImageHeader(NamedTuple):
     Attributes
     ----------
     format : str
-        Pillow's name in lower case, such as ``jpeg``.
+        Pillow's name in lower case, such as ``jpeg``; MPO, several JPEGs in one file, is ``jpeg``.
     width, height : int
-        As encoded; EXIF orientation is not applied.
+        Of the picture as it is decoded: as stored, or turned.
     mode : str
         Pillow's name of the pixels' kind, such as ``RGB`` or ``I;16``.
+    has_alpha : bool
+        Whether pixels may be transparent.
+    turn : int
+        How the stored picture is turned to be decoded: 1 to 8, as EXIF's orientation says it; 1
+        is not at all.
     """
 
     format: str
     width: int
     height: int
     mode: str
+    has_alpha: bool = False
+    turn: int = 1
 
 
-def read_header(data: bytes | memoryview) -> ImageHeader:
+def check_orientation(orientation: str) -> None:
+    """Refuse what is no way to treat EXIF's orientation.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if orientation not in ("stored", "exif"):
+        raise ConfigError(f"orientation={orientation!r} should be 'stored' or 'exif'.")
+
+
+def read_header(data: bytes | memoryview, orientation: str = "stored") -> ImageHeader:
     """Format, size and mode of an encoded image; about 20 microseconds.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+    orientation : {"stored", "exif"}
+        Whether the picture is decoded as it is stored, or turned as EXIF says.
 
     Raises
     ------
     ImageError
         With a short reason.
     """
-    return header_of(open_image(data))
+    return header_of(open_image(data), data, orientation)
 
 
-def header_of(image: ImageFile) -> ImageHeader:
-    """The header of an image that Pillow has opened."""
-    return ImageHeader((image.format or "").lower(), image.width, image.height, image.mode)
+def header_of(
+    image: ImageFile, data: bytes | memoryview = b"", orientation: str = "stored"
+) -> ImageHeader:
+    """The header of an image that Pillow has opened from some bytes."""
+    name = (image.format or "").lower()
+    width, height = image.size
+    turn = _turn(image, data) if orientation == "exif" and name not in _TURNED else 1
+    if turn >= 5:
+        width, height = height, width
+    return ImageHeader(
+        _SAME_FORMAT.get(name, name), width, height, image.mode, image.has_transparency_data, turn
+    )
+
+
+def _turn(image: ImageFile, data: bytes | memoryview) -> int:
+    """EXIF's orientation; 1 where there is none, or a broken one."""
+    try:
+        if image.format == "PNG":
+            if "exif" not in image.info and (late := png.late_exif(data)):
+                image.info["exif"] = late
+            # That of a PNG would decode the picture, to see what stands behind it.
+            turn = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
+        # A JPEG XL is turned by its decoder, and says so a second time; one that was made of a
+        # JPEG file is that file.
+        elif image.format == "JXL" and not getattr(image, "jpeg", False):
+            return 1
+        else:
+            turn = image.getexif().get(_EXIF_ORIENTATION)
+    except MemoryError:
+        raise
+    # Parsers of untrusted bytes raise whatever they stumble over.
+    except Exception:
+        return 1
+    return turn if type(turn) is int and 1 <= turn <= 8 else 1
 
 
 def same_as_pillow(header: ImageHeader) -> bool:
     """Whether nvImageCodec, and DALI which uses it, give the pixels that Pillow gives."""
-    return header.mode in _SAME_AS_PILLOW.get(header.format, ())
+    return not header.has_alpha and header.mode in _SAME_AS_PILLOW.get(header.format, ())
 
 
 def check_pixels(
@@ -121,23 +185,74 @@ def open_image(data: bytes | memoryview) -> ImageFile:
         raise ImageError("empty file")
     signature = bytes(data[:_SIGNATURE])
     problem = None
-    for name in _FORMATS:
+    for name in _formats_of(data):
         # A build of Pillow may lack one.
         factory, accept = Image.OPEN.get(name, (None, None))
         recognised = False
         try:
             # A string instead of a truth says why the codec is missing.
-            if factory is None or accept is None or accept(signature) is not True:
+            if factory is None or (accept is not None and accept(signature) is not True):
                 continue
             recognised = True
-            return factory(io.BytesIO(data), "")
-        except MemoryError:
+            if name == "TIFF" and (reason := signatures.camera_raw(data)):
+                raise ImageError(reason)
+            return _opened(factory, data)
+        except (MemoryError, ImageError):
             raise
         # Parsers of untrusted bytes raise whatever they stumble over.
         except Exception as error:
             if recognised:
                 problem = f"broken {name.lower()} header ({error_text(error)})"
-    raise ImageError(problem or f"not an image (first bytes {signature[:8].hex()})")
+    raise ImageError(problem or signatures.not_an_image(data))
+
+
+def _opened(factory: Callable[[io.BytesIO, str], ImageFile], data: bytes | memoryview) -> ImageFile:
+    try:
+        image = factory(io.BytesIO(data), "")
+    except (ValueError, SyntaxError):
+        if (shorter := png.without_notes(data)) is None:
+            raise
+        image = factory(io.BytesIO(shorter), "")
+    if image.format == "PNG":
+        png.scale_transparency(image, data)
+    return image
+
+
+def _formats_of(data: bytes | memoryview) -> tuple[str, ...]:
+    """Pillow's names of what bytes may be, those of optional modules included.
+
+    Raises
+    ------
+    ImageError
+        When the module is missing.
+    """
+    try:
+        if signatures.is_heic(data):
+            import pillow_heif
+
+            pillow_heif.register_heif_opener()
+            return ("HEIF",)
+        if signatures.is_jpeg_xl(data):
+            import pillow_jxl  # noqa: F401
+
+            # It decodes when it opens.
+            check_pixels(ImageHeader("jxl", *jxl_size(data), ""), DEFAULT_MAX_PIXELS)
+            return ("JXL",)
+    except ImportError as error:
+        kind, extra = ("JPEG XL", "jxl") if signatures.is_jpeg_xl(data) else ("HEIC", "heif")
+        raise ImageError(f"{kind} is not supported, install nemo_image_curate[{extra}]") from error
+    return _FORMATS
+
+
+@contextlib.contextmanager
+def as_image_error() -> Iterator[None]:
+    """Whatever a decoder of untrusted bytes stumbles over becomes an `ImageError`."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(error_text(error)) from error
 
 
 def error_text(error: Exception) -> str:

@@ -1,20 +1,21 @@
-"""Pixels as users of timm and open_clip get them: Pillow's, as RGB."""
+"""Pixels as users of timm and open_clip get them: Pillow's, as RGB, on white."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
+from nemo_image_curate.decode import png
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
+    as_image_error,
     check_pixels,
-    error_text,
     header_of,
     open_image,
 )
+from nemo_image_curate.decode.jpeg import with_end
 from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def decode_image(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS)
     Parameters
     ----------
     data : bytes or memoryview
-        The encoded image; a truncated one is an error.
+        The encoded image; one that lacks pixels is an error.
     max_pixels : int
         Larger images are refused before they are decoded.
 
@@ -38,24 +39,53 @@ def decode_image(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS)
     """
     image = open_image(data)
     check_pixels(header_of(image), max_pixels)
-    with _as_image_error():
-        image.load()
+    return loaded(image, data)
+
+
+def loaded(image: ImageFile, data: bytes | memoryview) -> ImageFile:
+    """An image that was opened from some bytes, with its pixels.
+
+    Raises
+    ------
+    ImageError
+        With a short reason.
+    """
+    with as_image_error():
+        if image.format in ("JPEG", "MPO"):
+            ended = with_end(data)
+            if ended.was_missing:
+                image = open_image(ended.data)
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError):
+            if (shorter := png.without_notes(data)) is None:
+                raise
+            image = open_image(shorter)
+            image.load()
     return image
 
 
-def decode_rgb(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> np.ndarray:
-    """The pixels of ``PIL.Image.open(data).convert("RGB")``.
+def decode_rgb(
+    data: bytes | memoryview,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    orientation: str = "stored",
+) -> np.ndarray:
+    """The pixels of ``PIL.Image.open(data).convert("RGB")``, with what is transparent on white.
 
-    So EXIF orientation is not applied, transparency is dropped, and of an animation this is the
-    first frame. The one difference: 16-bit gray keeps its high byte, as Pillow itself does with
-    16-bit RGB, where its own ``convert`` would turn nearly all of it white.
+    Of an animation this is the first frame. It differs from Pillow's in two things. With an alpha
+    of a in 0 to 255, a colour of c becomes (c a + 255 (255 - a)) / 255, rounded to the nearest:
+    Pillow drops the alpha, which leaves black, or whatever a program wrote there. And 16-bit gray
+    keeps its high byte, as Pillow itself does with 16-bit RGB, where its own ``convert`` would
+    turn nearly all of it white.
 
     Parameters
     ----------
     data : bytes or memoryview
-        The encoded image; a truncated one is an error.
+        The encoded image; one that lacks pixels is an error.
     max_pixels : int
         Larger images are refused before they are decoded.
+    orientation : {"stored", "exif"}
+        Whether the picture stays as it is stored, or is turned as EXIF says.
 
     Returns
     -------
@@ -67,28 +97,81 @@ def decode_rgb(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -
     ImageError
         With a short reason.
     """
-    image = decode_image(data, max_pixels)
-    with _as_image_error():
-        if image.mode.startswith("I;16") or (header_of(image).format, image.mode) == ("ppm", "I"):
-            gray = (np.asarray(image) >> 8).astype(np.uint8)
+    image = open_image(data)
+    header = header_of(image, data, orientation)
+    check_pixels(header, max_pixels)
+    return turned(rgb_pixels(loaded(image, data)), header.turn)
+
+
+def rgb_pixels(image: Image.Image) -> np.ndarray:
+    """The pixels of a decoded image, as `decode_rgb` gives them; not turned.
+
+    Raises
+    ------
+    ImageError
+        With a short reason.
+    """
+    with as_image_error():
+        if (gray := _high_bytes(image)) is not None:
             return np.repeat(gray[:, :, None], 3, axis=2)
-        _refuse_32_bit(image)
+        if image.has_transparency_data:
+            picture = image.convert("RGBA")
+            white = Image.new("RGB", image.size, "white")
+            # To the nearest: exact for all colours and alphas.
+            white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+            return np.array(white)
         # A copy, because torch warns of arrays that it may not write to.
         return np.array(image.convert("RGB"))
 
 
-@contextlib.contextmanager
-def _as_image_error() -> Iterator[None]:
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    # Decoders of untrusted bytes raise whatever they stumble over.
-    except Exception as error:
-        raise ImageError(error_text(error)) from error
+def rgba_pixels(image: Image.Image) -> np.ndarray:
+    """The pixels of a decoded image with their alpha, shape (height, width, 4), uint8.
+
+    Colours that cannot be seen, since their alpha is 0, are 0: encoders are free to change them.
+
+    Raises
+    ------
+    ImageError
+        With a short reason.
+    """
+    with as_image_error():
+        if (gray := _high_bytes(image)) is None:
+            pixels = np.array(image.convert("RGBA"))
+        else:
+            pixels = np.repeat(gray[:, :, None], 4, axis=2)
+            clear = np.asarray(image) == image.info.get("transparency", -1)
+            pixels[:, :, 3] = np.where(clear, 0, 255)
+    pixels[pixels[:, :, 3] == 0] = 0
+    return pixels
 
 
-def _refuse_32_bit(image: ImageFile) -> None:
+def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
+    """A picture, (height, width, 3), turned as an EXIF orientation of 1 to 8 says."""
+    if turn == 1:
+        return pixels
+    if turn >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    # Mirrored left to right; upside down.
+    if turn in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if turn in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _high_bytes(image: Image.Image) -> np.ndarray | None:
+    """16-bit gray as 8-bit gray, its transparent value white; None for other images."""
+    if not (image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")):
+        _refuse_32_bit(image)
+        return None
+    values = np.asarray(image)
+    gray = (values >> 8).astype(np.uint8)
+    if (clear := image.info.get("transparency")) is not None:
+        gray[values == clear] = 255
+    return gray
+
+
+def _refuse_32_bit(image: Image.Image) -> None:
     # Pillow would clip to 0..255, which leaves a black or a white picture more often than not.
     if image.mode in ("I", "F"):
         raise ImageError(

@@ -1,7 +1,8 @@
 """Why an image has no pixels: what ``image_error`` says.
 
 ``missing``: there are no bytes. ``too large: ...``: refused before it is decoded. ``decode: ...``:
-the bytes are no image, or a broken one. Rows are counted by what stands before the colon.
+the bytes are no image, or a broken one. ``embed: ...``: a model made nothing of the pixels. Rows
+are counted by what stands before the colon.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from nemo_image_curate.errors import ImageError
 
 MISSING = "missing"
 TOO_LARGE = "too large"
+NO_DIRECTION = "embed: the model gave no direction (zeros or NaN)"
 
 
 def reason_of(error: ImageError) -> str:

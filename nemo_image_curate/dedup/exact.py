@@ -35,6 +35,8 @@ class ExactDedup(ColumnDedup):
     work_dir : str or path, optional
         A folder that all workers share, for intermediate files. Default: in the system's
         temporary folder.
+    orientation : {"stored", "exif"}
+        With ``of="pixels"``: whether pictures stay as they are stored, or are turned as EXIF says.
 
     Columns
     -------
@@ -63,12 +65,13 @@ class ExactDedup(ColumnDedup):
     random_state: int = 0
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)
+    orientation: str = "stored"
 
     why_not = "no digest"
 
     def measure(self) -> ImageDigest:
         """The stage that makes the digests."""
-        return ImageDigest(self.of)
+        return ImageDigest(self.of, orientation=self.orientation)
 
     def inputs(self) -> list[str]:
         """The digest."""

@@ -30,11 +30,10 @@ class PerceptualDedup(ColumnDedup):
     Parameters
     ----------
     radius : int, default 6
-        Bits of 64. At 6 all of 22,500 variants of Flickr8k's photographs (scaled by 0.5 to 2, JPEG
-        quality 40 to 95) are found (at 2 it is 99.9 %), and of the 1.1 million pairs of different
-        photographs none is taken for a duplicate; the nearest differ in 12.
+        Bits of 64. See the notes for what other values and other kinds of pictures give.
     hash : {"phash", "dhash"}
-        ``dhash`` is the better one where brightness was changed, ``phash`` for everything else.
+        ``dhash`` is the better one for photographs whose brightness was changed, ``phash`` for
+        everything else.
     flips : bool, default False
         Mirrored images are duplicates, too.
     keep : {"first", "random", "best"}
@@ -50,6 +49,8 @@ class PerceptualDedup(ColumnDedup):
     work_dir : str or path, optional
         A folder that all workers share, for intermediate files. Default: in the system's
         temporary folder.
+    orientation : {"stored", "exif"}
+        Whether pictures are compared as they are stored, or turned as EXIF says.
 
     Columns
     -------
@@ -66,6 +67,28 @@ class PerceptualDedup(ColumnDedup):
     hashes already. Save those before, where they are made together with embeddings: what is not
     saved is computed now, and again when the result is saved.
 
+    Notes
+    -----
+    Measured at a radius of 6, pHash:
+
+    =========================  ==========  ===============  ===============  =================
+    different pictures         without     nearest two      wrongly grouped  variants found
+                               a hash      (bits)
+    =========================  ==========  ===============  ===============  =================
+    1,500 photographs          4           12               0                100 %
+    100 screenshots            27          6                1                99 %
+    200 line drawings          64          14               0                99 %
+    900 icons of three fonts   382         0                38               99 %
+    200 plain shapes, colours  91          0                1                100 %
+    100 pages of text          92 to 100   4                0 to 2           --
+    100 slides of text         60          4                3                --
+    =========================  ==========  ===============  ===============  =================
+
+    Variants are scaled by 0.5 to 2 and saved as JPEG of quality 40 to 95. What has no hash is
+    nobody's duplicate. Icons that are grouped differ in a small part (a battery's level); dHash
+    groups 154 of these. At a radius of 2, 99.9 % of the photographs' variants are found. For
+    texts, drawings and icons, compare exactly (`ExactDedup`) or by embeddings (`SemanticDedup`).
+
     Examples
     --------
     >>> ds = PerceptualDedup()(ds)  # doctest: +SKIP
@@ -81,6 +104,9 @@ class PerceptualDedup(ColumnDedup):
     random_state: int = 0
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)
+    orientation: str = "stored"
+
+    why_not = "no hash"
 
     def check(self) -> None:
         """Refuse unusable parameters."""
@@ -94,11 +120,9 @@ class PerceptualDedup(ColumnDedup):
                 "have nothing to do with each other differ in about 32 of 64 bits."
             )
 
-    why_not = "no hash"
-
     def measure(self) -> PerceptualHash:
         """The stage that makes the hashes."""
-        return PerceptualHash(flips=self.flips)
+        return PerceptualHash(flips=self.flips, orientation=self.orientation)
 
     def inputs(self) -> list[str]:
         """The hashes to compare."""

@@ -19,6 +19,7 @@ from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.decoder import image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
 from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.decode.reasons import NO_DIRECTION
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import PixelStage, no_effect
 from nemo_image_curate.stages.image_pass import ImagePass, check_columns
@@ -53,9 +54,10 @@ class ImageEmbedder(PixelStage):
     num_threads_per_worker : int, default 4
         Threads that decode images in each worker.
     image_embedding_column : str, default "image_embedding"
-        ``list<float32>``; null where an image failed, with the reason in ``image_error``.
+        ``list<float32>``; null where an image failed, with the reason in ``image_error``, which
+        is ``embed: ...`` where the model gave zeros only, NaN or infinity.
     normalize_embeddings : bool, default True
-        Scale each embedding to length 1; NaN where a model gives zeros only, NaN or infinity.
+        Scale each embedding to length 1.
     classifiers : sequence of ImageClassifier
         Run on the embeddings in the same pass.
     image_stages : sequence of PixelStage
@@ -65,6 +67,10 @@ class ImageEmbedder(PixelStage):
         own runs as it is.
     use_index_files : bool, default False
         Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, which is what timm and open_clip do, or are
+        turned as EXIF says before anything else. TIFF and HEIC are upright in any case. The
+        `image_stages` have the same.
     max_pixels : int
         Larger images are not decoded; they get ``too large`` in ``image_error``.
     on_error : {"null", "raise"}
@@ -180,6 +186,7 @@ class ImageEmbedder(PixelStage):
             num_threads=self.num_threads_per_worker,
             max_pixels=self.max_pixels,
             use_index_files=self.use_index_files,
+            orientation=self.orientation,
             on_error=self.on_error,
             load_shard=self.load_dataset_shard if own_reading else None,
         )
@@ -221,13 +228,16 @@ class ImageEmbedder(PixelStage):
                 lambda: _Forward(self, self.load_embedding_model(device), [], device),
             )
             decoder = worker_cache.get_or_build(
-                tokenize(device, "embed_images", self.preprocessing(), self.max_pixels),
+                tokenize(
+                    device, "embed_images", self.preprocessing(), self.max_pixels, self.orientation
+                ),
                 lambda: image_decoder(
                     self.preprocessing(),
                     device,
                     num_threads=self.num_threads_per_worker,
                     batch_size=_IMAGES,
                     max_pixels=self.max_pixels,
+                    orientation=self.orientation,
                 ),
             )
             for start in range(0, len(images), _IMAGES):
@@ -239,6 +249,9 @@ class ImageEmbedder(PixelStage):
         vectors = directions(torch.cat(parts)) if parts else torch.empty(0, 0)
         embeddings = np.full((len(images), vectors.shape[1]), np.nan, np.float32)
         embeddings[row_numbers] = vectors.cpu().numpy()
+        for row in row_numbers:
+            if np.isnan(embeddings[row]).any():
+                errors[row] = NO_DIRECTION
         return embeddings, errors
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -323,4 +336,5 @@ class _Forward:
             parts.append(embeddings.float())
             start += len(chunk)
         vectors = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return directions(vectors) if self.normalize else vectors
+        unit = directions(vectors)
+        return unit if self.normalize else torch.where(unit.isnan(), unit, vectors)

@@ -34,17 +34,21 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
         When the record names none of this package's embedders, or the weights are not those.
     """
     stage, encoder, model = (record.get(name) for name in ("stage", "encoder", "model"))
-    autocast = record.get("autocast", True)
+    # Of columns that were saved before there was a choice: as it is stored.
+    options = {
+        "autocast": record.get("autocast", True),
+        "orientation": record.get("orientation", "stored"),
+    }
     embedder: ImageEmbedder
     if stage == "ConseEmbedder":
-        embedder = ConseEmbedder(autocast=autocast)
+        embedder = ConseEmbedder(**options)
     elif stage in _CLASSES and isinstance(model, str):
         embedder = _CLASSES[stage](
             model,
             record.get("pretrained"),
             checkpoint_path=checkpoint_path,
             checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
-            autocast=autocast,
+            **options,
         )
     else:
         origin = f"made by {stage!r}" if stage else "of unknown origin"

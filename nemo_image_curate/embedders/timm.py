@@ -34,6 +34,7 @@ class PassOptions(TypedDict, total=False):
     image_stages: Sequence[PixelStage]
     max_pixels: int
     on_error: str
+    orientation: str
 
 
 @dataclass(eq=False)

@@ -6,13 +6,21 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from dask.base import normalize_token
+from PIL import Image
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
-from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_pixels, read_header
-from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.decode.header import (
+    DEFAULT_MAX_PIXELS,
+    check_orientation,
+    check_pixels,
+    header_of,
+    open_image,
+)
+from nemo_image_curate.decode.pillow import loaded, rgb_pixels, rgba_pixels, turned
 from nemo_image_curate.decode.reasons import MISSING, reason_of
 from nemo_image_curate.errors import ConfigError, ImageError
 from nemo_image_curate.shards.lookup import Tars
@@ -22,6 +30,9 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 DIGEST_COLUMN = "image_sha256"
+# What may show several pictures one after the other. Not MPO, whose others are previews, depths
+# and second views, nor the layers of a PSD.
+_ANIMATED = frozenset({"avif", "gif", "heif", "png", "tiff", "webp"})
 
 
 @dataclass(eq=False)
@@ -31,10 +42,17 @@ class ImageDigest(Stage):
     Parameters
     ----------
     of : {"bytes", "pixels"}
-        The encoded file, which is not decoded; or width, height and RGB pixels as Pillow decodes
-        them at full size, which are the same for a PNG and a lossless WebP of one picture.
+        The encoded file, which is not decoded; or width, height and pixels as Pillow decodes
+        them at full size, which are the same for a PNG and a lossless WebP of one picture. Alpha
+        counts where any pixel is not opaque, but not the colours below an alpha of 0, which
+        nobody sees and encoders change. All frames of an animation and all pages of a TIFF
+        count, and all bits of 16-bit gray; of 16-bit colours the high ones.
     max_pixels : int
-        Larger images are not decoded; they get ``too large`` in ``image_error``.
+        Larger images are not decoded; they get ``too large`` in ``image_error``. An animation
+        with more pixels in all its frames, or a frame that cannot be decoded, is the same as
+        another only if their files are.
+    orientation : {"stored", "exif"}
+        With ``of="pixels"``: whether pictures stay as they are stored, or are turned as EXIF says.
 
     Columns
     -------
@@ -47,11 +65,17 @@ class ImageDigest(Stage):
 
     of: str = "bytes"
     max_pixels: int = DEFAULT_MAX_PIXELS
+    orientation: str = "stored"
 
     def check(self) -> None:
         """Refuse unusable parameters with `ConfigError`."""
         if self.of not in ("bytes", "pixels"):
             raise ConfigError(f"of={self.of!r} should be 'bytes' or 'pixels'.")
+        check_orientation(self.orientation)
+        if self.of == "bytes" and self.orientation != "stored":
+            raise ConfigError(
+                "orientation='exif' is for of='pixels': files are compared as a whole."
+            )
         if self.max_pixels < 1:
             raise ConfigError(f"max_pixels={self.max_pixels} should be a positive integer.")
 
@@ -62,7 +86,9 @@ class ImageDigest(Stage):
 
     def config(self) -> dict[str, Any]:
         """What the digest is of."""
-        return {"of": self.of}
+        if self.of == "bytes":
+            return {"of": "bytes"}
+        return {"of": "pixels", "orientation": self.orientation, "alpha": True, "frames": True}
 
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How the digest is made."""
@@ -113,10 +139,47 @@ class _Partition:
             # Empty files have nothing in common but that a download failed.
             return hashlib.sha256(content).hexdigest() if content else None, None
         try:
-            check_pixels(read_header(content), self.stage.max_pixels)
-            pixels = decode_rgb(content, self.stage.max_pixels)
+            return _pixel_digest(content, self.stage), None
         except ImageError as error:
             return None, reason_of(error)
-        digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}\n".encode())
-        digest.update(pixels.data)
-        return digest.hexdigest(), None
+
+
+def _pixel_digest(content: bytes, stage: ImageDigest) -> str:
+    image = open_image(content)
+    header = header_of(image, content, stage.orientation)
+    check_pixels(header, stage.max_pixels)
+    count = getattr(image, "n_frames", 1) if header.format in _ANIMATED else 1
+    digest = hashlib.sha256(f"{count} frames\n".encode() if count > 1 else b"")
+    image = loaded(image, content)
+    _add_pixels(digest, image, header.turn)
+    left = stage.max_pixels - count * header.width * header.height
+    try:
+        for frame in range(1, count):
+            if left < 0:
+                raise ImageError("too many pixels in all frames")
+            image.seek(frame)
+            left -= max(0, image.width * image.height - header.width * header.height)
+            _add_pixels(digest, image, header.turn)
+    except MemoryError:
+        raise
+    # Decoders of untrusted bytes raise whatever they stumble over.
+    except Exception:
+        return hashlib.sha256(b"file\n" + content).hexdigest()
+    return digest.hexdigest()
+
+
+def _add_pixels(digest: Any, image: Image.Image, turn: int) -> None:
+    pixels, kind = (rgba_pixels if image.has_transparency_data else rgb_pixels)(image), ""
+    if pixels.shape[2] == 4:
+        if (pixels[:, :, 3] == 255).all():
+            pixels = pixels[:, :, :3]
+        else:
+            kind = " alpha"
+    elif image.mode.startswith("I;16"):
+        values = np.asarray(image).astype("<u2")
+        # Else the picture is one of 8 bits.
+        if (values != (values >> 8) * 257).any():
+            pixels, kind = values, " 16 bit"
+    pixels = np.ascontiguousarray(turned(pixels, turn))
+    digest.update(f"{pixels.shape[1]}x{pixels.shape[0]}{kind}\n".encode())
+    digest.update(pixels.data)

@@ -30,9 +30,15 @@ _LEVEL = _PIXELS**2
 # The DCT's cosines are rounded to multiples of 2**-14. So no sum exceeds 2**52: cells are below
 # 2**10, and the 32 cosines of a row, twice, below 2**19.
 _COSINE_UNIT = 2.0**14
-# Levels of 255. Photographs reach 12 and more (Flickr8k, 1,500); with their contrast lowered to
-# about 2.5 a JPEG quality of 75 changes more than 6 bits of pHash in 3 % of them, at 1.5 in 12 %.
-MIN_CONTRAST = 2.0
+# What shows too little to be told from others: a picture of which a quarter has one level of gray,
+# within 7 of 255, and half of whose bits are decided by less than 0.8 levels. Photographs have 2.2
+# (median of 1,500 of Flickr8k; 4 of them are as poor as this), pages of text 0.2 to 0.7: of 100
+# different ones in one layout 28 to 87 were duplicates of others at 6 bits of pHash, and 0 to 3
+# are among those that are left. Of icons, drawings and logos a third to a half is given up, the
+# symmetric ones first, whose bits are decided by noise; and all that is nearly of one colour.
+MAX_BACKGROUND = 0.25
+MIN_DETAIL = 0.8
+_BACKGROUND_LEVELS = 7
 
 
 @dataclass(eq=False)
@@ -50,6 +56,8 @@ class PerceptualHash(PixelStage):
         Threads that decode images in each worker.
     use_index_files : bool, default False
         Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, or are turned as EXIF says.
 
     Columns
     -------
@@ -65,9 +73,11 @@ class PerceptualHash(PixelStage):
     phash_flipped, dhash_flipped : uint64
         Those of the image mirrored left to right.
 
-    All are null where an image could not be decoded, and where it shows nothing: when the
-    standard deviation of the 32 x 32 cells is below 2 of 255 levels, the bits would tell of
-    compression noise, and pictures of one colour would all be alike.
+    All are null where an image could not be decoded, and where it shows too little to be told
+    from others: when more than a quarter of the 32 x 32 cells has one level of gray, within 7 of
+    255, and half of the frequencies are within 0.8 levels of their median. So it is with pictures
+    of one colour, with most pages of text, and with icons and drawings of few or symmetric shapes,
+    whose bits tell of noise; with 4 of Flickr8k's first 1,500 photographs.
 
     Examples
     --------
@@ -87,8 +97,12 @@ class PerceptualHash(PixelStage):
         return dict.fromkeys(names, pa.uint64())
 
     def config(self) -> dict[str, Any]:
-        """The side of the pictures that are hashed, and what is too flat."""
-        return {"side": _SIDE, "min_contrast": MIN_CONTRAST}
+        """The side of the pictures that are hashed, and which show too little."""
+        return {
+            "side": _SIDE,
+            "max_background": MAX_BACKGROUND,
+            "min_detail": MIN_DETAIL,
+        }
 
     def load(self, device: str) -> Consume:
         """The function from a decoded batch to column values."""
@@ -111,7 +125,7 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
     Returns
     -------
     dict of str to list of int or None, length n
-        None where an image is too flat to be told from others.
+        None where an image shows too little to be told from others.
     """
     import torch
 
@@ -129,12 +143,14 @@ def hashes(images: torch.Tensor, flips: bool = False) -> dict[str, list[int | No
     sums = strips.view(n, _CELLS, _CELLS, _PIXELS).sum(3).double()
     cells = (sums / sum(weights)).round()
     wide = strips.view(n, 8, 4, _SIDE).sum(2).double()
-    flat = _flat(cells).tolist()
-    bits = {"phash": _phash(cells), "dhash": _dhash(wide)}
+    frequencies = _frequencies(cells)
+    dull = (_plain(cells) & _poor(frequencies)).tolist()
+    bits = {"phash": _phash(frequencies), "dhash": _dhash(wide)}
     if flips:
-        bits |= {"phash_flipped": _phash(cells.flip(2)), "dhash_flipped": _dhash(wide.flip(2))}
+        mirrored = _frequencies(cells.flip(2))
+        bits |= {"phash_flipped": _phash(mirrored), "dhash_flipped": _dhash(wide.flip(2))}
     return {
-        name: [None if dull else value for dull, value in zip(flat, pack(hashed), strict=True)]
+        name: [None if poor else value for poor, value in zip(dull, pack(hashed), strict=True)]
         for name, hashed in bits.items()
     }
 
@@ -146,20 +162,39 @@ def pack(bits: torch.Tensor) -> list[int]:
     return values
 
 
-def _flat(cells: torch.Tensor) -> torch.Tensor:
-    """Whether the standard deviation of the cells is below `MIN_CONTRAST`, for each image."""
-    values = cells.flatten(1)
-    count = values.shape[1]
-    spread = count * (values * values).sum(1) - values.sum(1) ** 2
-    return spread < (count * _LEVEL * MIN_CONTRAST) ** 2
+def _plain(cells: torch.Tensor) -> torch.Tensor:
+    """Whether more than `MAX_BACKGROUND` of the cells have one level of gray, nearly."""
+    import torch
+
+    levels = (cells / _LEVEL).round().flatten(1).long()
+    counts = torch.zeros(len(levels), 256 + _BACKGROUND_LEVELS, device=cells.device)
+    # Whole numbers: exact in any order.
+    counts.scatter_add_(1, levels, torch.ones_like(levels, dtype=torch.float32))
+    below = counts.cumsum(1)
+    within = below[:, _BACKGROUND_LEVELS:] - below[:, :-_BACKGROUND_LEVELS]
+    most = torch.maximum(within.amax(1), below[:, _BACKGROUND_LEVELS - 1])
+    return most > MAX_BACKGROUND * levels.shape[1]
 
 
-def _phash(cells: torch.Tensor) -> torch.Tensor:
+def _poor(frequencies: torch.Tensor) -> torch.Tensor:
+    """Whether half of the bits are decided by less than `MIN_DETAIL` levels."""
+    varying = frequencies[:, 1:]
+    off = (varying - varying.median(dim=1, keepdim=True).values).abs().median(dim=1).values
+    # What a frequency of one level, root mean square over the cells, comes to.
+    unit = _LEVEL * _COSINE_UNIT**2 * _CELLS * (_CELLS / 2)
+    return off < MIN_DETAIL * unit
+
+
+def _frequencies(cells: torch.Tensor) -> torch.Tensor:
+    """The lowest 8 x 8 of the DCT, unscaled; shape (n, 64)."""
     cosines = _cosines().to(cells.device)
-    low = (cosines @ cells @ cosines.T).flatten(1)
+    return (cosines @ cells @ cosines.T).flatten(1)
+
+
+def _phash(frequencies: torch.Tensor) -> torch.Tensor:
     # Of 63 values the median is one of them.
-    median = low[:, 1:].median(dim=1, keepdim=True).values
-    return low > median
+    median = frequencies[:, 1:].median(dim=1, keepdim=True).values
+    return frequencies > median
 
 
 def _dhash(wide: torch.Tensor) -> torch.Tensor:

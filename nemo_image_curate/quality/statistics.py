@@ -29,9 +29,12 @@ class ImageStatistics(PixelStage):
     Columns
     -------
     width, height : int32
-        Pixels, as encoded (EXIF orientation is not applied).
+        Pixels: of the picture as it is stored, or with ``orientation="exif"`` as it is shown.
     image_format : string
         What the bytes are, such as ``jpeg``, whatever the extension says.
+    image_warning : string
+        What is wrong with a file whose pixels are all there: a JPEG without its end marker. Else
+        null; what has no pixels has its reason in ``image_error``.
     brightness : float32
         Mean luma (ITU-R BT.601), 0 to 255.
     contrast : float32
@@ -55,6 +58,7 @@ class ImageStatistics(PixelStage):
         """The columns and their types."""
         measured = ("brightness", "contrast", "sharpness", "colorfulness")
         sizes = {"width": pa.int32(), "height": pa.int32(), "image_format": pa.string()}
+        sizes["image_warning"] = pa.string()
         return sizes | dict.fromkeys(measured, pa.float32())
 
     def config(self) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def _statistics(batch: DecodedBatch) -> dict[str, Any]:
         "width": [batch.widths[row] for row in batch.decoded],
         "height": [batch.heights[row] for row in batch.decoded],
         "image_format": [batch.formats[row] for row in batch.decoded],
+        "image_warning": [batch.warnings[row] for row in batch.decoded],
     }
     return values | measure(batch.thumbnails[_SIDE])
 

@@ -131,8 +131,7 @@ def media_type(data: bytes) -> str:
         When they are no image.
     """
     name = read_header(data).format.upper()
-    # MPO is several JPEGs in one file; browsers show the first.
-    kind = "image/jpeg" if name == "MPO" else Image.MIME.get(name, "")
+    kind = Image.MIME.get(name, "")
     if not kind.startswith("image/"):
         raise ImageError(f"a {name} file is not served as an image")
     return kind

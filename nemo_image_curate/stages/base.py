@@ -135,6 +135,9 @@ class PixelStage(Stage):
         Threads that decode images in each worker.
     use_index_files : bool, default False
         Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, which is what timm and open_clip do, or are
+        turned as EXIF says before anything else. TIFF and HEIC are upright in any case.
 
     Attributes
     ----------
@@ -144,6 +147,7 @@ class PixelStage(Stage):
 
     num_threads_per_worker: int = no_effect(4)
     use_index_files: bool = no_effect(False)
+    orientation: str = "stored"
 
     thumbnail_size: ClassVar[int | None] = None
 
@@ -168,7 +172,12 @@ class PixelStage(Stage):
             stages=(self,),
             num_threads=self.num_threads_per_worker,
             use_index_files=self.use_index_files,
+            orientation=self.orientation,
         )
+
+    def record(self, **more: Any) -> dict[str, Any]:
+        """What is recorded of a column; with how pictures are turned."""
+        return super().record(orientation=self.orientation, **more)
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, computed when they are needed.

@@ -22,7 +22,7 @@ from nemo_image_curate.dataset.fingerprints import describe
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.decoder import image_decoder
-from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_orientation
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import RowImage, Tars, rows_by_shard
@@ -55,6 +55,9 @@ class ImagePass:
         Larger images are refused unread, as ``too large``.
     use_index_files : bool
         Take members' places from ``STEM.idx``.
+    orientation : {"stored", "exif"}
+        Whether pictures stay as they are stored, or are turned as EXIF says; the same for all
+        stages.
     on_error : {"null", "raise"}
         Whether an image that fails becomes a row of nulls or ends the job.
     load_shard : callable, optional
@@ -67,6 +70,7 @@ class ImagePass:
     num_threads: int = 4
     max_pixels: int = DEFAULT_MAX_PIXELS
     use_index_files: bool = False
+    orientation: str = "stored"
     on_error: str = "null"
     load_shard: Callable[[str], Iterable[tuple[Any, Sequence[str]]]] | None = field(
         default=None, compare=False
@@ -84,6 +88,15 @@ class ImagePass:
                 raise ConfigError(f"{name}={getattr(self, name)} should be a positive integer.")
         if self.on_error not in ("null", "raise"):
             raise ConfigError(f"on_error={self.on_error!r} should be 'null' or 'raise'.")
+        check_orientation(self.orientation)
+        for stage in self.stages:
+            if stage.orientation != self.orientation:
+                raise ConfigError(
+                    f"{type(stage).__name__} has orientation={stage.orientation!r}, the pass that "
+                    f"it shares {self.orientation!r}; give all stages of a pass the same."
+                )
+        if self.load_shard is not None and self.orientation != "stored":
+            raise ConfigError("load_dataset_shard gives pixels, which are not turned.")
         if self.load_shard is not None and self.thumbnail_sizes():
             raise ConfigError("load_dataset_shard gives pixels only; statistics need our decoding.")
         check_columns(self.stages)
@@ -104,7 +117,8 @@ class ImagePass:
         """All that decides what the pass computes."""
         # The last bits of embeddings depend on the batch size, and "raise" takes over no nulls.
         settings = (self.preprocessing, self.batch_size, self.max_pixels, self.on_error)
-        return ["ImagePass", *map(describe, self.stages), *map(describe, settings)]
+        described = [describe(value) for value in (*self.stages, *settings, self.orientation)]
+        return ["ImagePass", *described]
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the pass's columns, computed when they are needed."""
@@ -188,9 +202,10 @@ class _Partition:
                         values = [consume(batch) for consume in consumers]
                         result.add([row_numbers[number] for number in batch.decoded], values)
                         queue.wait()
-            # Rows that no batch held are missing, too.
-            result.note_errors(range(len(frame)), result.errors, raising)
-        return result.columns(image_pass.columns())
+        columns = result.columns(image_pass.columns())
+        # Rows that no batch held are missing, too, and of some a model made nothing.
+        result.note_errors(range(len(frame)), result.errors, raising)
+        return columns
 
     def _decoded(
         self, result: PassResult, device: str, owner: int
@@ -208,6 +223,7 @@ class _Partition:
             "batch_size": size,
             "max_pixels": image_pass.max_pixels,
             "thumbnail_sizes": image_pass.thumbnail_sizes(),
+            "orientation": image_pass.orientation,
         }
         decoder = worker_cache.get_or_build(
             tokenize(device, image_pass.preprocessing, options, owner),

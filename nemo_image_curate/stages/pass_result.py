@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
-from nemo_image_curate.decode.reasons import MISSING
+from nemo_image_curate.decode.reasons import MISSING, NO_DIRECTION
 from nemo_image_curate.errors import ImageError
 
 
@@ -54,23 +54,46 @@ class PassResult:
                 self._parts.setdefault(name, []).append(values)
 
     def columns(self, kinds: Mapping[str, pa.DataType]) -> dict[str, Any]:
-        """All columns in the order of the rows, null where a row has no value."""
+        """All columns in the order of the rows, null where a row has no value.
+
+        A vector of which all is NaN is none, and its row's reason says so.
+        """
         order = np.argsort(np.asarray(self._row_numbers, dtype=np.int64), kind="stable")
         row_numbers = np.asarray(self._row_numbers, dtype=np.int64)[order]
-        columns: dict[str, Any] = {}
-        for name, kind in kinds.items():
-            if name == ERROR_COLUMN:
-                columns[name] = pa.array(self.errors, pa.string())
-            elif name not in self._parts:
-                columns[name] = pa.nulls(len(self.keys), kind)
-            elif pa.types.is_list(kind):
-                vectors = _concatenated(self._parts[name], order)
-                columns[name] = frames.embedding_column(vectors, row_numbers, len(self.keys))
-            else:
-                values = [value for part in self._parts[name] for value in _plain(part)]
-                in_order = [values[position] for position in order]
-                columns[name] = frames.scatter(in_order, row_numbers, len(self.keys), kind)
-        return columns
+        columns = {
+            name: self._column(name, kind, order, row_numbers)
+            for name, kind in kinds.items()
+            if name != ERROR_COLUMN
+        }
+        columns[ERROR_COLUMN] = pa.array(self.errors, pa.string())
+        return {name: columns[name] for name in kinds}
+
+    def _column(
+        self, name: str, kind: pa.DataType, order: np.ndarray, row_numbers: np.ndarray
+    ) -> Any:
+        if name not in self._parts:
+            return pa.nulls(len(self.keys), kind)
+        if pa.types.is_list(kind):
+            vectors = _concatenated(self._parts[name], order)
+            has_none = _is_nan(vectors)
+            if has_none.any():
+                for row in row_numbers[has_none]:
+                    self.errors[row] = NO_DIRECTION
+                vectors, row_numbers = vectors[~has_none], row_numbers[~has_none]
+            return frames.embedding_column(vectors, row_numbers, len(self.keys))
+        values = [value for part in self._parts[name] for value in _plain(part)]
+        in_order = [values[position] for position in order]
+        return frames.scatter(in_order, row_numbers, len(self.keys), kind)
+
+
+def _is_nan(vectors: Any) -> np.ndarray:
+    """Whether all of a vector is NaN, for each; shape (n,), bool."""
+    # One look at a value of each is enough for nearly all.
+    first = vectors[:, :1]
+    if not (first != first).any():
+        return np.zeros(len(vectors), dtype=bool)
+    mask = (vectors != vectors).all(1)
+    return np.asarray(mask.cpu() if hasattr(mask, "cpu") else mask)
 
 
 def _concatenated(parts: Sequence[Any], order: np.ndarray) -> Any:

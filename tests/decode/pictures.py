@@ -31,18 +31,25 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + checksum
+
+
 def png(
-    width: int, height: int, rows: bytes, depth: int = 8, color: int = 2, interlace: int = 0
+    width: int,
+    height: int,
+    rows: bytes,
+    depth: int = 8,
+    color: int = 2,
+    interlace: int = 0,
+    extra: bytes = b"",
 ) -> bytes:
     """A PNG from filtered rows; Pillow writes neither 16-bit RGB nor interlaced ones."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + checksum
-
     header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlace)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    body = chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + body
 
 
 def interlaced_png(pixels: np.ndarray) -> bytes:
@@ -129,10 +136,13 @@ def bad() -> dict[str, tuple[bytes | None, str]]:
     return {
         "none": (None, "missing"),
         "empty": (b"", "decode: empty file"),
-        "html": (b"<html><body>404</body></html>", "decode: not an image (first bytes 3c68746d"),
+        "html": (b"<html><body>404</body></html>", "decode: not an image (looks like HTML"),
         "text": (b"hi", "decode: not an image (first bytes 6869)"),
         "noise": (b"\0" + noise, "decode: not an image (first bytes 00"),
-        "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decode: not an image"),
+        "svg": (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "decode: not an image (looks like SVG",
+        ),
         "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "decode: not an im"),
         "jpeg start": (b"\xff\xd8\xff\xe0", "decode: broken jpeg header ("),
         "png start": (files["png"][:20], "decode: broken png header ("),

@@ -29,7 +29,7 @@ def test_the_default_limit_is_pillows() -> None:
         # Lies on its side; timm and open_clip leave it so.
         ("jpeg rotated", ("jpeg", 123, 91, "RGB")),
         ("jpeg cmyk", ("jpeg", 123, 91, "CMYK")),
-        ("mpo", ("mpo", 123, 91, "RGB")),
+        ("mpo", ("jpeg", 123, 91, "RGB")),
         ("png 16 bit gray", ("png", 123, 91, "I;16")),
         ("gif", ("gif", 123, 91, "P")),
         ("webp", ("webp", 123, 91, "RGB")),

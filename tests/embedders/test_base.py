@@ -323,6 +323,7 @@ def test_provenance_is_recorded_in_the_files(ds, tmp_path):
             "preprocessing": json.loads(json.dumps(SMALL.to_dict())),
             "normalized": True,
             "autocast": True,
+            "orientation": "stored",
             "version": __version__,
         }
         assert columns["bright"]["embedding_encoder"] == "thumb"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import io
+import random
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.quality.perceptual_hash import MIN_CONTRAST, PerceptualHash, hashes
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash, hashes
 from tests.make_data import jpeg, write_tar
 from tests.make_embedders import LoggingEmbedder, ThumbEmbedder, computed, rows
 
@@ -93,14 +94,45 @@ def test_a_device_changes_nothing(backend):
 
 def test_pictures_that_show_nothing_have_no_hash():
     flat = np.full((64, 64, 3), 77, dtype=np.uint8)
-    noisy = flat + np.random.default_rng(1).integers(-3, 4, flat.shape, dtype=np.int64)
-    faint, clear = flat.copy(), flat.copy()
-    # Two halves: the standard deviation is half their difference.
-    faint[:32] += np.uint8(2 * MIN_CONTRAST - 1)
-    clear[:32] += np.uint8(2 * MIN_CONTRAST + 1)
-    found = hashes(stacked(flat, noisy.astype(np.uint8), faint, clear), flips=True)
+    noise = np.random.default_rng(1)
+    noisy = (flat + noise.integers(-3, 4, flat.shape)).astype(np.uint8)
+    halves, disc, blocks = flat.copy(), flat.copy(), flat.copy()
+    halves[:32] = 200
+    y, x = np.mgrid[-32:32, -32:32] + 0.5
+    disc[x * x + y * y < 400] = 0
+    blocks[:] = noise.integers(0, 256, (8, 8)).repeat(8, 0).repeat(8, 1)[..., None]
+    found = hashes(stacked(flat, noisy, halves, disc, blocks), flips=True)
     for name in NAMES:
-        assert [value is None for value in found[name]] == [True, True, True, False]
+        assert [value is None for value in found[name]] == [True, True, True, True, False]
+
+
+def page(lines: list[str], size: int, ink: int = 0, paper: int = 255) -> Image.Image:
+    image = Image.new("L", (600, 800), paper)
+    font = ImageFont.load_default(size)
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(image).text((50, 50 + 1.4 * size * number), line, fill=ink, font=font)
+    return image
+
+
+@pytest.mark.parametrize("size", [12, 16, 28])
+@pytest.mark.parametrize("most", [1, 3, 12, 40])
+@pytest.mark.parametrize(("ink", "paper"), [(0, 255), (230, 20), (60, 235)])
+def test_different_pages_of_text_are_no_duplicates(size, most, ink, paper):
+    words = random.Random(f"{size} {most}")
+
+    def line() -> str:
+        letters = words.choices("abcdefghijklmnopqrstuvwxyz    ", k=words.randint(20, 900 // size))
+        return "".join(letters)
+
+    texts = [[line() for _ in range(words.randint(1, most))] for _ in range(20)]
+    pages = [page(lines, size, ink, paper).convert("RGB").resize((64, 64), 2) for lines in texts]
+    found = hashes(stacked(*map(np.asarray, pages)))["phash"]
+    values = [value for value in found if value is not None]
+    near = sum(
+        any((value ^ other).bit_count() <= 6 for other in values[:number])
+        for number, value in enumerate(values)
+    )
+    assert near <= 1, (near, len(values))
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -1,0 +1,134 @@
+"""JPEGs without their end: whether all pixels are there nevertheless."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nemo_image_curate.decode.header import as_image_error, open_image
+from nemo_image_curate.errors import ImageError
+
+END_MISSING = "the end marker of the JPEG is missing"
+
+_START, _END, _SCAN, _INTERVAL = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xdd"
+# Among how many bytes the end is looked for first: some programs append a few of their own.
+_TAIL = 64
+# Bits that decoders take for what is missing. No two may begin alike, since a code can be the
+# same for both: of these the first bits differ already.
+_FILLERS = (b"\x55" * 64, b"\xaa" * 64)
+_COEFFICIENTS = 64
+
+
+class Ended(NamedTuple):
+    """A JPEG that has an end.
+
+    Attributes
+    ----------
+    data : bytes or memoryview
+    was_missing : bool
+        Whether the end was put there by us.
+    """
+
+    data: bytes | memoryview
+    was_missing: bool
+
+
+def ends(data: bytes | memoryview) -> bool:
+    """Whether the last bytes of a JPEG hold its end marker."""
+    return _END in bytes(data[-_TAIL:])
+
+
+def with_end(data: bytes | memoryview) -> Ended:
+    """A JPEG with its end marker, put back where it alone is missing.
+
+    Many programs forget it, and some downloads lose it; what is shown is the same. Decoders
+    cannot tell: given an end they fill what is missing with gray, and given zeros they go on.
+    So the picture is decoded with several ends: where a bit of it is missing, what follows
+    decides what is seen.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        Of a picture whose header was read and whose size is allowed.
+
+    Raises
+    ------
+    ImageError
+        Where pixels, or scans of a progressive JPEG that make them sharp, are missing.
+    """
+    if ends(data):
+        return Ended(data, False)
+    encoded = bytes(data)
+    scan = _first_scan(encoded)
+    # Between scans stands nothing that looks like an end: in their codes 255 is followed by 0.
+    if scan is None or encoded.find(_END, scan) >= 0:
+        return Ended(data, False)
+    body = encoded.rstrip(b"\0")
+    if body.endswith(b"\xff") and len(body) < len(encoded):
+        # A code that is 255, not half an end.
+        body += b"\0"
+    else:
+        body = body.removesuffix(b"\xff")
+    with as_image_error():
+        is_whole = _has_all_scans(body, scan) and _looks_the_same(body)
+    if not is_whole:
+        raise ImageError("image file is truncated (pixels are missing at its end)")
+    return Ended(body + _END, True)
+
+
+def _segments(data: bytes) -> Iterator[int]:
+    """Where the markers stand up to the first scan's; pictures in the header are passed by."""
+    at = len(_START)
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:
+            at += 1
+            continue
+        yield at
+        if data[at : at + 2] == _SCAN:
+            return
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def _first_scan(data: bytes) -> int | None:
+    return next((at for at in _segments(data) if data[at : at + 2] == _SCAN), None)
+
+
+def _has_all_scans(data: bytes, scan: int) -> bool:
+    """Whether the scans give all bits of all coefficients of each component (T.81, B.2.3)."""
+    missing: dict[int, set[int]] = {}
+    while scan >= 0:
+        count = data[scan + 4] if scan + 4 < len(data) else 0
+        end = scan + 8 + 2 * count
+        if end > len(data):
+            return False
+        first, last, bits = data[end - 3 : end]
+        for component in data[scan + 5 : end - 3 : 2]:
+            left = missing.setdefault(component, set(range(_COEFFICIENTS)))
+            if not bits & 15:
+                left -= set(range(first, last + 1))
+        scan = data.find(_SCAN, end)
+    return len(missing) == _components(data) and not any(missing.values())
+
+
+def _components(data: bytes) -> int:
+    """How many components the frame has, which stands behind SOF0 to SOF15."""
+    others = (0xC4, 0xC8, 0xCC)
+    frames = (at for at in _segments(data) if 0xC0 <= data[at + 1] < 0xD0)
+    return next((data[at + 9] for at in frames if data[at + 1] not in others), 0)
+
+
+def _looks_the_same(body: bytes) -> bool:
+    # Where scans are divided, a piece may be missing from its restart marker on.
+    divided = any(body[at : at + 2] == _INTERVAL for at in _segments(body))
+    scan = body.rfind(_SCAN)
+    last = max(body.rfind(bytes([0xFF, 0xD0 + number]), scan) for number in range(8))
+    number = (body[last + 1] - 0xCF) % 8 if last >= 0 else 0
+    restarts = [b"", bytes([0xFF, 0xD0 + number])] if divided else [b""]
+    first = _shown(body)
+    return all(
+        _shown(body + restart + filler) == first for restart in restarts for filler in _FILLERS
+    )
+
+
+def _shown(body: bytes) -> bytes:
+    return open_image(body + _END).tobytes()
