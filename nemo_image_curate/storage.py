@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import filelock
+import fsspec.config
 import fsspec.core
 
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, CurateError, DatasetError
 
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
@@ -40,6 +41,23 @@ _HIDDEN = re.compile(
 )
 # Shows a worker that it sees the client's folder.
 _SHARED_MARK = "driver"
+# What fsspec needs for URLs.
+_NEEDED = {
+    "s3": "'nemo_image_curate[s3]'",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "hf": "huggingface_hub",
+    "http": "aiohttp",
+    "https": "aiohttp",
+}
+# Their errors say that a place was not reached.
+_REMOTE_PACKAGES = frozenset(
+    "adlfs aiohttp azure botocore gcsfs google huggingface_hub httpx requests s3fs".split()
+)
+_CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -66,14 +84,58 @@ class FileInfo:
 def filesystem(location: str) -> tuple[Any, str]:
     """The fsspec filesystem of a location, and the path inside it."""
     # Other processes write while we look: a remembered listing would hide what they did.
-    options = {} if is_local(location) else {"use_listings_cache": False}
+    options: dict[str, Any] = {} if is_local(location) else {"use_listings_cache": False}
+    if location.startswith("s3://") and "config_kwargs" not in fsspec.config.conf.get("s3", {}):
+        # botocore waits a minute, five times, for a host that does not answer.
+        options["config_kwargs"] = {"connect_timeout": _CONNECT_SECONDS}
     try:
         fs, path = fsspec.core.url_to_fs(location, **options)
         return fs, path
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        scheme = location.partition("://")[0]
+        module = _NEEDED.get(scheme, f"what fsspec needs for {scheme}://")
         raise DatasetError(
-            f"cannot use {location}: {error}. For s3:// install nemo_image_curate[s3]."
+            f"cannot use {location}: {error}. Install it: pip install {module}"
         ) from error
+    except ValueError as error:
+        raise DatasetError(
+            f"cannot use {location}: {error}. Known are local paths and {', '.join(_NEEDED)} URLs."
+        ) from error
+
+
+def endpoint() -> str:
+    """Where the environment says that S3 is."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return f"AWS_ENDPOINT_URL={url}" if url else "AWS_ENDPOINT_URL is not set: Amazon's own"
+
+
+@contextlib.contextmanager
+def reaching(location: str) -> Iterator[None]:
+    """Turn what goes wrong between here and a remote place into one line that says what to check.
+
+    Raises
+    ------
+    DatasetError
+    """
+    try:
+        yield
+    except CurateError:
+        raise
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        is_remote = package in _REMOTE_PACKAGES or isinstance(error, OSError)
+        if is_local(location) or not is_remote:
+            raise
+        what = " ".join(str(error).split()) or type(error).__name__
+        check = "Check the address, the network, and that you may read it"
+        if location.startswith("s3://"):
+            check = (
+                f"Check the endpoint ({endpoint()}), the credentials (AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY or AWS_PROFILE), and the bucket's name"
+            )
+        elif location.startswith("hf://"):
+            check = "Check the repository's name, and your token: hf auth login"
+        raise DatasetError(f"cannot read {location}: {what[:300]}. {check}.") from error
 
 
 def is_local(location: str) -> bool:
@@ -267,6 +329,11 @@ def _linked(name: str) -> FileInfo:
 
 def make_dirs(folder: str) -> None:
     """Create a folder and its parents; a clear error when that is not possible."""
+    if folder.startswith(("http://", "https://")):
+        raise DatasetError(
+            f"cannot write to {folder}: web servers only give files. Choose a folder for what is "
+            "computed: --output DIR, or save_metadata(DIR)."
+        )
     fs, path = filesystem(folder)
     try:
         fs.makedirs(path, exist_ok=True)

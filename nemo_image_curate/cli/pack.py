@@ -14,7 +14,11 @@ from nemo_image_curate.cli.base import json_option, main, report, samples_option
     "--captions",
     metavar="CSV",
     type=click.Path(exists=True, dir_okay=False),
-    help="File names and captions, with a header such as image,caption.",
+    help="File names and captions, with a header such as image,caption. They count more than "
+    "NAME.txt beside NAME.jpg.",
+)
+@click.option(
+    "--encoding", metavar="NAME", help="Of the captions, if not UTF-8: latin-1, shift_jis ..."
 )
 @samples_option
 @json_option
@@ -22,17 +26,18 @@ def pack(
     images: tuple[str, ...],
     output: str,
     captions: str | None,
+    encoding: str | None,
     samples_per_shard: int,
     as_json: bool,
 ) -> None:
-    """Pack image files, or folders of them, into shards."""
+    """Pack image files, or folders of them, into shards.
+
+    Images are known by their bytes. NAME.txt, NAME.caption and NAME.json give the caption and
+    columns of the image beside them.
+    """
     from nemo_image_curate.shards import pack as packing
 
+    texts = packing.read_captions(captions, encoding) if captions else None
     files = packing.find_images(images)
-    texts = packing.read_captions(captions) if captions else None
-    tars = packing.pack(files, output, texts, samples_per_shard)
-    captioned = sum(name in texts or path.name in texts for path, name in files) if texts else 0
-    report(
-        {"samples": len(files), "captioned": captioned, "shards": len(tars), "output": output},
-        as_json,
-    )
+    summary = packing.pack(files, output, texts, samples_per_shard, encoding=encoding)
+    report({**summary.to_dict(), "output": output}, as_json)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import shutil
+import sys
+import unicodedata
 from typing import Any
 
 import click
@@ -15,6 +20,9 @@ from nemo_image_curate.cli.base import (
     print_json,
 )
 from nemo_image_curate.cli.searching import open_searcher, store_option
+
+# Invisible, and needed in emoji and in the scripts of India and Persia.
+_JOINERS = "\u200c\u200d"
 
 
 @main.command()
@@ -62,8 +70,36 @@ def search(
     if as_json:
         print_json([hit.to_dict() for hit in hits])
         return
+    is_terminal = sys.stdout.isatty()
     for hit in hits:
         similar = f"  (+{hit.similar} alike)" if hit.similar else ""
-        click.echo(
-            f"{hit.score:.4f}  {hit.shard or 'store'}: {hit.key}{similar}  {hit.caption or ''}"
-        )
+        line = f"{hit.score:.4f}  {hit.shard or 'store'}: {hit.key}{similar}  {hit.caption or ''}"
+        click.echo(one_line(line, shutil.get_terminal_size().columns if is_terminal else None))
+
+
+def one_line(text: str, width: int | None) -> str:
+    """A text as one line that a terminal shows as it is.
+
+    Captions and keys come from strangers: what ends the line, moves the cursor or turns the
+    writing round becomes a space.
+
+    Parameters
+    ----------
+    text : str
+    width : int or None
+        The columns that it may take; what is longer is cut.
+    """
+    text = "".join(one if one.isprintable() or one in _JOINERS else " " for one in text)
+    if width is None:
+        return text
+    ends = list(itertools.accumulate(map(_columns, text)))
+    if not ends or ends[-1] <= width:
+        return text
+    return text[: bisect.bisect_right(ends, width - 1)] + "…"
+
+
+def _columns(letter: str) -> int:
+    """How many columns of a terminal a letter takes."""
+    if letter in _JOINERS or unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -14,9 +21,16 @@ from nemo_image_curate.errors import ConfigError
 if TYPE_CHECKING:
     from distributed import Client
 
+_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
+# Names the file in which a worker leaves word.
+_WORD = "NEMO_IMAGE_CURATE_WORD"
+_UNGUARDED = (
+    "get_client was called while a worker process imported this script, as each does when it "
+    "starts. Put what the script does below: if __name__ == '__main__':"
+)
 # Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
 # activations again (a third of EfficientNet's time here), and each batch for its files.
-_KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
+_KEEP_FREED = {f"{_ENVIRONMENT}.MALLOC_TRIM_THRESHOLD_": None}
 
 
 def get_client(
@@ -51,12 +65,14 @@ def get_client(
     Raises
     ------
     ConfigError
-        For contradicting arguments.
+        For contradicting arguments; for a script that calls this when it is imported, and for one
+        that worker processes cannot import.
     BackendError
         When ``gpu`` is asked for and no GPU works.
     """
     from distributed import Client
 
+    _refuse_while_imported()
     if scheduler_address and scheduler_file:
         raise ConfigError("give scheduler_address or scheduler_file, not both.")
     if scheduler_address or scheduler_file:
@@ -72,7 +88,7 @@ def get_client(
     if options.get("processes", True):
         options["env"] = {"OMP_NUM_THREADS": "1", **options.get("env", {})}
     defaults = {"threads_per_worker": 1, "dashboard_address": ":0"}
-    with dask.config.set(_KEEP_FREED):
+    with _processes_start(options.get("processes", True)):
         cluster = LocalCluster(n_workers=n_workers or usable_cores(), **(defaults | options))
     return _owned(cluster)
 
@@ -98,8 +114,61 @@ def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
         # that it shared with RMM would raise no OutOfMemoryError, hence batches could not shrink,
         # and could hold no CUDA graph (pytorch issues 133280 and 163257).
         defaults |= {"rmm_async": True, "rmm_release_threshold": 0.1}
-    with dask.config.set(_KEEP_FREED):
-        return _owned(LocalCUDACluster(n_workers=n_workers, **(defaults | options)))
+    with _processes_start():
+        cluster = LocalCUDACluster(n_workers=n_workers, **(defaults | options))
+    return _owned(cluster)
+
+
+@contextlib.contextmanager
+def _processes_start(are_processes: bool = True) -> Iterator[None]:
+    """Settings for the start of worker processes, which import the user's script once more.
+
+    A script that starts a cluster whenever it is imported would have each worker start another
+    one. There, `get_client` ends the worker and leaves word in a file.
+
+    Raises
+    ------
+    ConfigError
+        When the script starts a cluster as it is imported, or cannot be imported.
+    """
+    if not are_processes or dask.config.get("distributed.worker.multiprocessing-method") == "fork":
+        with dask.config.set(_KEEP_FREED):
+            yield
+        return
+    _require_script()
+    with tempfile.NamedTemporaryFile(prefix="nemo-image-curate-") as word:
+        try:
+            with dask.config.set({**_KEEP_FREED, f"{_ENVIRONMENT}.{_WORD}": word.name}):
+                yield
+        except Exception:
+            if word.read():
+                raise ConfigError(_UNGUARDED) from None
+            raise
+
+
+def _refuse_while_imported() -> None:
+    """End a worker process whose start has come to `get_client`, or refuse in any other one."""
+    # What multiprocessing looks at itself when it refuses to start a process from there.
+    if not getattr(multiprocessing.current_process(), "_inheriting", False):
+        return
+    place = os.environ.get(_WORD, "")
+    if os.path.isfile(place):
+        Path(place).write_text("unguarded")
+        sys.exit(1)
+    raise ConfigError(_UNGUARDED)
+
+
+def _require_script() -> None:
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    is_module = getattr(main, "__spec__", None) is not None
+    # Notebooks, prompts and `python -c` have no file, and workers need none.
+    if path is None or is_module or os.path.isfile(path):
+        return
+    raise ConfigError(
+        f"this program was read from {path}, where worker processes cannot read it once more. Save "
+        "it as a file and run that, or take threads: get_client(processes=False)."
+    )
 
 
 def _owned(cluster: Any) -> Client:

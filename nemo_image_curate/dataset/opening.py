@@ -6,6 +6,7 @@ import logging
 import os
 import posixpath
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from braceexpand import braceexpand
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask
-from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest, unfinished
+from nemo_image_curate.dataset import other_inputs
+from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -24,6 +26,7 @@ from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
+_STAT_THREADS = 32
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +65,12 @@ def open_webdataset(
     Tars("", image_member)
     folder = storage.normalise(metadata) if metadata is not None else None
     if folder is None and isinstance(path, (str, os.PathLike)):
+        if problem := other_inputs.command(os.fspath(path)):
+            raise problem
         candidate = storage.normalise(path)
-        if storage.stat(storage.join(candidate, MANIFEST)) is not None:
+        with storage.reaching(candidate):
+            is_saved = storage.stat(storage.join(candidate, MANIFEST)) is not None
+        if is_saved:
             folder, path = candidate, ""
     orphans: list[str] = []
     if folder is not None and (not path or storage.stat(storage.join(folder, MANIFEST))):
@@ -126,20 +133,26 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
     if not patterns:
         raise DatasetError("no shards given: the list is empty.")
     tars: dict[str, storage.FileInfo] = {}
-    for pattern in patterns:
-        for location in braceexpand(os.fspath(pattern)):
-            for info in _tars_of(storage.normalise(location)):
-                tars[info.location] = info
+    for given in patterns:
+        pattern = os.fspath(given)
+        if problem := other_inputs.command(pattern):
+            raise problem
+        with storage.reaching(pattern):
+            for location in _expanded(pattern):
+                for info in _tars_of(storage.normalise(location)):
+                    tars[info.location] = info
     if not tars:
-        for folder in map(storage.normalise, patterns):
-            if storage.is_dir(folder) and storage.find(folder, ".parquet"):
-                raise unfinished(folder)
-        raise DatasetError(
-            f"no .tar shards under {path}. Give the folder, a glob such as 'data/*.tar', a brace "
-            "pattern such as 'data/{00000..00099}.tar', a list or a URL; loose images become "
-            "shards with: nemo-image-curate pack IMAGES --output DIR"
-        )
+        raise other_inputs.no_shards_in([storage.normalise(one) for one in patterns], path)
     return list(tars.values())
+
+
+def _expanded(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand(pattern))
+    except ValueError as error:
+        raise DatasetError(
+            f"cannot use {pattern!r}: {error}. A brace pattern is like 'data/{{00000..00099}}.tar'."
+        ) from error
 
 
 def _tars_of(location: str) -> list[storage.FileInfo]:
@@ -150,10 +163,12 @@ def _tars_of(location: str) -> list[storage.FileInfo]:
     if location.lower().endswith(TAR_ENDINGS):
         info = storage.stat(location)
         if info is None:
-            raise DatasetError(f"shard {location} does not exist.")
+            reached = "" if storage.is_local(location) else " or cannot be reached"
+            raise DatasetError(f"shard {location} does not exist{reached}.")
         return [info]
     if not storage.is_dir(location):
-        raise DatasetError(f"{location} does not exist (or is neither a folder nor a .tar file).")
+        is_there = storage.stat(location) is not None
+        raise (other_inputs.no_shard if is_there else other_inputs.nothing_there)(location)
     tars = storage.find(location, TAR_ENDINGS)
     # An export written below its own input is another dataset.
     exports = {storage.parent(info.location) for info in storage.find(location, EXPORT_MANIFEST)}
@@ -183,12 +198,7 @@ def _from_tars(
     tars = list_tars(path)
     root = root or _root_of(path, tars)
     home = sidecar_folder or root
-    if sidecar_folder is None:
-        folders = sorted({storage.parent(tar.location) for tar in tars})
-        listings = [storage.glob(storage.join(_escape(folder), "*.parquet")) for folder in folders]
-        sidecars = {info.location: info for infos in listings for info in infos}
-    else:
-        sidecars = {info.location: info for info in storage.find(sidecar_folder, ".parquet")}
+    sidecars = {info.location: info for info in _sidecars(tars, sidecar_folder)}
     sources = []
     for tar in tars:
         shard = storage.relative(tar.location, root)
@@ -227,6 +237,20 @@ def _from_tars(
 
 def _has_tar(stem: str) -> bool:
     return any(storage.stat(stem + ending) is not None for ending in TAR_ENDINGS)
+
+
+def _sidecars(tars: list[storage.FileInfo], folder: str | None) -> list[storage.FileInfo]:
+    """The Parquet files below a folder, or beside the tars, tar or no tar of their name."""
+    if folder is not None:
+        return storage.find(folder, ".parquet")
+    if tars[0].location.startswith(("http://", "https://")):
+        # Few web servers list their files.
+        places = [ShardFiles.beside(tar.location).sidecar for tar in tars]
+        with ThreadPoolExecutor(_STAT_THREADS) as pool:
+            return [info for info in pool.map(storage.stat, places) if info is not None]
+    folders = sorted({storage.parent(tar.location) for tar in tars})
+    listings = [storage.glob(storage.join(_escape(place), "*.parquet")) for place in folders]
+    return [info for infos in listings for info in infos]
 
 
 def _escape(folder: str) -> str:

@@ -25,6 +25,8 @@ _PATTERNS = frozenset({"contains", "match", "fullmatch"})
 # What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
 # gigabytes, and Arrow crashes on rounding to digits that there are not.
 _MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
+# Nobody means one in a text: they are what Python makes of \b and its like.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _ACCESSORS = frozenset(name.rpartition(".")[0] for name in METHODS) - {""}
 _NODES = (
     *(ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.Invert, ast.USub),
@@ -72,6 +74,8 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
         elif isinstance(node, ast.Constant) and not isinstance(node.value, (str, int, float)):
             what = "None (use .isna())" if node.value is None else f"{node.value!r}"
             raise _refused(expression, what)
+        elif isinstance(node, ast.Constant) and _CONTROL.search(str(node.value)):
+            raise _control_character(str(node.value), expression)
         elif isinstance(node, ast.Attribute):
             is_accessor = node.attr in _ACCESSORS and id(node) in owners
             if not (node.attr in _METHODS if id(node) in called else is_accessor):
@@ -146,6 +150,16 @@ def _booleans(text: str) -> str:
     words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
+
+
+def _control_character(text: str, expression: str) -> ConfigError:
+    letters = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\v": r"\v", "\r": r"\r"}
+    written = _CONTROL.sub(lambda one: letters.get(one[0], ascii(one[0])[1:-1]), text)
+    return ConfigError(
+        f"the text {text!r} in the expression {expression!r} holds a control character, which "
+        f"Python makes of a backslash in a text without r. Write r'{written}' or {written!r}; in "
+        "a program, put r before the whole expression, too."
+    )
 
 
 def _refused(expression: str, refused: str) -> ConfigError:

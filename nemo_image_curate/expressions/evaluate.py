@@ -84,7 +84,7 @@ def matching_rows(table: pa.Table, expression: str) -> np.ndarray:
     Raises
     ------
     ConfigError
-        When it compares or calculates what does not go together, or is not true or false.
+        As `condition` does.
     """
     mask: np.ndarray = pc.fill_null(condition(table, expression), False).to_numpy(
         zero_copy_only=False
@@ -93,20 +93,24 @@ def matching_rows(table: pa.Table, expression: str) -> np.ndarray:
 
 
 def condition(table: pa.Table, expression: str) -> pa.BooleanArray:
-    """Where an expression is true or false; null where it is neither.
+    """Whether an expression is true for each row of a table; null where that is not known.
+
+    Returns
+    -------
+    pyarrow.BooleanArray, shape (n,)
 
     Raises
     ------
     ConfigError
-        As `matching_rows`.
+        When it compares or calculates what does not go together, or is not true or false.
     """
-    chosen = _value(table, expression)
-    if not (is_column(chosen) and pa.types.is_boolean(chosen.type)):
-        kind = chosen.type if is_column(chosen) else type(chosen).__name__
+    values = _value(table, expression)
+    if not (is_column(values) and pa.types.is_boolean(values.type)):
+        kind = values.type if is_column(values) else type(values).__name__
         raise ConfigError(
             f"the expression {expression!r} gives {kind}, not true or false for each row. {EXAMPLE}"
         )
-    return chosen
+    return values
 
 
 def _value(table: pa.Table, expression: str) -> Value:

@@ -254,7 +254,8 @@ def _any_of(test: Callable[[Value, str], Value]) -> Callable[..., Value]:
 
     def method(values: Value, pat: str | list[str], na: bool | None = None) -> Value:
         ends = pat if isinstance(pat, list) else [pat]
-        result = functools.reduce(pc.or_kleene, [test(values, end) for end in ends])
+        none = pc.if_else(pc.is_valid(values), False, pa.scalar(None, pa.bool_()))
+        result = functools.reduce(pc.or_kleene, [test(values, end) for end in ends], none)
         return result if na is None else pc.fill_null(result, na)
 
     return method

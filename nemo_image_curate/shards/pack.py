@@ -2,182 +2,397 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import importlib.util
+import itertools
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards.index import IMAGE_EXTENSIONS, format_idx
+from nemo_image_curate.shards.captions import (
+    Matches,
+    check_encoding,
+    decoded,
+    match_names,
+    read_captions,
+)
+from nemo_image_curate.shards.index import format_idx
+from nemo_image_curate.shards.loose import (
+    PACKED_MARK,
+    SHOWN,
+    LooseFiles,
+    LooseImage,
+    ending_of,
+    find_images,
+    printable,
+)
 from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
 from nemo_image_curate.shards.writer import TarWriter
 
-_FILE_NAMES = ("image", "file", "filename", "file_name", "path")
-_MANIFEST = "_pack.json"
-_CAPTION_NAMES = ("caption", "text")
+__all__ = ["PackSummary", "find_images", "pack", "read_captions"]
+
+# Columns that are ours; what a file beside an image says under these names is kept under others.
+_OURS = ("key", "file", "caption", "captions", "shard")
+# What decodes formats that Pillow does not know, and the extra that brings it.
+_DECODERS = {"heic": ("pillow_heif", "heif"), "jxl": ("pillow_jxl", "jxl")}
+# Where a sidecar's footer holds what was counted when it was written.
+_COUNTS = b"nemo_image_curate.pack"
+
+logger = logging.getLogger(__name__)
 
 
-def find_images(paths: Sequence[str | os.PathLike[str]]) -> list[tuple[Path, str]]:
-    """The image files that some paths name.
+@dataclass(frozen=True)
+class PackSummary:
+    """What came of all files: ``samples + texts + left_out + unreadable`` is what was found.
 
-    Parameters
+    Attributes
     ----------
-    paths : sequence of str or path
-        Files are taken whatever they are called; of a folder, all files below it with the
-        extension of an image.
-
-    Returns
-    -------
-    list of (Path, str)
-        Each file, and its name relative to the folder it was found in; folders in sorted order.
-
-    Raises
-    ------
-    DatasetError
-        When a path does not exist or there is no image at all.
+    tars : list of str
+        Written now, or by the same pack before it was stopped.
+    samples : int
+    captioned : int
+        Samples with a caption, whatever it came from.
+    texts : int
+        Files beside images that gave their caption or columns.
+    rows, rows_without_image : int
+        Names that the captions have, and those of them that name no image or more than one.
+    images_without_row : int
+        Images that no row names, when captions were given.
+    left_out : dict of str to int
+        Files by kind.
+    unreadable : int
     """
-    files: list[tuple[Path, str]] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.is_file())
-            images = [file for file in inside if _suffix(file) in IMAGE_EXTENSIONS]
-            files += [(file, file.relative_to(path).as_posix()) for file in sorted(images)]
-        elif path.is_file():
-            files.append((path, path.name))
-        else:
-            raise DatasetError(f"{path} does not exist.")
-    if not files:
-        names = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise DatasetError(f"no images in {', '.join(map(str, paths))} (looked for {names}).")
-    return files
+
+    tars: list[str]
+    samples: int
+    captioned: int
+    texts: int
+    rows: int
+    rows_without_image: int
+    images_without_row: int
+    left_out: dict[str, int]
+    unreadable: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, of tars as ``shards``."""
+        record = asdict(self)
+        record["shards"] = len(record.pop("tars"))
+        return record
 
 
-def read_captions(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Captions by file name from a CSV file with a header, such as ``image,caption``.
+@dataclass
+class _Counts:
+    """What is counted of one shard."""
 
-    An image may have several lines, one caption each.
-
-    Raises
-    ------
-    DatasetError
-        Naming the file and the columns it has, when the needed ones are missing.
-    """
-    captions: dict[str, list[str]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            image = next((name for name in names if name.lower() in _FILE_NAMES), None)
-            caption = next((name for name in names if name.lower() in _CAPTION_NAMES), None)
-            if image is None or caption is None:
-                raise DatasetError(
-                    f"{path}: needs a column of file names ({' or '.join(_FILE_NAMES)}) and one of "
-                    f"captions ({' or '.join(_CAPTION_NAMES)}); it has: {', '.join(names)}."
-                )
-            for row in reader:
-                captions.setdefault(row[image], []).append(row[caption] or "")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is not a readable CSV file in UTF-8: {error}") from error
-    return captions
+    samples: int = 0
+    captioned: int = 0
+    texts_left_out: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def pack(
-    images: Iterable[tuple[Path, str]],
+    images: LooseFiles | Iterable[LooseImage | tuple[Path, str]],
     output: str | os.PathLike[str],
     captions: Mapping[str, Sequence[str]] | None = None,
     samples_per_shard: int = 10000,
     fields: Mapping[str, Mapping[str, Any]] | None = None,
-) -> list[str]:
+    encoding: str | None = None,
+) -> PackSummary:
     """Write shards with an image, a caption and a ``.json`` for each file, and their sidecars.
+
+    What is left out or cannot be read is counted, logged, and does not stop the others.
 
     Parameters
     ----------
-    images : iterable of (Path, str)
-        Files, and the names they go by in `captions`, `fields` and the ``file`` column.
+    images : LooseFiles or iterable of (Path, str)
+        Files, and the names they go by in `captions`, `fields` and the ``file`` column. Those that
+        `find_images` found have their captions and columns from the files beside them, too.
     output : str or path
         A folder or URL without shards, or where the same pack was stopped.
     captions : mapping of str to sequence of str, optional
-        The first becomes ``caption``; all of them ``captions``, when some image has several.
+        They count more than files beside the images. The first becomes ``caption``; all of them
+        ``captions``, when some image has several.
     samples_per_shard : int
     fields : mapping of str to mapping, optional
         More columns by file name.
+    encoding : str, optional
+        Of texts beside images. Default: what a byte order mark says, else UTF-8.
 
     Returns
     -------
-    list of str
-        The tars written.
+    PackSummary
+        Which is written to ``_run.json``, too.
 
     Raises
     ------
     ConfigError, DatasetError
-        For unusable arguments, unreadable files, or an output that has shards already.
+        For unusable arguments, an output that has shards already, captions none of which names an
+        image, or when nothing could be read.
     """
     if samples_per_shard < 1:
         raise ConfigError(f"samples_per_shard={samples_per_shard} should be a positive integer.")
+    check_encoding(encoding)
     output = storage.normalise(output)
     storage.make_dirs(output)
-    images, captions, fields = list(images), captions or {}, fields or {}
-    _claim(output, images, captions, fields, samples_per_shard)
-    bases = Counter(path.name for path, _ in images)
+    files = images if isinstance(images, LooseFiles) else LooseFiles()
+    packed, states, unreadable = _readable(images)
+    if not packed:
+        raise DatasetError(f"there are no images to pack. {_told(unreadable)}")
+    captions, fields = captions or {}, fields or {}
+    matches = match_names(packed, captions)
+    _tell_matches(packed, captions, matches)
+    _claim(output, [states, captions, fields, samples_per_shard, encoding])
+
     several = any(len(texts) > 1 for texts in captions.values())
-    tars = []
-    for number, chunk in enumerate(_chunks(images, samples_per_shard)):
+    tars, counts = [], []
+    for number, chunk in enumerate(_chunks(enumerate(packed), samples_per_shard)):
         shard = shard_name(number)
-        files = ShardFiles(storage.join(output, shard))
-        tars.append(files.tar)
+        paths = ShardFiles(storage.join(output, shard))
+        tars.append(paths.tar)
         # The sidecar is written last.
-        if storage.stat(files.sidecar) is None:
-            samples = []
-            for row, (path, name) in enumerate(chunk):
-                by_base = captions.get(path.name) if bases[path.name] == 1 else None
-                texts = list(captions.get(name) or by_base or ())
-                key = sample_key(shard, row, samples_per_shard)
-                caption = texts[0] if texts else None
-                record = {"key": key, "file": name, "caption": caption}
-                record |= {"captions": texts} if several else {}
-                samples.append((key, path, caption, {**record, **fields.get(name, {})}))
-            _write_shard(files, samples)
+        if storage.stat(paths.sidecar) is None:
+            entries = [
+                _Sample(
+                    sample_key(shard, row, samples_per_shard),
+                    image,
+                    matches.captions.get(place),
+                    fields.get(image.name, {}),
+                )
+                for row, (place, image) in enumerate(chunk)
+            ]
+            _write_shard(paths, entries, several, encoding)
+        counts.append(_read_counts(paths.sidecar))
     storage.remove_temporaries(output)
-    return tars
+
+    unreadable += files.unreadable + [told for one in counts for told in one.unreadable]
+    texts_left_out = sum((one.texts_left_out for one in counts), Counter[str]())
+    samples = sum(one.samples for one in counts)
+    if not samples:
+        raise DatasetError(f"no image could be read. {_told(unreadable)}")
+    unmatched = matches.unmatched + matches.ambiguous
+    summary = PackSummary(
+        tars=tars,
+        samples=samples,
+        captioned=sum(one.captioned for one in counts),
+        texts=files.beside - texts_left_out.total(),
+        rows=sum(map(len, captions.values())),
+        rows_without_image=sum(len(captions[name]) for name in unmatched),
+        images_without_row=len(packed) - len(matches.captions) if captions else 0,
+        left_out=dict(sorted((files.left_out + texts_left_out).items())),
+        unreadable=len(unreadable),
+    )
+    _tell(packed, unreadable)
+    _record(output, summary)
+    return summary
+
+
+def _readable(
+    images: Iterable[LooseImage | tuple[Path, str]],
+) -> tuple[list[LooseImage], list[Any], list[str]]:
+    """The images that are there, their states and those of the files beside them, and faults."""
+    packed, states, unreadable = [], [], []
+    for image in itertools.starmap(LooseImage, images):
+        try:
+            infos = [path.stat() for path in (image.path, *image.beside)]
+        except OSError as error:
+            unreadable.append(f"{printable(str(image.path))} ({error.strerror or error})")
+            continue
+        packed.append(image)
+        states.append((image.name, [(info.st_size, info.st_mtime_ns) for info in infos]))
+    return packed, states, unreadable
+
+
+def _told(unreadable: Sequence[str]) -> str:
+    if not unreadable:
+        return ""
+    more = f" and {len(unreadable) - SHOWN:,} more" if len(unreadable) > SHOWN else ""
+    return f"Unreadable: {'; '.join(unreadable[:SHOWN])}{more}."
+
+
+def _tell(packed: Sequence[LooseImage], unreadable: Sequence[str]) -> None:
+    if unreadable:
+        logger.warning("%s", _told(unreadable))
+    for ending, (module, extra) in _DECODERS.items():
+        count = sum(image.ending == ending for image in packed)
+        if count and importlib.util.find_spec(module) is None:
+            logger.warning(
+                "%d %s packed; to decode them: pip install 'nemo_image_curate[%s]'",
+                *(count, ending, extra),
+            )
+
+
+def _tell_matches(
+    packed: Sequence[LooseImage], captions: Mapping[str, Sequence[str]], matches: Matches
+) -> None:
+    """Say which captions go to no image; refuse them when that is all of them.
+
+    Raises
+    ------
+    DatasetError
+    """
+    lost = matches.unmatched + matches.ambiguous
+    if not lost:
+        return
+    rows, lost_rows = (sum(len(captions[name]) for name in names) for names in (captions, lost))
+    problems = []
+    if matches.unmatched:
+        problems.append(f"no image goes by {_first(matches.unmatched)}")
+    if matches.ambiguous:
+        problems.append(
+            f"several images go by {_first(matches.ambiguous)}, or several names by one image: "
+            "write the folders, too"
+        )
+    without = [image.name for place, image in enumerate(packed) if place not in matches.captions]
+    told = (
+        f"captions: {lost_rows:,} of {rows:,} rows go to no image: {'; '.join(problems)}. Images "
+        f"without a row: {len(without):,} of {len(packed):,}"
+        + (f", for example {_first(without)}" if without else "")
+    )
+    if not matches.captions:
+        raise DatasetError(f"{told}. Nothing was packed.")
+    logger.warning("%s", told)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:SHOWN])) + (" ..." if len(names) > SHOWN else "")
+
+
+class _Sample(NamedTuple):
+    """What one row of a shard is made of; `captions` are those of the table."""
+
+    key: str
+    image: LooseImage
+    captions: Sequence[str] | None
+    fields: Mapping[str, Any]
 
 
 def _write_shard(
-    files: ShardFiles, samples: Sequence[tuple[str, Path, str | None, dict[str, Any]]]
+    files: ShardFiles, samples: Sequence[_Sample], several: bool, encoding: str | None
 ) -> None:
     """The tar of keys, images, captions and records, its index, and its sidecar."""
-    written = []
+    written, records, counts = [], [], _Counts()
+    texts = _Texts(encoding, counts)
     with storage.atomic_write(files.tar) as file:
         tar = TarWriter(file)
-        for key, path, caption, record in samples:
-            members = [(_extension(path), _read(path))]
-            if caption is not None:
-                members.append(("txt", caption.encode()))
+        for sample in samples:
+            try:
+                content = sample.image.path.read_bytes()
+            except OSError as error:
+                path = printable(str(sample.image.path))
+                counts.unreadable.append(f"{path} ({error.strerror or error})")
+                continue
+            record = texts.record(sample, several)
+            members = [(sample.image.extension, content)]
+            if record["caption"] is not None:
+                members.append(("txt", record["caption"].encode()))
             members.append(("json", json.dumps(record, ensure_ascii=False).encode()))
-            names = [(f"{key}.{extension}", extension, content) for extension, content in members]
-            written.append([(name, tar.add(name, ext, content)) for name, ext, content in names])
+            names = [(f"{sample.key}.{ending}", ending, content) for ending, content in members]
+            written.append([(name, tar.add(name, ending, body)) for name, ending, body in names])
+            records.append(record)
         tar.close()
+    counts.samples = len(records)
+    counts.captioned = sum(record["caption"] is not None for record in records)
     storage.write_bytes(files.index, format_idx(written).encode())
+    table = _table(records).replace_schema_metadata({_COUNTS: json.dumps(vars(counts))})
     with storage.atomic_write(files.sidecar) as file:
-        pq.write_table(_table([record for *_, record in samples]), file)
+        pq.write_table(table, file)
 
 
-def _claim(output: str, images: Sequence[tuple[Path, str]], *settings: Any) -> None:
+def _read_counts(sidecar: str) -> _Counts:
+    with storage.open_read(sidecar) as file:
+        values = json.loads(pq.read_schema(file).metadata[_COUNTS])
+    return _Counts(**{**values, "texts_left_out": Counter(values["texts_left_out"])})
+
+
+class _Texts:
+    """Makes the records of samples, and counts the files beside images that give nothing."""
+
+    def __init__(self, encoding: str | None, counts: _Counts):
+        self.encoding = encoding
+        self.counts = counts
+        # Images of one name and several endings share their texts.
+        self.left_out: set[Path] = set()
+
+    def record(self, sample: _Sample, several: bool) -> dict[str, Any]:
+        """The columns of a sample."""
+        fields: dict[str, Any] = {}
+        captions = list(sample.captions or ())
+        is_table = bool(captions)
+        for path in sample.image.beside:
+            text = self._read(path)
+            if text is None:
+                continue
+            if ending_of(path.name) == "json":
+                fields = self._fields(path, text)
+            elif is_table:
+                self._leave_out(path, "the table of captions counts more")
+            elif captions:
+                self._leave_out(path, "there is another caption")
+            else:
+                captions = [text.rstrip("\r\n")]
+        own = fields.pop("caption", None)
+        if own is not None and not captions:
+            captions = [own if isinstance(own, str) else json.dumps(own, ensure_ascii=False)]
+        elif own is not None and own != captions[0]:
+            fields = {"caption": own, **fields}
+        caption = captions[0] if captions else None
+        record: dict[str, Any] = {"key": sample.key, "file": sample.image.name, "caption": caption}
+        record |= {"captions": captions} if several else {}
+        for name, value in fields.items():
+            kept = name
+            while kept in _OURS or (kept != name and kept in fields):
+                kept = f"original_{kept}"
+            record[kept] = value
+        return record | dict(sample.fields)
+
+    def _read(self, path: Path) -> str | None:
+        try:
+            text = decoded(path.read_bytes(), self.encoding)
+        except OSError as error:
+            text = None
+            self._leave_out(path, error.strerror or "unreadable")
+        else:
+            if text is None:
+                self._leave_out(path, f"not {self.encoding or 'UTF-8: give --encoding NAME'}")
+        return text
+
+    def _fields(self, path: Path, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+            if "\\ud" in text.lower():
+                # Halves of pairs, which no text can hold.
+                value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            return value
+        self._leave_out(path, "no JSON object")
+        return {}
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        if path not in self.left_out:
+            self.left_out.add(path)
+            self.counts.texts_left_out[f"{ending_of(path.name)} ({reason})"] += 1
+
+
+def _record(output: str, summary: PackSummary) -> None:
+    storage.write_bytes(storage.join(output, "_run.json"), _encoded(summary.to_dict()))
+
+
+def _claim(output: str, settings: Sequence[Any]) -> None:
     """Note what is packed here, so that a stopped run goes on and another is refused."""
-    try:
-        stats = [(name, path.stat()) for path, name in images]
-    except OSError as error:
-        raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from error
-    files = [(name, info.st_size, info.st_mtime_ns) for name, info in stats]
-    mark = {"fingerprint": hashlib.sha256(repr((files, settings)).encode()).hexdigest()}
-    location = storage.join(output, _MANIFEST)
+    mark = {"fingerprint": hashlib.sha256(repr(settings).encode()).hexdigest()}
+    location = storage.join(output, PACKED_MARK)
     if storage.stat(location) is not None and storage.read_bytes(location) == _encoded(mark):
         return
     if storage.find(output, ".tar"):
@@ -190,37 +405,32 @@ def _encoded(value: Any) -> bytes:
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    rest = iter(items)
+    while chunk := list(itertools.islice(rest, size)):
         yield chunk
-
-
-def _suffix(path: Path) -> str:
-    return path.suffix.lower().removeprefix(".")
-
-
-def _extension(path: Path) -> str:
-    """What the image is called in the tar; what it is, its bytes tell."""
-    suffix = _suffix(path)
-    return suffix if suffix in IMAGE_EXTENSIONS else "jpg"
 
 
 def _table(records: list[dict[str, Any]]) -> pa.Table:
     """All columns that some record has; captions are text even where there are none."""
     text, texts = pa.string(), pa.list_(pa.field("item", pa.string()))
     kinds = {"key": text, "file": text, "caption": text, "captions": texts}
-    names = dict.fromkeys(name for record in records for name in record)
+    names = dict.fromkeys(name for record in records for name in record) or dict.fromkeys(_OURS[:3])
     columns = {name: [record.get(name) for record in records] for name in names}
-    return pa.table({name: pa.array(values, kinds.get(name)) for name, values in columns.items()})
+    return pa.table({name: _column(values, kinds.get(name)) for name, values in columns.items()})
 
 
-def _read(path: Path) -> bytes:
+def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """An array of values; of objects, and of several types in one column, their JSON."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+        array = pa.array(values, kind)
+        if not pa.types.is_nested(array.type) or kind is not None:
+            return array
+        if pa.types.is_list(array.type) and not pa.types.is_nested(array.type.value_type):
+            return array
+    except (pa.ArrowException, OverflowError, TypeError):
+        pass
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in values
+    ]
+    return pa.array(texts, pa.string())

@@ -83,7 +83,18 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
 
     words = ["pack", photos, "--output", shards, "--captions", tmp_path / "c.csv"]
     told = json.loads(run(*words, "--samples-per-shard", 4, "--json", cluster=False))
-    assert told == {"samples": 6, "captioned": 2, "shards": 2, "output": str(shards)}
+    assert told == {
+        "samples": 6,
+        "captioned": 2,
+        "texts": 0,
+        "rows": 2,
+        "rows_without_image": 0,
+        "images_without_row": 4,
+        "left_out": {},
+        "unreadable": 0,
+        "shards": 2,
+        "output": str(shards),
+    }
 
     told = json.loads(run("inspect", shards, "--json"))
     assert (told["samples"], told["shards"], told["faults"]) == (6, 2, [])
@@ -183,6 +194,21 @@ def test_a_bad_expression(run, made, tmp_path):
     assert "width >= 256" in told
 
 
+def test_pack_tells_what_it_left_out(run, tmp_path):
+    for name, content in (("0.jpg", jpeg(0)), ("1.jpg", jpeg(1)), ("notes.pdf", b"%PDF-1.7")):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    (tmp_path / "c.csv").write_text("image,caption\n0.jpg,größe\nx.jpg,lost\n", "latin-1")
+    words = ["pack", tmp_path / "in", "--captions", tmp_path / "c.csv", "--output"]
+    told = run(*words, tmp_path / "out", code=1, cluster=False)
+    assert "line 2 holds the byte 0xf6" in told
+    told = run(*words, tmp_path / "out", "--encoding", "latin-1", cluster=False)
+    assert re.search(r"left_out +1 pdf\n", told)
+    assert "1 of 2 rows go to no image: no image goes by 'x.jpg'" in run.stderr
+    told = run(*words, tmp_path / "out", "--encoding", "latin-1", "--json", cluster=False)
+    assert (json.loads(told)["captioned"], json.loads(told)["rows_without_image"]) == (1, 1)
+
+
 def test_a_dataset_that_is_not_there(run, tmp_path):
     told = run("inspect", tmp_path / "nowhere", code=1)
     assert (
@@ -213,7 +239,8 @@ def test_an_output_that_cannot_be_written(run, made, tmp_path):
     assert "cannot create" in told
     told = run("filter", made, "--where", "score > 0", "--output", "/proc/out", code=1)
     assert "/proc/out" in told
-    told = run("pack", made / "00000.tar", "--output", "/proc/out", code=1, cluster=False)
+    (tmp_path / "a.jpg").write_bytes(jpeg(1))
+    told = run("pack", tmp_path / "a.jpg", "--output", "/proc/out", code=1, cluster=False)
     assert "cannot create /proc/out" in told
     told = run("demo", made, "--output", "/proc/out", code=1)
     assert "/proc/out" in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import urllib.request
 import pytest
 
 from nemo_image_curate import ImageTextPairDataset, Searcher
+from nemo_image_curate.cli.search import one_line
 from nemo_image_curate.demo import CAPTIONS, photographs
 from tests.cli.conftest import COMMAND
 from tests.make_embedders import column
@@ -44,6 +46,40 @@ def files(told: str) -> list[str]:
     return [hit["metadata"]["file"].rpartition("/")[2] for hit in json.loads(told)]
 
 
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("a caption", None, "a caption"),
+        ("x" * 5000, None, "x" * 5000),
+        ("x" * 5000, 80, "x" * 79 + "…"),
+        ("x" * 80, 80, "x" * 80),
+        ("猫" * 50, 80, "猫" * 39 + "…"),
+        ("e\u0301" * 50, 50, "e\u0301" * 50),
+        ("", 80, ""),
+        ("two\nlines\r\n", 80, "two lines  "),
+        ("\x1b[2Jgone\x07\x00\x9b", None, " [2Jgone   "),
+        ("abc\u202ecba\u2028x", None, "abc cba x"),
+        ("half a pair \ud83d", None, "half a pair  "),
+        ("👩\u200d🚀", 80, "👩\u200d🚀"),
+    ],
+)
+def test_captions_of_strangers_stay_in_their_line(text, width, shown):
+    assert one_line(text, width) == shown
+
+
+def test_a_terminal_gets_lines_of_its_width(indexed):
+    words = [str(COMMAND), "search", str(indexed / "meta"), "--text", "a cat"]
+    inner, outer = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "40", "NEMO_IMAGE_CURATE_BACKEND": "cpu"}
+    subprocess.run(words, stdout=outer, stderr=subprocess.PIPE, env=environment, check=True)
+    os.close(outer)
+    lines = os.read(inner, 1 << 16).decode().splitlines()
+    os.close(inner)
+    assert lines
+    assert max(map(len, lines)) == 40
+    assert any(line.endswith("…") for line in lines)
+
+
 def test_photographs_are_found(indexed, run):
     def search(*words: str, code: int = 0) -> str:
         return run("search", indexed / "meta", *words, code=code, cluster=False)
@@ -55,6 +91,7 @@ def test_photographs_are_found(indexed, run):
     assert wide
     assert all(hit["metadata"]["width"] > 600 for hit in wide)
     printed = search("--image", image, "--captions", "-k", "1")
+    # No terminal: nothing is cut.
     assert CAPTIONS["coffee"] in printed
     for words in (["--text", "a cat", "-k", "0"], ["--text", ""], [], ["--image", image[:-5]]):
         assert "Traceback" not in search(*words, code=2 if "--image" not in words else 1)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
+import psutil
 import pytest
 
 from nemo_image_curate import SemanticDedup, frames
@@ -80,3 +84,77 @@ def test_a_gpu_cluster_writes_the_same_files_as_no_cluster(tmp_path):
     assert [name for name in alone if name.endswith(".parquet")] == [
         f"{shard:05d}.parquet" for shard in range(5)
     ]
+
+
+_PROGRAM = """
+from nemo_image_curate.compute.client import get_client
+{guard}
+    with get_client("cpu", n_workers=2) as client:
+        print("sum", client.submit(sum, [1, 2]).result())
+"""
+_GUARD = 'if __name__ == "__main__":'
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def ended(command: list[str], program: str = "") -> tuple[str, str]:
+    """What a program prints; it ends within a minute, and so do all processes of its session."""
+    done = subprocess.Popen(
+        command,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = done.communicate(program, timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(done.pid, signal.SIGKILL)
+        raise
+    mine = [one for one in psutil.process_iter() if _session(one.pid) == done.pid]
+    # Python's own tracker of semaphores ends after the last process.
+    assert not psutil.wait_procs(mine, timeout=30)[1]
+    return stdout, stderr
+
+
+def test_a_script_without_guard_ends_with_what_to_do(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(_PROGRAM.format(guard="if True:"))
+    stdout, stderr = ended([sys.executable, str(script)])
+    assert stdout == ""
+    last = stderr.rstrip().splitlines()[-1]
+    assert "ConfigError" in last
+    assert last.endswith("if __name__ == '__main__':")
+    assert stderr.count("Traceback") == 1
+    script.write_text(_PROGRAM.format(guard=_GUARD))
+    assert ended([sys.executable, str(script)])[0] == "sum 3\n"
+
+
+def test_a_program_from_standard_input(tmp_path):
+    program = _PROGRAM.format(guard=_GUARD)
+    for command in ([sys.executable, "-"], [sys.executable, "/dev/stdin"]):
+        stdout, stderr = ended(command, program)
+        assert stdout == ""
+        assert "Save it as a file and run that, or take threads" in stderr
+    threads = program.replace("n_workers=2", "n_workers=2, processes=False")
+    assert ended([sys.executable, "-"], threads)[0] == "sum 3\n"
+    assert ended([sys.executable, "-c", program])[0] == "sum 3\n"
+
+
+def test_processes_of_others_that_import_a_script_without_guard(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from nemo_image_curate.compute.client import get_client\n"
+        f"{_GUARD}\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=print)\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "else:\n"
+        "    get_client('cpu', n_workers=1)\n"
+    )
+    assert "ConfigError: get_client was called while" in ended([sys.executable, str(script)])[1]

@@ -96,3 +96,27 @@ def test_a_wrong_name_lists_the_columns_and_the_closest(dataset):
         dataset.filter("captoin == 'a'")
     with pytest.raises(ColumnNotFoundError, match="two wrds"):
         dataset.filter("`two wrds` > 1")
+
+
+@pytest.mark.parametrize("letter", ["\\b", "\\f", "\\x1b", "\\x7f", "\\r", "\\1", "\\0"])
+@pytest.mark.parametrize("is_read_before", [False, True])
+def test_a_backslash_that_python_read_is_told(dataset, letter, is_read_before):
+    """Of a pattern without r, by the program that holds the expression or by the expression."""
+    expression = f"caption.str.contains('{letter}dog')"
+    if is_read_before:
+        expression = expression.encode().decode("unicode_escape")
+        if "\r" in expression or "\0" in expression:
+            pytest.skip("ends the line, hence the expression")
+    with pytest.raises(
+        ConfigError, match=r"control character.*Write r'\\[bfxr0].*before the whole"
+    ):
+        dataset.filter(expression)
+
+
+def test_tabs_newlines_and_raw_patterns_are_fine(dataset):
+    for expression in (
+        r"caption == 'a\tb\n'",
+        r"caption.str.contains(r'\bdog')",
+        r"caption == '\\bdog'",
+    ):
+        assert len(dataset.filter(expression)) == 0

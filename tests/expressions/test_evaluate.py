@@ -12,7 +12,7 @@ import pytest
 
 from nemo_image_curate import ImageTextPairDataset, frames
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.expressions.evaluate import matching_rows
+from nemo_image_curate.expressions.evaluate import condition, matching_rows
 from tests.make_data import write_sidecar, write_tar
 from tests.make_embedders import column, rows
 
@@ -227,3 +227,38 @@ def test_columns_of_objects_are_of_any_type_until_they_are_computed(dataset):
     described = with_objects(frames.empty(dataset.metadata))
     dataset.metadata = dataset.metadata.map_partitions(with_objects, meta=described)
     assert len(dataset.filter("o.str.contains('a')")) == 4
+
+
+_SMALL = pa.table(
+    {
+        "text": ["a dog", "cat", None],
+        "f32": pa.array([1.0, float("nan"), None], pa.float32()),
+        "f64": [1.0, float("nan"), None],
+        "nan": [float("nan")] * 3,
+        "none": pa.nulls(3),
+        "n": [1, 2, None],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("text.str.endswith(('g', 't'))", [True, True, None]),
+        ("text.str.startswith(('a',))", [True, False, None]),
+        ("text.str.endswith(())", [False, False, None]),
+        ("text.isin(('cat', 'x'))", [False, True, None]),
+        ("n.isin((1, 3))", [True, False, None]),
+        ("f32 != 2", [True, None, None]),
+        ("not f64 > 2", [True, None, None]),
+        ("f32.isna()", [False, True, True]),
+        ("f64.isna()", [False, True, True]),
+        ("nan.isna()", [True] * 3),
+        ("none.isna()", [True] * 3),
+        ("nan > 1", [None] * 3),
+        ("none > 1 or none == 'a'", [None] * 3),
+    ],
+)
+def test_conditions_keep_what_is_not_known(expression, expected):
+    assert condition(_SMALL, expression).to_pylist() == expected
+    assert matching_rows(_SMALL, expression).tolist() == [bool(one) for one in expected]
