@@ -427,3 +427,13 @@ def test_a_column_that_is_text_in_some_tars_is_text_and_told(tmp_path, caplog):
     rows = rows_of(open_dataset(tmp_path))
     assert [row["w"] for row in rows] == ["1", "2", "?", "a", "b"], "nothing is null for it"
     assert "1.tar: column 'w' is string, but int64 in the shards before it" in caplog.text
+
+
+def test_nan_in_a_sidecar_is_null(tmp_path):
+    write_tar(tmp_path / "a.tar", [(f"{key}.jpg", b"") for key in "abc"])
+    scores = {"key": ["a", "b", "c"], "score": [float("nan"), 1.5, None], "x": [1.0, 2.0, 3.0]}
+    write_sidecar(tmp_path / "a.parquet", scores)
+    dataset = open_dataset(tmp_path)
+    assert [row["score"] for row in rows_of(dataset)] == [None, 1.5, None]
+    assert [row["key"] for row in rows_of(dataset.filter("score != 7"))] == ["b"]
+    assert [row["key"] for row in rows_of(dataset.filter("score.isna()"))] == ["a", "c"]
