@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # Rows that are hashed at once.
 _HASHED_ROWS = 8192
@@ -54,6 +55,19 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         else:
             arrays.append(table[field.name].cast(field.type))
     return pa.table(arrays, schema=schema)
+
+
+def without_nan(table: pa.Table) -> pa.Table:
+    """The table with null where a column of floats has NaN: both mean that there is no value."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(number)
+            if pc.any(pc.is_nan(column)).as_py():
+                nulls = pa.scalar(None, field.type)
+                table = table.set_column(
+                    number, field, pc.if_else(pc.is_nan(column), nulls, column)
+                )
+    return table
 
 
 def serialised(table: pa.Table) -> bytes:

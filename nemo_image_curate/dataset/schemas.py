@@ -113,7 +113,7 @@ def read_footers(
         )
     for label, fault in told.values():
         logger.warning(
-            "%s: %s: %s; others like it are in what inspect lists",
+            "%s: %s: %s; inspect lists all faults",
             *(label, f"{fault.kind} {fault.key}".strip(), fault.detail),
         )
     return known, schemas, provenance.columns, unreadable

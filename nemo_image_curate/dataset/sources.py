@@ -104,4 +104,4 @@ class MetadataReader:
                 table = table.drop_columns(SHARD_COLUMN)
             shards = pa.array([source.shard] * len(table), pa.string())
             table = table.append_column(SHARD_COLUMN, shards)
-        return tables.conform(table, schema)
+        return tables.without_nan(tables.conform(table, schema))

@@ -107,10 +107,9 @@ class TarShard:
     def __enter__(self) -> TarShard:
         try:
             identity = _identity(self.location)
-            index = _memory.get(identity)
-            if index is None and self.use_index_file:
-                index = self._read_idx()
-                self._by_ranges = index is not None and not storage.is_local(self.location)
+            index = self._read_idx(identity) if self.use_index_file else None
+            self._by_ranges = index is not None and not storage.is_local(self.location)
+            index = index or _memory.get(identity)
             if index is None:
                 index = self._scan()
                 # One that grew meanwhile has another identity now.
@@ -169,16 +168,21 @@ class TarShard:
         self._data = None
         self._stack.close()
 
-    def _read_idx(self) -> TarIndex | None:
+    def _read_idx(self, identity: tuple[Any, ...]) -> TarIndex | None:
         location = ShardFiles.beside(self.location).index
         tar, idx = storage.stat(self.location), storage.stat(location)
         # An index older than its tar may describe other bytes.
         if tar is None or idx is None or idx.mtime < tar.mtime:
             return None
+        identity = (*identity, idx)
+        known = _memory.get(identity)
+        if known is not None:
+            return known
         index = parse_idx(storage.read_bytes(location).decode("utf-8", "surrogateescape"))
         if index is None or not self._describes(index, tar.size):
             return None
         note_unlabelled(index, self._heads)
+        _memory.put(identity, index)
         return index
 
     def _heads(self, members: Sequence[Member]) -> Iterator[bytes]:

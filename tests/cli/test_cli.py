@@ -347,3 +347,25 @@ def test_dedup_says_what_is_wrong(run, copies, scored):
     assert "cannot create" in run("dedup", scored, "--work-dir", file, code=1)
     problem = run("dedup", scored, "--method", "exact", "--keep", "hard", code=2)
     assert "keep='hard' should be one of 'first', 'random', 'best'" in problem
+
+
+def test_the_image_member_can_be_chosen(run, tmp_path):
+    members = [("a.input.jpg", jpeg(1, 40, 30)), ("a.mask.png", jpeg(2, 20, 10, "PNG"))]
+    write_tar(tmp_path / "in" / "0.tar", members)
+    told = json.loads(run("inspect", tmp_path / "in", "--json"))
+    assert told["counts"] == {"several images": 1}
+    for pattern, width in (("mask.png", 20), ("INPUT.*", 40)):
+        output = tmp_path / f"meta {width}"
+        run("stats", tmp_path / "in", "--image-member", pattern, "--output", output)
+        assert pq.read_table(output / "0.parquet")["width"].to_pylist() == [width]
+        assert json.loads(run("inspect", output, "--json"))["counts"] == {}
+    problem = run("stats", tmp_path / "in", "--image-member", "", code=2)
+    assert "image_member=''" in problem
+
+
+def test_every_command_that_opens_a_dataset_has_the_choice_of_the_image_member():
+    runner = CliRunner()
+    for name in ("embed", "stats", "score", "dedup", "filter", "inspect", "index", "search"):
+        assert "--image-member" in runner.invoke(main, [name, "--help"]).output, name
+    for name in ("serve", "zero-shot"):
+        assert "--image-member" in runner.invoke(main, [name, "--help"]).output, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, ImageError
 from nemo_image_curate.frames import to_arrow
+from nemo_image_curate.quality.digest import ImageDigest
+from nemo_image_curate.quality.statistics import ImageStatistics
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 
@@ -133,3 +136,78 @@ def test_replace_keeps_what_is_known(dataset):
         dataset.tar_files,
         dataset.id_col,
     )
+
+
+PAIRS = {"input.jpg": jpeg(1, 40, 30), "target.png": jpeg(2, 20, 10, "PNG"), "txt": b"caption"}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    for shard in range(2):
+        members = [(f"s{n}.{name}", content) for n in range(2) for name, content in PAIRS.items()]
+        write_tar(tmp_path / f"{shard:05d}.tar", members)
+    return tmp_path
+
+
+def widths(dataset: ImageTextPairDataset) -> set[int | None]:
+    table = to_arrow(ImageStatistics()(dataset).metadata[["width"]].compute())
+    return set(table["width"].to_pylist())
+
+
+def test_the_image_member_decides_what_is_looked_at(pairs):
+    for image_member, width in ((None, 40), ("input.*", 40), ("target.png", 20), ("*.PNG", 20)):
+        dataset = ImageTextPairDataset.from_webdataset(pairs, image_member=image_member)
+        assert dataset.image_member == image_member
+        assert widths(dataset) == {width}
+        assert dataset.image("s0", "00000.tar").width == width
+        name = "target.png" if width == 20 else "input.jpg"
+        digests = ImageDigest()(dataset).metadata["image_sha256"].compute()
+        assert set(digests) == {hashlib.sha256(PAIRS[name]).hexdigest()}
+
+
+def test_the_image_member_stays_with_what_is_saved(pairs, tmp_path_factory):
+    dataset = ImageTextPairDataset.from_webdataset(pairs, image_member="target.png")
+    folder = tmp_path_factory.mktemp("out") / "meta"
+    for place in (folder, None):
+        saved = dataset.filter("key != ''").save_metadata(place)
+        assert saved.image_member == "target.png"
+        again = ImageTextPairDataset.from_webdataset(place or pairs)
+        assert again.image_member == "target.png"
+        assert widths(again) == {20}
+        other = ImageTextPairDataset.from_webdataset(place or pairs, image_member="input.jpg")
+        assert widths(other) == {40}, "what is said counts more than what was saved"
+
+
+def test_work_of_one_image_member_is_not_taken_for_that_of_another(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out") / "meta"
+    for image_member, width in (("input.jpg", 40), ("target.png", 20), ("target.png", 20)):
+        dataset = ImageTextPairDataset.from_webdataset(pairs, image_member=image_member)
+        saved = ImageStatistics()(dataset).save_metadata(folder)
+        assert set(to_arrow(saved.metadata.compute())["width"].to_pylist()) == {width}
+
+
+def test_shards_saved_with_different_image_members_need_a_choice(pairs, tmp_path_factory):
+    for shard, image_member in (("00000.tar", "input.jpg"), ("00001.tar", "target.png")):
+        part = ImageTextPairDataset.from_webdataset(pairs / shard, image_member=image_member)
+        part.save_metadata()
+    with pytest.raises(ConfigError, match=r"different image_member.*--image-member"):
+        ImageTextPairDataset.from_webdataset(pairs)
+    assert widths(ImageTextPairDataset.from_webdataset(pairs, image_member="input.jpg")) == {40}
+
+
+def test_a_row_without_image_says_which_members_there_are(pairs):
+    dataset = ImageTextPairDataset.from_webdataset(pairs, image_member="webp")
+    done = ImageStatistics()(dataset)
+    reasons = set(to_arrow(done.metadata[["image_error"]].compute())["image_error"].to_pylist())
+    assert reasons == {
+        "missing: none of its members (input.jpg, target.png, txt) is image_member='webp'"
+    }
+    assert done.summary()["errors"] == {"missing": 4}
+    with pytest.raises(DatasetError, match=r"no image in 00000\.tar: missing: none of"):
+        dataset.image("s0", "00000.tar")
+    assert "none of its members" in dataset.show(1).html
+
+
+def test_an_image_member_that_can_be_none(pairs):
+    with pytest.raises(ConfigError, match="image_member"):
+        ImageTextPairDataset.from_webdataset(pairs, image_member="")

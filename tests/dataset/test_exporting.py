@@ -26,6 +26,7 @@ from tests.make_data import (
     write_sidecar,
     write_tar,
 )
+from tests.shards.test_compression import PACK
 from tests.shards.test_index import wds2idx
 
 
@@ -527,3 +528,78 @@ def test_names_in_another_encoding_keep_their_bytes(tmp_path):
     assert (summary.samples, summary.missing) == (1, 0)
     assert rows_of(open_dataset(tmp_path / "new"))[0]["old"] == "caf\\xe9"
     assert list(read_tar(tmp_path / "new" / "00000.tar").values()) == [b"jpg", b"txt"]
+
+
+def test_the_image_member_decides_which_samples_are_exported(tmp_path):
+    members = [("a.input.jpg", jpeg(1)), ("a.mask.png", jpeg(2)), ("b.input.jpg", jpeg(3))]
+    write_tar(tmp_path / "in" / "0.tar", members)
+    for image_member, kept in ((None, 2), ("mask.png", 1), ("input.*", 2), ("webp", 0)):
+        dataset = open_dataset(tmp_path / "in", image_member=image_member)
+        output = tmp_path / f"out {image_member}".replace("*", "")
+        done = dataset.to_webdataset(output)
+        assert (done.samples, done.missing) == (kept, 2 - kept)
+        if kept:
+            again = open_dataset(output)
+            assert again.image_member == image_member, "it is still needed there"
+            members_of_first = [name for name in read_tar(output / "00000.tar") if "0000." in name]
+            assert len(members_of_first) == 2, "all members are copied"
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "zstd"])
+def test_packed_tars_are_exported_as_plain_ones(tmp_path, kind):
+    made = make_dataset(tmp_path / "in", sizes=[4, 3])
+    for shard in ("00000", "00001"):
+        tar = tmp_path / "in" / f"{shard}.tar"
+        tar.with_name(f"{shard}.tar.gz").write_bytes(PACK[kind](tar.read_bytes()))
+        tar.unlink()
+    dataset = open_dataset(made.root)
+    assert {row["shard"] for row in rows_of(dataset)} == {"00000.tar.gz", "00001.tar.gz"}
+    dataset.to_webdataset(tmp_path / "out", samples_per_shard=5, old_id_col="old")
+    check(tmp_path / "out", made, made.rows, 5)
+
+
+def test_packed_tars_in_a_bucket_are_exported(tmp_path, bucket):
+    import fsspec
+
+    made = make_dataset(tmp_path / "in", sizes=[3], sidecars=False)
+    packed = PACK["gzip"]((tmp_path / "in" / "00000.tar").read_bytes())
+    root = bucket()
+    (tmp_path / "a").write_bytes(packed)
+    fsspec.filesystem("s3").put(str(tmp_path / "a"), f"{root}/00000.tgz")
+    open_dataset(root).to_webdataset(tmp_path / "out", old_id_col="old")
+    members = read_tar(tmp_path / "out" / "00000.tar")
+    images = [content for name, content in members.items() if name.endswith(".jpg")]
+    assert images == list(made.images.values())
+
+
+def test_images_without_extension_get_the_ending_of_their_format(tmp_path):
+    members = [("a", jpeg(1)), ("a.txt", b"words"), ("b", jpeg(2, kind="PNG"))]
+    members += [("c", jpeg(3)), ("c.jpg", jpeg(4))]
+    write_tar(tmp_path / "in" / "0.tar", members)
+    open_dataset(tmp_path / "in").to_webdataset(tmp_path / "out", samples_per_shard=9)
+    assert read_tar(tmp_path / "out" / "00000.tar") == {
+        "000000.jpg": jpeg(1),
+        "000000.txt": b"words",
+        "000001.png": jpeg(2, kind="PNG"),
+        "000002.image.jpg": jpeg(3),
+        "000002.jpg": jpeg(4),
+    }
+
+
+def test_links_updates_and_concatenated_tars_are_exported_whole(tmp_path):
+    import tarfile
+
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "0.tar", "w") as tar:
+        for name, content in (("a.jpg", jpeg(1)), ("b.jpg", None), ("a.jpg", jpeg(2))):
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.LNKTYPE, "a.jpg"
+            info.size = len(content or b"")
+            tar.addfile(info, io.BytesIO(content or b""))
+    more = write_tar(tmp_path / "more.tar", [("c.jpg", jpeg(3))]).read_bytes()
+    with (tmp_path / "in" / "0.tar").open("ab") as file:
+        file.write(more)
+    open_dataset(tmp_path / "in").to_webdataset(tmp_path / "out")
+    contents = list(read_tar(tmp_path / "out" / "00000.tar").values())
+    assert contents == [jpeg(2), jpeg(1), jpeg(3)]

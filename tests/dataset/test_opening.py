@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -381,3 +383,57 @@ def test_a_place_is_listed_once(tmp_path, monkeypatch):
         listed.clear()
         assert len(open_dataset(path)) == 2
         assert listed.count(str(tmp_path / "*.tar")) == 1, listed
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".tgz", ".TAR.GZ", ".tar.zst", ".tar.xz", ".tbz2"])
+def test_packed_tars_are_found_with_their_sidecars(tmp_path, ending):
+    truth = make_dataset(tmp_path, sizes=[2, 1])
+    packed = gzip.compress((tmp_path / "00001.tar").read_bytes())
+    (tmp_path / f"00001{ending}").write_bytes(packed)
+    (tmp_path / "00001.tar").unlink()
+    for row in truth.rows[2:]:
+        row["shard"] = f"00001{ending}"
+    for path in (tmp_path, tmp_path / "*", [tmp_path / "00000.tar", tmp_path / f"00001{ending}"]):
+        dataset = open_dataset(path)
+        check(dataset, truth)
+        assert dataset.orphans == []
+    if ending == ending.lower():
+        assert open_dataset(tmp_path / "*.tar").orphans == []
+
+
+def test_a_packed_and_a_plain_tar_of_one_stem_are_refused(tmp_path):
+    make_dataset(tmp_path, sizes=[1])
+    packed = gzip.compress((tmp_path / "00000.tar").read_bytes())
+    (tmp_path / "00000.tar.gz").write_bytes(packed)
+    with pytest.raises(DatasetError, match=r"00000\.tar and 00000\.tar\.gz share the sidecar"):
+        open_dataset(tmp_path)
+
+
+def test_what_is_wrong_in_texts_of_tars_is_told_when_they_are_opened(tmp_path, caplog):
+    for shard in range(2):
+        members = [(f"{n}.json", json.dumps({"w": w}).encode()) for n, w in enumerate((1, 2, "?"))]
+        write_tar(tmp_path / f"{shard}.tar", [*members, ("0.jpg", b""), ("0.txt", b"caf\xe9")])
+    rows = rows_of(open_dataset(tmp_path))
+    assert [row["w"] for row in rows] == [1, 2, None] * 2
+    assert "0.tar: mixed 2: 'w' is \"?\"" in caplog.text
+    assert "0.tar: encoding 0:" in caplog.text
+    assert len(caplog.records) == 2, "one of each kind"
+
+
+def test_a_column_that_is_text_in_some_tars_is_text_and_told(tmp_path, caplog):
+    for shard, values in enumerate(((1, 2, "?"), ("a", "b"))):
+        members = [(f"{n}.json", json.dumps({"w": w}).encode()) for n, w in enumerate(values)]
+        write_tar(tmp_path / f"{shard}.tar", members)
+    rows = rows_of(open_dataset(tmp_path))
+    assert [row["w"] for row in rows] == ["1", "2", "?", "a", "b"], "nothing is null for it"
+    assert "1.tar: column 'w' is string, but int64 in the shards before it" in caplog.text
+
+
+def test_nan_in_a_sidecar_is_null(tmp_path):
+    write_tar(tmp_path / "a.tar", [(f"{key}.jpg", b"") for key in "abc"])
+    scores = {"key": ["a", "b", "c"], "score": [float("nan"), 1.5, None], "x": [1.0, 2.0, 3.0]}
+    write_sidecar(tmp_path / "a.parquet", scores)
+    dataset = open_dataset(tmp_path)
+    assert [row["score"] for row in rows_of(dataset)] == [None, 1.5, None]
+    assert [row["key"] for row in rows_of(dataset.filter("score != 7"))] == ["b"]
+    assert [row["key"] for row in rows_of(dataset.filter("score.isna()"))] == ["a", "c"]
