@@ -26,6 +26,8 @@ _JUNK = frozenset(
 # Their bytes say TIFF, but what a reader of TIFF finds in them is a thumbnail or nothing.
 _RAW = frozenset("3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef".split())
 _RAW |= frozenset("raf raw rw2 rwl sr2 srf srw x3f".split())
+# Of these names hardly any file is something else, and if it is, decoding says so.
+_PLAIN = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp"})
 _CANON_RAW = b"CR"
 # As many names stand in a message.
 SHOWN = 3
@@ -77,8 +79,8 @@ class LooseFiles:
 def find_images(paths: Sequence[str | os.PathLike[str]]) -> LooseFiles:
     """The image files that some paths name, and the texts beside them.
 
-    Images are known by their bytes, whatever they are called; of what is called as one, bytes that
-    are none are an image, too, that decoding will refuse with a reason. ``NAME.txt``,
+    Images are known by their bytes, whatever they are called; what is called as one is taken, too,
+    and decoding will give the reason if it is none. ``NAME.txt``,
     ``NAME.caption`` and ``NAME.json`` belong to the image ``NAME.*`` in their folder. Links are
     followed. Hidden files and those of file managers are left out.
 
@@ -143,7 +145,8 @@ class _Search:
         """Look at all files of a folder in the order of their names; `above` it are these."""
         try:
             status = os.stat(folder)
-            names = sorted(os.listdir(folder))
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             self._unreadable(folder, error)
             return
@@ -151,21 +154,28 @@ class _Search:
         if identity in above:
             self.files.left_out["link to a folder above it"] += 1
             return
-        if above and PACKED_MARK in names:
+        if above and any(entry.name == PACKED_MARK for entry in entries):
             self.files.left_out["folder of packed shards"] += 1
             return
-        for name in names:
-            path = folder / name
-            if _is_junk(name):
-                kind = "hidden or system folder" if path.is_dir() else "hidden or system file"
+        prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+        for entry in entries:
+            is_folder = _is_folder(entry)
+            if _is_junk(entry.name):
+                kind = "hidden or system folder" if is_folder else "hidden or system file"
                 self.files.left_out[kind] += 1
-            elif path.is_dir():
-                self.walk(path, root, (*above, identity))
+            elif is_folder:
+                self.walk(Path(entry.path), root, (*above, identity))
             else:
-                self.look_at(path, path.relative_to(root).as_posix())
+                self.look_at(Path(entry.path), prefix + entry.name, self._is_plain(entry.name))
 
-    def look_at(self, path: Path, name: str) -> None:
-        """Decide what one file is."""
+    @staticmethod
+    def _is_plain(name: str) -> bool:
+        """Whether a name in a folder is believed: opening a file costs as much as packing it."""
+        ending = ending_of(name)
+        return ending in BESIDE or ending in _PLAIN
+
+    def look_at(self, path: Path, name: str, is_plain: bool = False) -> None:
+        """Decide what one file is; if `is_plain`, by its name and size."""
         place = os.path.abspath(path)
         if place in self.seen:
             self.files.left_out["named twice"] += 1
@@ -173,16 +183,20 @@ class _Search:
         self.seen.add(place)
         ending = ending_of(path.name)
         try:
+            status = os.stat(path)
             # Opening a pipe would wait for ever.
-            if not stat.S_ISREG(os.stat(path).st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 self.files.left_out["pipe or device"] += 1
                 return
-            with open(path, "rb") as file:
-                head = file.read(SIGNATURE_BYTES)
+            if is_plain and status.st_size:
+                head = b"not looked at"
+            else:
+                with open(path, "rb") as file:
+                    head = file.read(SIGNATURE_BYTES)
         except OSError as error:
             self._unreadable(path, error)
             return
-        kind = image_ending(head)
+        kind = None if is_plain else image_ending(head)
         is_raw = ending in _RAW and kind in (None, "tif")
         if is_raw or (kind == "tif" and head[8:10] == _CANON_RAW):
             self.files.left_out[f"{ending} (camera raw: convert to TIFF or JPEG)"] += 1
@@ -198,7 +212,7 @@ class _Search:
     def grouped(self, folders: set[Path]) -> LooseFiles:
         """All files, texts with their images; images of `folders` have theirs looked for there."""
         taken: set[Path] = set()
-        for row, image in enumerate(self.files.images):
+        for row, image in enumerate(self.files.images if self.texts or folders else ()):
             beside = [
                 path
                 for ending in BESIDE
@@ -224,6 +238,13 @@ class _Search:
 
     def _unreadable(self, path: Path, error: OSError) -> None:
         self.files.unreadable.append(f"{printable(str(path))} ({error.strerror or error})")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_junk(name: str) -> bool:

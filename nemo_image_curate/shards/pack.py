@@ -148,6 +148,7 @@ def pack(
     packed, states, unreadable = _readable(images)
     if not packed:
         raise DatasetError(f"there are no images to pack. {_told(unreadable)}")
+    is_captioned = captions is not None
     captions, fields = captions or {}, fields or {}
     matches = match_names(packed, captions)
     _tell_matches(packed, captions, matches)
@@ -187,7 +188,7 @@ def pack(
         texts=files.beside - texts_left_out.total(),
         rows=sum(map(len, captions.values())),
         rows_without_image=sum(len(captions[name]) for name in unmatched),
-        images_without_row=len(packed) - len(matches.captions) if captions else 0,
+        images_without_row=len(packed) - len(matches.captions) if is_captioned else 0,
         left_out=dict(sorted((files.left_out + texts_left_out).items())),
         unreadable=len(unreadable),
     )
