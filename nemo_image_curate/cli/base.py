@@ -290,18 +290,22 @@ def finish(
     click.exceptions.Exit
         With the status 3, when something was there, and nothing of it could be read.
     """
-    command = click.get_current_context().info_name
     counts = account.counts() | more
-    written = {**_comparable(record), "account": counts, "named": account.named}
-    run = {"command": command, "version": __version__, **written}
-    text = json.dumps(run, indent=1, ensure_ascii=False, default=str)
-    content = text.encode("utf-8", "backslashreplace")
-    storage.write_bytes(storage.join(storage.normalise(folder), RUN_FILE), content)
+    write_run({**record, "account": counts, "named": account.named}, folder)
     table = record if as_json or shown is None else shown
     report({**table, "account": counts}, as_json)
     list_faults(account.named, as_json)
     rows = account.rows_in_sidecars
     end(bool((rows and nothing_read) or (account.faults and not rows)))
+
+
+def write_run(record: dict[str, Any], folder: str) -> None:
+    """Write ``_run.json``: what came of a command, without what differs between equal runs."""
+    command = click.get_current_context().info_name
+    run = {"command": command, "version": __version__, **_comparable(record)}
+    content = json.dumps(run, indent=1, ensure_ascii=False, default=str)
+    location = storage.join(storage.normalise(folder), RUN_FILE)
+    storage.write_bytes(location, content.encode("utf-8", "backslashreplace"))
 
 
 def _comparable(record: dict[str, Any]) -> dict[str, Any]:

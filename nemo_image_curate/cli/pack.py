@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import json_option, main, report, samples_option
+from nemo_image_curate.cli.base import end, json_option, main, report, samples_option, write_run
 
 
 @main.command()
@@ -40,4 +40,7 @@ def pack(
     texts = packing.read_captions(captions, encoding) if captions else None
     files = packing.find_images(images)
     summary = packing.pack(files, output, texts, samples_per_shard, encoding=encoding)
-    report({**summary.to_dict(), "output": output}, as_json)
+    record = {**summary.to_dict(), "output": output}
+    write_run(record, output)
+    report(record, as_json)
+    end(nothing_read=not summary.samples)

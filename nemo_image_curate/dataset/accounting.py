@@ -67,7 +67,14 @@ class Account:
     faults: dict[str, int] = field(default_factory=dict)
     named: list[dict[str, str]] = field(default_factory=list)
 
-    def note(self, shard: str, faults: Iterable[Fault], most_named: int) -> None:
+    @classmethod
+    def of(cls, shard: str, faults: Iterable[Fault]) -> Account:
+        """One of faults alone."""
+        account = cls()
+        account.note(shard, faults)
+        return account
+
+    def note(self, shard: str, faults: Iterable[Fault], most_named: int = _NAMED_IN_SHARD) -> None:
         """Count faults, and name the first of each kind."""
         counts = Counter(self.faults)
         for fault in faults:
@@ -254,7 +261,8 @@ def account_of(dataset: ImageTextPairDataset, progress: bool | None = None) -> A
     labels = [group[0].source.label for group in groups]
     results = jobs.compute_all([count(group) for group in groups], labels, "count", progress)
     taken = iter([account for accounts in results for account in accounts])
-    whole = total(next(taken) if account is None else account for account in known)
+    accounts = [next(taken) if account is None else account for account in known]
+    whole = total([*accounts, dataset.text_faults])
     note_left_out(whole, dataset)
     return whole
 

@@ -65,6 +65,8 @@ class ImageTextPairDataset:
         The folder that holds the metadata alone; None when the sidecars lie beside the tars.
     orphans : list of str
         Sidecars without a tar, which are left out.
+    text_faults : Account
+        What was wrong in members that give columns, and in the names of columns.
     unreadable : dict of str to str
         Sidecars that could not be read, and why, when opened with ``skip_unreadable=True``.
 
@@ -90,6 +92,7 @@ class ImageTextPairDataset:
         self.provenance: dict[str, Any] = {}
         self.orphans: list[str] = []
         self.unreadable: dict[str, str] = {}
+        self.text_faults = Account()
         self.home: str | None = None
         self._filtered: _Filtered | None = None
 
@@ -153,7 +156,7 @@ class ImageTextPairDataset:
     def _of(cls, opened: Opened) -> ImageTextPairDataset:
         dataset = cls(opened.root, opened.frame, opened.tar_files, opened.id_col)
         dataset.provenance, dataset.orphans = opened.provenance, opened.orphans
-        dataset.unreadable = opened.unreadable
+        dataset.unreadable, dataset.text_faults = opened.unreadable, opened.text_faults
         dataset.home = opened.home
         return dataset
 
@@ -189,6 +192,7 @@ class ImageTextPairDataset:
         other = type(self)(self.path, metadata, self.tar_files, self.id_col)
         other.provenance = {**self.provenance, **(provenance or {})}
         other.orphans, other.unreadable = self.orphans, self.unreadable
+        other.text_faults = self.text_faults
         other.home = self.home
         return other
 
@@ -382,7 +386,11 @@ class ImageTextPairDataset:
         opened = open_webdataset(
             where, self.id_col, None, self.backend, self.path, image_member=self.image_member
         )
-        return self._of(opened)
+        saved = self._of(opened)
+        # What could not be read of the input is not in what was saved.
+        saved.text_faults, saved.orphans = self.text_faults, self.orphans
+        saved.unreadable = self.unreadable
+        return saved
 
     def to_webdataset(
         self,

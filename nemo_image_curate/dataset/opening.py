@@ -17,6 +17,7 @@ from braceexpand import braceexpand
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset import other_inputs
+from nemo_image_curate.dataset.accounting import Account
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
@@ -44,6 +45,7 @@ class Opened:
     home: str | None
     orphans: list[str]
     unreadable: dict[str, str]
+    text_faults: Account
 
 
 def open_webdataset(
@@ -83,14 +85,17 @@ def open_webdataset(
     id_col = id_col or "key"
     for orphan in orphans:
         logger.warning("%s has no tar beside it and is left out", orphan)
-    sources, schemas, provenance, unreadable = read_footers(root, sources, id_col)
+    sources, schemas, provenance, unreadable, text_faults = read_footers(root, sources, id_col)
     if unreadable and not (skip_unreadable and sources):
         raise DatasetError("\n".join(list(unreadable.values())[:20]))
     _choose_image_member(provenance, image_member)
     from_tars = {source.label for source in sources if source.sidecar is None}
     schema = common_schema(schemas, id_col, from_tars)
     frame = _frame(root, id_col, schema, resolved, sources)
-    return Opened(root, frame, sources, tars, id_col, provenance, folder, orphans, unreadable)
+    return Opened(
+        *(root, frame, sources, tars, id_col, provenance, folder, orphans, unreadable),
+        text_faults=text_faults,
+    )
 
 
 def _choose_image_member(provenance: dict[str, Any], image_member: str | None) -> None:

@@ -11,6 +11,7 @@ import dask
 import pyarrow as pa
 
 from nemo_image_curate import storage
+from nemo_image_curate.dataset.accounting import Account, total
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns
@@ -50,10 +51,11 @@ def common_schema(
 
 def read_footers(
     root: str, sources: list[Source], id_col: str
-) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any], dict[str, str]]:
+) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any], dict[str, str], Account]:
     """Sources with what their footers say, the schema of each, and the columns' provenance.
 
-    Last: which sidecars cannot be read, and why; their sources are left out.
+    Then which sidecars cannot be read, and why; their sources are left out. Last the faults of
+    texts and columns.
     """
 
     def read(source: Source) -> columns.Footer | DatasetError | None:
@@ -85,22 +87,21 @@ def read_footers(
     scanned = iter(dask.compute(*scans))
     schemas, known, provenance = [], [], Provenance()
     unreadable: dict[str, str] = {}
-    told: dict[str, tuple[str, Fault]] = {}
+    texts: list[Account] = []
     for source, footer in zip(sources, footers, strict=True):
         if isinstance(footer, DatasetError):
             unreadable[source.sidecar_location] = str(footer)
             continue
         if footer is None:
-            schema, faults = next(scanned)
+            schema, account = next(scanned)
             schemas.append((source.label, schema))
             known.append(source)
-            for fault in faults:
-                told.setdefault(fault.kind, (source.label, fault))
+            texts.append(account)
             continue
         schemas.append((source.sidecar_location, footer.schema))
         for name, new_name in footer.renamed.items():
             detail = f"its column {name!r}, which is a name of ours, is {new_name!r} here"
-            told.setdefault(name, (source.sidecar_location, Fault("renamed", "", detail)))
+            texts.append(Account.of(source.sidecar_location, [Fault("renamed", "", detail)]))
         recorded = footer.record.get("columns")
         provenance.merge(recorded if isinstance(recorded, dict) else {})
         known.append(
@@ -111,12 +112,14 @@ def read_footers(
                 account=_recorded_account(source, footer),
             )
         )
-    for label, fault in told.values():
+    of_texts = total(texts)
+    for kind in of_texts.faults:
+        fault = next(one for one in of_texts.named if one["kind"] == kind)
         logger.warning(
             "%s: %s: %s; inspect lists all faults",
-            *(label, f"{fault.kind} {fault.key}".strip(), fault.detail),
+            *(fault["shard"], f"{kind} {fault['key']}".strip(), fault["detail"]),
         )
-    return known, schemas, provenance.columns, unreadable
+    return known, schemas, provenance.columns, unreadable, of_texts
 
 
 def _is_outgrown(source: Source, footer: columns.Footer) -> bool:
@@ -139,14 +142,11 @@ def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] 
     return account if same_tar and account.get("rows_in_sidecars") == footer.rows else None
 
 
-def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, list[Fault]]:
-    """The columns that a tar's members give, and the first fault of each kind; on a worker."""
+def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, Account]:
+    """The columns that a tar's members give, and what is wrong in them; runs on a worker."""
     with TarShard(storage.join(root, shard)) as opened:
         table, faults = columns.read_tar(opened, id_col)
-    first: dict[str, Fault] = {}
-    for fault in faults:
-        first.setdefault(fault.kind, fault)
-    return table.schema, list(first.values())
+    return table.schema, Account.of(shard, faults)
 
 
 class Provenance:

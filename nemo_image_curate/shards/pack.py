@@ -131,7 +131,6 @@ def pack(
     Returns
     -------
     PackSummary
-        Which is written to ``_run.json``, too.
 
     Raises
     ------
@@ -193,7 +192,6 @@ def pack(
         unreadable=len(unreadable),
     )
     _tell(packed, unreadable)
-    _record(output, summary)
     return summary
 
 
@@ -384,10 +382,6 @@ class _Texts:
         if path not in self.left_out:
             self.left_out.add(path)
             self.counts.texts_left_out[f"{ending_of(path.name)} ({reason})"] += 1
-
-
-def _record(output: str, summary: PackSummary) -> None:
-    storage.write_bytes(storage.join(output, "_run.json"), _encoded(summary.to_dict()))
 
 
 def _claim(output: str, settings: Sequence[Any]) -> None:
