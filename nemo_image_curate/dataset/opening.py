@@ -71,6 +71,8 @@ def open_webdataset(
             raise problem
         candidate = storage.normalise(path)
         with storage.reaching(candidate):
+            # By the name that the user gave, if there is no such kind of place.
+            storage.filesystem(candidate)
             is_saved = storage.stat(storage.join(candidate, MANIFEST)) is not None
         if is_saved:
             folder, path = candidate, ""

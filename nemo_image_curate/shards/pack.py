@@ -150,7 +150,8 @@ def pack(
     is_captioned = captions is not None
     captions, fields = captions or {}, fields or {}
     matches = match_names(packed, captions)
-    _tell_matches(packed, captions, matches)
+    if is_captioned:
+        _tell_matches(packed, captions, matches)
     _claim(output, [states, captions, fields, samples_per_shard, encoding])
 
     several = any(len(texts) > 1 for texts in captions.values())
@@ -240,9 +241,8 @@ def _tell_matches(
     DatasetError
     """
     lost = matches.unmatched + matches.ambiguous
-    if not lost:
-        return
     rows, lost_rows = (sum(len(captions[name]) for name in names) for names in (captions, lost))
+    without = [image.name for place, image in enumerate(packed) if place not in matches.captions]
     problems = []
     if matches.unmatched:
         problems.append(f"no image goes by {_first(matches.unmatched)}")
@@ -251,15 +251,14 @@ def _tell_matches(
             f"several images go by {_first(matches.ambiguous)}, or several names by one image: "
             "write the folders, too"
         )
-    without = [image.name for place, image in enumerate(packed) if place not in matches.captions]
-    told = (
-        f"captions: {lost_rows:,} of {rows:,} rows go to no image: {'; '.join(problems)}. Images "
-        f"without a row: {len(without):,} of {len(packed):,}"
-        + (f", for example {_first(without)}" if without else "")
-    )
-    if not matches.captions:
+    told = f"captions: {lost_rows:,} of {rows:,} rows go to no image"
+    told += f": {'; '.join(problems)}" if problems else ""
+    if without:
+        told += f". {len(without):,} of {len(packed):,} images have no row: {_first(without)}"
+    if lost and not matches.captions:
         raise DatasetError(f"{told}. Nothing was packed.")
-    logger.warning("%s", told)
+    if lost or without:
+        logger.warning("%s", told)
 
 
 def _first(names: Sequence[str]) -> str:

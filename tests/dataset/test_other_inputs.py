@@ -163,7 +163,9 @@ def test_commands_and_unknown_urls(tmp_path):
     message = told("pipe:curl -s -L https://a.org/{000..010}.tar || true")
     assert "commands are not run. Give the URL itself: https://a.org/{000..010}.tar" in message
     assert "commands are not run" in told(["pipe:cat x.tar"])
-    assert "Known are local paths and s3, gs" in told("ftpp://a/b")
+    message = told("ftpp://a/b")
+    assert message.startswith("cannot use ftpp://a/b: ")
+    assert "Known are local paths and s3, gs" in message
 
 
 @pytest.mark.parametrize(

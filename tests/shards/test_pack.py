@@ -234,7 +234,7 @@ def test_captions_that_go_to_no_image(folder, tmp_path, caplog):
     captions = {"x.jpg": ["a", "b"], "b.jpg": ["c"]}
     summary = pack(find_images([folder]), tmp_path / "out", captions)
     assert (summary.rows, summary.rows_without_image, summary.images_without_row) == (3, 2, 3)
-    assert re.search(r"2 of 3 rows .*'x.jpg'.* without a row: 3 of 4, .* 'a.JPEG', ", caplog.text)
+    assert re.search(r"2 of 3 rows .*'x.jpg'.* 3 of 4 images have no row: 'a.JPEG', ", caplog.text)
 
 
 def test_what_cannot_be_read_does_not_stop_the_others(folder, tmp_path, caplog):
