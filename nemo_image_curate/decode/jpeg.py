@@ -68,8 +68,9 @@ def with_end(data: bytes | memoryview) -> Ended:
     if scan is None or encoded.find(_END, scan) >= 0:
         return Ended(data, False)
     body = encoded.rstrip(b"\0")
-    if len(body) < len(encoded):
-        # It may be one of the codes.
+    # Codes may end with zeros, mostly behind 255. Other zeros fill a file: as codes, they would
+    # end a piece of the picture that is missing.
+    if len(body) < len(encoded) and (body.endswith(b"\xff") or len(encoded) - len(body) <= 2):
         body += b"\0"
     else:
         # Half an end.
