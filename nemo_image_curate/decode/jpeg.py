@@ -13,9 +13,13 @@ END_MISSING = "the end marker of the JPEG is missing"
 _START, _END, _SCAN, _INTERVAL = b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xdd"
 # Among how many bytes the end is looked for first: some programs append a few of their own.
 _TAIL = 64
-# Bits that decoders take for what is missing. No two may begin alike, since a code can be the
-# same for both: of these the first bits differ already.
-_FILLERS = (b"\x55" * 64, b"\xaa" * 64)
+# What decoders are given for what may be missing: enough for the largest unit of pixels (10 blocks
+# of 64 codes of up to 26 bits), without which they leave it gray, and of several kinds, since two
+# of them may be the same to its codes.
+_FILLERS = tuple(
+    (pattern * 4096)[:4096]
+    for pattern in (b"\x55", b"\xaa", bytes(range(255)), bytes(range(254, -1, -3)))
+)
 _COEFFICIENTS = 64
 
 
@@ -64,10 +68,12 @@ def with_end(data: bytes | memoryview) -> Ended:
     if scan is None or encoded.find(_END, scan) >= 0:
         return Ended(data, False)
     body = encoded.rstrip(b"\0")
-    if body.endswith(b"\xff") and len(body) < len(encoded):
-        # A code that is 255, not half an end.
+    # Codes may end with zeros, mostly behind 255. Other zeros fill a file: as codes, they would
+    # end a piece of the picture that is missing.
+    if len(body) < len(encoded) and (body.endswith(b"\xff") or len(encoded) - len(body) <= 2):
         body += b"\0"
     else:
+        # Half an end.
         body = body.removesuffix(b"\xff")
     with as_image_error():
         is_whole = _has_all_scans(body, scan) and _looks_the_same(body)
@@ -123,10 +129,12 @@ def _looks_the_same(body: bytes) -> bool:
     scan = body.rfind(_SCAN)
     last = max(body.rfind(bytes([0xFF, 0xD0 + number]), scan) for number in range(8))
     number = (body[last + 1] - 0xCF) % 8 if last >= 0 else 0
-    restarts = [b"", bytes([0xFF, 0xD0 + number])] if divided else [b""]
+    markers = [bytes([0xFF, 0xD0 + (number + more) % 8]) for more in range(8 if divided else 0)]
     first = _shown(body)
     return all(
-        _shown(body + restart + filler) == first for restart in restarts for filler in _FILLERS
+        _shown(body + filler) == first
+        and (not markers or _shown(body + b"".join(mark + filler for mark in markers)) == first)
+        for filler in _FILLERS
     )
 
 
