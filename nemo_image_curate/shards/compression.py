@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import lzma
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,12 +18,13 @@ from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.faults import Fault
 
-_MAGIC_BYTES = 6
+_MAGIC_BYTES = 10
+# A member of a plain tar may be called BZh1.jpg: of bzip2 also the first block's mark counts.
 _MAGIC = {
-    "gzip": b"\x1f\x8b\x08",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\0",
-    "zstd": b"\x28\xb5\x2f\xfd",
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "bzip2": re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
 _BLOCK = 2**20
 # What Arrow has unpacked of a block is lost with an error in it.
@@ -41,14 +43,11 @@ class PlainTar(NamedTuple):
 
 def compression_of(head: bytes) -> str | None:
     """How a file is packed, by its first bytes: gzip, bzip2, xz, zstd, or None."""
-    return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+    return next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
 
 
 def is_plain(location: str) -> bool:
-    """Whether a tar's bytes can be read where they lie: it is on a disk of ours, or not packed.
-
-    Local tars are looked at by `plain_tar` itself; of a remote one the first bytes are read.
-    """
+    """Whether a tar is not packed, so that its members can be read where they lie."""
     (head,) = storage.read_ranges(location, [(0, _MAGIC_BYTES)])
     return compression_of(head) is None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -131,7 +133,10 @@ class TarShard:
         return self
 
     def _unreadable(self, error: OSError) -> DatasetError:
-        return DatasetError(f"cannot read shard {self.location}: {error}")
+        remedy = ""
+        if error.errno == errno.ENOSPC:
+            remedy = f" Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
+        return DatasetError(f"cannot read shard {self.location}: {error}.{remedy}")
 
     def _scan(self) -> TarIndex:
         plain = self._stack.enter_context(plain_tar(self.location))

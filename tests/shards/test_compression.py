@@ -57,6 +57,13 @@ def test_a_plain_tar_that_is_called_packed(tmp_path, tar):
     assert len(images(tmp_path / "a.tar.gz")[0]) == 40
 
 
+@pytest.mark.parametrize("name", ["BZh9.jpg", "BZh11AY.jpg", "(.jpg", "7zXZ.jpg"])
+def test_a_plain_tar_whose_first_name_begins_as_a_packed_file(tmp_path, name):
+    path = write_tar(tmp_path / "a.tar", [(name, jpeg(1))])
+    assert is_plain(str(path))
+    assert images(path) == ({name[:-4]: jpeg(1)}, [])
+
+
 @pytest.mark.parametrize("kind", PACK)
 def test_streams_of_several_parts(tmp_path, tar, kind):
     half = len(tar) // 2
@@ -87,7 +94,7 @@ def test_a_stream_that_is_damaged_or_cut_at_once_raises_nothing(tmp_path, tar, k
     # Arrow writes zstd without the checksum that would show it.
     assert faults or kind == "zstd"
     assert len(found) <= 40
-    (tmp_path / "b.tar").write_bytes(packed[:8])
+    (tmp_path / "b.tar").write_bytes(packed[:10])
     assert images(tmp_path / "b.tar") == ({}, ["truncated"])
 
 
