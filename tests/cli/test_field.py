@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,15 +57,6 @@ def made(cases, tmp_path) -> Callable[[str], Path]:
     return make
 
 
-def invoke(*words: object) -> tuple[int, str, str]:
-    """A command's exit status, output and messages."""
-    command = [sys.executable, "-m", "nemo_image_curate.cli", *map(str, words)]
-    env = {**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout, done.stderr
-
-
 def check_sums(record: dict[str, Any]) -> None:
     """The sums of a command's account."""
     account = record["account"]
@@ -85,43 +73,37 @@ def check_sums(record: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_nothing_is_lost_in_silence(made, tmp_path, client, name):
+def test_nothing_is_lost_in_silence(run, made, tmp_path, name):
     rows, images, faults = SITUATIONS[name]
     folder = made(name)
-    scheduler = ["--scheduler", client.scheduler.address, "--json"]
-    code, out, err = invoke("stats", folder, "--output", tmp_path / "out", *scheduler)
-    assert code == (0 if images else 3), err
-    record = json.loads(out)
+    code = 0 if images else 3
+    record = json.loads(run("stats", folder, "--output", tmp_path / "out", "--json", code=code))
     check_sums(record)
     account = record["account"]
     assert (account["rows_in_sidecars"], account["with_image"]) == (rows, images)
     assert account["read"] == images
     assert account["faults"] == faults
     for kind in faults:
-        assert f": {kind}" in err
-    run = json.loads((tmp_path / "out/_run.json").read_text())
-    assert (run["command"], run["account"]) == ("stats", account)
+        assert f": {kind}" in run.stderr
+    record = json.loads((tmp_path / "out/_run.json").read_text())
+    assert (record["command"], record["account"]) == ("stats", account)
 
-    code, out, _ = invoke("inspect", folder, *scheduler)
-    assert code == (0 if images else 3)
-    assert json.loads(out)["counts"].items() >= faults.items()
+    counts = json.loads(run("inspect", folder, "--json", code=code))["counts"]
+    assert counts.items() >= faults.items()
 
     where = ["--where", "width > 0", "--output", tmp_path / "clean"]
-    code, out, err = invoke("filter", tmp_path / "out", *where, *scheduler)
-    assert code == (0 if images else 3), err
-    record = json.loads(out)
+    record = json.loads(run("filter", tmp_path / "out", *where, "--json", code=code))
     check_sums(record)
     assert record["account"]["written"] == images
     assert record["account"]["dropped_by_null"] == rows - images
 
 
-def test_a_tar_that_was_still_written(made):
+def test_a_tar_that_was_still_written(run, made):
     folder = made("cut")
-    assert invoke("stats", folder)[0] == 0
+    run("stats", folder)
     (folder / "00000.tar").write_bytes((folder / "full").read_bytes())
-    code, out, err = invoke("stats", folder, "--json")
-    assert (code, json.loads(out)["samples"]) == (0, 5)
-    assert "when that had another size" in err
+    assert json.loads(run("stats", folder, "--json"))["samples"] == 5
+    assert "when that had another size" in run.stderr
 
 
 def test_columns_of_a_hugging_face_cache(made):
@@ -163,28 +145,27 @@ def test_every_picture_can_be_looked_at(made, name):
         assert ds.image(key).size == (160, 120)
 
 
-def test_packing(made, tmp_path):
-    code, out, err = invoke("pack", made("loose"), "--output", tmp_path / "a", "--json")
-    assert code == 0, err
-    record = json.loads(out)
+def test_packing(run, made, tmp_path):
+    def pack(*words: object, code: int = 0) -> str:
+        return run("pack", *words, "--json", code=code, cluster=False)
+
+    record = json.loads(pack(made("loose"), "--output", tmp_path / "a"))
     assert (record["samples"], sum(record["left_out"].values())) == (7, 1)
     assert json.loads((tmp_path / "a/_run.json").read_text())["left_out"] == record["left_out"]
 
-    code, out, err = invoke("pack", made("files_format"), "--output", tmp_path / "b", "--json")
-    assert (code, json.loads(out)["captioned"]) == (0, 3)
+    record = json.loads(pack(made("files_format"), "--output", tmp_path / "b"))
+    assert record["captioned"] == 3
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "b")
     assert ds.metadata.caption.compute().tolist() == ["caption 0", "caption 1", "caption 2"]
     assert ds.metadata.width.compute().tolist() == [160] * 3
 
     folder = made("csvs")
-    for name, told in (("commas", "line 2"), ("other_names", "photo_0.jpg")):
-        words = ("pack", folder / "img", "--captions", folder / f"{name}.csv")
-        code, _, err = invoke(*words, "--output", tmp_path / name)
-        assert (code, told in err) == (1, True)
+    for name, expected in (("commas", "line 2"), ("other_names", "photo_0.jpg")):
+        table = folder / f"{name}.csv"
+        told = pack(folder / "img", "--captions", table, "--output", tmp_path / name, code=1)
+        assert expected in told
 
 
-def test_what_is_no_dataset_says_what_to_do(made):
-    code, _, err = invoke("stats", made("urls"))
-    assert (code, "img2dataset --url_list" in err) == (1, True)
-    code, _, err = invoke("stats", made("files_format"))
-    assert (code, "nemo-image-curate pack" in err) == (1, True)
+def test_what_is_no_dataset_says_what_to_do(run, made):
+    assert "img2dataset --url_list" in run("stats", made("urls"), code=1)
+    assert "nemo-image-curate pack" in run("stats", made("files_format"), code=1)
