@@ -17,13 +17,9 @@ from nemo_image_curate import ImageClassifier, ImageStatistics, ImageTextPairDat
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.errors import ConfigError, ImageError, JobError
-<<<<<<< HEAD
-from nemo_image_curate.shards.headers import BLOCK
-=======
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
-from nemo_image_curate.shards.index import BLOCK
+from nemo_image_curate.shards.headers import BLOCK
 from tests.decode.pictures import base, saved
->>>>>>> pictures
 from tests.make_data import Truth, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import (
     LoggingEmbedder,
