@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nemo_image_curate import catalog, storage
+from nemo_image_curate import catalog
 from nemo_image_curate.catalog import Sees
 from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, CurateError
 from nemo_image_curate.version import __version__
@@ -246,7 +246,8 @@ def _in_words(account: dict[str, Any]) -> dict[str, str]:
     }
     if "read" in account:
         unreadable = listed(account["unreadable"])
-        lines["images"] = f"{account['read']:,} read, {unreadable or '0'} unreadable"
+        warned = f", {account['warned']:,} with an image_warning" if account.get("warned") else ""
+        lines["images"] = f"{account['read']:,} read, {unreadable or '0'} unreadable{warned}"
     if "written" in account:
         columns = listed(account["null_columns"])
         lines["rows"] = (
@@ -301,6 +302,8 @@ def finish(
 
 def write_run(record: dict[str, Any], folder: str) -> None:
     """Write ``_run.json``: what came of a command, without what differs between equal runs."""
+    from nemo_image_curate import storage
+
     command = click.get_current_context().info_name
     run = {"command": command, "version": __version__, **_comparable(record)}
     content = json.dumps(run, indent=1, ensure_ascii=False, default=str)
@@ -357,11 +360,14 @@ def images(dataset: ImageTextPairDataset, summary: dict[str, Any]) -> dict[str, 
     """How many images were read, and how many not, by reason; nothing before the first pass."""
     from nemo_image_curate.dataset.sources import ERROR_COLUMN
     from nemo_image_curate.decode.reasons import MISSING
+    from nemo_image_curate.quality.statistics import WARNING_COLUMN
 
     if ERROR_COLUMN not in dataset.metadata.columns:
         return {}
-    unreadable = {kind: count for kind, count in summary["errors"].items() if kind != MISSING}
-    return {
+    counts = {
         "read": summary["samples"] - sum(summary["errors"].values()),
-        "unreadable": unreadable,
+        "unreadable": {kind: n for kind, n in summary["errors"].items() if kind != MISSING},
     }
+    if WARNING_COLUMN in dataset.metadata.columns:
+        counts["warned"] = int(dataset.metadata[WARNING_COLUMN].notna().sum().compute())
+    return counts
