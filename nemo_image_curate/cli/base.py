@@ -369,5 +369,5 @@ def images(dataset: ImageTextPairDataset, summary: dict[str, Any]) -> dict[str, 
         "unreadable": {kind: n for kind, n in summary["errors"].items() if kind != MISSING},
     }
     if WARNING_COLUMN in dataset.metadata.columns:
-        counts["warned"] = int(dataset.metadata[WARNING_COLUMN].notna().sum().compute())
+        counts["warned"] = int(dataset.metadata[WARNING_COLUMN].count().compute())
     return counts
