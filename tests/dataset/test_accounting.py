@@ -128,3 +128,43 @@ def test_a_tar_that_grew_is_read_again(tmp_path, caplog):
     saved = ImageStatistics()(again).save_metadata()
     assert saved.metadata.width.compute().notna().all()
     assert saved.account() == Account(5, 5, 5, 0, 5, 0)
+
+
+def test_a_tar_that_grew_within_its_padding_is_read_again(tmp_path, caplog):
+    tar = write_tar(tmp_path / "0.tar", [(f"{number}.jpg", jpeg(number)) for number in range(2)])
+    size = tar.stat().st_size
+    ImageStatistics()(opened(tmp_path)).save_metadata()
+    write_tar(tar, [(f"{number}.jpg", jpeg(number)) for number in range(4)])
+    assert tar.stat().st_size == size
+    saved = ImageStatistics()(opened(tmp_path)).save_metadata()
+    assert "0.parquet was made of 0.tar when that had another size or other samples" in caplog.text
+    assert saved.metadata.width.count().compute() == 4
+    assert saved.account() == Account(4, 4, 4, 0, 4, 0)
+
+
+@pytest.mark.parametrize("then", [2, 4])
+def test_the_account_of_a_tar_that_changed_is_taken_again(tmp_path, then):
+    keys = list("abcd")
+    tar = write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(1)) for key in keys[:then]])
+    write_sidecar(tmp_path / "0.parquet", {"key": keys[:then]})
+    size = tar.stat().st_size
+    ImageStatistics()(opened(tmp_path)).save_metadata(tmp_path / "scored")
+    now = 6 - then
+    write_tar(tar, [(f"{key}.jpg", jpeg(1)) for key in keys[:now]])
+    assert tar.stat().st_size == size
+    account = opened(tmp_path / "scored").account()
+    closes(account)
+    assert account.faults == ({"no row": 2} if now > then else {"missing": 2})
+
+
+def test_a_copy_keeps_what_was_computed(tmp_path):
+    members = [(f"{number}.jpg", jpeg(number)) for number in range(3)]
+    tar = write_tar(tmp_path / "0.tar", members)
+    saved = ImageStatistics()(opened(tmp_path)).save_metadata()
+    tar.write_bytes(tar.read_bytes())
+    again = opened(tmp_path)
+    assert "width" in again.metadata.columns
+    assert again.account() == saved.account()
+    kept = saved.filter("key != '1'").save_metadata()
+    tar.write_bytes(tar.read_bytes())
+    assert len(opened(tmp_path)) == len(kept) == 2
