@@ -28,6 +28,8 @@ from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
 _STAT_THREADS = 32
+# Names of Parquet files, in any case, as a glob pattern.
+_ANY_PARQUET = "*." + "".join(f"[{letter}{letter.upper()}]" for letter in "parquet")
 
 logger = logging.getLogger(__name__)
 
@@ -206,11 +208,14 @@ def _from_tars(
     root = root or _root_of(path, tars)
     home = sidecar_folder or root
     sidecars = {info.location: info for info in _sidecars(tars, sidecar_folder)}
+    # 00000.PARQUET is one, too.
+    in_capitals = {ShardFiles.beside(location).sidecar: sidecars[location] for location in sidecars}
     sources = []
     for tar in tars:
         shard = storage.relative(tar.location, root)
         location = storage.join(home, ShardFiles.beside(shard).sidecar)
-        sources.append(Source(shard, location, tar, sidecars.get(location)))
+        sidecar = sidecars.get(location) or in_capitals.get(location)
+        sources.append(Source(shard, sidecar.location if sidecar else location, tar, sidecar))
     owners: dict[str, str | None] = {}
     for source in sources:
         owner = owners.setdefault(source.sidecar_location, source.shard)
@@ -256,7 +261,7 @@ def _sidecars(tars: list[storage.FileInfo], folder: str | None) -> list[storage.
         with ThreadPoolExecutor(_STAT_THREADS) as pool:
             return [info for info in pool.map(storage.stat, places) if info is not None]
     folders = sorted({storage.parent(tar.location) for tar in tars})
-    listings = [storage.glob(storage.join(_escape(place), "*.parquet")) for place in folders]
+    listings = [storage.glob(storage.join(_escape(place), _ANY_PARQUET)) for place in folders]
     return [info for infos in listings for info in infos]
 
 

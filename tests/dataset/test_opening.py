@@ -224,6 +224,17 @@ def test_a_shard_column_of_the_sidecar_gets_another_name_and_is_told(tmp_path, c
     assert "00000.parquet: renamed: its column 'shard'" in caplog.text
 
 
+def test_a_sidecar_in_capitals_is_found_and_kept(tmp_path):
+    truth = make_dataset(tmp_path, sizes=[2, 1])
+    for name in ("00000", "00001"):
+        (tmp_path / f"{name}.parquet").rename(tmp_path / f"{name}.PARQUET")
+    dataset = open_dataset(tmp_path)
+    check(dataset, truth)
+    dataset.replace(dataset.metadata.assign(n=dataset.metadata.width + 1)).save_metadata()
+    assert list(tmp_path.glob("*.parquet")) == []
+    assert "n" in open_dataset(tmp_path).metadata.columns
+
+
 def test_sidecars_without_tar_are_told_and_left_out(tmp_path, caplog):
     truth = make_dataset(tmp_path)
     write_sidecar(tmp_path / "00009.parquet", {"key": ["x"], "y": [1]})
