@@ -17,13 +17,13 @@ from braceexpand import braceexpand
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset import other_inputs
-from nemo_image_curate.dataset.accounting import Account
+from nemo_image_curate.dataset.accounting import Account, why_left_out
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
-from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
+from nemo_image_curate.shards.names import TAR_ENDINGS, UNREAD_ENDINGS, ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
@@ -88,7 +88,7 @@ def open_webdataset(
         tars = [source.tar.location for source in sources if source.tar is not None]
     id_col = id_col or "key"
     for orphan in orphans:
-        logger.warning("%s has no tar beside it and is left out", orphan)
+        logger.warning("%s is left out: %s", orphan, why_left_out(orphan))
     sources, schemas, provenance, unreadable, text_faults = read_footers(root, sources, id_col)
     if unreadable and not (skip_unreadable and sources):
         raise DatasetError("\n".join(list(unreadable.values())[:20]))
@@ -244,7 +244,18 @@ def _from_tars(
         for location in sidecars
         if location not in expected and not _has_tar(ShardFiles.beside(location).stem)
     ]
+    orphans += _unread(tars)
     return root, sources, orphans if sidecar_folder is None else []
+
+
+def _unread(tars: list[storage.FileInfo]) -> list[str]:
+    """Beside the tars, what is called as one that is not complete or packed in other ways."""
+    if tars[0].location.startswith(("http://", "https://")):
+        return []
+    folders = sorted({storage.parent(tar.location) for tar in tars})
+    listings = [storage.glob(storage.join(_escape(place), "*.tar.*")) for place in folders]
+    names = [info.location for infos in listings for info in infos]
+    return [name for name in names if name.lower().endswith(UNREAD_ENDINGS)]
 
 
 def _has_tar(stem: str) -> bool:

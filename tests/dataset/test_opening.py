@@ -241,9 +241,22 @@ def test_sidecars_without_tar_are_told_and_left_out(tmp_path, caplog):
     dataset = open_dataset(tmp_path)
     check(dataset, truth)
     assert dataset.orphans == [str(tmp_path / "00009.parquet")]
-    assert "00009.parquet has no tar" in caplog.text
+    assert "00009.parquet is left out: a sidecar that has no tar" in caplog.text
     # Of a part of the dataset, the other sidecars are no orphans.
     assert open_dataset(tmp_path / "00000.tar").orphans == [str(tmp_path / "00009.parquet")]
+
+
+@pytest.mark.parametrize("ending", [".part", ".aria2", ".crdownload", ".LZ4", ".zip"])
+def test_tars_that_are_not_read_are_told(tmp_path, ending, caplog):
+    truth = make_dataset(tmp_path, sizes=[1])
+    unread = tmp_path / f"00001.tar{ending}"
+    shutil.copy(tmp_path / "00000.tar", unread)
+    (tmp_path / "00000.tar.md5").write_bytes(b"0" * 32)
+    dataset = open_dataset(tmp_path)
+    check(dataset, truth)
+    assert dataset.orphans == [str(unread)]
+    assert dataset.account().faults == {"unread": 1}
+    assert f"00001.tar{ending} is left out: it is called as a tar that is not" in caplog.text
 
 
 def test_unfinished_files_are_not_seen(tmp_path):
