@@ -117,7 +117,7 @@ class Census:
     id_col : str
     source : Source
     reads_tar : bool
-        Whether a remote tar is read if its index is not known already.
+        Whether a remote tar that has a sidecar is read.
     """
 
     tars: Tars
@@ -175,7 +175,8 @@ class Census:
         self, account: Account, shard: str, keys: list[str | None] | None, most_named: int
     ) -> None:
         location = storage.join(self.tars.root, shard)
-        if not (self.reads_tar or storage.is_local(location)):
+        # Of a tar without a sidecar also the rows are made; it was read when it was opened.
+        if not (self.reads_tar or storage.is_local(location) or keys is None):
             for name in _OF_TARS:
                 setattr(account, name, None)
             return

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 from nemo_image_curate.dataset.accounting import Account, total
+from nemo_image_curate.storage import write_bytes
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 
@@ -168,3 +169,15 @@ def test_a_copy_keeps_what_was_computed(tmp_path):
     kept = saved.filter("key != '1'").save_metadata()
     tar.write_bytes(tar.read_bytes())
     assert len(opened(tmp_path)) == len(kept) == 2
+
+
+def test_remote_tars_without_sidecars_are_counted(tmp_path, bucket):
+    root = bucket()
+    members = [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("b.json", b"[]")]
+    write_bytes(f"{root}/0.tar", write_tar(tmp_path / "0.tar", members).read_bytes())
+    dataset = opened(root)
+    account = dataset.account()
+    closes(account)
+    assert account.counts() == Account(2, 2, 2, 0, 2, 0, {"json": 1}).counts()
+    done = dataset.filter("key != 'a'").to_webdataset(str(tmp_path / "out"))
+    assert done.samples + done.filtered + done.missing == account.rows_in_sidecars
