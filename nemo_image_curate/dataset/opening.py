@@ -169,7 +169,9 @@ def _tars_of(location: str) -> list[storage.FileInfo]:
         return [
             info for info in storage.glob(location) if info.location.lower().endswith(TAR_ENDINGS)
         ]
-    if location.lower().endswith(TAR_ENDINGS):
+    # A tar that was unpacked may have left a folder of its name.
+    is_folder = storage.is_local(location) and storage.is_dir(location)
+    if location.lower().endswith(TAR_ENDINGS) and not is_folder:
         info = storage.stat(location)
         if info is None:
             reached = "" if storage.is_local(location) else " or cannot be reached"

@@ -259,6 +259,17 @@ def test_tars_that_are_not_read_are_told(tmp_path, ending, caplog):
     assert f"00001.tar{ending} is left out: it is called as a tar that is not" in caplog.text
 
 
+def test_a_folder_that_is_called_as_a_tar(tmp_path):
+    folder = tmp_path / "a.tar"
+    truth = make_dataset(folder, sizes=[1])
+    check(open_dataset(folder), truth)
+    (folder / "00000.tar").unlink()
+    (folder / "00000.parquet").unlink()
+    (folder / "0.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"a\.tar .*pack"):
+        open_dataset(folder)
+
+
 def test_unfinished_files_are_not_seen(tmp_path):
     truth = make_dataset(tmp_path)
     shutil.copy(tmp_path / "00000.tar", tmp_path / ".00007.tar.curate-tmp-ab.tar")
