@@ -13,6 +13,7 @@ import hashlib
 import os
 import posixpath
 import re
+import stat as file_mode
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,12 @@ _TEMPORARY = ".curate-tmp-"
 # What operating systems leave in folders.
 _HIDDEN_MARKS = (
     *("._", "ds_store", "thumbs.db", "desktop.ini", "@eadir/", "__macosx/", ".spotlight-v100/"),
-    *(".trashes/", ".fseventsd/"),
+    *(".trashes/", ".fseventsd/", ".ipynb_checkpoints/", ".trash-", "$recycle.bin/"),
 )
 _HIDDEN = re.compile(
     r"(?:^|[/\0])(?:\._[^/\0]*|\.DS_Store|(?:eh)?thumbs\.db|desktop\.ini"
-    r"|(?:@eaDir|__MACOSX|\.Spotlight-V100|\.Trashes|\.fseventsd)/[^\0]*)(?=\0|$)",
+    r"|(?:@eaDir|__MACOSX|\.Spotlight-V100|\.Trashes|\.fseventsd|\.ipynb_checkpoints"
+    r"|\.Trash-[0-9]+|\$RECYCLE\.BIN)/[^\0]*)(?=\0|$)",
     re.IGNORECASE,
 )
 # Shows a worker that it sees the client's folder.
@@ -222,6 +224,11 @@ def stat(location: str) -> FileInfo | None:
             return None
         except (OSError, ValueError) as error:
             raise DatasetError(f"cannot use {location[:200]}: {error}") from error
+        if not (file_mode.S_ISREG(status.st_mode) or file_mode.S_ISDIR(status.st_mode)):
+            # To open a pipe would wait for ever.
+            raise DatasetError(
+                f"{location} is a pipe, socket or device, and no file. Move it away."
+            )
         changed = max(status.st_mtime, status.st_ctime)
         return FileInfo(location, status.st_size, status.st_mtime, changed)
     fs, path = filesystem(location)

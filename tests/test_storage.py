@@ -148,7 +148,8 @@ def test_a_worker_sees_whether_a_folder_is_shared(tmp_path):
             storage.require_shared(other, "work_dir")
 
 
-JUNK = ("._a.tar", "@eaDir/a.tar", "sub/@eaDir/x/a.tar", "__MACOSX/._a.tar", "sub/._b.tar")
+JUNK = (".ipynb_checkpoints/a-checkpoint.tar", ".Trash-1000/files/a.tar", "$RECYCLE.BIN/a.tar")
+JUNK += ("._a.tar", "@eaDir/a.tar", "sub/@eaDir/x/a.tar", "__MACOSX/._a.tar", "sub/._b.tar")
 
 
 def test_what_systems_leave_behind_is_left_out(place):
@@ -185,6 +186,17 @@ def test_links_are_followed_once(tmp_path):
             looking(str(snapshot), ".tar")
 
 
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    for looking in (
+        lambda: storage.find(str(tmp_path), ".tar"),
+        lambda: storage.glob(str(tmp_path / "*.tar")),
+        lambda: storage.stat(str(tmp_path / "a.tar")),
+    ):
+        with pytest.raises(DatasetError, match=r"a\.tar is a pipe, socket or device"):
+            looking()
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -198,6 +210,10 @@ def test_links_are_followed_once(tmp_path):
         ("__MACOSX/a.jpg", True),
         ("a.jpg\0._b.jpg\0c.jpg", True),
         ("a.jpg\0c.jpg", False),
+        ("x/.ipynb_checkpoints/a-checkpoint.jpg", True),
+        ("my.ipynb_checkpoints/a.jpg", False),
+        (".Trash-0/a.jpg", True),
+        (".Trash-me/a.jpg", False),
         (".hidden.jpg", False),
         ("a._b.jpg", False),
         ("my__MACOSX/a.jpg", False),

@@ -26,7 +26,7 @@ from nemo_image_curate.shards import columns
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.index import TarIndex
 from nemo_image_curate.shards.lookup import Tars
-from nemo_image_curate.shards.names import normal_name
+from nemo_image_curate.shards.names import UNREAD_ENDINGS, normal_name
 from nemo_image_curate.shards.reader import TarShard
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Census:
     id_col : str
     source : Source
     reads_tar : bool
-        Whether a remote tar is read if its index is not known already.
+        Whether a remote tar that has a sidecar is read.
     """
 
     tars: Tars
@@ -175,7 +175,8 @@ class Census:
         self, account: Account, shard: str, keys: list[str | None] | None, most_named: int
     ) -> None:
         location = storage.join(self.tars.root, shard)
-        if not (self.reads_tar or storage.is_local(location)):
+        # Of a tar without a sidecar also the rows are made; it was read when it was opened.
+        if not (self.reads_tar or storage.is_local(location) or keys is None):
             for name in _OF_TARS:
                 setattr(account, name, None)
             return
@@ -272,10 +273,20 @@ def _take_all(censuses: Sequence[Census]) -> list[Account]:
     return [census.take() for census in censuses]
 
 
+def why_left_out(location: str) -> str:
+    """Why a file beside the tars of a dataset is no part of it."""
+    if location.lower().endswith(UNREAD_ENDINGS):
+        return (
+            "it is called as a tar that is not complete, or is packed in a way that is not read; "
+            "finish the download, or unpack it"
+        )
+    return "a sidecar that has no tar beside it"
+
+
 def note_left_out(account: Account, dataset: ImageTextPairDataset) -> None:
-    """Add the sidecars that were left out when the dataset was opened."""
+    """Add the files that were left out when the dataset was opened."""
     for orphan in dataset.orphans:
-        detail = "a sidecar without a tar beside it is left out"
-        account.note(orphan, [Fault("no tar", "", detail)], _NAMED)
+        kind = "unread" if orphan.lower().endswith(UNREAD_ENDINGS) else "no tar"
+        account.note(orphan, [Fault(kind, "", why_left_out(orphan))], _NAMED)
     for sidecar, reason in dataset.unreadable.items():
         account.note(sidecar, [Fault("unreadable", "", reason)], _NAMED)

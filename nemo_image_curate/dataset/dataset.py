@@ -64,7 +64,7 @@ class ImageTextPairDataset:
     home : str or None
         The folder that holds the metadata alone; None when the sidecars lie beside the tars.
     orphans : list of str
-        Sidecars without a tar, which are left out.
+        Sidecars without a tar, and tars that are unfinished or not read; they are left out.
     text_faults : Account
         What was wrong in members that give columns, and in the names of columns.
     unreadable : dict of str to str

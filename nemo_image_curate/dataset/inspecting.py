@@ -36,7 +36,8 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         list of ``shard``, ``kind``, ``key``, ``detail``, at most `MAX_NAMED` of a kind per
         shard). Kinds, beside those of `FAULT_KINDS` in ``shards/faults.py``: ``missing`` (a row
         without sample), ``no image``, ``no row`` (a sample without row), ``no match`` (not one
-        row has a sample), ``duplicate row``, ``unreadable``, ``no tar`` (a sidecar without one).
+        row has a sample), ``duplicate row``, ``unreadable``, ``no tar`` (a sidecar without one),
+        ``unread`` (called as an unfinished tar, or packed in other ways).
     """
     reader, sources = dataset.source()
     inspect = dask.delayed(_inspect_source, pure=False)

@@ -17,17 +17,19 @@ from braceexpand import braceexpand
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask
 from nemo_image_curate.dataset import other_inputs
-from nemo_image_curate.dataset.accounting import Account
+from nemo_image_curate.dataset.accounting import Account, why_left_out
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
-from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
+from nemo_image_curate.shards.names import TAR_ENDINGS, UNREAD_ENDINGS, ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
 _STAT_THREADS = 32
+# Names of Parquet files, in any case, as a glob pattern.
+_ANY_PARQUET = "*." + "".join(f"[{letter}{letter.upper()}]" for letter in "parquet")
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ def open_webdataset(
         tars = [source.tar.location for source in sources if source.tar is not None]
     id_col = id_col or "key"
     for orphan in orphans:
-        logger.warning("%s has no tar beside it and is left out", orphan)
+        logger.warning("%s is left out: %s", orphan, why_left_out(orphan))
     sources, schemas, provenance, unreadable, text_faults = read_footers(root, sources, id_col)
     if unreadable and not (skip_unreadable and sources):
         raise DatasetError("\n".join(list(unreadable.values())[:20]))
@@ -167,7 +169,9 @@ def _tars_of(location: str) -> list[storage.FileInfo]:
         return [
             info for info in storage.glob(location) if info.location.lower().endswith(TAR_ENDINGS)
         ]
-    if location.lower().endswith(TAR_ENDINGS):
+    # A tar that was unpacked may have left a folder of its name.
+    is_folder = storage.is_local(location) and storage.is_dir(location)
+    if location.lower().endswith(TAR_ENDINGS) and not is_folder:
         info = storage.stat(location)
         if info is None:
             reached = "" if storage.is_local(location) else " or cannot be reached"
@@ -206,11 +210,14 @@ def _from_tars(
     root = root or _root_of(path, tars)
     home = sidecar_folder or root
     sidecars = {info.location: info for info in _sidecars(tars, sidecar_folder)}
+    # 00000.PARQUET is one, too.
+    in_capitals = {ShardFiles.beside(location).sidecar: sidecars[location] for location in sidecars}
     sources = []
     for tar in tars:
         shard = storage.relative(tar.location, root)
         location = storage.join(home, ShardFiles.beside(shard).sidecar)
-        sources.append(Source(shard, location, tar, sidecars.get(location)))
+        sidecar = sidecars.get(location) or in_capitals.get(location)
+        sources.append(Source(shard, sidecar.location if sidecar else location, tar, sidecar))
     owners: dict[str, str | None] = {}
     for source in sources:
         owner = owners.setdefault(source.sidecar_location, source.shard)
@@ -239,7 +246,18 @@ def _from_tars(
         for location in sidecars
         if location not in expected and not _has_tar(ShardFiles.beside(location).stem)
     ]
+    orphans += _unread(tars)
     return root, sources, orphans if sidecar_folder is None else []
+
+
+def _unread(tars: list[storage.FileInfo]) -> list[str]:
+    """Beside the tars, what is called as one that is not complete or packed in other ways."""
+    if tars[0].location.startswith(("http://", "https://")):
+        return []
+    folders = sorted({storage.parent(tar.location) for tar in tars})
+    listings = [storage.glob(storage.join(_escape(place), "*.tar.*")) for place in folders]
+    names = [info.location for infos in listings for info in infos]
+    return [name for name in names if name.lower().endswith(UNREAD_ENDINGS)]
 
 
 def _has_tar(stem: str) -> bool:
@@ -256,7 +274,7 @@ def _sidecars(tars: list[storage.FileInfo], folder: str | None) -> list[storage.
         with ThreadPoolExecutor(_STAT_THREADS) as pool:
             return [info for info in pool.map(storage.stat, places) if info is not None]
     folders = sorted({storage.parent(tar.location) for tar in tars})
-    listings = [storage.glob(storage.join(_escape(place), "*.parquet")) for place in folders]
+    listings = [storage.glob(storage.join(_escape(place), _ANY_PARQUET)) for place in folders]
     return [info for infos in listings for info in infos]
 
 

@@ -69,15 +69,15 @@ def read_footers(
     sources = list(sources)
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(read, sources))
-    for number, (source, footer) in enumerate(zip(sources, footers, strict=True)):
-        if isinstance(footer, columns.Footer) and _is_outgrown(source, footer):
-            logger.warning(
-                "%s was made of %s when that had another size, and is left out: the columns "
-                "that were computed are computed again",
-                source.sidecar_location,
-                source.label,
-            )
-            sources[number], footers[number] = replace(source, sidecar=None), None
+    for number in _outgrown(root, sources, footers):
+        source = sources[number]
+        logger.warning(
+            "%s was made of %s when that had another size or other samples, and is left out: the "
+            "columns that were computed are computed again",
+            source.sidecar_location,
+            source.label,
+        )
+        sources[number], footers[number] = replace(source, sidecar=None), None
     # Without a sidecar only the tar itself knows its columns.
     scans = [
         dask.delayed(_scan_schema)(root, source.shard, id_col)
@@ -122,15 +122,47 @@ def read_footers(
     return known, schemas, provenance.columns, unreadable, of_texts
 
 
-def _is_outgrown(source: Source, footer: columns.Footer) -> bool:
-    """Whether a sidecar was made of the samples of a tar that was not complete then."""
-    size = footer.record.get("tar_size")
-    made_of_tar = footer.record.get("origin") == "" and size is not None
+def _is_made_of_tar(source: Source, footer: columns.Footer) -> bool:
+    """Whether a sidecar was made of the samples of the tar that it lies beside."""
+    made_of_tar = footer.record.get("origin") == "" and footer.record.get("tar_size") is not None
     # A file with rows of many shards, or in a folder of its own, is what was saved.
-    is_beside = source.tar is not None and (
-        source.sidecar_location == ShardFiles.beside(source.tar.location).sidecar
+    return (
+        made_of_tar
+        and source.tar is not None
+        and source.sidecar_location == ShardFiles.beside(source.tar.location).sidecar
     )
-    return made_of_tar and is_beside and source.tar is not None and source.tar.size != size
+
+
+def _outgrown(
+    root: str, sources: list[Source], footers: list[columns.Footer | DatasetError | None]
+) -> list[int]:
+    """Which sidecars were made of tars that had other samples then."""
+    outgrown: list[int] = []
+    samples_then: dict[int, int] = {}
+    counts = []
+    for number, (source, footer) in enumerate(zip(sources, footers, strict=True)):
+        if not isinstance(footer, columns.Footer) or not _is_made_of_tar(source, footer):
+            continue
+        assert source.tar is not None
+        if footer.record["tar_size"] != source.tar.size:
+            outgrown.append(number)
+        elif _is_newer_tar(source) and storage.is_local(source.tar.location):
+            # A copied dataset has newer tars, too, and keeps what was computed.
+            samples_then[number] = _samples_then(footer)
+            counts.append(dask.delayed(_count_samples)(root, source.shard))
+    for (number, then), now in zip(samples_then.items(), dask.compute(*counts), strict=True):
+        if now != then:
+            outgrown.append(number)
+    return sorted(outgrown)
+
+
+def _samples_then(footer: columns.Footer) -> int:
+    """How many samples a tar had when a sidecar was made of it."""
+    account = footer.record.get("account")
+    if isinstance(account, dict) and isinstance(account.get("samples_in_tars"), int):
+        return int(account["samples_in_tars"])
+    dropped = footer.record.get("summary", {}).get("dropped", {})
+    return footer.rows + int(dropped.get("by_condition", 0)) + int(dropped.get("by_null", 0))
 
 
 def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] | None:
@@ -138,8 +170,23 @@ def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] 
     account = footer.record.get("account")
     if not isinstance(account, dict) or source.tar is None:
         return None
-    same_tar = footer.record.get("tar_size") == source.tar.size
+    same_tar = footer.record.get("tar_size") == source.tar.size and not _is_newer_tar(source)
     return account if same_tar and account.get("rows_in_sidecars") == footer.rows else None
+
+
+def _is_newer_tar(source: Source) -> bool:
+    """Whether the tar was written or moved after its sidecar.
+
+    Tars are padded, so that one that grew or was replaced may have the size that it had.
+    """
+    tar, sidecar = source.tar, source.sidecar
+    return tar is not None and sidecar is not None and tar.changed > sidecar.changed
+
+
+def _count_samples(root: str, shard: str) -> int:
+    """How many samples a tar has; runs on a worker."""
+    with TarShard(storage.join(root, shard)) as opened:
+        return len(opened.index.samples)
 
 
 def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, Account]:

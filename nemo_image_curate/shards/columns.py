@@ -268,6 +268,13 @@ def _column(
         if array is not None:
             return array
         kinds = {kind for kind in map(_kind, values) if kind}
+        if kinds == {"numbers"}:
+            row = max(range(len(values)), key=lambda row: abs(values[row] or 0))
+            detail = (
+                f"no type of numbers holds all values of {name!r}, such as {_shown(values[row])}; "
+                "the column is text"
+            )
+            faults.append(Fault("mixed", keys[row], detail))
         if len(kinds) > 1:
             array = _mostly_numbers(name, values, keys, faults)
             if array is not None:

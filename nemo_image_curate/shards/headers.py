@@ -26,6 +26,8 @@ from nemo_image_curate.shards.signatures import (
 BLOCK = 512
 _ZERO_BLOCK = bytes(BLOCK)
 _ZEROS = bytes(2**20)
+# Writers fill a tar up to whole records of 20 blocks; the marker may begin in the one before.
+_MOST_PADDING = 21 * BLOCK
 # What is no kind of its own is a regular file, as POSIX has it.
 _OTHER_KINDS = frozenset(b"123456gxXLKSVMDN")
 # Links, devices and folders have no content, even when their size field says so.
@@ -215,12 +217,19 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
 def _after_end(data: mmap.mmap | bytes, position: int, faults: list[Fault]) -> int | None:
     """Where another tar begins after an end marker; None when there is none, which is told."""
     end = len(data)
+    marker = position
     while position < end:
         chunk = data[position : position + len(_ZEROS)]
         if chunk != _ZEROS[: len(chunk)]:
             break
         position += len(chunk)
     else:
+        if end - marker > _MOST_PADDING:
+            detail = (
+                f"{end - marker} zero bytes from byte {marker} to the end, more than writers add: "
+                "so looks a file that was not downloaded completely"
+            )
+            faults.append(Fault("after end", "", detail))
         return None
     first = position + len(chunk) - len(chunk.lstrip(b"\0"))
     block = first // BLOCK * BLOCK

@@ -15,6 +15,11 @@ TAR_ENDINGS = (
     *(".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tzst"),
     *(".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tbz"),
 )
+# What follows ``.tar`` in names of downloads that are not finished, and of packings not read here.
+UNREAD_ENDINGS = (
+    *(".part", ".partial", ".tmp", ".temp", ".incomplete", ".crdownload", ".download", ".aria2"),
+    *(".filepart", ".lz4", ".lzma", ".lz", ".lzo", ".br", ".z", ".zip"),
+)
 _ENDINGS = (*TAR_ENDINGS, ".parquet", ".idx")
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 from nemo_image_curate.dataset.accounting import Account, total
+from nemo_image_curate.storage import write_bytes
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 
 
@@ -128,3 +129,55 @@ def test_a_tar_that_grew_is_read_again(tmp_path, caplog):
     saved = ImageStatistics()(again).save_metadata()
     assert saved.metadata.width.compute().notna().all()
     assert saved.account() == Account(5, 5, 5, 0, 5, 0)
+
+
+def test_a_tar_that_grew_within_its_padding_is_read_again(tmp_path, caplog):
+    tar = write_tar(tmp_path / "0.tar", [(f"{number}.jpg", jpeg(number)) for number in range(2)])
+    size = tar.stat().st_size
+    ImageStatistics()(opened(tmp_path)).save_metadata()
+    write_tar(tar, [(f"{number}.jpg", jpeg(number)) for number in range(4)])
+    assert tar.stat().st_size == size
+    saved = ImageStatistics()(opened(tmp_path)).save_metadata()
+    assert "0.parquet was made of 0.tar when that had another size or other samples" in caplog.text
+    assert saved.metadata.width.count().compute() == 4
+    assert saved.account() == Account(4, 4, 4, 0, 4, 0)
+
+
+@pytest.mark.parametrize("then", [2, 4])
+def test_the_account_of_a_tar_that_changed_is_taken_again(tmp_path, then):
+    keys = list("abcd")
+    tar = write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(1)) for key in keys[:then]])
+    write_sidecar(tmp_path / "0.parquet", {"key": keys[:then]})
+    size = tar.stat().st_size
+    ImageStatistics()(opened(tmp_path)).save_metadata(tmp_path / "scored")
+    now = 6 - then
+    write_tar(tar, [(f"{key}.jpg", jpeg(1)) for key in keys[:now]])
+    assert tar.stat().st_size == size
+    account = opened(tmp_path / "scored").account()
+    closes(account)
+    assert account.faults == ({"no row": 2} if now > then else {"missing": 2})
+
+
+def test_a_copy_keeps_what_was_computed(tmp_path):
+    members = [(f"{number}.jpg", jpeg(number)) for number in range(3)]
+    tar = write_tar(tmp_path / "0.tar", members)
+    saved = ImageStatistics()(opened(tmp_path)).save_metadata()
+    tar.write_bytes(tar.read_bytes())
+    again = opened(tmp_path)
+    assert "width" in again.metadata.columns
+    assert again.account() == saved.account()
+    kept = saved.filter("key != '1'").save_metadata()
+    tar.write_bytes(tar.read_bytes())
+    assert len(opened(tmp_path)) == len(kept) == 2
+
+
+def test_remote_tars_without_sidecars_are_counted(tmp_path, bucket):
+    root = bucket()
+    members = [("a.jpg", jpeg(1)), ("b.jpg", jpeg(2)), ("b.json", b"[]")]
+    write_bytes(f"{root}/0.tar", write_tar(tmp_path / "0.tar", members).read_bytes())
+    dataset = opened(root)
+    account = dataset.account()
+    closes(account)
+    assert account.counts() == Account(2, 2, 2, 0, 2, 0, {"json": 1}).counts()
+    done = dataset.filter("key != 'a'").to_webdataset(str(tmp_path / "out"))
+    assert done.samples + done.filtered + done.missing == account.rows_in_sidecars

@@ -224,15 +224,50 @@ def test_a_shard_column_of_the_sidecar_gets_another_name_and_is_told(tmp_path, c
     assert "00000.parquet: renamed: its column 'shard'" in caplog.text
 
 
+def test_a_sidecar_in_capitals_is_found_and_kept(tmp_path):
+    truth = make_dataset(tmp_path, sizes=[2, 1])
+    for name in ("00000", "00001"):
+        (tmp_path / f"{name}.parquet").rename(tmp_path / f"{name}.PARQUET")
+    dataset = open_dataset(tmp_path)
+    check(dataset, truth)
+    dataset.replace(dataset.metadata.assign(n=dataset.metadata.width + 1)).save_metadata()
+    assert list(tmp_path.glob("*.parquet")) == []
+    assert "n" in open_dataset(tmp_path).metadata.columns
+
+
 def test_sidecars_without_tar_are_told_and_left_out(tmp_path, caplog):
     truth = make_dataset(tmp_path)
     write_sidecar(tmp_path / "00009.parquet", {"key": ["x"], "y": [1]})
     dataset = open_dataset(tmp_path)
     check(dataset, truth)
     assert dataset.orphans == [str(tmp_path / "00009.parquet")]
-    assert "00009.parquet has no tar" in caplog.text
+    assert "00009.parquet is left out: a sidecar that has no tar" in caplog.text
     # Of a part of the dataset, the other sidecars are no orphans.
     assert open_dataset(tmp_path / "00000.tar").orphans == [str(tmp_path / "00009.parquet")]
+
+
+@pytest.mark.parametrize("ending", [".part", ".aria2", ".crdownload", ".LZ4", ".zip"])
+def test_tars_that_are_not_read_are_told(tmp_path, ending, caplog):
+    truth = make_dataset(tmp_path, sizes=[1])
+    unread = tmp_path / f"00001.tar{ending}"
+    shutil.copy(tmp_path / "00000.tar", unread)
+    (tmp_path / "00000.tar.md5").write_bytes(b"0" * 32)
+    dataset = open_dataset(tmp_path)
+    check(dataset, truth)
+    assert dataset.orphans == [str(unread)]
+    assert dataset.account().faults == {"unread": 1}
+    assert f"00001.tar{ending} is left out: it is called as a tar that is not" in caplog.text
+
+
+def test_a_folder_that_is_called_as_a_tar(tmp_path):
+    folder = tmp_path / "a.tar"
+    truth = make_dataset(folder, sizes=[1])
+    check(open_dataset(folder), truth)
+    (folder / "00000.tar").unlink()
+    (folder / "00000.parquet").unlink()
+    (folder / "0.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match="nemo-image-curate pack"):
+        open_dataset(folder)
 
 
 def test_unfinished_files_are_not_seen(tmp_path):

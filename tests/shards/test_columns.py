@@ -167,6 +167,16 @@ def test_mixed_booleans(tmp_path):
     assert table["c"].to_pylist() == [True, None, None]
 
 
+@pytest.mark.parametrize("values", [[1, 2**70], [2**53 + 1, 1.5], [None, -(2**63) - 1]])
+def test_numbers_that_become_text_are_told(tmp_path, values):
+    members = [(f"{row}.json", json.dumps({"x": x}).encode()) for row, x in enumerate(values)]
+    with TarShard(str(write_tar(tmp_path / "a.tar", members))) as shard:
+        table, (fault,) = columns.read_tar(shard, "key")
+    assert table["x"].to_pylist() == [None if x is None else str(x) for x in values]
+    assert fault.kind == "mixed"
+    assert "holds all values of 'x', such as" in fault.detail
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [

@@ -98,6 +98,14 @@ def test_a_stream_that_is_damaged_or_cut_at_once_raises_nothing(tmp_path, tar, k
     assert images(tmp_path / "b.tar") == ({}, ["truncated"])
 
 
+def test_a_zstd_stream_after_a_frame_to_be_skipped(tmp_path, tar):
+    skipped = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"abcd"
+    (tmp_path / "a.tar").write_bytes(skipped + zstd(tar))
+    contents, faults = images(tmp_path / "a.tar")
+    assert contents == {str(number): jpeg(number) for number in range(40)}
+    assert faults == []
+
+
 def test_what_follows_a_gzip_stream(tmp_path, tar):
     (tmp_path / "a.tar").write_bytes(gzip.compress(tar) + bytes(100))
     assert images(tmp_path / "a.tar")[1] == []

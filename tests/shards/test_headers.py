@@ -161,9 +161,22 @@ def test_other_bytes_after_the_end_are_counted(junk):
     assert detail.startswith(f"{len(junk.lstrip(bytes(1)))} bytes")
 
 
-@pytest.mark.parametrize("padding", [0, 1, 512, 10240, 3 * 2**20])
-def test_zeros_after_the_end_are_nothing(padding):
-    assert entries_of(tar_of(MEMBERS) + bytes(padding))[1] == []
+@pytest.mark.parametrize("number", range(24))
+def test_padding_to_whole_records_is_nothing(number):
+    assert entries_of(tar_of({"a.jpg": b"1" * 512 * number}))[1] == []
+    assert entries_of(tar_of({"a.jpg": b"1" * 512 * number}).rstrip(b"\0") + bytes(1600))[1] == []
+
+
+def test_zeros_of_a_download_that_was_not_finished_are_told():
+    content = tar_of({f"{number}.jpg": b"1" * 4000 for number in range(10)})
+    entries, faults = entries_of(content[: 4 * 4608] + bytes(len(content) - 4 * 4608))
+    assert len(entries) == 4
+    ((kind, key, detail),) = faults
+    assert (kind, key) == ("after end", "")
+    assert f"zero bytes from byte {4 * 4608}" in detail
+    for size in (2**15, 3 * 2**20):
+        assert [one.kind for one in entries_of(bytes(size))[1]] == ["after end"]
+    assert entries_of(bytes(10240))[1] == [], "an empty tar"
 
 
 @pytest.mark.parametrize(
