@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import save_file
 
 from nemo_image_curate import ImageTextPairDataset, __version__
@@ -19,6 +20,7 @@ from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.cli.conftest import Shell
+from tests.decode.pictures import saved
 from tests.make_data import jpeg, make_dataset, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
@@ -146,6 +148,39 @@ def test_statistics_beside_the_shards(run, tmp_path):
     assert len(list(tmp_path.glob("*.parquet"))) == 2
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path))
     assert {row["image_format"] for row in found} == {"jpeg"}
+
+
+def test_orientation_is_an_option(run, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 6, 3), np.uint8))
+    upright = upright.resize((60, 90), Image.Resampling.BICUBIC)
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    members = {"a": saved(upright, "PNG"), "b": saved(lying, "PNG", exif=exif)}
+    write_tar(tmp_path / "in" / "0.tar", [(f"{key}.png", data) for key, data in members.items()])
+
+    def sizes(*words) -> list[tuple[int, int]]:
+        out = tmp_path / "-".join(words)
+        run(words[0], tmp_path / "in", *words[1:], "--output", out)
+        found = rows(ImageTextPairDataset.from_webdataset(out))
+        return [(row["width"], row["height"]) for row in found]
+
+    turn = ["--orientation", "exif"]
+    assert sizes("stats") == [(60, 90), (90, 60)]
+    assert sizes("stats", *turn) == [(60, 90)] * 2
+    assert sizes("embed", "--stats", "--hashes", *turn) == [(60, 90)] * 2
+
+    def duplicates(*words) -> int:
+        told = run("dedup", tmp_path / "in", *words, "--output", tmp_path / "d", "--json")
+        return json.loads(told)["duplicates"]
+
+    exact = ["--method", "exact", "--of", "pixels"]
+    assert [duplicates(*exact), duplicates(*exact, *turn)] == [0, 1]
+    perceptual = ["--method", "perceptual"]
+    assert [duplicates(*perceptual), duplicates(*perceptual, *turn)] == [0, 1]
+    assert "give it to embed" in run("dedup", tmp_path / "in", *turn, code=2)
+    words = ["dedup", tmp_path / "in", "--method", "exact", *turn]
+    assert "orientation='exif' is for of='pixels'" in run(*words, code=2)
 
 
 def test_faults_are_listed(run, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -109,6 +110,8 @@ def good() -> dict[str, bytes]:
         "webp": saved(image, "WEBP"),
         "webp lossless": saved(image, "WEBP", lossless=True),
         "webp alpha": saved(rgba, "WEBP"),
+        "gif alpha": saved(rgba, "GIF"),
+        "tiff alpha": saved(rgba, "TIFF"),
         "webp animated": saved(image, "WEBP", **several),
         "bmp": saved(image, "BMP"),
         "tiff": saved(image, "TIFF"),
@@ -125,6 +128,17 @@ def good() -> dict[str, bytes]:
     }
     if features.check("avif"):
         files["avif"] = saved(image, "AVIF")
+        files["avif alpha"] = saved(rgba, "AVIF")
+    # Where the extras heif and jxl are installed.
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        files["heic"] = saved(image, "HEIF", quality=95)
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401
+
+        files["jxl"] = saved(image, "JXL", lossless=True)
     return files
 
 

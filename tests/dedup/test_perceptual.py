@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import time
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
@@ -90,6 +91,55 @@ def test_rows_that_cannot_be_compared(tmp_path, backend):
         "ei", "missing"
     )
     assert out.summary() == {"samples": 9, "errors": {"decode": 2, "missing": 2}}
+
+
+def drawing(number: int, colour: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
+    """An icon: some shapes on a transparent ground, the same each time."""
+    shapes = random.Random(number)
+    alpha = Image.new("L", (200, 200))
+    draw = ImageDraw.Draw(alpha)
+    for _ in range(shapes.randint(1, 5)):
+        left, top = shapes.randint(0, 120), shapes.randint(0, 120)
+        box = (left, top, left + shapes.randint(20, 80), top + shapes.randint(20, 80))
+        kind = shapes.choice([draw.ellipse, draw.rectangle, draw.line])
+        kind(box, fill=255, **({"width": 9} if kind == draw.line else {}))
+    image = Image.new("RGB", alpha.size, colour)
+    image.putalpha(alpha)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["transparent", "white", "palette"])
+def test_different_icons_are_no_duplicates(tmp_path, kind):
+    def encoded(number: int) -> bytes:
+        image = drawing(number)
+        if kind == "palette":
+            return saved(image.quantize(16), "PNG")
+        if kind == "white":
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
+        return saved(image, "PNG")
+
+    members = {f"{number:02d}.png": encoded(number) for number in range(40)}
+    members |= {f"{number:02d}-again.png": encoded(number) for number in range(40)}
+    found = standing(PerceptualDedup(work_dir=tmp_path / "w")(dataset(tmp_path / "in", members)))
+    plain = {key: to for key, to in found.items() if "-" not in key}
+    assert sum(to not in (key, None) for key, to in plain.items()) <= 2
+    compared = [key for key, to in plain.items() if to is not None]
+    assert len(compared) >= 15
+    assert all(found[f"{key}-again"] == found[key] for key in compared)
+
+
+def test_pages_with_a_line_of_text_are_nobodys_duplicates(tmp_path):
+    members = {}
+    for number in range(20):
+        page = Image.new("L", (600, 800), 255)
+        place = (50 + 7 * number, 50 + 11 * number)
+        ImageDraw.Draw(page).text(place, f"page {number}", fill=0)
+        members[f"{number}.png"] = saved(page, "PNG")
+    found = rows(PerceptualDedup(work_dir=tmp_path / "w")(dataset(tmp_path / "in", members)))
+    assert not any(row["is_duplicate"] for row in found)
+    assert {row["image_error"] for row in found} == {None}
 
 
 def test_similarity_is_that_of_the_hashes(tmp_path):

@@ -9,21 +9,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from dask.base import tokenize
 from PIL import Image
 
-from nemo_image_curate import ImageStatistics, ImageTextPairDataset, frames
+from nemo_image_curate import ImageClassifier, ImageStatistics, ImageTextPairDataset, frames
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.errors import ConfigError, ImageError, JobError
+from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.shards.headers import BLOCK
+from tests.decode.pictures import base, saved
 from tests.make_data import Truth, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import (
     LoggingEmbedder,
     ThumbEmbedder,
     column,
+    computed,
     embeddings,
     pillow_thumb,
     rows,
+    thumb,
 )
 
 
@@ -357,3 +363,96 @@ def test_on_two_workers_as_in_one_process(request, tmp_path):
         one, other = ((tmp_path / folder / f"{name}.parquet") for folder in ("out", "alone"))
         assert one.read_bytes() == other.read_bytes()
     assert (embeddings(saved) == embeddings(alone)).all()
+
+
+def exif(turn: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = turn
+    return tags
+
+
+def test_orientation_is_of_the_whole_pass(tmp_path):
+    upright = base()
+    lying = upright.transpose(Image.Transpose.ROTATE_90)
+    members = {"lying.jpg": saved(lying, "JPEG", exif=exif(6), quality=95, subsampling=0)}
+    members["upright.jpg"] = saved(upright, "JPEG", quality=95, subsampling=0)
+    write_tar(tmp_path / "0.tar", members.items())
+    ds = ImageTextPairDataset.from_webdataset(tmp_path)
+
+    def embedded(orientation: str) -> list[dict]:
+        shared = [stage(orientation=orientation) for stage in (ImageStatistics, PerceptualHash)]
+        return rows(ThumbEmbedder(orientation=orientation, image_stages=shared)(ds))
+
+    first, second = embedded("exif")
+    assert (first["width"], first["height"]) == (123, 91)
+    np.testing.assert_allclose(first["image_embedding"], second["image_embedding"], atol=0.02)
+    assert (first["phash"] ^ second["phash"]).bit_count() <= 2
+    first, second = embedded("stored")
+    assert (first["width"], first["height"]) == (91, 123)
+    assert np.dot(first["image_embedding"], second["image_embedding"]) < 0.9
+    with pytest.raises(ConfigError, match="ImageStatistics has orientation='stored'"):
+        ThumbEmbedder(orientation="exif", image_stages=[ImageStatistics()])(ds)
+    with pytest.raises(ConfigError, match="orientation='up' should be"):
+        ImageStatistics(orientation="up")(ds)
+
+
+def test_orientation_is_recorded_and_computed_again(tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [("a.jpg", jpeg(1))])
+    ds = ImageTextPairDataset.from_webdataset(tmp_path / "in")
+    for orientation in ("stored", "exif", "exif"):
+        embedder = LoggingEmbedder(str(tmp_path / "log"), orientation=orientation)
+        made = embedder(ds).save_metadata(tmp_path / "out")
+        assert made.provenance["image_embedding"]["orientation"] == orientation
+    assert computed(tmp_path / "log") == 2
+    tokens = {tokenize(PerceptualHash(orientation=name)) for name in ("stored", "exif")}
+    assert len(tokens) == 2
+
+
+class Brightness(ImageClassifier):
+    """Scores whatever it is given, NaN included."""
+
+    def __init__(self):
+        super().__init__("bright")
+
+    def load_model(self, device: str):
+        return lambda vectors: vectors.sum(dim=1).nan_to_num(7.0)
+
+
+class NoDirection(ThumbEmbedder):
+    """A model that gives nothing for dark pictures."""
+
+    def load_embedding_model(self, device: str):
+        def model(pixels):
+            vectors = thumb(pixels)
+            dark = pixels.mean((1, 2, 3)) < 0.4
+            return torch.where(dark[:, None], vectors.new_tensor(self.nothing), vectors)
+
+        return model
+
+
+@pytest.mark.parametrize("nothing", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_what_a_model_makes_nothing_of_is_null(tmp_path, backend, nothing, normalize):
+    dark, light = (
+        saved(Image.new("RGB", (20, 20), (n, 200 * (n > 99), n)), "PNG") for n in (9, 190)
+    )
+    members = {"a.png": light, "b.png": dark, "c.png": light, "d.png": b"none", "e.png": dark}
+    write_tar(tmp_path / "0.tar", members.items())
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    stages = {"classifiers": [Brightness()], "image_stages": [ImageStatistics()]}
+    embedder = NoDirection(normalize_embeddings=normalize, **stages)
+    embedder.nothing = nothing
+    found = {row["key"]: row for row in rows(embedder(ds))}
+    for key, row in found.items():
+        assert (row["image_embedding"] is None) == (row["bright"] is None) == (key in "bde")
+        assert (row["width"] is None) == (key == "d")
+    reason = "embed: the model gave no direction (zeros or NaN)"
+    assert [found[key]["image_error"] for key in "abce"] == [None, reason, None, reason]
+    assert embedder(ds).summary()["errors"] == {"decode": 1, "embed": 2}
+    vectors, errors = embedder.embed_images([light, dark])
+    assert errors == [None, reason]
+    assert np.isnan(vectors[1]).all()
+    raising = NoDirection(on_error="raise")
+    raising.nothing = nothing
+    with pytest.raises(ImageError, match=r"sample 'b': embed: the model gave no direction"):
+        rows(raising(ds.filter("key == 'b'")))
