@@ -209,8 +209,11 @@ def test_an_s3_endpoint_that_does_not_answer(bucket, closed_port, monkeypatch):
     storage.filesystem(root)[0].clear_instance_cache()
     message = told(f"{root}/data")
     assert time.monotonic() - started < 60
-    assert f"cannot read {root}/data: Could not connect" in message
+    assert f"cannot reach {root}/data" in message
+    assert "Could not connect" in message
     assert f"Check the endpoint (AWS_ENDPOINT_URL=http://127.0.0.1:{closed_port})" in message
+    with pytest.raises(DatasetError, match=f"cannot reach {root}/out: Could not connect"):
+        storage.make_dirs(f"{root}/out")
     storage.filesystem(root)[0].clear_instance_cache()
 
 
