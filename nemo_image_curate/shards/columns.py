@@ -28,7 +28,8 @@ _TEXTS = {"txt": "caption", "cls": "cls"}
 _OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
 # How each ``image_error`` of ours begins.
 _ERROR_KINDS = ("missing", "decode:", "too large:")
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+# A label of class; zeros before it would be lost.
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 # Characters of a value in a message.
 _SHOWN = 40
@@ -251,7 +252,7 @@ def _member_text(content: bytes, key: str, extension: str, faults: list[Fault]) 
 def _whole_numbers(values: list[Any]) -> list[Any]:
     """Labels as integers, where all of them are; those with zeros before them are texts."""
     texts = [value.strip() for value in values if isinstance(value, str)]
-    if not all(_WHOLE_NUMBER.fullmatch(text) for text in texts):
+    if not all(WHOLE_NUMBER.fullmatch(text) for text in texts):
         return values
     return [int(value) if isinstance(value, str) else value for value in values]
 
