@@ -16,8 +16,8 @@ from nemo_image_curate.cli.base import (
     main,
     orientation_option,
     output_option,
-    save,
 )
+from nemo_image_curate.cli.results import save
 
 
 @main.command()
@@ -138,9 +138,10 @@ def dedup(
             clusters = stage.cluster(opened)
             marked = clusters.extract()
             measured: dict[str, Any] = {}
+            shown: dict[str, str] = {}
             if recall_sample:
                 recall = clusters.estimate_recall(sample_size=recall_sample)
-                measured["recall"] = dataclasses.asdict(recall) if as_json else str(recall)
+                measured["recall"], shown["recall"] = dataclasses.asdict(recall), str(recall)
             if work_dir is None:
                 clusters.remove_vectors()
         else:
@@ -152,10 +153,10 @@ def dedup(
             else:
                 options["of"] = of
             marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
-            measured = {}
+            measured, shown = {}, {}
         flags = marked.metadata[[f"{prefix}is_duplicate", f"{prefix}dedup_error"]].compute()
         counts = {
             "duplicates": int(flags[f"{prefix}is_duplicate"].sum()),
             "not_compared": int(flags[f"{prefix}dedup_error"].notna().sum()),
         }
-        save(marked, output, as_json, {**counts, **measured}, started)
+        save(marked, output, as_json, {**counts, **measured}, started, shown)

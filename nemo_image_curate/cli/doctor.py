@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import json_option, main, print_json
+from nemo_image_curate.cli.base import json_option, main
+from nemo_image_curate.cli.results import print_json
 
 
 @main.command()

@@ -15,10 +15,10 @@ from nemo_image_curate.cli.base import (
     main,
     orientation_option,
     output_option,
-    save,
     stage_options,
     threads_option,
 )
+from nemo_image_curate.cli.results import save
 
 
 @main.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import Session, computes, finish, json_option, main, samples_option
+from nemo_image_curate.cli.base import Session, computes, json_option, main, samples_option
+from nemo_image_curate.cli.results import finish
 
 
 @main.command(name="filter")

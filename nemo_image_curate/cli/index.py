@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nemo_image_curate.cli.base import (
-    Session,
-    computes,
-    embedding_option,
-    finish,
-    json_option,
-    main,
-)
+from nemo_image_curate.cli.base import Session, computes, embedding_option, json_option, main
+from nemo_image_curate.cli.results import finish
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset

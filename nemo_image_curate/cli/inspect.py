@@ -6,16 +6,8 @@ import dataclasses
 
 import click
 
-from nemo_image_curate.cli.base import (
-    Session,
-    computes,
-    end,
-    json_option,
-    list_faults,
-    main,
-    print_json,
-    report,
-)
+from nemo_image_curate.cli.base import Session, computes, json_option, main
+from nemo_image_curate.cli.results import end, list_faults, print_json, report
 
 
 @main.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import end, json_option, main, report, samples_option, write_run
+from nemo_image_curate.cli.base import json_option, main, samples_option
+from nemo_image_curate.cli.results import end, report, write_run
 
 
 @main.command()

@@ -14,9 +14,9 @@ from nemo_image_curate.cli.base import (
     json_option,
     main,
     output_option,
-    save,
     stage_options,
 )
+from nemo_image_curate.cli.results import save
 
 
 @main.command()

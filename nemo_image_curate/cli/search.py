@@ -17,8 +17,8 @@ from nemo_image_curate.cli.base import (
     image_member_option,
     json_option,
     main,
-    print_json,
 )
+from nemo_image_curate.cli.results import print_json
 from nemo_image_curate.cli.searching import open_searcher, store_option
 
 # Invisible, and needed in emoji and in the scripts of India and Persia.

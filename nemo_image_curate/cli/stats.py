@@ -11,9 +11,9 @@ from nemo_image_curate.cli.base import (
     main,
     orientation_option,
     output_option,
-    save,
     threads_option,
 )
+from nemo_image_curate.cli.results import save
 
 
 @main.command()

@@ -14,8 +14,8 @@ from nemo_image_curate.cli.base import (
     json_option,
     main,
     output_option,
-    save,
 )
+from nemo_image_curate.cli.results import save
 
 
 @main.command(name="zero-shot")

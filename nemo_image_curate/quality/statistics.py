@@ -14,6 +14,8 @@ from nemo_image_curate.stages.base import Consume, PixelStage
 if TYPE_CHECKING:
     import torch
 
+# Of an image that was read, what is odd about its file.
+WARNING_COLUMN = "image_warning"
 _SIDE = 256
 _LUMA = tuple(weight / 1000 for weight in LUMA_THOUSANDTHS)
 
@@ -58,7 +60,7 @@ class ImageStatistics(PixelStage):
         """The columns and their types."""
         measured = ("brightness", "contrast", "sharpness", "colorfulness")
         sizes = {"width": pa.int32(), "height": pa.int32(), "image_format": pa.string()}
-        sizes["image_warning"] = pa.string()
+        sizes[WARNING_COLUMN] = pa.string()
         return sizes | dict.fromkeys(measured, pa.float32())
 
     def config(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def _statistics(batch: DecodedBatch) -> dict[str, Any]:
         "width": [batch.widths[row] for row in batch.decoded],
         "height": [batch.heights[row] for row in batch.decoded],
         "image_format": [batch.formats[row] for row in batch.decoded],
-        "image_warning": [batch.warnings[row] for row in batch.decoded],
+        WARNING_COLUMN: [batch.warnings[row] for row in batch.decoded],
     }
     return values | measure(batch.thumbnails[_SIDE])
 

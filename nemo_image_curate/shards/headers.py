@@ -16,7 +16,12 @@ import numpy as np
 
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import normal_name, split_name
-from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, looks_like
+from nemo_image_curate.shards.signatures import (
+    BEGIN_BYTES,
+    SIGNATURE_BYTES,
+    image_ending,
+    looks_like,
+)
 
 BLOCK = 512
 _ZERO_BLOCK = bytes(BLOCK)
@@ -135,7 +140,7 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
         header = data[position : position + BLOCK]
         if len(header) < BLOCK:
             # What ends within its first header may be the beginning of anything.
-            if position == 0 and looks_like(data[:SIGNATURE_BYTES]) not in ("", "text"):
+            if position == 0 and not _described(data, 0).startswith(("text", "nothing")):
                 faults.append(_corrupt(data, 0, "no tar header"))
             else:
                 detail = f"no end-of-archive marker at byte {position}"
@@ -221,9 +226,8 @@ def _after_end(data: mmap.mmap | bytes, position: int, faults: list[Fault]) -> i
     block = first // BLOCK * BLOCK
     if _fits_checksum(data[block : block + BLOCK]):
         return block
-    words = looks_like(data[first : first + SIGNATURE_BYTES])
     detail = f"{end - first} bytes after the end marker are not read, from byte {first}"
-    faults.append(Fault("after end", "", detail + (f": {words}" if words else "")))
+    faults.append(Fault("after end", "", f"{detail}: {_described(data, first)}"))
     return None
 
 
@@ -278,9 +282,16 @@ def is_header_of(header: bytes, name: str, size: int) -> bool:
 def _corrupt(data: mmap.mmap | bytes, position: int, what: str) -> Fault:
     detail = f"{what} at byte {position}"
     if position == 0:
-        words = looks_like(data[:SIGNATURE_BYTES])
-        detail = f"not a tar{f': it looks like {words}' if words else ''}; {detail}"
+        detail = f"not a tar: it looks like {_described(data, 0)}; {detail}"
     return Fault("corrupt", "", detail)
+
+
+def _described(data: mmap.mmap | bytes, start: int) -> str:
+    """What bytes seem to be that are no tar."""
+    ending = image_ending(data[start : start + SIGNATURE_BYTES])
+    if ending is not None:
+        return f"an image ({ending})"
+    return looks_like(data[start : start + BEGIN_BYTES]) or "nothing that is known"
 
 
 def _left_out(kind: str, name: str, description: str) -> Fault:

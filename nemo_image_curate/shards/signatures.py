@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-# Bytes from the start that `image_ending` and `looks_like` need.
-SIGNATURE_BYTES = 64
+# Bytes from the start that `image_ending` needs, and `looks_like`.
+SIGNATURE_BYTES, BEGIN_BYTES = 64, 1024
 
 _IMAGES = (
     (re.compile(rb"\xff\xd8\xff"), "jpg"),
@@ -29,23 +29,40 @@ _IMAGES = (
 )
 _AVIF = frozenset({b"avif", b"avis"})
 _HEIF = frozenset(
-    {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
+    (
+        *(b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"),
+        *(b"mif1", b"mif2", b"miaf", b"msf1"),
+    )
 )
-_OTHERS = (
-    (re.compile(rb"PK(\x03\x04|\x05\x06|\x07\x08)"), "a ZIP archive"),
-    (re.compile(rb"7z\xbc\xaf\x27\x1c"), "a 7z archive"),
-    (re.compile(rb"Rar!\x1a\x07"), "a RAR archive"),
-    (re.compile(rb"\x1f[\x9d\xa0]"), "a file of compress"),
-    (re.compile(rb"\x1f\x8b|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd"), "a compressed file"),
-    (re.compile(rb"\x04\x22\x4d\x18"), "an LZ4 file"),
-    (re.compile(rb"PAR1"), "a Parquet file"),
-    (re.compile(rb"ARROW1"), "an Arrow file"),
-    (re.compile(rb"\x89HDF\r\n"), "an HDF5 file"),
-    (re.compile(rb"%PDF"), "a PDF file"),
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: run git lfs pull"),
-    (re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE), "an HTML page"),
-    (re.compile(rb"\s*<(\?xml|Error)"), "an XML document, as object stores answer errors"),
-    (re.compile(rb'\s*[{\[]\s*["{\[\]}]'), "JSON"),
+_BEGINS: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF-", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x1f\x9d", "a file of compress"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"BZh", "bzip2"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x1a\x45\xdf\xa3", "Matroska or WebM video"),
+    (b"FLV\x01", "Flash video"),
+    (b"\x00\x00\x01\xba", "MPEG video"),
+    (b"ID3", "MP3 sound"),
+    (b"OggS", "Ogg"),
+    (b"PAR1", "Parquet"),
+    (b"ARROW1", "Arrow"),
+    (b"\x89HDF\r\n", "HDF5"),
+    (b"\x04\x22\x4d\x18", "LZ4"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x00\x05\x16\x07", "macOS's AppleDouble attributes"),
+    (b"version https://git-lfs", "a Git LFS pointer: run git lfs pull"),
+    (b"FUJIFILMCCD-RAW", "a camera raw file, RAF; develop it first"),
+    (b"IIRO", "a camera raw file, ORF; develop it first"),
+    (b"IIRS", "a camera raw file, ORF; develop it first"),
+    (b"MMOR", "a camera raw file, ORF; develop it first"),
+    (b"IIU\x00", "a camera raw file, RW2; develop it first"),
+    (b"FOVb", "a camera raw file, X3F; develop it first"),
 )
 
 
@@ -66,21 +83,56 @@ def image_ending(head: bytes) -> str | None:
 
 
 def _media_ending(head: bytes) -> str | None:
-    """Of an ISO media file: by its major brand, then by those that it is compatible with."""
-    box = head[: max(16, int.from_bytes(head[:4], "big"))]
-    brands = [box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))]
-    if not _AVIF.isdisjoint(brands):
+    names = brands(head)
+    if not _AVIF.isdisjoint(names):
         return "avif"
-    return None if _HEIF.isdisjoint(brands) else "heic"
+    return None if _HEIF.isdisjoint(names) else "heic"
 
 
-def looks_like(head: bytes) -> str:
-    """What a file that is no tar seems to be, in words; empty when nothing is known."""
-    ending = image_ending(head)
-    if ending is not None:
-        return f"an image ({ending})"
-    for pattern, words in _OTHERS:
-        if pattern.match(head):
-            return words
-    printable = all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-    return "text" if head and printable and b"\x7f" not in head else ""
+def brands(data: bytes | memoryview) -> list[bytes]:
+    """The brands of an ISO base media file, the major one first (ISO/IEC 14496-12, 4.3)."""
+    if bytes(data[4:8]) != b"ftyp":
+        return []
+    size = min(int.from_bytes(data[:4], "big"), 256)
+    listed = bytes(data[16:size])
+    rest = [listed[at : at + 4] for at in range(0, len(listed) - 3, 4)]
+    return [bytes(data[8:12]), *rest]
+
+
+def looks_like(begin: bytes) -> str | None:
+    """What a file that is neither an image nor a tar seems to be, or None when nothing is known.
+
+    Parameters
+    ----------
+    begin : bytes
+        The first `BEGIN_BYTES` bytes, or all there are.
+    """
+    for signature, kind in _BEGINS:
+        if begin.startswith(signature):
+            return kind
+    if names := brands(begin):
+        if names[0] == b"crx ":
+            return "a camera raw file, CR3; develop it first"
+        return "video or sound in an MP4 container"
+    if begin[:4] == b"RIFF":
+        return {b"AVI ": "AVI video", b"WAVE": "WAVE sound"}.get(begin[8:12])
+    if begin and not begin.strip(b"\0"):
+        return "zeros only: a download or a disk that failed"
+    return _text_kind(begin)
+
+
+def _text_kind(begin: bytes) -> str | None:
+    # Cut where a character may be cut, too.
+    text = begin.decode("utf-8-sig", "ignore").strip()
+    lower = text.lower()
+    if re.match(r"(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!doctype svg[^>]*>\s*)*<svg[\s>]", lower, re.S):
+        return "SVG, a drawing without pixels; render it first"
+    if lower.startswith(("<!doctype html", "<html", "<head", "<body")) or "<html" in lower[:300]:
+        return "HTML, such as the error page of a server"
+    if lower.startswith(("<?xml", "<error")):
+        return "XML, such as the error message of a store"
+    if text[:1] in ("{", "[") and re.match(r'[{\[]\s*["{\[\]}\d]', text):
+        return "JSON, such as the error message of a server"
+    if len(text) > 15 and len(begin.decode("ascii", "ignore")) == len(begin) and text.isprintable():
+        return f"text: {text[:40]!r}"
+    return None

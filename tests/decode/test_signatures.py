@@ -49,7 +49,7 @@ LOOKS_LIKE = {
     "PDF": [b"%PDF-1.7\n%\xe2\xe3"],
     "PostScript": [b"%!PS-Adobe-3.0 EPSF-3.0\n"],
     "gzip": [gzip.compress(saved(base(), "JPEG"))],
-    "a zip archive": [zipped()],
+    "a ZIP archive": [zipped()],
     "video": [ftyp(b"isom", b"mp41"), ftyp(b"mp42"), ftyp(b"qt  "), ftyp(b"M4V ")],
     "Matroska or WebM video": [b"\x1a\x45\xdf\xa3\x9f\x42\x86"],
     "AVI video": [b"RIFF\0\0\0\0AVI LIST"],

@@ -1,0 +1,207 @@
+"""How what came of a command is told: the table, ``_run.json``, and the exit status."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nemo_image_curate.version import __version__
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.accounting import Account
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+# What came of a command, in the folder that it wrote to.
+RUN_FILE = "_run.json"
+# What differs between runs that do the same.
+_DIFFERS = ("seconds", "output", "path")
+# The exit status where there was something, and nothing of it could be read.
+_NOTHING_READ = 3
+
+
+def print_json(record: Any) -> None:
+    """Print a record for machines."""
+    click.echo(json.dumps(record, ensure_ascii=False))
+
+
+def report(record: dict[str, Any], as_json: bool) -> None:
+    """Print what came of a command; in an account, the rows and samples go by sentences."""
+    if as_json:
+        print_json(record)
+        return
+    record = dict(record)
+    record |= _in_words(record.pop("account", {}))
+    width = max(map(len, record))
+    for name, value in record.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) or "none"
+        elif isinstance(value, list):
+            value = ", ".join(value) or "none"
+        shown = f"{value:,}" if isinstance(value, int) else value
+        click.echo(f"{name:<{width}}  {shown}")
+
+
+def _in_words(account: dict[str, Any]) -> dict[str, str]:
+    """The lines of the table that every command ends with."""
+
+    def counted(name: str) -> str:
+        value = account.get(name)
+        return "not counted" if value is None else f"{value:,}"
+
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+
+    if not account:
+        return {}
+    lines = {
+        "samples in tars": f"{counted('samples_in_tars')} = {counted('with_row')} with row + "
+        f"{counted('without_row')} without row",
+        "rows in sidecars": f"{counted('rows_in_sidecars')} = {counted('with_image')} with image + "
+        f"{counted('without_image')} without image",
+    }
+    if "read" in account:
+        unreadable = listed(account["unreadable"])
+        warned = f", {account['warned']:,} with an image_warning" if account.get("warned") else ""
+        lines["images"] = f"{account['read']:,} read, {unreadable or '0'} unreadable{warned}"
+    if "written" in account:
+        columns = listed(account["null_columns"])
+        lines["rows"] = (
+            f"{account['written']:,} written + {account['dropped_by_condition']:,} dropped by "
+            f"condition + {account['dropped_by_null']:,} dropped by null"
+            f"{f' ({columns})' if columns else ''} + {account['missing']:,} missing"
+        )
+    lines["faults"] = listed(account["faults"]) or "none"
+    return lines
+
+
+def finish(
+    record: dict[str, Any],
+    account: Account,
+    folder: str,
+    as_json: bool,
+    nothing_read: bool = False,
+    shown: dict[str, Any] | None = None,
+    **more: Any,
+) -> None:
+    """End a command: its record beside what it wrote, the table, and the exit status.
+
+    Parameters
+    ----------
+    record : dict
+        What came of it.
+    account : Account
+        Of the dataset that it was given.
+    folder : str
+        Where ``_run.json`` goes: all of the record but what differs between equal runs.
+    as_json : bool
+    nothing_read : bool
+        Whether the command gave nothing for any of the rows.
+    shown : dict, optional
+        What people see of the record. Default: all.
+    **more
+        Further counts of the account.
+
+    Raises
+    ------
+    click.exceptions.Exit
+        With the status 3, when something was there, and nothing of it could be read.
+    """
+    counts = account.counts() | more
+    write_run({**record, "account": counts, "named": account.named}, folder)
+    table = record if as_json or shown is None else shown
+    report({**table, "account": counts}, as_json)
+    list_faults(account.named, as_json)
+    rows = account.rows_in_sidecars
+    end(bool((rows and nothing_read) or (account.faults and not rows)))
+
+
+def write_run(record: dict[str, Any], folder: str) -> None:
+    """Write ``_run.json``: what came of a command, without what differs between equal runs."""
+    from nemo_image_curate import storage
+
+    command = click.get_current_context().info_name
+    run = {"command": command, "version": __version__, **_comparable(record)}
+    content = json.dumps(run, indent=1, ensure_ascii=False, default=str)
+    location = storage.join(storage.normalise(folder), RUN_FILE)
+    storage.write_bytes(location, content.encode("utf-8", "backslashreplace"))
+
+
+def _comparable(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what differs between runs that do the same."""
+    return {
+        name: _comparable(value) if isinstance(value, dict) else value
+        for name, value in record.items()
+        if name not in _DIFFERS
+    }
+
+
+def list_faults(faults: Iterable[dict[str, str]], to_stderr: bool = False) -> None:
+    """Print a line for each fault."""
+    for fault in faults:
+        key = f": {fault['key']}" if fault["key"] else ""
+        click.echo(f"  {fault['shard']}: {fault['kind']}{key}: {fault['detail']}", err=to_stderr)
+
+
+def end(nothing_read: bool) -> None:
+    """End with the status 3 where there was something, and nothing of it could be read."""
+    if nothing_read:
+        click.echo("error: nothing could be read; what is wrong is listed above.", err=True)
+        raise click.exceptions.Exit(_NOTHING_READ)
+
+
+def save(
+    dataset: ImageTextPairDataset,
+    output: str | None,
+    as_json: bool,
+    extra: dict[str, Any] | None = None,
+    started: float | None = None,
+    shown: dict[str, Any] | None = None,
+) -> None:
+    """Compute and save a dataset's frame, then `finish` with what came of it.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    output : str or None
+    as_json : bool
+    extra : dict, optional
+        More for the record.
+    started : float, optional
+        When the command began to compute. Default: now.
+    shown : dict, optional
+        What people see in place of some of the record.
+    """
+    started = time.perf_counter() if started is None else started
+    saved = dataset.save_metadata(output)
+    seconds = time.perf_counter() - started
+    record: dict[str, Any] = saved.summary() | (extra or {})
+    record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}
+    counts = images(saved, record)
+    uncompared = record.get("not_compared") == record["samples"]
+    finish(
+        *(record, saved.account(), saved.metadata_path, as_json),
+        nothing_read=counts.get("read") == 0 or uncompared,
+        shown=record | (shown or {}),
+        **counts,
+    )
+
+
+def images(dataset: ImageTextPairDataset, summary: dict[str, Any]) -> dict[str, Any]:
+    """How many images were read, and how many not, by reason; nothing before the first pass."""
+    from nemo_image_curate.dataset.sources import ERROR_COLUMN
+    from nemo_image_curate.decode.reasons import MISSING
+    from nemo_image_curate.quality.statistics import WARNING_COLUMN
+
+    if ERROR_COLUMN not in dataset.metadata.columns:
+        return {}
+    counts = {
+        "read": summary["samples"] - sum(summary["errors"].values()),
+        "unreadable": {kind: n for kind, n in summary["errors"].items() if kind != MISSING},
+    }
+    if WARNING_COLUMN in dataset.metadata.columns:
+        counts["warned"] = int(dataset.metadata[WARNING_COLUMN].count().compute())
+    return counts
