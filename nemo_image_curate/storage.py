@@ -57,7 +57,7 @@ _NEEDED = {
 }
 # Their errors say that a place was not reached.
 _REMOTE_PACKAGES = frozenset(
-    "adlfs aiohttp azure botocore gcsfs google huggingface_hub httpx requests s3fs".split()
+    "adlfs aiohttp azure botocore gcsfs google httpx httpx2 huggingface_hub requests s3fs".split()
 )
 _CONNECT_SECONDS = 10
 
@@ -137,7 +137,7 @@ def reaching(location: str) -> Iterator[None]:
             )
         elif location.startswith("hf://"):
             check = "Check the repository's name, and your token: hf auth login"
-        raise DatasetError(f"cannot read {location}: {what[:300]}. {check}.") from error
+        raise DatasetError(f"cannot reach {location}: {what[:300]}. {check}.") from error
 
 
 def is_local(location: str) -> bool:
@@ -232,10 +232,11 @@ def stat(location: str) -> FileInfo | None:
         changed = max(status.st_mtime, status.st_ctime)
         return FileInfo(location, status.st_size, status.st_mtime, changed)
     fs, path = filesystem(location)
-    try:
-        return _info(location, fs.info(path))
-    except FileNotFoundError:
-        return None
+    with reaching(location):
+        try:
+            return _info(location, fs.info(path))
+        except FileNotFoundError:
+            return None
 
 
 def _info(location: str, info: dict[str, Any]) -> FileInfo:
@@ -343,7 +344,8 @@ def make_dirs(folder: str) -> None:
         )
     fs, path = filesystem(folder)
     try:
-        fs.makedirs(path, exist_ok=True)
+        with reaching(folder):
+            fs.makedirs(path, exist_ok=True)
     except OSError as error:
         raise DatasetError(
             f"cannot create {folder}: {error.strerror or error}. Choose a place you may write to."

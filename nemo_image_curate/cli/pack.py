@@ -21,6 +21,11 @@ from nemo_image_curate.cli.results import end, report, write_run
 @click.option(
     "--encoding", metavar="NAME", help="Of the captions, if not UTF-8: latin-1, shift_jis ..."
 )
+@click.option(
+    "--image-column",
+    metavar="NAME",
+    help="Of Parquet files: the column of the images, if that is not clear.",
+)
 @samples_option
 @json_option
 def pack(
@@ -28,19 +33,30 @@ def pack(
     output: str,
     captions: str | None,
     encoding: str | None,
+    image_column: str | None,
     samples_per_shard: int,
     as_json: bool,
 ) -> None:
     """Pack image files, or folders of them, into shards.
 
-    Images are known by their bytes. NAME.txt, NAME.caption and NAME.json give the caption and
-    columns of the image beside them.
+    Images are known by their bytes. NAME.txt, NAME.caption, NAME.cls and NAME.json give the caption
+    and columns of the image beside them. Parquet files with a column of images, as Hugging Face
+    datasets are, give their other columns.
     """
     from nemo_image_curate.shards import pack as packing
+    from nemo_image_curate.shards import parquet_images
 
-    texts = packing.read_captions(captions, encoding) if captions else None
-    files = packing.find_images(images)
-    summary = packing.pack(files, output, texts, samples_per_shard, encoding=encoding)
+    tables = parquet_images.find_tables(images)
+    if tables and (captions or encoding):
+        raise click.UsageError("--captions and --encoding are for image files, not for Parquet.")
+    if image_column and not tables:
+        raise click.UsageError("--image-column is for Parquet files.")
+    if tables:
+        summary = parquet_images.pack_tables(tables, output, samples_per_shard, image_column)
+    else:
+        texts = packing.read_captions(captions, encoding) if captions else None
+        files = packing.find_images(images)
+        summary = packing.pack(files, output, texts, samples_per_shard, encoding=encoding)
     record = {**summary.to_dict(), "output": output}
     write_run(record, output)
     report(record, as_json)

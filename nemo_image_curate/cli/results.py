@@ -39,6 +39,8 @@ def report(record: dict[str, Any], as_json: bool) -> None:
     for name, value in record.items():
         if isinstance(value, dict):
             value = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) or "none"
+        elif isinstance(value, list):
+            value = ", ".join(value) or "none"
         shown = f"{value:,}" if isinstance(value, int) else value
         click.echo(f"{name:<{width}}  {shown}")
 

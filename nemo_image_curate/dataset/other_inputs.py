@@ -18,6 +18,7 @@ from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.columns import RECORD_KEY
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.shards.parquet_images import holds_images
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 
 _URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "uri")
@@ -161,7 +162,7 @@ def _parquet(place: str, files: Sequence[str]) -> DatasetError | None:
     if RECORD_KEY in (schema.metadata or {}):
         return unfinished(storage.parent(file) if place == file else place)
     for field in schema:
-        if _holds_images(field):
+        if holds_images(field):
             return _images_in(place, field)
     url = _named(schema, _URL_NAMES)
     if url is None:
@@ -180,21 +181,6 @@ def _named(schema: pa.Schema, names: Sequence[str]) -> str | None:
     return next((lower[name] for name in names if name in lower), None)
 
 
-def _holds_images(field: pa.Field) -> bool:
-    kind = field.type
-    if pa.types.is_struct(kind):
-        # As Hugging Face datasets store images.
-        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    )
-
-
 def _urls(place: str, form: str, url: str | None, caption: str | None) -> DatasetError:
     columns = f" --url_col {shlex.quote(url)}" if url else ""
     columns += f" --caption_col {shlex.quote(caption)}" if caption else ""
@@ -206,18 +192,8 @@ def _urls(place: str, form: str, url: str | None, caption: str | None) -> Datase
 
 
 def _images_in(place: str, field: pa.Field) -> DatasetError:
-    value = f"row.pop({field.name!r})" + ("['bytes']" if pa.types.is_struct(field.type) else "")
-    program = (
-        "import json, pathlib, pyarrow.dataset as d; out = pathlib.Path('images'); out.mkdir(); "
-        f"rows = (row for batch in d.dataset({place!r}, format='parquet').to_batches() "
-        f"for row in batch.to_pylist()); [(out.joinpath(f'{{n:09d}}').write_bytes({value}), "
-        "out.joinpath(f'{n:09d}.json').write_text(json.dumps(row, default=str))) "
-        "for n, row in enumerate(rows)]"
-    )
     return DatasetError(
-        f"{place} holds images in the Parquet column {field.name!r}, not shards. Write them to "
-        f'files and pack these: python -c "{program}" && nemo-image-curate pack images --output '
-        "shards"
+        f"{place} holds images in the Parquet column {field.name!r}, not shards. {_to_pack(place)}"
     )
 
 

@@ -19,7 +19,7 @@ from nemo_image_curate.shards.loose import SHOWN, LooseImage
 from nemo_image_curate.shards.texts import decode_text, guess_encodings
 
 _FILE_NAMES = ("image", "file", "filename", "file_name", "path")
-_CAPTION_NAMES = ("caption", "text")
+CAPTION_NAMES = ("caption", "text")
 _DELIMITERS = ",\t;"
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
@@ -56,11 +56,11 @@ def read_captions(
     rows = _rows(_of_table(content, path, encoding), path)
     names = [name.strip() for name in rows[0][1]] if rows else []
     image = next((at for at, name in enumerate(names) if name.lower() in _FILE_NAMES), None)
-    caption = next((at for at, name in enumerate(names) if name.lower() in _CAPTION_NAMES), None)
+    caption = next((at for at, name in enumerate(names) if name.lower() in CAPTION_NAMES), None)
     if image is None or caption is None:
         raise DatasetError(
             f"{path}: needs a column of file names ({' or '.join(_FILE_NAMES)}) and one of "
-            f"captions ({' or '.join(_CAPTION_NAMES)}); it has: {', '.join(names)}."
+            f"captions ({' or '.join(CAPTION_NAMES)}); it has: {', '.join(names)}."
         )
     others = [name for at, name in enumerate(names) if at not in (image, caption)]
     if others:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,8 @@ _TEXTS = {"txt": "caption", "cls": "cls"}
 _OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
 # How each ``image_error`` of ours begins.
 _ERROR_KINDS = ("missing", "decode:", "too large:")
-_WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+# A label of class; zeros before it would be lost.
+WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 # Characters of a value in a message.
 _SHOWN = 40
@@ -213,7 +215,12 @@ def read_tar(
             texts = columns.setdefault(name, [None] * len(keys))
             for row, content in enumerate(shard.read(members)):
                 if content is not None:
-                    texts[row] = _member_text(content, keys[row], extension, faults)
+                    text = _member_text(content, keys[row], extension, faults)
+                    lost = texts[row]
+                    if lost not in (None, text) and _text(lost).strip() != text.strip():
+                        detail = f"the .{extension} counts more than {_shown(lost)} of the .json"
+                        faults.append(Fault("conflict", keys[row], detail))
+                    texts[row] = text
     if "cls" in columns and any(index.member(key, ("cls",)) for key in keys):
         columns["cls"] = _whole_numbers(columns["cls"])
     arrays = {id_col: pa.array(keys, pa.string())}
@@ -245,7 +252,7 @@ def _member_text(content: bytes, key: str, extension: str, faults: list[Fault]) 
 def _whole_numbers(values: list[Any]) -> list[Any]:
     """Labels as integers, where all of them are; those with zeros before them are texts."""
     texts = [value.strip() for value in values if isinstance(value, str)]
-    if not all(_WHOLE_NUMBER.fullmatch(text) for text in texts):
+    if not all(WHOLE_NUMBER.fullmatch(text) for text in texts):
         return values
     return [int(value) if isinstance(value, str) else value for value in values]
 
@@ -263,27 +270,24 @@ def _json_fields(content: bytes | None) -> dict[str, Any]:
 def _column(
     name: str, values: list[Any], as_text: bool, keys: list[str], faults: list[Fault]
 ) -> pa.Array:
-    if not as_text:
-        array = _typed(values)
+    array = None if as_text else _typed(values)
+    if array is not None:
+        return array
+    kinds = {kind for kind in map(_kind, values) if kind}
+    if len(kinds) > 1:
+        array = None if as_text else _mostly_numbers(name, values, keys, faults)
         if array is not None:
             return array
-        kinds = {kind for kind in map(_kind, values) if kind}
-        if kinds == {"numbers"}:
-            row = max(range(len(values)), key=lambda row: abs(values[row] or 0))
-            detail = (
-                f"no type of numbers holds all values of {name!r}, such as {_shown(values[row])}; "
-                "the column is text"
-            )
-            faults.append(Fault("mixed", keys[row], detail))
-        if len(kinds) > 1:
-            array = _mostly_numbers(name, values, keys, faults)
-            if array is not None:
-                return array
-            row = next(row for row, value in enumerate(values) if _kind(value) != _kind(values[0]))
-            detail = (
-                f"the values of {name!r} are {' and '.join(sorted(kinds))}, such as "
-                f"{_shown(values[row])}; the column is text"
-            )
+        first = next(kind for kind in map(_kind, values) if kind)
+        row = next(row for row, value in enumerate(values) if _kind(value) not in ("", first))
+        detail = (
+            f"the values of {name!r} are {' and '.join(sorted(kinds))}, such as "
+            f"{_shown(values[row])}; the column is text"
+        )
+        faults.append(Fault("mixed", keys[row], detail))
+    elif kinds == {"numbers"}:
+        for row in itertools.islice(_beyond_64_bits(values), 1):
+            detail = f"{name!r} is {_shown(values[row])}, beyond 64 bits; the column is text"
             faults.append(Fault("mixed", keys[row], detail))
     texts = [None if value is None else _text(value) for value in values]
     return pa.array(texts, pa.string())
@@ -306,6 +310,14 @@ def _kind(value: Any) -> str:
     if isinstance(value, (int, float)):
         return "numbers"
     return "texts" if isinstance(value, str) else "lists or objects"
+
+
+def _beyond_64_bits(values: list[Any]) -> Iterator[int]:
+    return (
+        row
+        for row, value in enumerate(values)
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64
+    )
 
 
 def _mostly_numbers(

@@ -19,6 +19,7 @@ FAULT_KINDS = {
     "json": "a .json member that is no object; its fields are null",
     "encoding": "a text that is not UTF-8; bytes that are none of it become U+FFFD",
     "mixed": "a .json field with values of several kinds",
+    "conflict": "a .txt or .cls that differs from that field of the .json; it counts more",
     "renamed": "a .json field called as a column of ours",
 }
 

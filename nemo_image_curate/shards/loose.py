@@ -15,8 +15,8 @@ from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 
 # Endings of the files that describe the image beside them: the first two give the caption, in this
-# order, the last one further columns.
-BESIDE = ("txt", "caption", "json")
+# order, the others further columns.
+BESIDE = ("txt", "caption", "json", "cls")
 # Marks a folder of shards that were packed.
 PACKED_MARK = "_pack.json"
 _JUNK = frozenset(
@@ -80,9 +80,9 @@ def find_images(paths: Sequence[str | os.PathLike[str]]) -> LooseFiles:
     """The image files that some paths name, and the texts beside them.
 
     Images are known by their bytes, whatever they are called; what is called as one is taken, too,
-    and decoding will give the reason if it is none. ``NAME.txt``,
-    ``NAME.caption`` and ``NAME.json`` belong to the image ``NAME.*`` in their folder. Links are
-    followed. Hidden files and those of file managers are left out.
+    and decoding will give the reason if it is none. ``NAME.txt``, ``NAME.caption``, ``NAME.json``
+    and ``NAME.cls`` belong to the image ``NAME.*`` in their folder. Links are followed. Hidden
+    files and those of file managers are left out.
 
     Parameters
     ----------

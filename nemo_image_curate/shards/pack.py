@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import itertools
 import json
@@ -14,9 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.captions import (
@@ -26,9 +22,8 @@ from nemo_image_curate.shards.captions import (
     match_names,
     read_captions,
 )
-from nemo_image_curate.shards.index import format_idx
+from nemo_image_curate.shards.columns import WHOLE_NUMBER
 from nemo_image_curate.shards.loose import (
-    PACKED_MARK,
     SHOWN,
     LooseFiles,
     LooseImage,
@@ -37,16 +32,19 @@ from nemo_image_curate.shards.loose import (
     printable,
 )
 from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
-from nemo_image_curate.shards.writer import TarWriter
+from nemo_image_curate.shards.packed_shard import (
+    Counts,
+    Row,
+    claim,
+    read_counts,
+    renamed,
+    write_shard,
+)
 
 __all__ = ["PackSummary", "find_images", "pack", "read_captions"]
 
-# Columns that are ours; what a file beside an image says under these names is kept under others.
-_OURS = ("key", "file", "caption", "captions", "shard")
 # What decodes formats that Pillow does not know, and the extra that brings it.
 _DECODERS = {"heic": ("pillow_heif", "heif"), "jxl": ("pillow_jxl", "jxl")}
-# Where a sidecar's footer holds what was counted when it was written.
-_COUNTS = b"nemo_image_curate.pack"
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +63,15 @@ class PackSummary:
     texts : int
         Files beside images that gave their caption or columns.
     rows, rows_without_image : int
-        Names that the captions have, and those of them that name no image or more than one.
+        Names that the captions have, and those of them that name no image or more than one; rows
+        of Parquet files, and those without the bytes of an image.
     images_without_row : int
         Images that no row names, when captions were given.
     left_out : dict of str to int
         Files by kind.
     unreadable : int
+    columns_left_out : list of str
+        Of Parquet files: those that hold bytes, but not of the images.
     """
 
     tars: list[str]
@@ -82,22 +83,13 @@ class PackSummary:
     images_without_row: int
     left_out: dict[str, int]
     unreadable: int
+    columns_left_out: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, of tars as ``shards``."""
         record = asdict(self)
         record["shards"] = len(record.pop("tars"))
         return record
-
-
-@dataclass
-class _Counts:
-    """What is counted of one shard."""
-
-    samples: int = 0
-    captioned: int = 0
-    texts_left_out: Counter[str] = field(default_factory=Counter)
-    unreadable: list[str] = field(default_factory=list)
 
 
 def pack(
@@ -146,13 +138,13 @@ def pack(
     files = images if isinstance(images, LooseFiles) else LooseFiles()
     packed, states, unreadable = _readable(images)
     if not packed:
-        raise DatasetError(f"there are no images to pack. {_told(unreadable)}")
+        raise DatasetError(f"there are no images to pack. {told_unreadable(unreadable)}")
     is_captioned = captions is not None
     captions, fields = captions or {}, fields or {}
     matches = match_names(packed, captions)
     if is_captioned:
         _tell_matches(packed, captions, matches)
-    _claim(output, [states, captions, fields, samples_per_shard, encoding])
+    claim(output, [states, captions, fields, samples_per_shard, encoding])
 
     several = any(len(texts) > 1 for texts in captions.values())
     tars, counts = [], []
@@ -172,14 +164,14 @@ def pack(
                 for row, (place, image) in enumerate(chunk)
             ]
             _write_shard(paths, entries, several, encoding)
-        counts.append(_read_counts(paths.sidecar))
+        counts.append(read_counts(paths.sidecar))
     storage.remove_temporaries(output)
 
     unreadable += files.unreadable + [told for one in counts for told in one.unreadable]
     texts_left_out = sum((one.texts_left_out for one in counts), Counter[str]())
     samples = sum(one.samples for one in counts)
     if not samples:
-        raise DatasetError(f"no image could be read. {_told(unreadable)}")
+        raise DatasetError(f"no image could be read. {told_unreadable(unreadable)}")
     unmatched = matches.unmatched + matches.ambiguous
     summary = PackSummary(
         tars=tars,
@@ -212,7 +204,8 @@ def _readable(
     return packed, states, unreadable
 
 
-def _told(unreadable: Sequence[str]) -> str:
+def told_unreadable(unreadable: Sequence[str]) -> str:
+    """What could not be read, in words; empty when all could."""
     if not unreadable:
         return ""
     more = f" and {len(unreadable) - SHOWN:,} more" if len(unreadable) > SHOWN else ""
@@ -221,7 +214,7 @@ def _told(unreadable: Sequence[str]) -> str:
 
 def _tell(packed: Sequence[LooseImage], unreadable: Sequence[str]) -> None:
     if unreadable:
-        logger.warning("%s", _told(unreadable))
+        logger.warning("%s", told_unreadable(unreadable))
     for ending, (module, extra) in _DECODERS.items():
         count = sum(image.ending == ending for image in packed)
         if count and importlib.util.find_spec(module) is None:
@@ -278,10 +271,10 @@ def _write_shard(
     files: ShardFiles, samples: Sequence[_Sample], several: bool, encoding: str | None
 ) -> None:
     """The tar of keys, images, captions and records, its index, and its sidecar."""
-    written, records, counts = [], [], _Counts()
+    counts = Counts()
     texts = _Texts(encoding, counts)
-    with storage.atomic_write(files.tar) as file:
-        tar = TarWriter(file)
+
+    def rows() -> Iterator[Row]:
         for sample in samples:
             try:
                 content = sample.image.path.read_bytes()
@@ -289,33 +282,15 @@ def _write_shard(
                 path = printable(str(sample.image.path))
                 counts.unreadable.append(f"{path} ({error.strerror or error})")
                 continue
-            record = texts.record(sample, several)
-            members = [(sample.image.extension, content)]
-            if record["caption"] is not None:
-                members.append(("txt", record["caption"].encode()))
-            members.append(("json", json.dumps(record, ensure_ascii=False).encode()))
-            names = [(f"{sample.key}.{ending}", ending, content) for ending, content in members]
-            written.append([(name, tar.add(name, ending, body)) for name, ending, body in names])
-            records.append(record)
-        tar.close()
-    counts.samples = len(records)
-    counts.captioned = sum(record["caption"] is not None for record in records)
-    storage.write_bytes(files.index, format_idx(written).encode())
-    table = _table(records).replace_schema_metadata({_COUNTS: json.dumps(vars(counts))})
-    with storage.atomic_write(files.sidecar) as file:
-        pq.write_table(table, file)
+            yield Row(sample.image.extension, content, texts.record(sample, several))
 
-
-def _read_counts(sidecar: str) -> _Counts:
-    with storage.open_read(sidecar) as file:
-        values = json.loads(pq.read_schema(file).metadata[_COUNTS])
-    return _Counts(**{**values, "texts_left_out": Counter(values["texts_left_out"])})
+    write_shard(files, rows(), counts)
 
 
 class _Texts:
     """Makes the records of samples, and counts the files beside images that give nothing."""
 
-    def __init__(self, encoding: str | None, counts: _Counts):
+    def __init__(self, encoding: str | None, counts: Counts):
         self.encoding = encoding
         self.counts = counts
         # Images of one name and several endings share their texts.
@@ -332,6 +307,9 @@ class _Texts:
                 continue
             if ending_of(path.name) == "json":
                 fields = self._fields(path, text)
+            elif ending_of(path.name) == "cls":
+                label = text.strip()
+                fields["cls"] = int(label) if WHOLE_NUMBER.fullmatch(label) else label
             elif is_table:
                 self._leave_out(path, "the table of captions counts more")
             elif captions:
@@ -346,12 +324,7 @@ class _Texts:
         caption = captions[0] if captions else None
         record: dict[str, Any] = {"key": sample.key, "file": sample.image.name, "caption": caption}
         record |= {"captions": captions} if several else {}
-        for name, value in fields.items():
-            kept = name
-            while kept in _OURS or (kept != name and kept in fields):
-                kept = f"original_{kept}"
-            record[kept] = value
-        return record | dict(sample.fields)
+        return record | renamed(fields) | dict(sample.fields)
 
     def _read(self, path: Path) -> str | None:
         try:
@@ -383,48 +356,7 @@ class _Texts:
             self.counts.texts_left_out[f"{ending_of(path.name)} ({reason})"] += 1
 
 
-def _claim(output: str, settings: Sequence[Any]) -> None:
-    """Note what is packed here, so that a stopped run goes on and another is refused."""
-    mark = {"fingerprint": hashlib.sha256(repr(settings).encode()).hexdigest()}
-    location = storage.join(output, PACKED_MARK)
-    if storage.stat(location) is not None and storage.read_bytes(location) == _encoded(mark):
-        return
-    if storage.find(output, ".tar"):
-        raise DatasetError(f"{output} holds shards of other images. Choose an empty folder.")
-    storage.write_bytes(location, _encoded(mark))
-
-
-def _encoded(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while chunk := list(itertools.islice(rest, size)):
         yield chunk
-
-
-def _table(records: list[dict[str, Any]]) -> pa.Table:
-    """All columns that some record has; captions are text even where there are none."""
-    text, texts = pa.string(), pa.list_(pa.field("item", pa.string()))
-    kinds = {"key": text, "file": text, "caption": text, "captions": texts}
-    names = dict.fromkeys(name for record in records for name in record) or dict.fromkeys(_OURS[:3])
-    columns = {name: [record.get(name) for record in records] for name in names}
-    return pa.table({name: _column(values, kinds.get(name)) for name, values in columns.items()})
-
-
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    """An array of values; of objects, and of several types in one column, their JSON."""
-    try:
-        array = pa.array(values, kind)
-        if not pa.types.is_nested(array.type) or kind is not None:
-            return array
-        if pa.types.is_list(array.type) and not pa.types.is_nested(array.type.value_type):
-            return array
-    except (pa.ArrowException, OverflowError, TypeError):
-        pass
-    texts = [
-        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for value in values
-    ]
-    return pa.array(texts, pa.string())

@@ -21,7 +21,7 @@ from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
-from tests.make_data import jpeg, make_dataset, write_tar
+from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
@@ -64,6 +64,7 @@ def test_help_of_every_command():
         ["score", "x"],
         ["pack", "--output", "x"],
         ["pack", "/nowhere/at/all", "--output", "x"],
+        ["pack", "/dev/null", "--output", "x", "--image-column", "image"],
         ["demo", "/nowhere/at/all"],
         ["inspect", "x", "--what"],
     ],
@@ -242,6 +243,19 @@ def test_pack_tells_what_it_left_out(run, tmp_path):
     assert "1 of 2 rows go to no image: no image goes by 'x.jpg'" in run.stderr
     told = run(*words, tmp_path / "out", "--encoding", "latin-1", "--json", cluster=False)
     assert (json.loads(told)["captioned"], json.loads(told)["rows_without_image"]) == (1, 1)
+
+
+def test_pack_takes_parquet_files(run, tmp_path):
+    values = [{"bytes": jpeg(n), "path": f"{n}.jpg"} for n in range(3)]
+    write_sidecar(
+        tmp_path / "hf/data/train.parquet", {"image": [*values, None], "text": list("abcd")}
+    )
+    told = run("pack", tmp_path / "hf", "--output", tmp_path / "out", "--json", cluster=False)
+    record = json.loads(told)
+    assert (record["samples"], record["rows"], record["unreadable"]) == (3, 4, 1)
+    assert "train.parquet row 3 (no bytes of an image)" in run.stderr
+    words = ["pack", tmp_path / "hf", "--output", tmp_path / "other"]
+    assert "not for Parquet" in run(*words, "--encoding", "latin-1", code=2, cluster=False)
 
 
 def test_a_dataset_that_is_not_there(run, tmp_path):

@@ -50,6 +50,39 @@ def test_the_text_member_wins_over_the_json_caption(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "record", "told"),
+    [
+        (b"new", b'{"caption": "old"}', '"old"'),
+        (b"new\n", b'{"caption": " new "}', None),
+        (b"new", b'{"caption": null}', None),
+        (b"1", b'{"caption": 1}', None),
+        (b"new", b'{"caption": ["a", "b"]}', '["a", "b"]'),
+    ],
+)
+def test_a_text_that_differs_from_the_json_field_is_told(tmp_path, text, record, told):
+    path = write_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.txt", text), ("a.json", record)])
+    with TarShard(str(path)) as shard:
+        faults = columns.read_tar(shard, "key")[1]
+    expected = [("conflict", "a", f"the .txt counts more than {told} of the .json")]
+    assert list(map(tuple, faults)) == (expected if told else [])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [([1, 2**70], f"'n' is {2**70}, beyond 64 bits"), ([None, "x", [1]], "such as ")],
+)
+def test_what_becomes_text_is_told_also_when_the_column_is_text_anyhow(tmp_path, values, told):
+    members = [(f"{n}.json", json.dumps({"n": value}).encode()) for n, value in enumerate(values)]
+    path = write_tar(tmp_path / "a.tar", members)
+    for schema in (None, pa.schema({"key": pa.string(), "n": pa.string()})):
+        with TarShard(str(path)) as shard:
+            table, (fault,) = columns.read_tar(shard, "key", schema)
+        assert table.schema.field("n").type == pa.string()
+        assert fault.kind == "mixed"
+        assert told in fault.detail
+
+
 def test_images_alone_and_empty_tars(tmp_path):
     table = from_tar(write_tar(tmp_path / "a.tar", [("x y.jpg", jpeg(1)), ("日本.JPG", jpeg(2))]))
     assert table.to_pydict() == {"key": ["x y", "日本"]}
@@ -234,6 +267,8 @@ JSON = st.recursive(
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), JSON, max_size=3), min_size=1, max_size=4))
 def test_any_json_becomes_columns_that_parquet_holds(tmp_path, values):
     table = from_json(tmp_path, *values)
+    with TarShard(str(tmp_path / "a.tar")) as shard:
+        told = {(fault.key, fault.detail[1]) for fault in columns.read_tar(shard, "key")[1]}
     assert table["key"].to_pylist() == [str(number) for number in range(len(values))]
     pq.write_table(table, tmp_path / "x.parquet")
     again = columns.read_sidecar(str(tmp_path / "x.parquet"))
@@ -241,8 +276,10 @@ def test_any_json_becomes_columns_that_parquet_holds(tmp_path, values):
     assert repr(again.to_pylist()) == repr(table.to_pylist())
     for name in "abc":
         if name in table.column_names:
-            nulls = [row.get(name) is None for row in values]
-            assert [one is None for one in table[name].to_pylist()] == nulls
+            for row, value in enumerate(table[name].to_pylist()):
+                is_told = (str(row), name) in told
+                assert value is not None or is_told or values[row].get(name) is None
+                assert value is None or values[row].get(name) is not None
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])

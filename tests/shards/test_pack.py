@@ -72,7 +72,7 @@ def test_shards_hold_the_files_byte_for_byte(folder, tmp_path):
 def test_index_files_fit_their_tars(folder, tmp_path):
     (tar,) = pack(find_images([folder]), tmp_path / "out").tars
     with TarShard(tar, use_index_file=True) as by_idx, TarShard(tar) as by_scan:
-        assert by_idx._read_idx() is not None
+        assert by_idx._read_idx(()) is not None
         assert by_idx.index.samples == by_scan.index.samples
 
 
@@ -94,6 +94,15 @@ def test_several_captions(folder, tmp_path):
         schema = pq.read_schema(path)
         assert schema.field("caption").type == pa.string()
         assert schema.field("captions").type.value_type == texts.value_type
+
+
+def test_labels_beside_images(folder, tmp_path):
+    for name, label in {"a": "7\n", "b": " -1 ", "sub/c": "007"}.items():
+        (folder / f"{name}.cls").write_text(label)
+    summary = pack(find_images([folder]), tmp_path / "out", samples_per_shard=2)
+    assert (summary.texts, summary.captioned) == (3, 0)
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out" / "00000.tar"))
+    assert [row["cls"] for row in found] == [7, -1]
 
 
 def test_fields_that_only_some_files_have(folder, tmp_path):
