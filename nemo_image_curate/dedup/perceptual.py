@@ -85,11 +85,12 @@ class PerceptualDedup(ColumnDedup):
     =========================  ==========  ===============  ===============  =================
 
     Variants are scaled by 0.5 to 2 and saved as JPEG of quality 40 to 95. What has no hash is
-    nobody's duplicate. Pictures of one layout are alike to the hash: of 40 dark screenshots with the
-    same title and side bar and different texts 39 are grouped, none of 40 light ones, which have no
-    hash; smooth gradients are, too. Icons that are grouped differ in a small part (a battery's level); dHash
-    groups 154 of these. At a radius of 2, 99.9 % of the photographs' variants are found. For
-    screenshots, texts, drawings and icons, compare exactly (`ExactDedup`) or by embeddings (`SemanticDedup`).
+    nobody's duplicate. Pictures of one layout are alike to the hash: of 40 dark screenshots with
+    the same title and side bar and different texts 39 are grouped, none of 40 light ones, which
+    have no hash; smooth gradients are, too. Icons that are grouped differ in a small part (a
+    battery's level); dHash groups 154 of these. At a radius of 2, 99.9 % of the photographs'
+    variants are found. For screenshots, texts, drawings and icons, compare exactly (`ExactDedup`)
+    or by embeddings (`SemanticDedup`).
 
     Examples
     --------
