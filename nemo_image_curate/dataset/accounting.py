@@ -22,7 +22,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards import columns
+from nemo_image_curate.shards import sidecars
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.index import TarIndex
 from nemo_image_curate.shards.lookup import Tars
@@ -162,7 +162,7 @@ class Census:
         if source.sidecar is None:
             return None
         names = [self.id_col] if source.shard is not None else [self.id_col, SHARD_COLUMN]
-        table = columns.read_sidecar(source.sidecar_location, names)
+        table = sidecars.read_sidecar(source.sidecar_location, names)
         keys = table[self.id_col].to_pylist()
         if source.shard is not None:
             return {source.shard: keys}

@@ -14,7 +14,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards import sidecars
 from nemo_image_curate.shards.compression import is_plain, plain_tar
 from nemo_image_curate.shards.index import Member, format_idx
 from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
@@ -68,7 +68,7 @@ def write_shard(
         What the staged rows' shards are relative to.
     """
     pieces = [
-        shard_columns.read_sidecar(location).slice(start, stop - start)
+        sidecars.read_sidecar(location).slice(start, stop - start)
         for location, start, stop in slices
     ]
     table = pa.concat_tables(pieces)

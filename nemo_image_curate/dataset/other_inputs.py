@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.manifest import unfinished
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.columns import RECORD_KEY
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.parquet_images import holds_images
+from nemo_image_curate.shards.sidecars import RECORD_KEY
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 
 _URL_NAMES = ("url", "image_url", "img_url", "image_link", "link", "uri")

@@ -22,7 +22,7 @@ from nemo_image_curate.dataset.manifest import write_manifest
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
 from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.shards import columns as shard_columns
+from nemo_image_curate.shards import sidecars
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.version import __version__
 
@@ -186,7 +186,7 @@ def summary_if_done(target: Target) -> dict[str, Any] | None:
     if info is None or info.changed < target.newest_input:
         return None
     try:
-        footer = shard_columns.read_footer(target.location)
+        footer = sidecars.read_footer(target.location)
     except DatasetError:
         return None
     record, summary = footer.record, footer.record.get("summary")
@@ -283,7 +283,7 @@ def write_table(
         "summary": summary,
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
-    table = table.replace_schema_metadata({shard_columns.RECORD_KEY: text.encode()})
+    table = table.replace_schema_metadata({sidecars.RECORD_KEY: text.encode()})
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]
     with storage.atomic_write(target.location) as file:

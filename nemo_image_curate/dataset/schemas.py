@@ -14,7 +14,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.accounting import Account, total
 from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
-from nemo_image_curate.shards import columns
+from nemo_image_curate.shards import columns, sidecars
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.reader import TarShard
@@ -58,11 +58,11 @@ def read_footers(
     texts and columns.
     """
 
-    def read(source: Source) -> columns.Footer | DatasetError | None:
+    def read(source: Source) -> sidecars.Footer | DatasetError | None:
         try:
             if source.sidecar is None:
                 return None
-            return columns.read_footer(source.sidecar_location, source.shard)
+            return sidecars.read_footer(source.sidecar_location, source.shard)
         except DatasetError as error:
             return error
 
@@ -122,7 +122,7 @@ def read_footers(
     return known, schemas, provenance.columns, unreadable, of_texts
 
 
-def _is_made_of_tar(source: Source, footer: columns.Footer) -> bool:
+def _is_made_of_tar(source: Source, footer: sidecars.Footer) -> bool:
     """Whether a sidecar was made of the samples of the tar that it lies beside."""
     made_of_tar = footer.record.get("origin") == "" and footer.record.get("tar_size") is not None
     # A file with rows of many shards, or in a folder of its own, is what was saved.
@@ -134,14 +134,14 @@ def _is_made_of_tar(source: Source, footer: columns.Footer) -> bool:
 
 
 def _outgrown(
-    root: str, sources: list[Source], footers: list[columns.Footer | DatasetError | None]
+    root: str, sources: list[Source], footers: list[sidecars.Footer | DatasetError | None]
 ) -> list[int]:
     """Which sidecars were made of tars that had other samples then."""
     outgrown: list[int] = []
     samples_then: dict[int, int] = {}
     counts = []
     for number, (source, footer) in enumerate(zip(sources, footers, strict=True)):
-        if not isinstance(footer, columns.Footer) or not _is_made_of_tar(source, footer):
+        if not isinstance(footer, sidecars.Footer) or not _is_made_of_tar(source, footer):
             continue
         assert source.tar is not None
         if footer.record["tar_size"] != source.tar.size:
@@ -156,7 +156,7 @@ def _outgrown(
     return sorted(outgrown)
 
 
-def _samples_then(footer: columns.Footer) -> int:
+def _samples_then(footer: sidecars.Footer) -> int:
     """How many samples a tar had when a sidecar was made of it."""
     account = footer.record.get("account")
     if isinstance(account, dict) and isinstance(account.get("samples_in_tars"), int):
@@ -165,7 +165,7 @@ def _samples_then(footer: columns.Footer) -> int:
     return footer.rows + int(dropped.get("by_condition", 0)) + int(dropped.get("by_null", 0))
 
 
-def _recorded_account(source: Source, footer: columns.Footer) -> dict[str, Any] | None:
+def _recorded_account(source: Source, footer: sidecars.Footer) -> dict[str, Any] | None:
     """What a save recorded of this tar and these rows."""
     account = footer.record.get("account")
     if not isinstance(account, dict) or source.tar is None:

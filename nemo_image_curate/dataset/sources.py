@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from nemo_image_curate import frames, storage, tables
-from nemo_image_curate.shards import columns, names
+from nemo_image_curate.shards import columns, names, sidecars
 from nemo_image_curate.shards.reader import TarShard
 
 SHARD_COLUMN = names.SHARD_COLUMN
@@ -93,7 +93,7 @@ class MetadataReader:
         schema = pa.schema([self.schema.field(name) for name in wanted])
         if source.sidecar is not None:
             # The id column is read even when only `shard` is wanted: it gives the number of rows.
-            table = columns.read_sidecar(
+            table = sidecars.read_sidecar(
                 source.sidecar_location, [*wanted, self.id_col], source.shard
             )
         else:

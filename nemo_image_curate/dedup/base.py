@@ -16,7 +16,7 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.keep import check_keep, keep_order
-from nemo_image_curate.shards.columns import read_footer
+from nemo_image_curate.shards.sidecars import read_footer
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 if TYPE_CHECKING:

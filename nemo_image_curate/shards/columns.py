@@ -1,33 +1,26 @@
-"""The columns of one shard as an Arrow table: from its sidecar, or from the tar's own members."""
+"""The columns that a tar's own members give, and one schema for those of all shards."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nemo_image_curate import storage, tables
-from nemo_image_curate.errors import DatasetError, SchemaError
+from nemo_image_curate import tables
+from nemo_image_curate.errors import SchemaError
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.shards.reader import TarShard
 from nemo_image_curate.shards.texts import decode_text, guess_encodings
 
-# The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
-RECORD_KEY = b"nemo_image_curate"
 # Members that are texts, and the columns that they become.
 _TEXTS = {"txt": "caption", "cls": "cls"}
-_OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
-# How each ``image_error`` of ours begins.
-_ERROR_KINDS = ("missing", "decode:", "too large:")
+# What others may not call a column of theirs.
+OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
 # A label of class; zeros before it would be lost.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
@@ -35,140 +28,6 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
 _SHOWN = 40
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What a Parquet file's footer says: rows, schema, a digest of it all, and our record.
-
-    Attributes
-    ----------
-    rows : int
-    schema : pyarrow.Schema
-        As the columns are called here.
-    digest : str
-    record : dict
-    renamed : dict of str to str
-        Columns that others called as one of ours, and what they are called here.
-    """
-
-    rows: int
-    schema: pa.Schema
-    digest: str
-    record: dict[str, Any]
-    renamed: dict[str, str]
-
-
-def read_footer(location: str, shard: str | None = None) -> Footer:
-    """Read the footer of a Parquet file.
-
-    Parameters
-    ----------
-    location : str
-    shard : str, optional
-        The tar that it is the sidecar of.
-
-    Raises
-    ------
-    DatasetError
-        Naming the file, when it is not a readable Parquet file.
-    """
-    try:
-        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
-            metadata = parquet.metadata
-            schema = parquet.schema_arrow
-            renamed = _renamed(parquet, shard)
-            raw = metadata.metadata or {}
-            columns = [
-                column.to_dict()
-                for group in range(metadata.num_row_groups)
-                for column in [metadata.row_group(group)]
-            ]
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(location, error) from error
-    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-        raise DatasetError(f"sidecar {location} has more than one column {twice[0]!r}; rename one.")
-    digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
-    digest.update(repr(sorted(raw.items())).encode())
-    record = _json_fields(raw.get(RECORD_KEY))
-    schema = pa.schema([one.with_name(renamed.get(one.name, one.name)) for one in schema])
-    plain = tables.storage_schema(schema)
-    return Footer(metadata.num_rows, plain, digest.hexdigest(), record, renamed)
-
-
-def _renamed(parquet: pq.ParquetFile, shard: str | None) -> dict[str, str]:
-    """Columns called as one of ours in a file that we did not write."""
-    names = parquet.schema_arrow.names
-    if _json_fields((parquet.metadata.metadata or {}).get(RECORD_KEY)):
-        return {}
-    return {
-        name: _free_name(name, names)
-        for name in _OWN_COLUMNS
-        if name in names and not _holds_ours(parquet, name, shard)
-    }
-
-
-def _holds_ours(parquet: pq.ParquetFile, name: str, shard: str | None) -> bool:
-    """Whether a column has our values after all, by its statistics.
-
-    Other programs lose our record when they write a file of ours again.
-    """
-    if name == SHARD_COLUMN and shard is None:
-        return True
-    place = parquet.schema_arrow.names.index(name)
-    for number in range(parquet.metadata.num_row_groups):
-        group = parquet.metadata.row_group(number)
-        column = next(
-            group.column(one)
-            for one in range(group.num_columns)
-            if group.column(one).path_in_schema.split(".")[0] == name
-        )
-        statistics = column.statistics
-        if statistics is None or not pa.types.is_string(parquet.schema_arrow.field(place).type):
-            return False
-        if statistics.has_null_count and statistics.null_count == group.num_rows:
-            continue
-        if not statistics.has_min_max:
-            return False
-        for bound in (str(statistics.min), str(statistics.max)):
-            if name == SHARD_COLUMN and bound != shard:
-                return False
-            if name == ERROR_COLUMN and not bound.startswith(_ERROR_KINDS):
-                return False
-    return True
-
-
-def read_sidecar(
-    location: str, columns: Sequence[str] | None = None, shard: str | None = None
-) -> pa.Table:
-    """Read a Parquet file, or those of `columns` that it has, without its metadata.
-
-    Parameters
-    ----------
-    location : str
-    columns : sequence of str, optional
-        As they are called here.
-    shard : str, optional
-        The tar that it is the sidecar of.
-    """
-    try:
-        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            renamed = _renamed(parquet, shard)
-            own = {renamed.get(name, name): name for name in names}
-            present = list(own) if columns is None else [name for name in columns if name in own]
-            table = parquet.read(columns=[own[name] for name in present])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(location, error) from error
-    table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
-    return tables.conform(table, tables.storage_schema(table.schema))
-
-
-def _unreadable(location: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"sidecar {location} is not a readable Parquet file: {error}. Delete it to take the "
-        "columns from the tar's own .txt and .json members, or write it again."
-    )
 
 
 def read_tar(
@@ -203,8 +62,8 @@ def read_tar(
             name = names.get(field)
             if name is None:
                 name = names[field] = field.encode("utf-8", "replace").decode()
-                if name in _OWN_COLUMNS:
-                    name = names[field] = _free_name(name, record)
+                if name in OWN_COLUMNS:
+                    name = names[field] = free_name(name, record)
                     detail = f"the field {field!r} of .json is the column {name!r}"
                     faults.append(Fault("renamed", keys[row], detail))
             if name != id_col:
@@ -231,7 +90,7 @@ def read_tar(
     return tables.conform(table, tables.storage_schema(table.schema)), faults
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
     """Another name for a column that is called as one of ours."""
     name += "_original"
     while name in taken:
@@ -257,7 +116,7 @@ def _whole_numbers(values: list[Any]) -> list[Any]:
     return [int(value) if isinstance(value, str) else value for value in values]
 
 
-def _json_fields(content: bytes | None) -> dict[str, Any]:
+def json_fields(content: bytes | None) -> dict[str, Any]:
     if content is None:
         return {}
     try:
@@ -285,10 +144,13 @@ def _column(
             f"{_shown(values[row])}; the column is text"
         )
         faults.append(Fault("mixed", keys[row], detail))
-    elif kinds == {"numbers"}:
-        for row in itertools.islice(_beyond_64_bits(values), 1):
-            detail = f"{name!r} is {_shown(values[row])}, beyond 64 bits; the column is text"
-            faults.append(Fault("mixed", keys[row], detail))
+    elif kinds == {"numbers"} and (not as_text or _typed(values) is None):
+        row = max(range(len(values)), key=lambda row: abs(values[row] or 0))
+        detail = (
+            f"no type of numbers holds all values of {name!r}, such as {_shown(values[row])}; "
+            "the column is text"
+        )
+        faults.append(Fault("mixed", keys[row], detail))
     texts = [None if value is None else _text(value) for value in values]
     return pa.array(texts, pa.string())
 
@@ -310,14 +172,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, (int, float)):
         return "numbers"
     return "texts" if isinstance(value, str) else "lists or objects"
-
-
-def _beyond_64_bits(values: list[Any]) -> Iterator[int]:
-    return (
-        row
-        for row, value in enumerate(values)
-        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64
-    )
 
 
 def _mostly_numbers(

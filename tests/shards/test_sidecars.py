@@ -1,0 +1,119 @@
+"""The Parquet file beside a tar: what is in it, and what we record there."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards import sidecars
+from tests.make_data import fields_of, write_sidecar
+
+
+def test_types_that_only_arrow_knows_are_made_plain(tmp_path):
+    table = pa.table(
+        {
+            "key": pa.array(["a", "b"], pa.large_string()),
+            "dictionary": pa.array(["x", None]).dictionary_encode(),
+            "null": pa.nulls(2),
+            "view": pa.array(["x", "y"], pa.string_view()),
+            "fixed": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
+            "large": pa.array([["x"], []], pa.large_list(pa.large_string())),
+            "half": pa.array([1.5, None], pa.float16()),
+            "binary": pa.array([b"x", None], pa.large_binary()),
+            "struct": pa.array([{"a": 1}, None]),
+        }
+    )
+    path = write_sidecar(tmp_path / "a.parquet", table)
+    found = sidecars.read_sidecar(str(path))
+    assert [str(field.type) for field in found.schema] == [
+        "string",
+        "string",
+        "null",
+        "string",
+        "list<item: float>",
+        "list<item: string>",
+        "float",
+        "binary",
+        "struct<a: int64>",
+    ]
+    assert found.to_pylist() == table.to_pylist()
+    assert sidecars.read_footer(str(path)).schema == found.schema
+
+
+def test_read_only_the_columns_that_are_there(tmp_path):
+    path = str(write_sidecar(tmp_path / "a.parquet", {"key": ["a"], "x": [1]}))
+    assert sidecars.read_sidecar(path, ["x", "absent"]).to_pydict() == {"x": [1]}
+
+
+def test_footer(tmp_path):
+    rows = [fields_of(0, number) for number in range(3)]
+    path = str(write_sidecar(tmp_path / "a.parquet", pa.Table.from_pylist(rows)))
+    footer = sidecars.read_footer(path)
+    assert (footer.rows, footer.record) == (3, {})
+    assert sidecars.read_footer(path).digest == footer.digest
+    rows[1]["score"] += 1000
+    write_sidecar(tmp_path / "a.parquet", pa.Table.from_pylist(rows))
+    assert sidecars.read_footer(path).digest != footer.digest
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"not parquet" * 100, b"PAR1" + bytes(50) + b"PAR1"]
+)
+def test_unreadable_sidecar_is_named_with_a_remedy(tmp_path, content):
+    path = tmp_path / "00007.parquet"
+    path.write_bytes(content)
+    for read in (sidecars.read_footer, sidecars.read_sidecar):
+        with pytest.raises(DatasetError, match=r"(?s)00007\.parquet is not a readable.*Delete it"):
+            read(str(path))
+
+
+def test_foreign_record_in_the_footer_is_no_reason_to_fail(tmp_path):
+    for raw in (b"not json", b"[1]", b"null", b"\xff"):
+        table = pa.table({"key": ["a"]}).replace_schema_metadata({sidecars.RECORD_KEY: raw})
+        path = str(write_sidecar(tmp_path / "a.parquet", table))
+        assert sidecars.read_footer(path).record == {}
+
+
+def test_columns_of_others_that_are_called_as_ours_get_another_name(tmp_path):
+    table = {"key": ["a", "b"], "shard": ["x", "y"], "image_error": ["none", "blurred"]}
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    footer = sidecars.read_footer(path, "a.tar")
+    assert footer.renamed == {"shard": "shard_original", "image_error": "image_error_original"}
+    assert footer.schema.names == ["key", "shard_original", "image_error_original"]
+    found = sidecars.read_sidecar(path, shard="a.tar")
+    assert found.to_pydict() == {
+        "key": ["a", "b"],
+        "shard_original": ["x", "y"],
+        "image_error_original": ["none", "blurred"],
+    }
+    some = sidecars.read_sidecar(path, ["shard_original", "shard"], shard="a.tar")
+    assert some.to_pydict() == {"shard_original": ["x", "y"]}
+
+
+@pytest.mark.parametrize("with_record", [False, True])
+def test_our_own_columns_keep_their_names_also_without_our_record(tmp_path, with_record):
+    columns_of_ours = {
+        "key": ["a", "b", "c"],
+        "shard": ["a.tar"] * 3,
+        "image_error": ["missing", None, "decode: broken"],
+    }
+    table = pa.table(columns_of_ours)
+    if with_record:
+        table = table.replace_schema_metadata({sidecars.RECORD_KEY: b'{"version": "1"}'})
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    assert sidecars.read_footer(path, "a.tar").renamed == {}
+    assert sidecars.read_sidecar(path, shard="a.tar").to_pydict() == columns_of_ours
+    all_fine = table.set_column(2, "image_error", pa.nulls(3, pa.string()))
+    path = str(write_sidecar(tmp_path / "b.parquet", all_fine))
+    assert sidecars.read_footer(path, "a.tar").renamed == {}
+
+
+def test_a_renamed_column_takes_no_name_that_is_there(tmp_path):
+    table = {"key": ["a"], "shard": ["x"], "shard_original": ["y"]}
+    path = str(write_sidecar(tmp_path / "a.parquet", table))
+    assert sidecars.read_footer(path, "a.tar").schema.names == [
+        "key",
+        "shard_original_",
+        "shard_original",
+    ]
