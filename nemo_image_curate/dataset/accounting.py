@@ -137,9 +137,6 @@ class Census:
 
     def take(self, most_named: int = _NAMED_IN_SHARD) -> Account:
         """Compare rows with samples, by key; runs on a worker."""
-        known = self.recorded() if most_named == _NAMED_IN_SHARD else None
-        if known is not None:
-            return known
         source, account = self.source, Account()
         try:
             keys = self._keys()

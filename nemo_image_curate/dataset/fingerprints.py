@@ -39,8 +39,8 @@ class Lineage:
         Partition i depends on source i and on no other.
     token : str
         Hash of all that is done after reading.
-    reads_images : bool
-        Some of it reads the tars.
+    scans_tars : bool
+        Some of it reads all headers of the tars.
     readers : list of (MetadataReader, list of Source)
         What the frame reads: more than one after a merge.
     """
@@ -58,7 +58,7 @@ class Lineage:
         self.independent = self.aligned and _blockwise_only(expr)
         self.token = fingerprint(describe(expr))
         functions = [dict(_dask.operands(node)).get("func") for node in expr.walk()]
-        self.reads_images = any(getattr(function, "reads_images", False) for function in functions)
+        self.scans_tars = any(getattr(function, "scans_tars", False) for function in functions)
 
 
 def _is_reader(node: Any) -> bool:

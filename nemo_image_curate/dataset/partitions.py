@@ -76,8 +76,8 @@ class AddColumns:
         self.function = function
         # What Dask's dashboard calls these tasks.
         self.__name__ = getattr(function, "__name__", type(function).__name__)
-        # Whether it opens the tars.
-        self.reads_images = getattr(function, "reads_images", False)
+        # Whether it reads all headers of the tars.
+        self.scans_tars = getattr(function, "scans_tars", False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("AddColumns", normalize_token(self.function))

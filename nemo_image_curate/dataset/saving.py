@@ -52,8 +52,7 @@ class Target:
         Bytes of the tar that the rows come from.
     census : Census, optional
         Takes the account of that shard, which is recorded with the rows. Only where its tar is
-        read anyway, or the account was recorded before: what is saved does not depend on whether
-        files are near.
+        read anyway: what is saved depends neither on whether files are near, nor on their times.
     """
 
     location: str
@@ -97,13 +96,10 @@ def save_dataset(
         *(frame, sources, locations, locations == own_files, *config),
         *([conditions] if conditions else []),
     )
-    if lineage.aligned:
-        censuses = [Census(dataset.tars, dataset.id_col, source) for source in sources]
+    if lineage.aligned and lineage.scans_tars:
         targets = [
-            replace(target, census=census)
-            if lineage.reads_images or census.recorded() is not None
-            else target
-            for target, census in zip(targets, censuses, strict=True)
+            replace(target, census=Census(dataset.tars, dataset.id_col, source))
+            for target, source in zip(targets, sources, strict=True)
         ]
     finish = partial(drop_rows, conditions=conditions) if conditions else None
     with storage.exclusive(folder or dataset.path):

@@ -107,7 +107,7 @@ class _Partition:
 
     # What Dask's dashboard calls these tasks.
     __name__ = "image-digest"
-    reads_images = True
+    scans_tars = True
 
     def __init__(self, stage: ImageDigest, tars: Tars, id_col: str):
         self.stage = stage

@@ -159,12 +159,12 @@ class _Partition:
 
     # What Dask's dashboard calls these tasks.
     __name__ = "image-pass"
-    reads_images = True
 
     def __init__(self, image_pass: ImagePass, tars: Tars, id_col: str):
         self.image_pass = image_pass
         self.tars = tars
         self.id_col = id_col
+        self.scans_tars = not image_pass.use_index_files
 
     def content_token(self) -> list[Any]:
         # The root is a place, not a content: a dataset that was moved gives the same result.
