@@ -93,6 +93,7 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
         "rows": 2,
         "rows_without_image": 0,
         "images_without_row": 4,
+        "columns_left_out": [],
         "left_out": {},
         "unreadable": 0,
         "shards": 2,
