@@ -132,11 +132,11 @@ class Census:
         return Account(**record) if record and same else None
 
     def record(self) -> dict[str, Any]:
-        """The account as a save records it; runs on a worker."""
+        """The account as a save records it."""
         return {**dataclasses.asdict(self.take()), "image_member": self.tars.image_member}
 
     def take(self, most_named: int = _NAMED_IN_SHARD) -> Account:
-        """Compare rows with samples, by key; runs on a worker."""
+        """Compare rows with samples, by key."""
         source, account = self.source, Account()
         try:
             keys = self._keys()
