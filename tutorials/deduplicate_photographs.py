@@ -38,8 +38,9 @@ def main(photographs: str, output: str) -> None:
         dataset = dataset.save_metadata(f"{output}/deduplicated")
 
         Path(output, "groups.html").write_text(page(dataset), encoding="utf-8")
-        # Photographs that cannot be decoded are compared with none, and left out here.
-        unique = dataset.filter("not picture_is_duplicate and not content_is_duplicate")
+        # What cannot be decoded is nobody's duplicate, and left out here by itself.
+        readable = dataset.filter("image_error.isna()")
+        unique = readable.filter("not picture_is_duplicate and not content_is_duplicate")
         print(unique.to_webdataset(f"{output}/clean"))
 
 
