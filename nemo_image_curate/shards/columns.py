@@ -17,8 +17,8 @@ from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.shards.reader import TarShard
 from nemo_image_curate.shards.texts import decode_text, guess_encodings
 
-# Members that are texts, and the columns that they become.
-_TEXTS = {"txt": "caption", "cls": "cls"}
+# Members that are texts, and the columns that they become; of a column's, the last one counts.
+_TEXTS = {"text": "caption", "caption": "caption", "txt": "caption", "cls": "cls"}
 # What others may not call a column of theirs.
 OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
 # A label of class; zeros before it would be lost.
@@ -35,11 +35,11 @@ def read_tar(
 ) -> tuple[pa.Table, list[Fault]]:
     """Columns from a tar's own members, and what is wrong with them.
 
-    ``.txt`` is ``caption``, ``.cls`` is ``cls`` (of whole numbers, if all are), and each field of
-    ``.json`` a column. A sample without one of them, or whose JSON is broken, has nulls there.
-    Objects, and fields that are strings in `schema`, become their JSON text. So do values of
-    several kinds in one field, unless most of them are numbers: then texts that are none are null.
-    A field called as a column of ours gets another name.
+    ``.txt`` is ``caption`` (or else ``.caption``, ``.text``), ``.cls`` is ``cls`` (of whole
+    numbers, if all are), and each field of ``.json`` a column. A sample without one of them, or
+    whose JSON is broken, has nulls there. Objects, and fields that are strings in `schema`, become
+    their JSON text. So do values of several kinds in one field, unless most of them are numbers:
+    then texts that are none are null. A field called as a column of ours gets another name.
     """
     index = shard.index
     keys = list(index.samples)
@@ -77,7 +77,7 @@ def read_tar(
                     text = _member_text(content, keys[row], extension, faults)
                     lost = texts[row]
                     if lost not in (None, text) and _text(lost).strip() != text.strip():
-                        detail = f"the .{extension} counts more than {_shown(lost)} of the .json"
+                        detail = f"the .{extension} counts more than another's {_shown(lost)}"
                         faults.append(Fault("conflict", keys[row], detail))
                     texts[row] = text
     if "cls" in columns and any(index.member(key, ("cls",)) for key in keys):
@@ -117,6 +117,7 @@ def _whole_numbers(values: list[Any]) -> list[Any]:
 
 
 def json_fields(content: bytes | None) -> dict[str, Any]:
+    """The fields of a JSON object; none where there is no such thing."""
     if content is None:
         return {}
     try:

@@ -96,6 +96,7 @@ def write_shard(
 
 
 def read_counts(sidecar: str) -> Counts:
+    """What was counted when a shard was written, from its sidecar."""
     with storage.open_read(sidecar) as file:
         values = json.loads(pq.read_schema(file).metadata[_COUNTS])
     return Counts(**{**values, "texts_left_out": Counter(values["texts_left_out"])})

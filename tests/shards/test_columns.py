@@ -50,6 +50,21 @@ def test_the_text_member_wins_over_the_json_caption(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("extension", ["txt", "caption", "text"])
+def test_captions_by_other_names(tmp_path, extension):
+    tar = write_tar(tmp_path / "a.tar", [("0.jpg", jpeg(1)), (f"0.{extension}", b"a dog")])
+    assert from_tar(tar)["caption"].to_pylist() == ["a dog"]
+
+
+def test_of_two_captions_the_txt_counts_and_the_other_is_told(tmp_path):
+    members = [("0.txt", b"a dog"), ("0.caption", b"a cat"), ("1.caption", b"a bird")]
+    with TarShard(str(write_tar(tmp_path / "a.tar", members))) as shard:
+        table, (fault,) = columns.read_tar(shard, "key")
+    assert table["caption"].to_pylist() == ["a dog", "a bird"]
+    assert (fault.kind, fault.key) == ("conflict", "0")
+    assert "a cat" in fault.detail
+
+
 @pytest.mark.parametrize(
     ("text", "record", "told"),
     [

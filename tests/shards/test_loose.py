@@ -14,29 +14,7 @@ from nemo_image_curate.shards.pack import pack
 from nemo_image_curate.shards.reader import TarShard
 from tests.make_data import jpeg
 from tests.make_embedders import rows
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Pictures in folders, among other files."""
-    files = {
-        "b.jpg": jpeg(1),
-        "a.JPEG": jpeg(2),
-        "sub/c.png": jpeg(3, kind="PNG"),
-        "sub/größe 猫.webp": jpeg(4, kind="WEBP"),
-        "notes.txt": b"no picture",
-        "README": b"no picture either",
-        ".DS_Store": b"nor this",
-        "sub/archive.tar": b"nor that",
-    }
-    for name, content in files.items():
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return tmp_path / "photos"
-
-
-NAMES = ["a.JPEG", "b.jpg", "sub/c.png", "sub/größe 猫.webp"]
+from tests.shards.conftest import NAMES
 
 
 def test_images_of_a_folder_are_those_with_an_images_extension(folder):
