@@ -77,7 +77,9 @@ def read_tar(
                     text = _member_text(content, keys[row], extension, faults)
                     lost = texts[row]
                     if lost not in (None, text) and _text(lost).strip() != text.strip():
-                        detail = f"the .{extension} counts more than {_shown(lost)} of another member"
+                        detail = (
+                            f"the .{extension} counts more than {_shown(lost)} of another member"
+                        )
                         faults.append(Fault("conflict", keys[row], detail))
                     texts[row] = text
     if "cls" in columns and any(index.member(key, ("cls",)) for key in keys):

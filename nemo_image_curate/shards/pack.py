@@ -31,12 +31,11 @@ from nemo_image_curate.shards.loose import (
     find_images,
     printable,
 )
-from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
-from nemo_image_curate.shards.packed_shard import (
+from nemo_image_curate.shards.names import ShardFiles, sample_key
+from nemo_image_curate.shards.packed_shards import (
     Counts,
     Row,
     claim,
-    read_counts,
     renamed,
     write_shard,
 )
@@ -147,26 +146,20 @@ def pack(
     claim(output, [states, captions, fields, samples_per_shard, encoding])
 
     several = any(len(texts) > 1 for texts in captions.values())
-    tars, counts = [], []
-    for number, chunk in enumerate(_chunks(enumerate(packed), samples_per_shard)):
-        shard = shard_name(number)
-        paths = ShardFiles(storage.join(output, shard))
-        tars.append(paths.tar)
-        # The sidecar is written last.
-        if storage.stat(paths.sidecar) is None:
-            entries = [
-                _Sample(
-                    sample_key(shard, row, samples_per_shard),
-                    image,
-                    matches.captions.get(place),
-                    fields.get(image.name, {}),
-                )
-                for row, (place, image) in enumerate(chunk)
-            ]
-            _write_shard(paths, entries, several, encoding)
-        counts.append(read_counts(paths.sidecar))
-    storage.remove_temporaries(output)
 
+    def write(start: int, shard: str, paths: ShardFiles) -> None:
+        entries = [
+            _Sample(
+                sample_key(shard, row, samples_per_shard),
+                image,
+                matches.captions.get(start + row),
+                fields.get(image.name, {}),
+            )
+            for row, image in enumerate(packed[start : start + samples_per_shard])
+        ]
+        _write_shard(paths, entries, several, encoding)
+
+    tars, counts = write_shards(output, len(packed), samples_per_shard, write)
     unreadable += files.unreadable + [told for one in counts for told in one.unreadable]
     texts_left_out = sum((one.texts_left_out for one in counts), Counter[str]())
     samples = sum(one.samples for one in counts)

@@ -19,13 +19,12 @@ from nemo_image_curate.shards.captions import CAPTION_NAMES
 from nemo_image_curate.shards.columns import unify
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 from nemo_image_curate.shards.loose import ending_of
-from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
+from nemo_image_curate.shards.names import ShardFiles, sample_key
 from nemo_image_curate.shards.pack import PackSummary, told_unreadable
-from nemo_image_curate.shards.packed_shard import (
+from nemo_image_curate.shards.packed_shards import (
     Counts,
     Row,
     claim,
-    read_counts,
     renamed,
     write_shard,
 )
@@ -146,24 +145,17 @@ def pack_tables(
         logger.warning("the column %r holds bytes, too, and is left out", name)
 
     total = sum(source.rows for source in sources)
-    tars, counts = [], []
-    for number, start in enumerate(range(0, total, samples_per_shard)):
-        shard = shard_name(number)
-        files = ShardFiles(storage.join(output, shard))
-        tars.append(files.tar)
-        if storage.stat(files.sidecar) is None:
-            count = Counts()
-            rows = _rows(sources, start, start + samples_per_shard, count.unreadable)
-            keyed = (
-                row._replace(
-                    record={"key": sample_key(shard, place, samples_per_shard)} | row.record
-                )
-                for place, row in enumerate(rows)
-            )
-            write_shard(files, keyed, count, kinds)
-        counts.append(read_counts(files.sidecar))
-    storage.remove_temporaries(output)
 
+    def write(start: int, shard: str, files: ShardFiles) -> None:
+        count = Counts()
+        rows = _rows(sources, start, start + samples_per_shard, count.unreadable)
+        keyed = (
+            row._replace(record={"key": sample_key(shard, place, samples_per_shard)} | row.record)
+            for place, row in enumerate(rows)
+        )
+        write_shard(files, keyed, count, kinds)
+
+    tars, counts = write_shards(output, total, samples_per_shard, write)
     unreadable = [told for one in counts for told in one.unreadable]
     samples = sum(one.samples for one in counts)
     if not samples:

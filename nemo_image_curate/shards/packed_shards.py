@@ -1,11 +1,11 @@
-"""One packed shard: its tar, index and sidecar, and what was counted when it was written."""
+"""Packed shards: tar, index and sidecar of each, and what was counted when it was written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import format_idx
 from nemo_image_curate.shards.loose import PACKED_MARK
-from nemo_image_curate.shards.names import ShardFiles
+from nemo_image_curate.shards.names import ShardFiles, shard_name
 from nemo_image_curate.shards.writer import TarWriter
 
 # Columns that are ours; what others call so is kept under other names.
@@ -95,8 +95,43 @@ def write_shard(
         pq.write_table(table, file)
 
 
-def read_counts(sidecar: str) -> Counts:
-    """What was counted when a shard was written, from its sidecar."""
+def write_shards(
+    output: str,
+    count: int,
+    samples_per_shard: int,
+    write: Callable[[int, str, ShardFiles], None],
+) -> tuple[list[str], list[Counts]]:
+    """Have those shards written that a stopped run has not.
+
+    Parameters
+    ----------
+    output : str
+    count : int
+        How many samples there are, if all can be read.
+    samples_per_shard : int
+    write : callable
+        Writes a shard: called with the place of its first sample, its name and its files.
+
+    Returns
+    -------
+    tars : list of str
+    counts : list of Counts
+        Of each shard.
+    """
+    tars, counts = [], []
+    for number, start in enumerate(range(0, count, samples_per_shard)):
+        shard = shard_name(number)
+        files = ShardFiles(storage.join(output, shard))
+        # The sidecar is written last.
+        if storage.stat(files.sidecar) is None:
+            write(start, shard, files)
+        tars.append(files.tar)
+        counts.append(_read_counts(files.sidecar))
+    storage.remove_temporaries(output)
+    return tars, counts
+
+
+def _read_counts(sidecar: str) -> Counts:
     with storage.open_read(sidecar) as file:
         values = json.loads(pq.read_schema(file).metadata[_COUNTS])
     return Counts(**{**values, "texts_left_out": Counter(values["texts_left_out"])})
