@@ -38,6 +38,7 @@ from nemo_image_curate.shards.packed_shards import (
     claim,
     renamed,
     write_shard,
+    write_shards,
 )
 
 __all__ = ["PackSummary", "find_images", "pack", "read_captions"]
@@ -347,9 +348,3 @@ class _Texts:
         if path not in self.left_out:
             self.left_out.add(path)
             self.counts.texts_left_out[f"{ending_of(path.name)} ({reason})"] += 1
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while chunk := list(itertools.islice(rest, size)):
-        yield chunk

@@ -27,6 +27,7 @@ from nemo_image_curate.shards.packed_shards import (
     claim,
     renamed,
     write_shard,
+    write_shards,
 )
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 
