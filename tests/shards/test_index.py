@@ -404,9 +404,13 @@ def test_flipped_bytes_never_raise_and_never_give_wrong_members(kind, data):
     index = index_of(bytes(content))
     for _, offset, size in members_of(index):
         assert 512 <= offset <= offset + size <= len(content)
-    # A header that was hit ends the scan; long names have their text outside any checksum.
+    # A header that was hit ends the scan; long names have their text outside any checksum. Two
+    # bytes that cancel in the sum are what no reader sees: tarfile takes such a header, too.
     if kind == "ustar":
-        assert set(members_of(index)) <= set(WHOLE[kind])
+        for _, offset, _ in set(members_of(index)) - set(WHOLE[kind]):
+            header = bytes(content[offset - 512 : offset])
+            assert header != TARS[kind][offset - 512 : offset]
+            tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     if not flips:
         assert members_of(index) == WHOLE[kind]
 
