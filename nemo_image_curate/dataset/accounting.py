@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _NAMED_IN_SHARD, _NAMED = 3, 10
 # Shards that one task counts, of those whose counts are not recorded.
 _SHARDS_PER_TASK = 32
+# What is recorded of a fault that is named.
+_NAMES_OF_FAULT = frozenset(("shard", "kind", "key", "detail"))
 # Counts that are not known where a tar was not read.
 _OF_TARS = ("samples_in_tars", "with_row", "without_row", "with_image", "without_image")
 
@@ -73,6 +75,22 @@ class Account:
         account = cls()
         account.note(shard, faults)
         return account
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Account | None:
+        """One that was recorded; None where it is none."""
+        counts = [record.get(name) for name in ("rows_in_sidecars", *_OF_TARS)]
+        faults, named = record.get("faults"), record.get("named")
+        is_whole = (
+            record.keys() == {field.name for field in dataclasses.fields(cls)}
+            and all(count is None or type(count) is int for count in counts)
+            and isinstance(counts[0], int)
+            and isinstance(faults, dict)
+            and all(type(count) is int for count in faults.values())
+            and isinstance(named, list)
+            and all(isinstance(one, dict) and one.keys() == _NAMES_OF_FAULT for one in named)
+        )
+        return cls(**record) if is_whole else None
 
     def note(self, shard: str, faults: Iterable[Fault], most_named: int = _NAMED_IN_SHARD) -> None:
         """Count faults, and name the first of each kind."""
@@ -129,7 +147,7 @@ class Census:
         """What a save recorded, if it looked for the same image members."""
         record = dict(self.source.account or {})
         same = record.pop("image_member", None) == self.tars.image_member
-        return Account(**record) if record and same else None
+        return Account.from_record(record) if same else None
 
     def record(self) -> dict[str, Any]:
         """The account as a save records it."""

@@ -172,8 +172,8 @@ class ImageTextPairDataset:
         Recorded of the column ``shard``, and so saved and exported with it.
         """
         record = self.provenance.get(SHARD_COLUMN, {})
-        chosen: str | None = record.get("image_member")
-        return chosen
+        chosen = record.get("image_member")
+        return chosen if isinstance(chosen, str) else None
 
     @property
     def tars(self) -> Tars:

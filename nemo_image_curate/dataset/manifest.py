@@ -46,6 +46,9 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
             (entry["shard"], storage.join(folder, entry["file"])) for entry in manifest["files"]
         ]
         id_col = str(manifest["id_col"])
+        for shard, _ in files:
+            if not isinstance(shard, (str, type(None))):
+                raise TypeError(f"the shard {shard!r} is no name")
     except (KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{location} is damaged: {error!r}. Run save_metadata again.") from error
     if not files:

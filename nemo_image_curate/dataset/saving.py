@@ -279,7 +279,9 @@ def write_table(
         "summary": summary,
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
-    table = table.replace_schema_metadata({sidecars.RECORD_KEY: text.encode()})
+    table = table.replace_schema_metadata(
+        {sidecars.RECORD_KEY: text.encode("utf-8", "backslashreplace")}
+    )
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]
     with storage.atomic_write(target.location) as file:

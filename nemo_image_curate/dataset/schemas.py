@@ -158,11 +158,12 @@ def _outgrown(
 
 def _samples_then(footer: sidecars.Footer) -> int:
     """How many samples a tar had when a sidecar was made of it."""
-    account = footer.record.get("account")
-    if isinstance(account, dict) and isinstance(account.get("samples_in_tars"), int):
-        return int(account["samples_in_tars"])
-    dropped = footer.record.get("summary", {}).get("dropped", {})
-    return footer.rows + int(dropped.get("by_condition", 0)) + int(dropped.get("by_null", 0))
+    samples = (footer.record.get("account") or {}).get("samples_in_tars")
+    if isinstance(samples, int):
+        return samples
+    dropped = (footer.record.get("summary") or {}).get("dropped")
+    counts = dropped.values() if isinstance(dropped, dict) else ()
+    return footer.rows + sum(count for count in counts if isinstance(count, int))
 
 
 def _recorded_account(source: Source, footer: sidecars.Footer) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ class CpuDecoder:
     def _rgb(
         self, encoded: bytes | memoryview, image: ImageFile, header: ImageHeader
     ) -> np.ndarray:
-        if same_as_pillow(header) and (stored := self._fast.decode(encoded)) is not None:
+        if same_as_pillow(header, encoded) and ((stored := self._fast.decode(encoded)) is not None):
             picture = turned(stored, header.turn)
             if picture.shape == (header.height, header.width, 3):
                 return picture

@@ -18,7 +18,7 @@ from nemo_image_curate.decode.header import (
     read_header,
     same_as_pillow,
 )
-from nemo_image_curate.decode.jpeg import ends
+from nemo_image_curate.decode.jpeg import ends, has_endless_scans
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import BackendError, ConfigError, ImageError
 
@@ -134,9 +134,9 @@ class DaliDecoder:
         except ImageError:
             return None
         # Where one was cut off Pillow says so; a GPU may show what there is of it, or fail the run.
-        if header.format == "jpeg" and not ends(encoded):
+        if header.format == "jpeg" and (not ends(encoded) or has_endless_scans(encoded)):
             return None
-        return header if same_as_pillow(header) and header.turn == 1 else None
+        return header if same_as_pillow(header, encoded) and header.turn == 1 else None
 
     def _chunks(self, headers: Sequence[ImageHeader | None]) -> list[list[int]]:
         chunks: list[list[int]] = []

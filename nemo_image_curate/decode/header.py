@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -41,7 +42,12 @@ _SAME_AS_PILLOW = {
 # Formats whose decoders turn the picture by themselves: libtiff's in Pillow 13, and libheif.
 _TURNED = frozenset({"tiff", "heif"})
 _EXIF_ORIENTATION = 0x0112
+# TIFF's tags, and the pixels of a tile that need no reason; programs write 256x256 to 1024x1024.
+_TILE_WIDTH, _TILE_HEIGHT, _LARGEST_TILE = 322, 323, 2**22
 _SIGNATURE = 16
+# What is wrong with a picture is said of its row. Pillow warns of each damaged tag by its number,
+# of 65,000 in one file, and Python keeps every text that it has shown.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -102,15 +108,22 @@ def read_header(data: bytes | memoryview, orientation: str = "stored") -> ImageH
 def header_of(
     image: ImageFile, data: bytes | memoryview = b"", orientation: str = "stored"
 ) -> ImageHeader:
-    """The header of an image that Pillow has opened from some bytes."""
+    """The header of an image that Pillow has opened from some bytes.
+
+    Raises
+    ------
+    ImageError
+        With a short reason.
+    """
     name = (image.format or "").lower()
     width, height = image.size
     turn = _turn(image, data) if orientation == "exif" and name not in _TURNED else 1
     if turn >= 5:
         width, height = height, width
-    return ImageHeader(
-        _SAME_FORMAT.get(name, name), width, height, image.mode, image.has_transparency_data, turn
-    )
+    with as_image_error():
+        # Fails where a picture of colours by number has none.
+        has_alpha = image.has_transparency_data
+    return ImageHeader(_SAME_FORMAT.get(name, name), width, height, image.mode, has_alpha, turn)
 
 
 def _turn(image: ImageFile, data: bytes | memoryview) -> int:
@@ -135,9 +148,15 @@ def _turn(image: ImageFile, data: bytes | memoryview) -> int:
     return turn if type(turn) is int and 1 <= turn <= 8 else 1
 
 
-def same_as_pillow(header: ImageHeader) -> bool:
-    """Whether nvImageCodec, and DALI which uses it, give the pixels that Pillow gives."""
-    return not header.has_alpha and header.mode in _SAME_AS_PILLOW.get(header.format, ())
+def same_as_pillow(header: ImageHeader, data: bytes | memoryview) -> bool:
+    """Whether nvImageCodec, and DALI which uses it, give the pixels that Pillow gives.
+
+    A PNG of which something is missing is not for them: they make room for chunks of 4 GB that
+    a file of 1 kB announces.
+    """
+    if header.has_alpha or header.mode not in _SAME_AS_PILLOW.get(header.format, ()):
+        return False
+    return header.format != "png" or png.is_whole(data)
 
 
 def check_pixels(
@@ -215,7 +234,19 @@ def _opened(factory: Callable[[io.BytesIO, str], ImageFile], data: bytes | memor
         image = factory(io.BytesIO(shorter), "")
     if image.format == "PNG":
         png.scale_transparency(image, data)
+    elif image.format == "TIFF":
+        _check_tiles(image)
     return image
+
+
+def _check_tiles(image: ImageFile) -> None:
+    """Refuse a TIFF with tiles beyond all sense: a decoder makes room for a whole one."""
+    tags: Any = getattr(image, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_HEIGHT, 0)
+    largest = max(_LARGEST_TILE, image.width * image.height)
+    if type(width) is int and type(height) is int and width * height > largest:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(f"broken tiff header (tiles of {width}x{height} in a picture of {size})")
 
 
 def _formats_of(data: bytes | memoryview) -> tuple[str, ...]:

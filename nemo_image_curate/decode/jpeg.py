@@ -21,6 +21,12 @@ _FILLERS = tuple(
     for pattern in (b"\x55", b"\xaa", bytes(range(255)), bytes(range(254, -1, -3)))
 )
 _COEFFICIENTS = 64
+# A scan of 12 bytes goes through all coefficients: 1 MB of them keeps a decoder busy for an hour.
+# Encoders write about 10, libjpeg-turbo's own tests of hostile files stop at 500.
+_MOST_SCANS = 100
+# SOF0 to SOF15, which begin a frame.
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_PROGRESSIVE = frozenset(b"\xc2\xc6\xca\xce")
 
 
 class Ended(NamedTuple):
@@ -58,8 +64,11 @@ def with_end(data: bytes | memoryview) -> Ended:
     Raises
     ------
     ImageError
-        Where pixels, or scans of a progressive JPEG that make them sharp, are missing.
+        Where pixels, or scans of a progressive JPEG that make them sharp, are missing; where
+        there are more scans than can be of use.
     """
+    if has_endless_scans(data):
+        raise ImageError(f"more than {_MOST_SCANS} scans, which serve only to take time")
     if ends(data):
         return Ended(data, False)
     encoded = bytes(data)
@@ -80,6 +89,20 @@ def with_end(data: bytes | memoryview) -> Ended:
     if not is_whole:
         raise ImageError("image file is truncated (pixels are missing at its end)")
     return Ended(body + _END, True)
+
+
+def has_endless_scans(data: bytes | memoryview) -> bool:
+    """Whether a JPEG has so many scans that it is made to take long."""
+    encoded = bytes(data)
+    places = list(_segments(encoded))
+    frame = next((at for at in places if encoded[at + 1] in _FRAMES), None)
+    if frame is None or encoded[(scan := places[-1]) : scan + 2] != _SCAN:
+        return False
+    # Else the first is the only one.
+    has_several = encoded[frame + 1] in _PROGRESSIVE or (
+        encoded[scan + 4 : scan + 5] != encoded[frame + 9 : frame + 10]
+    )
+    return has_several and encoded.count(_SCAN, scan) > _MOST_SCANS
 
 
 def _segments(data: bytes) -> Iterator[int]:
@@ -117,10 +140,9 @@ def _has_all_scans(data: bytes, scan: int) -> bool:
 
 
 def _components(data: bytes) -> int:
-    """How many components the frame has, which stands behind SOF0 to SOF15."""
-    others = (0xC4, 0xC8, 0xCC)
-    frames = (at for at in _segments(data) if 0xC0 <= data[at + 1] < 0xD0)
-    return next((data[at + 9] for at in frames if data[at + 1] not in others), 0)
+    """How many components the frame has."""
+    frames = (at for at in _segments(data) if data[at + 1] in _FRAMES)
+    return next((data[at + 9] for at in frames if at + 9 < len(data)), 0)
 
 
 def _looks_the_same(body: bytes) -> bool:

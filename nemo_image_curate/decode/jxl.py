@@ -7,6 +7,8 @@ from nemo_image_curate.errors import ImageError
 # Width to height, by number (ISO/IEC 18181-1, SizeHeader).
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _WIDTHS = (9, 13, 18, 30)
+# Bytes of a codestream in which its size stands.
+_HEAD = 16
 
 
 def jxl_size(data: bytes | memoryview) -> tuple[int, int]:
@@ -38,10 +40,10 @@ def jxl_size(data: bytes | memoryview) -> tuple[int, int]:
 
 
 def _codestream(data: bytes | memoryview) -> bytes:
-    """Its first bytes, which a container has in its box ``jxlc``, or in the first ``jxlp``."""
+    """Its first bytes, which a container has in its box ``jxlc``, or in pieces in ``jxlp``."""
     if bytes(data[:2]) == b"\xff\x0a":
-        return bytes(data[:16])
-    start = 0
+        return bytes(data[:_HEAD])
+    start, pieces = 0, b""
     while start + 8 <= len(data):
         size, name = (
             int.from_bytes(data[start : start + 4], "big"),
@@ -50,10 +52,14 @@ def _codestream(data: bytes | memoryview) -> bytes:
         head = 8
         if size == 1:
             size, head = int.from_bytes(data[start + 8 : start + 16], "big"), 16
+        # The last box may say 0: it goes on to the end.
+        end = start + size if size >= head else len(data)
         if name in (b"jxlc", b"jxlp"):
             begin = start + head + (4 if name == b"jxlp" else 0)
-            return bytes(data[begin : begin + 16])
-        if size < head:
-            break
-        start += size
-    raise ImageError("broken jxl header (no codestream)")
+            pieces += bytes(data[begin : min(end, begin + _HEAD)])
+            if len(pieces) >= _HEAD or name == b"jxlc":
+                break
+        start = end
+    if not pieces:
+        raise ImageError("broken jxl header (no codestream)")
+    return pieces[:_HEAD]

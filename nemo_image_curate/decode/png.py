@@ -34,6 +34,18 @@ def without_notes(data: bytes | memoryview) -> bytes | None:
     return shorter if len(shorter) < len(data) else None
 
 
+def is_whole(data: bytes | memoryview) -> bool:
+    """Whether all chunks of a PNG end where it says, up to the last."""
+    start = end = len(_SIGNATURE)
+    view = memoryview(data)
+    while start + 8 <= len(view):
+        end = start + 12 + int.from_bytes(view[start : start + 4], "big")
+        if bytes(view[start + 4 : start + 8]) == b"IEND":
+            break
+        start = end
+    return end <= len(view)
+
+
 def late_exif(data: bytes | memoryview) -> bytes | None:
     """What the ``eXIf`` chunk of a PNG holds, wherever it stands."""
     view = memoryview(data)

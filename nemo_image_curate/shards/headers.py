@@ -24,6 +24,8 @@ from nemo_image_curate.shards.signatures import (
 )
 
 BLOCK = 512
+# Headers whose fields are parsed at once: 4 MB.
+_PARSED_TOGETHER = 2**13
 _ZERO_BLOCK = bytes(BLOCK)
 _ZEROS = bytes(2**20)
 # Writers fill a tar up to whole records of 20 blocks; the marker may begin in the one before.
@@ -62,8 +64,9 @@ def read_entries(data: mmap.mmap | bytes, faults: list[Fault]) -> list[Entry]:
     """
     headers = _Headers()
     _walk(data, headers, faults)
-    good = headers.count_good()
-    if good < len(headers.headers):
+    headers.parse()
+    good = len(headers.names)
+    if good < len(headers.starts):
         faults[:] = [fault for fault in faults if fault.kind in ("sparse", "link")]
         faults.append(_corrupt(data, headers.starts[good], "header checksum wrong"))
     restarts = [(start, before) for start, before in headers.restarts if before < good]
@@ -73,20 +76,22 @@ def read_entries(data: mmap.mmap | bytes, faults: list[Fault]) -> list[Entry]:
             f"{good - before} members stand after the end marker, from byte {start}; they are read"
         )
         faults.append(Fault("after end", "", detail))
-    rows = zip(headers.names(), headers.starts[:good], headers.sizes, strict=False)
+    rows = zip(headers.names, headers.starts, headers.sizes, strict=False)
     # A directory can be written as a regular member whose name ends in a slash.
     entries = [(name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/"]
     if not headers.links:
         return entries
-    end = headers.starts[good] if good < len(headers.starts) else len(data)
+    end = (*headers.starts, len(data))[good]
     return _with_links(entries, [link for link in headers.links if link.start < end], faults)
 
 
 class _Headers:
-    """The regular headers of a tar, gathered so that their fields are parsed all together."""
+    """The regular headers of a tar, gathered so that many are parsed together."""
 
     def __init__(self) -> None:
-        self.headers: list[bytes] = []
+        self._unparsed: list[bytes] = []
+        # Of those that come before the first whose checksum is wrong.
+        self.names: list[str] = []
         self.starts: list[int] = []
         self.sizes: list[int] = []
         self.renamed: dict[int, str] = {}
@@ -94,14 +99,25 @@ class _Headers:
         # Where a tar begins after the end of another, and how many headers stand before it.
         self.restarts: list[tuple[int, int]] = []
 
-    def _blocks(self) -> np.ndarray:
-        return np.frombuffer(b"".join(self.headers), dtype=np.uint8).reshape(-1, BLOCK)
+    def add(self, header: bytes, start: int, size: int) -> None:
+        """Take the header of a member at some byte, with the size of its content."""
+        self._unparsed.append(header)
+        self.starts.append(start)
+        self.sizes.append(size)
+        if len(self._unparsed) == _PARSED_TOGETHER:
+            self.parse()
 
-    def count_good(self) -> int:
+    def parse(self) -> None:
+        """Take the names out of the headers, up to the first whose checksum is wrong."""
+        headers, self._unparsed = self._unparsed, []
+        # A wrong one ends the tar.
+        if headers and len(self.names) + len(headers) == len(self.starts):
+            blocks = np.frombuffer(b"".join(headers), dtype=np.uint8).reshape(-1, BLOCK)
+            good = self._count_good(headers, blocks)
+            self.names += self._names(headers[:good], blocks[:good])
+
+    def _count_good(self, headers: list[bytes], blocks: np.ndarray) -> int:
         """How many headers come before the first whose checksum is wrong."""
-        if not self.headers:
-            return 0
-        blocks = self._blocks()
         field = blocks[:, 148:156]
         sums = blocks.sum(axis=1, dtype=np.int64) - field.sum(axis=1, dtype=np.int64)
         sums += 8 * ord(" ")
@@ -111,21 +127,20 @@ class _Headers:
         # Writers pad this field in more than one way, and some add bytes up as signed.
         for row in np.flatnonzero(odd):
             value = _octal(field[row].tobytes())
-            if value != sums[row] and value != _signed(int(sums[row]), self.headers[row]):
+            if value != sums[row] and value != _signed(int(sums[row]), headers[row]):
                 return int(row)
-        return len(self.headers)
+        return len(headers)
 
-    def names(self) -> list[str]:
+    def _names(self, headers: list[bytes], blocks: np.ndarray) -> list[str]:
         """The members' full names."""
-        if not self.headers:
-            return []
-        blocks = self._blocks()
         raw = np.ascontiguousarray(blocks[:, :100]).view("S100").ravel().tolist()
         names = [name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") for name in raw]
         for row in np.flatnonzero(blocks[:, 345]):
-            names[row] = _name_of(self.headers[row])
-        for number, name in self.renamed.items():
-            names[number] = name
+            names[row] = _name_of(headers[row])
+        if self.renamed:
+            first = len(self.names)
+            numbered = enumerate(names, first)
+            names = [self.renamed.get(number, name) for number, name in numbered]
         together = "\0".join(names)
         if "./" in together or "//" in together:
             names = [normal_name(name) for name in names]
@@ -157,7 +172,7 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
             restart = _after_end(data, position, faults)
             if restart is None:
                 return
-            headers.restarts.append((restart, len(headers.headers)))
+            headers.restarts.append((restart, len(headers.starts)))
             position, pax, long_name, long_link = restart, {}, "", ""
             continue
         start = position + BLOCK
@@ -170,20 +185,18 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
                     faults.append(_left_out("sparse", sparse, "stored with holes"))
                     name = "/"
                 if name:
-                    headers.renamed[len(headers.headers)] = name
+                    headers.renamed[len(headers.starts)] = name
                 pax, long_name = {}, ""
             long_link = ""
             if start + size > end:
-                name = headers.renamed.pop(len(headers.headers), "") or _name_of(header)
+                name = headers.renamed.pop(len(headers.starts), "") or _name_of(header)
                 detail = f"{name} ends {start + size - end} bytes after the file"
                 if not _fits_checksum(header):
                     faults.append(_corrupt(data, position, "header checksum wrong"))
                 else:
                     faults.append(Fault("truncated", _key_of(name), detail))
                 return
-            headers.headers.append(header)
-            headers.starts.append(position)
-            headers.sizes.append(size)
+            headers.add(header, position, size)
         elif not _fits_checksum(header):
             # Rare kinds are checked here; regular headers are checked together afterwards.
             faults.append(_corrupt(data, position, "header checksum wrong"))

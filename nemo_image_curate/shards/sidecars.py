@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +13,17 @@ import pyarrow.parquet as pq
 from nemo_image_curate import storage, tables
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.columns import OWN_COLUMNS, free_name, json_fields
-from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
+from nemo_image_curate.shards.names import SHARD_COLUMN
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
+# What is in it, of which each may be missing.
+_RECORD_FIELDS = {
+    **dict.fromkeys(("version", "fingerprint", "origin"), str),
+    "tar_size": int,
+    "names": list,
+    **dict.fromkeys(("account", "columns", "summary"), dict),
+}
 # How each ``image_error`` of ours begins.
 _ERROR_KINDS = ("missing", "decode:", "too large:", "embed:")
 
@@ -63,19 +69,13 @@ def read_footer(location: str, shard: str | None = None) -> Footer:
             metadata = parquet.metadata
             schema = parquet.schema_arrow
             renamed = _renamed(parquet, shard)
-            raw = metadata.metadata or {}
-            columns = [
-                column.to_dict()
-                for group in range(metadata.num_row_groups)
-                for column in [metadata.row_group(group)]
-            ]
+            # Of a damaged footer, pyarrow's own look at single columns ends the process.
+            digest = hashlib.sha256(_footer_bytes(file))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise DatasetError(f"sidecar {location} has more than one column {twice[0]!r}; rename one.")
-    digest = hashlib.sha256(json.dumps(columns, sort_keys=True, default=str).encode())
-    digest.update(repr(sorted(raw.items())).encode())
-    record = json_fields(raw.get(RECORD_KEY))
+    record = _record((metadata.metadata or {}).get(RECORD_KEY))
     schema = pa.schema([one.with_name(renamed.get(one.name, one.name)) for one in schema])
     plain = tables.storage_schema(schema)
     return Footer(metadata.num_rows, plain, digest.hexdigest(), record, renamed)
@@ -84,7 +84,7 @@ def read_footer(location: str, shard: str | None = None) -> Footer:
 def _renamed(parquet: pq.ParquetFile, shard: str | None) -> dict[str, str]:
     """Columns called as one of ours in a file that we did not write."""
     names = parquet.schema_arrow.names
-    if json_fields((parquet.metadata.metadata or {}).get(RECORD_KEY)):
+    if _record((parquet.metadata.metadata or {}).get(RECORD_KEY)):
         return {}
     return {
         name: free_name(name, names)
@@ -93,34 +93,36 @@ def _renamed(parquet: pq.ParquetFile, shard: str | None) -> dict[str, str]:
     }
 
 
+def _footer_bytes(file: IO[bytes]) -> bytes:
+    """What stands before the footer's length and the last four letters of a Parquet file."""
+    end = file.seek(-8, 2)
+    file.seek(end - int.from_bytes(file.read(4), "little"))
+    return file.read(end - file.tell())
+
+
+def _record(content: bytes | None) -> dict[str, Any]:
+    """Our record; none where one of its fields is not what we write there."""
+    record = json_fields(content)
+    for name, kind in _RECORD_FIELDS.items():
+        if not isinstance(record.get(name), (kind, type(None))):
+            return {}
+    columns = record.get("columns") or {}
+    return record if all(isinstance(how, dict) for how in columns.values()) else {}
+
+
 def _holds_ours(parquet: pq.ParquetFile, name: str, shard: str | None) -> bool:
-    """Whether a column has our values after all, by its statistics.
+    """Whether a column has our values after all.
 
     Other programs lose our record when they write a file of ours again.
     """
     if name == SHARD_COLUMN and shard is None:
         return True
-    place = parquet.schema_arrow.names.index(name)
-    for number in range(parquet.metadata.num_row_groups):
-        group = parquet.metadata.row_group(number)
-        column = next(
-            group.column(one)
-            for one in range(group.num_columns)
-            if group.column(one).path_in_schema.split(".")[0] == name
-        )
-        statistics = column.statistics
-        if statistics is None or not pa.types.is_string(parquet.schema_arrow.field(place).type):
-            return False
-        if statistics.has_null_count and statistics.null_count == group.num_rows:
-            continue
-        if not statistics.has_min_max:
-            return False
-        for bound in (str(statistics.min), str(statistics.max)):
-            if name == SHARD_COLUMN and bound != shard:
-                return False
-            if name == ERROR_COLUMN and not bound.startswith(_ERROR_KINDS):
-                return False
-    return True
+    if not pa.types.is_string(parquet.schema_arrow.field(name).type):
+        return False
+    values = parquet.read(columns=[name])[name].unique().drop_null().to_pylist()
+    if name == SHARD_COLUMN:
+        return values in ([], [shard])
+    return all(value.startswith(_ERROR_KINDS) for value in values)
 
 
 def read_sidecar(

@@ -72,9 +72,9 @@ def bomb(width: int = 30_000, height: int = 20_000) -> bytes:
 
 
 @functools.cache
-def good() -> dict[str, bytes]:
+def good(width: int = 123, height: int = 91) -> dict[str, bytes]:
     """Name to file, all of the same picture and all to be decoded."""
-    image = base()
+    image = base(width, height)
     gray, rgba = image.convert("L"), image.copy()
     rgba.putalpha(gray)
     gray16 = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
@@ -102,7 +102,7 @@ def good() -> dict[str, bytes]:
         "png palette alpha": saved(image.quantize(64), "PNG", transparency=3),
         "png 1 bit": saved(image.convert("1"), "PNG"),
         "png 16 bit gray": saved(gray16, "PNG"),
-        "png 16 bit rgb": png(123, 91, b"".join(b"\0" + row.tobytes() for row in rgb16), 16),
+        "png 16 bit rgb": png(width, height, b"".join(b"\0" + row.tobytes() for row in rgb16), 16),
         "png interlaced": interlaced_png(np.asarray(image)),
         "png animated": saved(image, "PNG", **several),
         "gif": saved(image, "GIF"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
+import sys
 import warnings
+import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,8 +18,10 @@ from nemo_image_curate.decode.header import (
     check_pixels,
     read_header,
 )
+from nemo_image_curate.decode.jxl import jxl_size
+from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ImageError
-from tests.decode.pictures import bad, bomb, good
+from tests.decode.pictures import bad, base, bomb, good, saved
 from tests.shared import SHARED, needs_shared
 
 
@@ -105,3 +112,44 @@ def test_lying_extensions() -> None:
     assert really["ukbench09380.bmp"] == really["ukbench09380.png"] == "jpeg"
     assert really["giphy.gif"] == "gif"
     assert really["Iggy.1024.ppm"] == really["baboon.pgm"] == really["marbles.pbm"] == "ppm"
+
+
+def tiff_of_tiles(width: int, height: int) -> bytes:
+    """A TIFF of 16 x 16 whose single tile is of this size, of zeros."""
+    content = zlib.compress(bytes(width * height))
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1)]
+    tags += [(322, width), (323, height), (324, 200), (325, len(content))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return (b"II*\0\x08\0\0\0" + directory).ljust(200, b"\0") + content
+
+
+def test_tiles_without_measure_are_refused() -> None:
+    """One of 30,000 x 30,000, of which nothing is seen, took a gigabyte."""
+    assert decode_rgb(tiff_of_tiles(512, 512)).shape == (16, 16, 3)
+    assert reason_of(tiff_of_tiles(4096, 4096)) == (
+        "broken tiff header (tiles of 4096x4096 in a picture of 16x16)"
+    )
+
+
+@pytest.mark.parametrize("first", [1, 3, 40])
+def test_the_size_of_a_jpeg_xl_in_pieces(first: int) -> None:
+    pytest.importorskip("pillow_jxl")
+    whole = saved(base(300, 200), "JXL", lossless=True)
+    assert whole.startswith(b"\xff\n"), "a bare codestream"
+    pieces = [(0, whole[:first]), (2**31 + 1, whole[first:])]
+    boxes = [struct.pack(">I4sI", 12 + len(part), b"jxlp", at) + part for at, part in pieces]
+    head = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    assert jxl_size(head + b"".join(boxes)) == (300, 200)
+    np.testing.assert_array_equal(decode_rgb(head + b"".join(boxes)), np.asarray(base(300, 200)))
+
+
+def test_pillow_does_not_warn_of_each_tag(capfd: pytest.CaptureFixture[str]) -> None:
+    """Pytest shows warnings in its own way: asked is a process as users have it."""
+    data = b"II*\0\x08\0\0\0" + struct.pack("<H", 50)
+    data += b"".join(struct.pack("<HHII", 400 + n, 3, 2**20, 8) for n in range(50)) + bytes(4)
+    code = f"from nemo_image_curate.decode.header import open_image\nopen_image({data!r})"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    printed = capfd.readouterr().err
+    assert "ImageError" in printed
+    assert "UserWarning" not in printed

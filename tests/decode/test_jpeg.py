@@ -129,3 +129,17 @@ def test_garbage_raises_image_errors_only() -> None:
     ):
         with pytest.raises(ImageError):
             decode_rgb(damaged)
+
+
+@pytest.mark.parametrize("name", ["progressive", "progressive gray"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_scans_without_end_are_refused(name: str, ended: bool) -> None:
+    """300 scans of 12 bytes took as long as 300 pictures."""
+    data = FILES[name]
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    for count, is_refused in ((20, False), (300, True)):
+        batch = CpuDecoder(None, thumbnail_sizes=(8,)).decode(
+            [data[:-2] + scan * count + (b"\xff\xd9" if ended else b"")]
+        )
+        assert (batch.errors[0] or "").startswith("decode: more than 100 scans") == is_refused

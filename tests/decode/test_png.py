@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 import zlib
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from nemo_image_curate.decode import CpuDecoder, decode_image, decode_rgb, read_header
+from nemo_image_curate.decode.header import same_as_pillow
 from nemo_image_curate.errors import ImageError
 from tests.decode.pictures import base, chunk, png, saved
 
@@ -81,3 +83,23 @@ def test_a_colour_that_is_transparent(depth: int) -> None:
     clear = chunk(b"tRNS", struct.pack(">3H", *(scale * value for value in colors[1])))
     pixels = decode_rgb(png(3, 1, b"\0" + row, depth, 2, extra=clear))
     assert pixels[0].tolist() == [[10, 20, 30], [255, 255, 255], [0, 0, 0]]
+
+
+def test_a_chunk_that_announces_gigabytes_is_not_made_room_for() -> None:
+    """nvImageCodec took 4 GB and 5 s for a file of 1 kB."""
+    at = PLAIN.index(b"IDAT")
+    announced = PLAIN[: at - 4] + b"\xf4\x8c\x00\x12" + PLAIN[at:]
+    assert same_as_pillow(read_header(PLAIN), PLAIN)
+    for data in (announced, PLAIN[:-20], PLAIN[:-12] + b"\x60\xac\0\0IEND"):
+        assert not same_as_pillow(read_header(data), data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    batch = CpuDecoder(None, thumbnail_sizes=(16,)).decode([announced, PLAIN])
+    assert batch.errors[1] is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 1024
+
+
+def test_colours_by_number_without_a_list_of_colours() -> None:
+    data = png(4, 4, b"\0\0\0\0\0" * 4, color=3)
+    assert CpuDecoder(None, thumbnail_sizes=(8,)).decode([data, PLAIN]).decoded == [1]
+    with pytest.raises(ImageError):
+        read_header(data)
