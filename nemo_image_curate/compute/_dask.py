@@ -31,6 +31,20 @@ def is_blockwise(node: Any) -> bool:
     return isinstance(node, Blockwise)
 
 
+def is_projection(node: Any) -> bool:
+    """Whether an expression is some columns of another, as they are."""
+    from dask.dataframe.dask_expr._expr import Projection
+
+    return isinstance(node, Projection)
+
+
+def collection(expression: Any) -> Any:
+    """The lazy frame of an expression."""
+    from dask.dataframe.dask_expr._collection import new_collection
+
+    return new_collection(expression)
+
+
 def operands(node: Any) -> Iterator[tuple[str | None, Any]]:
     """The parameters of an expression with their values; further values have no name."""
     names = node._parameters

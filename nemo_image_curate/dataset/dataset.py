@@ -217,7 +217,9 @@ class ImageTextPairDataset:
         frame = self.metadata
         new = {name: pa.array([], kind) for name, kind in columns.items()}
         meta = frames.with_columns(frames.empty(frame), new)
-        return self.replace(frame.map_partitions(AddColumns(function), meta=meta), provenance)
+        return self.replace(
+            frame.map_partitions(AddColumns(function, columns), meta=meta), provenance
+        )
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
         """Keep the rows for which a condition is true; null counts as false.
@@ -349,6 +351,7 @@ class ImageTextPairDataset:
         path: str | os.PathLike[str] | None = None,
         columns: Sequence[str] | None = None,
         progress: bool | None = None,
+        retry: bool = False,
     ) -> ImageTextPairDataset:
         """Compute the frame and write it as Parquet, one file per shard.
 
@@ -366,6 +369,10 @@ class ImageTextPairDataset:
             Write only these, with `id_col` and ``shard``.
         progress : bool, optional
             Show a progress bar. Default: on a terminal.
+        retry : bool, default False
+            Compute rows again that have an ``image_error``, unless the image was too large. A
+            pass over the images reads only the batches with such a row, where its columns are
+            saved as it made them.
 
         Returns
         -------
@@ -375,13 +382,14 @@ class ImageTextPairDataset:
         Raises
         ------
         ConfigError
-            In place, when partitions are no longer one shard each.
+            In place, when partitions are no longer one shard each; with `retry`, when the frame
+            holds calculations of your own, which would be made a second time.
         JobError
             When partitions failed; the finished ones are kept.
         """
         chosen = self if columns is None else self.select(columns)
         folder = None if path is None else storage.normalise(path)
-        folder = saving.save_dataset(chosen, folder, progress)
+        folder = saving.save_dataset(chosen, folder, progress, retry)
         where: str | list[str] = folder if folder is not None else self.tar_files
         opened = open_webdataset(
             where, self.id_col, None, self.backend, self.path, image_member=self.image_member

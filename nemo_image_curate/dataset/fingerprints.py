@@ -50,7 +50,7 @@ class Lineage:
         self.readers = [
             (node.operand("func"), list(node.operand("iterables")[0]))
             for node in expr.walk()
-            if _is_reader(node)
+            if is_reader(node)
         ]
         inputs = {tuple(sources) for _, sources in self.readers}
         same_count = [len(sources) for sources in inputs] == [expr.npartitions]
@@ -61,12 +61,13 @@ class Lineage:
         self.scans_tars = any(getattr(function, "scans_tars", False) for function in functions)
 
 
-def _is_reader(node: Any) -> bool:
+def is_reader(node: Any) -> bool:
+    """Whether an expression is the reading of the shards."""
     return isinstance(dict(_dask.operands(node)).get("func"), MetadataReader)
 
 
 def _row_aligned(node: Any) -> bool:
-    if _is_reader(node):
+    if is_reader(node):
         return _dask.chosen_partitions(node) is None
     if not _dask.is_blockwise(node):
         return False
@@ -75,7 +76,7 @@ def _row_aligned(node: Any) -> bool:
 
 
 def _blockwise_only(node: Any) -> bool:
-    if _is_reader(node):
+    if is_reader(node):
         return True
     return _dask.is_blockwise(node) and all(map(_blockwise_only, node.dependencies()))
 
@@ -85,7 +86,7 @@ def describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
     if any(value is one for one in callers):
         return "recursion"
     if _dask.is_expression(value):
-        if _is_reader(value):
+        if is_reader(value):
             return ["read", value.operand("func").id_col]
         described = [
             [name, describe(operand)] if name else describe(operand)

@@ -70,10 +70,13 @@ class AddColumns:
     Parameters
     ----------
     function : callable
+    names : iterable of str
+        The columns that it makes.
     """
 
-    def __init__(self, function: Callable[[Any], Mapping[str, Any]]):
+    def __init__(self, function: Callable[[Any], Mapping[str, Any]], names: Iterable[str]):
         self.function = function
+        self.names = tuple(names)
         # What Dask's dashboard calls these tasks.
         self.__name__ = getattr(function, "__name__", type(function).__name__)
         # Whether it reads all headers of the tars.

@@ -19,6 +19,7 @@ from nemo_image_curate.dataset.accounting import Census
 from nemo_image_curate.dataset.conditions import Dropped, drop_rows
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.manifest import write_manifest
+from nemo_image_curate.dataset.retrying import has_failed, taking_over
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
 from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -65,7 +66,7 @@ class Target:
 
 
 def save_dataset(
-    dataset: ImageTextPairDataset, folder: str | None, progress: bool | None
+    dataset: ImageTextPairDataset, folder: str | None, progress: bool | None, retry: bool
 ) -> str | None:
     """Write a dataset's frame below a folder, or in place; see its `save_metadata`.
 
@@ -102,8 +103,12 @@ def save_dataset(
             for target, source in zip(targets, sources, strict=True)
         ]
     finish = partial(drop_rows, conditions=conditions) if conditions else None
-    with storage.exclusive(folder or dataset.path):
-        summaries = save(frame, targets, dataset.provenance, "save", progress, finish)
+    place = folder or dataset.path
+    again = None
+    if retry:
+        again = taking_over(frame, place, locations == own_files) if lineage.aligned else frame
+    with storage.exclusive(place):
+        summaries = save(frame, targets, dataset.provenance, "save", progress, finish, again)
         Dropped.total(summaries).tell()
         if folder is not None:
             shards = [source.shard for source in sources] if lineage.aligned else []
@@ -206,8 +211,20 @@ def save(
     what: str,
     progress: bool | None,
     finish: Finish | None = None,
+    again: Any = None,
 ) -> list[dict[str, Any]]:
     """Compute and write the partitions that are not done.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    targets : sequence of Target
+    provenance : dict of str to dict
+    what : str
+    progress : bool, optional
+    finish : callable, optional
+    again : dask.dataframe.DataFrame, optional
+        What computes the partitions that are done and have rows that failed. Default: they stay.
 
     Returns
     -------
@@ -216,26 +233,27 @@ def save(
     """
     done = summaries(targets)
     todo = [number for number, summary in enumerate(done) if summary is None]
-    if todo:
-        schema = frames.schema(frame)
-        for folder in sorted({storage.parent(targets[number].location) for number in todo}):
-            storage.make_dirs(folder)
-        try:
+    failed = [] if again is None else [n for n, one in enumerate(done) if one and has_failed(one)]
+    for folder in sorted({storage.parent(targets[number].location) for number in todo}):
+        storage.make_dirs(folder)
+    schema = frames.schema(frame) if todo or failed else None
+    try:
+        for some, numbers in ((frame, todo), (again, failed)):
             results = partitions.run(
-                frame,
+                some,
                 write_partition,
-                [(targets[number], schema, provenance, finish) for number in todo],
+                [(targets[number], schema, provenance, finish) for number in numbers],
                 what=what,
-                numbers=todo,
-                labels=[targets[number].label for number in todo],
+                numbers=numbers,
+                labels=[targets[number].label for number in numbers],
                 progress=progress,
             )
-        finally:
-            if frames.backend_of(frame) == "gpu":
-                # What comes next may need the memory of the models that worked here.
-                worker_cache.clear_on_workers()
-        for number, summary in zip(todo, results, strict=True):
-            done[number] = summary
+            for number, summary in zip(numbers, results, strict=True):
+                done[number] = summary
+    finally:
+        if (todo or failed) and frames.backend_of(frame) == "gpu":
+            # What comes next may need the memory of the models that worked here.
+            worker_cache.clear_on_workers()
     return [summary for summary in done if summary is not None]
 
 
@@ -256,7 +274,10 @@ def write_partition(
     table = _with_schema(frames.to_arrow(frame), schema)
     extra: dict[str, Any] = {}
     if finish is not None:
+        failed = _errors(table)
         table, extra = finish(table)
+        # Rows that are left out may be those that failed.
+        extra["failed"] = failed
     return write_table(table, target, provenance, extra)
 
 
@@ -264,9 +285,7 @@ def write_table(
     table: pa.Table, target: Target, provenance: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
-    failed = table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
-    errors = count_by_kind(failed)
-    summary = {"rows": len(table), "errors": errors, **extra}
+    summary = {"rows": len(table), "errors": _errors(table), **extra}
     account = target.census and target.census.record()
     record = {
         "version": __version__,
@@ -287,6 +306,13 @@ def write_table(
     with storage.atomic_write(target.location) as file:
         pq.write_table(table, file, use_dictionary=plain)
     return summary
+
+
+def _errors(table: pa.Table) -> dict[str, int]:
+    """How many rows have which kind of ``image_error``."""
+    return count_by_kind(
+        table[ERROR_COLUMN].drop_null() if ERROR_COLUMN in table.column_names else []
+    )
 
 
 def _with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

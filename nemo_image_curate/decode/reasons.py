@@ -23,6 +23,11 @@ def reason_of(error: ImageError) -> str:
     return text if text.startswith(f"{TOO_LARGE}: ") else f"decode: {text}"
 
 
+def may_pass(kind: str) -> bool:
+    """Whether what failed may go well another time: an image that is too large stays so."""
+    return kind.partition(":")[0] != TOO_LARGE
+
+
 def count_by_kind(reasons: Iterable[object]) -> dict[str, int]:
     """How many rows have which kind of reason, by kind."""
     return dict(sorted(Counter(str(reason).partition(":")[0] for reason in reasons).items()))

@@ -16,6 +16,7 @@ from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import no_effect
+from nemo_image_curate.stages.saved_rows import saved_rows
 from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class TextImageEmbedder(ImageEmbedder):
         record = self.record(caption_column=self.caption_column)
         name = self.text_embedding_column
         return dataset.with_columns(
-            _EmbedCaptions(self), {name: frames.embedding_type()}, {name: record}
+            _EmbedCaptions(self, dataset.id_col), {name: frames.embedding_type()}, {name: record}
         )
 
     def text_tower(self, device: str) -> TextTower:
@@ -227,17 +228,29 @@ class _EmbedCaptions:
     # What Dask's dashboard calls these tasks.
     __name__ = "embed-captions"
 
-    def __init__(self, embedder: TextImageEmbedder):
+    def __init__(self, embedder: TextImageEmbedder, id_col: str, folder: str | None = None):
         self.embedder = embedder
+        self.id_col = id_col
+        # Where the vectors were saved before, if they are taken over.
+        self.folder = folder
+
+    def taking_over(self, folder: str) -> _EmbedCaptions:
+        """The same with vectors that are in a folder already, where all rows of a shard are."""
+        return _EmbedCaptions(self.embedder, self.id_col, folder)
 
     def content_token(self) -> list[Any]:
         return ["EmbedCaptions", self.embedder.caption_column, *self.embedder.encoder_token()]
 
     def __dask_tokenize__(self) -> Any:
-        return normalize_token(self.content_token())
+        return normalize_token([*self.content_token(), self.folder])
 
     def __call__(self, frame: Any) -> dict[str, Any]:
         embedder, device = self.embedder, frames.device_of(frame)
+        name = embedder.text_embedding_column
+        if self.folder and (saved := saved_rows(self.folder, frame, self.id_col, [name])):
+            vectors = saved.column(name, frames.embedding_type())
+            if saved.is_there.all():
+                return {name: vectors}
         texts = frames.column_to_arrow(frame[embedder.caption_column]).to_pylist()
         tower = embedder.text_tower(device)
         row_numbers = [
@@ -247,7 +260,7 @@ class _EmbedCaptions:
         if row_numbers:
             chosen = [texts[row] for row in row_numbers]
             column = frames.embedding_column(tower.embed(chosen), row_numbers, len(texts))
-        return {embedder.text_embedding_column: column}
+        return {name: column}
 
 
 def _short(text: str) -> str:

@@ -21,6 +21,7 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.expressions.check import EXAMPLE, check, parse
 from nemo_image_curate.expressions.operations import (
     METHODS,
+    TAKE_COLUMNS,
     Value,
     calculate,
     combine,
@@ -186,4 +187,6 @@ class _Evaluation:
         name = accessor + method.attr
         if not is_column(values) or name not in METHODS:
             raise TypeError(f".{name} is no method of {ast.unparse(owner)}")
+        if name not in TAKE_COLUMNS and any(map(is_column, (*arguments, *options.values()))):
+            raise TypeError(f".{name} takes the same for all rows, no column")
         return METHODS[name](values, *arguments, **options)

@@ -261,6 +261,8 @@ def _any_of(test: Callable[[Value, str], Value]) -> Callable[..., Value]:
     return method
 
 
+# Methods that compare a column with others.
+TAKE_COLUMNS = frozenset({"between", "isin"})
 # Methods by what is written behind a column.
 METHODS: dict[str, Callable[..., pa.Array]] = {
     "isna": pc.is_null,

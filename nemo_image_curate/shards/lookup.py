@@ -99,6 +99,26 @@ class Tars:
         """The image member of a sample of an open shard."""
         return opened.index.image(key, self.image_member)
 
+    def tar_order(
+        self,
+        keys: Sequence[str | None],
+        shards: Sequence[str | None],
+        use_index_files: bool = False,
+    ) -> list[int]:
+        """The rows in the order in which `image_bytes` yields them; no content is read."""
+        return [
+            row
+            for opened, rows in self.open_shards(keys, shards, use_index_files)
+            for row in self._in_tar_order(opened, keys, rows)
+        ]
+
+    def _in_tar_order(
+        self, opened: TarShard, keys: Sequence[str | None], rows: Sequence[int]
+    ) -> dict[int, Member | None]:
+        members = {row: self.image_of(opened, keys[row] or "") for row in rows}
+        in_order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
+        return {row: members[row] for row in in_order}
+
     def image_bytes(
         self,
         keys: Sequence[str | None],
@@ -111,10 +131,8 @@ class Tars:
         Parameters and errors are those of `open_shards`.
         """
         for opened, rows in self.open_shards(keys, shards, use_index_files):
-            members = {row: self.image_of(opened, keys[row] or "") for row in rows}
-            in_tar_order = sorted(rows, key=lambda row: (getattr(members[row], "offset", -1), row))
-            contents = opened.read(members[row] for row in in_tar_order)
-            for row, content in zip(in_tar_order, contents, strict=True):
+            members = self._in_tar_order(opened, keys, rows)
+            for row, content in zip(members, opened.read(members.values()), strict=True):
                 reason = None
                 if content is None:
                     reason = opened.index.why_no_image(keys[row] or "", self.image_member)

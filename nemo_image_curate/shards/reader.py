@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import mmap
 import os
 import tempfile
@@ -197,11 +198,21 @@ class TarShard:
             yield from storage.read_ranges(self.location, ranges)
 
     def _describes(self, index: TarIndex, size: int) -> bool:
-        """Whether an index is of this very tar: its first and last member, and nothing after."""
+        """Whether an index is of this very tar.
+
+        Its first and last member are there, nothing comes after, and between members there is
+        room for the header of the next.
+        """
         members = [(key, one) for key, sample in index.samples.items() for one in sample]
         if not members:
             return False
-        first, last = members[0], max(members, key=lambda member: member[1].offset)
+        in_order = sorted(members, key=lambda member: member[1].offset)
+        first, last = members[0], in_order[-1]
+        if any(
+            one.offset + one.size + BLOCK > other.offset
+            for (_, one), (_, other) in itertools.pairwise(in_order)
+        ):
+            return False
         end = last[1].offset + -(-last[1].size // BLOCK) * BLOCK
         if end + BLOCK > size or first[1].offset < BLOCK:
             return False

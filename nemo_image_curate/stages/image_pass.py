@@ -24,10 +24,12 @@ from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.decoder import image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_orientation
 from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.decode.reasons import may_pass
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import RowImage, Tars, rows_by_shard
 from nemo_image_curate.stages.pass_result import PassResult
 from nemo_image_curate.stages.prefetch import DeviceQueue, ahead
+from nemo_image_curate.stages.saved_rows import saved_rows
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -160,18 +162,28 @@ class _Partition:
     # What Dask's dashboard calls these tasks.
     __name__ = "image-pass"
 
-    def __init__(self, image_pass: ImagePass, tars: Tars, id_col: str):
+    def __init__(self, image_pass: ImagePass, tars: Tars, id_col: str, folder: str | None = None):
         self.image_pass = image_pass
         self.tars = tars
         self.id_col = id_col
+        # Where its values were saved before, if they are taken over.
+        self.folder = folder
         self.scans_tars = not image_pass.use_index_files
+
+    def names(self) -> frozenset[str]:
+        """The columns that it writes."""
+        return frozenset(self.image_pass.columns())
+
+    def taking_over(self, folder: str) -> _Partition:
+        """The same with values that are in a folder already, of all but the rows that failed."""
+        return _Partition(self.image_pass, self.tars, self.id_col, folder)
 
     def content_token(self) -> list[Any]:
         # The root is a place, not a content: a dataset that was moved gives the same result.
         return [*self.image_pass.content_token(), self.id_col, *self.tars.content_token()]
 
     def __dask_tokenize__(self) -> Any:
-        return normalize_token(self.content_token())
+        return normalize_token([*self.content_token(), self.folder])
 
     def __call__(self, frame: Any) -> dict[str, Any]:
         image_pass = self.image_pass
@@ -191,7 +203,7 @@ class _Partition:
             batches = (
                 self._loaded(result)
                 if image_pass.load_shard
-                else self._decoded(result, device, owner)
+                else self._decoded(result, self._keys_to_read(frame, result), device, owner)
             )
             queue = DeviceQueue(device)
             # Closed at once when a batch fails, not when Dask drops the error that holds it.
@@ -207,17 +219,46 @@ class _Partition:
         result.note_errors(range(len(frame)), result.errors, raising)
         return columns
 
+    def _keys_to_read(self, frame: Any, result: PassResult) -> Sequence[str | None]:
+        """The keys of the rows whose images are read: null for those that are taken over.
+
+        The last bits of an embedding depend on what else is in its batch, so that batches are
+        taken over whole, or not at all.
+        """
+        names = [*self.image_pass.columns()]
+        saved = saved_rows(self.folder, frame, self.id_col, names) if self.folder else None
+        if saved is None:
+            return result.keys
+        errors = saved.column(ERROR_COLUMN, pa.string()).to_pylist()
+        is_good = [
+            is_there and not (error and may_pass(error))
+            for is_there, error in zip(saved.is_there, errors, strict=True)
+        ]
+        order = self.tars.tar_order(result.keys, result.shards, self.image_pass.use_index_files)
+        size = self._batch_size(frames.device_of(frame))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        whole = [row for rows in batches if all(is_good[row] for row in rows) for row in rows]
+        result.take_over(whole, saved)
+        keys: list[str | None] = list(result.keys)
+        for row in whole:
+            keys[row] = None
+        return keys
+
+    def _batch_size(self, device: str) -> int:
+        size = self.image_pass.batch_size
+        return min(size, _CPU_BATCH) if device == "cpu" else size
+
     def _decoded(
-        self, result: PassResult, device: str, owner: int
+        self, result: PassResult, keys: Sequence[str | None], device: str, owner: int
     ) -> Generator[tuple[list[int], DecodedBatch]]:
         import torch
 
         image_pass = self.image_pass
-        size, threads = image_pass.batch_size, image_pass.num_threads
+        size, threads = self._batch_size(device), image_pass.num_threads
         if device == "cpu":
             # A worker's cores are shared with its forward pass; more threads than cores only
             # get in its way.
-            size, threads = min(size, _CPU_BATCH), min(threads, torch.get_num_threads())
+            threads = min(threads, torch.get_num_threads())
         options: dict[str, Any] = {
             "num_threads": threads,
             "batch_size": size,
@@ -230,7 +271,7 @@ class _Partition:
             lambda: image_decoder(image_pass.preprocessing, device, **options),
         )
         images: list[RowImage] = []
-        for image in self.tars.image_bytes(result.keys, result.shards, image_pass.use_index_files):
+        for image in self.tars.image_bytes(keys, result.shards, image_pass.use_index_files):
             images.append(image)
             if len(images) == size:
                 yield _decode(decoder, images)

@@ -12,6 +12,7 @@ from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.decode.reasons import MISSING, NO_DIRECTION
 from nemo_image_curate.errors import ImageError
+from nemo_image_curate.stages.saved_rows import SavedRows
 
 
 class PassResult:
@@ -33,6 +34,14 @@ class PassResult:
         self.errors: list[str | None] = [MISSING] * len(keys)
         self._row_numbers: list[int] = []
         self._parts: dict[str, list[Any]] = {}
+        self._saved: tuple[Sequence[int], SavedRows] | None = None
+
+    def take_over(self, row_numbers: Sequence[int], saved: SavedRows) -> None:
+        """Take the values of some rows, errors among them, from what was saved of all n rows."""
+        self._saved = row_numbers, saved
+        reasons = saved.column(ERROR_COLUMN, pa.string()).to_pylist()
+        for row in row_numbers:
+            self.errors[row] = reasons[row]
 
     def note_errors(
         self, row_numbers: Sequence[int], errors: Sequence[str | None], raising: bool
@@ -66,7 +75,18 @@ class PassResult:
             if name != ERROR_COLUMN
         }
         columns[ERROR_COLUMN] = pa.array(self.errors, pa.string())
+        if self._saved is not None:
+            columns = {name: self._with_saved(name, values) for name, values in columns.items()}
         return {name: columns[name] for name in kinds}
+
+    def _with_saved(self, name: str, values: Any) -> pa.Array:
+        assert self._saved is not None
+        row_numbers, saved = self._saved
+        new = values if isinstance(values, pa.Array) else frames.column_to_arrow(values)
+        both = pa.chunked_array([new, saved.column(name, new.type)])
+        source = np.arange(len(self.keys))
+        source[row_numbers] += len(self.keys)
+        return both.take(source).combine_chunks()
 
     def _column(
         self, name: str, kind: pa.DataType, order: np.ndarray, row_numbers: np.ndarray
