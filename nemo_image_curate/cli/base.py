@@ -134,6 +134,9 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
 output_option = click.option(
     "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
 )
+retry_option = click.option(
+    "--retry", is_flag=True, help="Compute rows again whose image failed, and what shares a batch."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 embedding_option = click.option("--embedding-column", default="image_embedding", show_default=True)
 samples_option = click.option(

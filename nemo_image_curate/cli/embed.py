@@ -15,6 +15,7 @@ from nemo_image_curate.cli.base import (
     main,
     orientation_option,
     output_option,
+    retry_option,
     stage_options,
     threads_option,
 )
@@ -45,6 +46,7 @@ from nemo_image_curate.cli.results import save
 @orientation_option
 @stage_options("images", "embeddings")
 @click.option("--use-index-files", is_flag=True, help="Find images with the .idx files.")
+@retry_option
 @json_option
 @computes
 def embed(
@@ -59,6 +61,7 @@ def embed(
     orientation: str,
     use_index_files: bool,
     stages: list[str],
+    retry: bool,
     as_json: bool,
     session: Session,
 ) -> None:
@@ -84,4 +87,4 @@ def embed(
         use_index_files=use_index_files,
     )
     with session.client():
-        save(embedder(session.open(dataset)), output, as_json)
+        save(embedder(session.open(dataset)), output, as_json, retry=retry)

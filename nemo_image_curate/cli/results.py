@@ -160,6 +160,7 @@ def save(
     extra: dict[str, Any] | None = None,
     started: float | None = None,
     shown: dict[str, Any] | None = None,
+    retry: bool = False,
 ) -> None:
     """Compute and save a dataset's frame, then `finish` with what came of it.
 
@@ -174,9 +175,11 @@ def save(
         When the command began to compute. Default: now.
     shown : dict, optional
         What people see in place of some of the record.
+    retry : bool
+        Compute rows again that failed.
     """
     started = time.perf_counter() if started is None else started
-    saved = dataset.save_metadata(output)
+    saved = dataset.save_metadata(output, retry=retry)
     seconds = time.perf_counter() - started
     record: dict[str, Any] = saved.summary() | (extra or {})
     record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}

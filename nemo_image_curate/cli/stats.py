@@ -11,6 +11,7 @@ from nemo_image_curate.cli.base import (
     main,
     orientation_option,
     output_option,
+    retry_option,
     threads_option,
 )
 from nemo_image_curate.cli.results import save
@@ -21,6 +22,7 @@ from nemo_image_curate.cli.results import save
 @output_option
 @threads_option
 @orientation_option
+@retry_option
 @json_option
 @computes
 def stats(
@@ -28,6 +30,7 @@ def stats(
     output: str | None,
     threads: int,
     orientation: str,
+    retry: bool,
     as_json: bool,
     session: Session,
 ) -> None:
@@ -36,4 +39,4 @@ def stats(
 
     with session.client():
         stage = ImageStatistics(num_threads_per_worker=threads, orientation=orientation)
-        save(stage(session.open(dataset)), output, as_json)
+        save(stage(session.open(dataset)), output, as_json, retry=retry)

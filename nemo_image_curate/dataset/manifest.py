@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +15,8 @@ from nemo_image_curate.errors import DatasetError
 MANIFEST = "_dataset.json"
 _FORMAT = 1
 _STAT_THREADS = 32
+
+logger = logging.getLogger(__name__)
 
 
 def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], list[str], str]:
@@ -69,6 +73,48 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
 
     with ThreadPoolExecutor(_STAT_THREADS) as pool:
         return root, list(pool.map(source, files)), tars, id_col
+
+
+def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> None:
+    """Remove what the manifest of a folder names of tars that are gone, and tell it.
+
+    Called before the next manifest is written. Files of tars that are there but not in the
+    dataset stay: they may be another job's.
+
+    Parameters
+    ----------
+    folder, root : str
+    files : iterable of dict
+        What the next manifest will name.
+    """
+    try:
+        listed = json.loads(storage.read_bytes(storage.join(folder, MANIFEST)))["files"]
+        before = {str(one["file"]): str(one["shard"]) for one in listed if one["shard"]}
+    except (OSError, DatasetError, ValueError, KeyError, TypeError):
+        return
+    for one in files:
+        before.pop(one["file"], None)
+    gone, left = [], []
+    for name, shard in sorted(before.items()):
+        is_there = storage.stat(storage.join(root, shard)) is not None
+        (left if is_there else gone).append(name)
+    for name in gone:
+        storage.remove(storage.join(folder, name))
+    if gone:
+        logger.warning(
+            "%s: the tars of %d files are gone, and so are these files with their rows now: %s",
+            *(folder, len(gone), _first(gone)),
+        )
+    if left:
+        logger.warning(
+            "%s: %d files of shards that are not in this dataset stay, and are no part of what "
+            "was saved: %s",
+            *(folder, len(left), _first(left)),
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def unfinished(folder: str) -> DatasetError:

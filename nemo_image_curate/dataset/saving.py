@@ -18,7 +18,7 @@ from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.accounting import Census
 from nemo_image_curate.dataset.conditions import Dropped, drop_rows
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
-from nemo_image_curate.dataset.manifest import write_manifest
+from nemo_image_curate.dataset.manifest import remove_departed, write_manifest
 from nemo_image_curate.dataset.retrying import has_failed, taking_over
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
 from nemo_image_curate.decode.reasons import count_by_kind
@@ -118,6 +118,7 @@ def save_dataset(
                 for location, shard in zip(locations, shards, strict=True)
             ]
             tars = [storage.relative(tar, dataset.path) for tar in dataset.tar_files]
+            remove_departed(folder, dataset.path, files)
             write_manifest(folder, dataset.path, dataset.id_col, tars, files)
         for below in {folder} if folder else set(map(storage.parent, locations)):
             storage.remove_temporaries(below)

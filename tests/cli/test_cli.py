@@ -21,7 +21,7 @@ from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
-from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
+from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
@@ -117,6 +117,13 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
     run(*words)
     after = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
     assert {name for name in after if after[name] == files[name]} == {"00000.parquet"}
+
+    # What failed is looked at again when that is asked for.
+    contents = digests(scored)
+    run(*words, "--retry")
+    again = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    assert {name for name in again if again[name] == after[name]} == {"00000.parquet"}
+    assert digests(scored) == contents
 
     words = ["filter", scored, "--where", "width >= 80 and brightness > 0", "--output", curated]
     told = json.loads(run(*words, "--old-id-column", "was", "--samples-per-shard", 2, "--json"))
