@@ -94,7 +94,8 @@ def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> 
         return
     for one in files:
         before.pop(one["file"], None)
-    gone, left = [], []
+    gone: list[str] = []
+    left: list[str] = []
     for name, shard in sorted(before.items()):
         is_there = storage.stat(storage.join(root, shard)) is not None
         (left if is_there else gone).append(name)

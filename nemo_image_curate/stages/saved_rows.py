@@ -37,7 +37,7 @@ class SavedRows:
 
 
 def saved_rows(folder: str, frame: Any, id_col: str, columns: Sequence[str]) -> SavedRows | None:
-    """What a folder of metadata has of the rows of a computed partition; runs on a worker.
+    """What a folder of metadata has of the rows of a computed partition.
 
     Parameters
     ----------

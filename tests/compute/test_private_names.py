@@ -42,6 +42,19 @@ def test_which_partitions_are_read():
     assert _dask.chosen_partitions(read.partitions[1:3].optimize(fuse=False).expr) == [1, 2]
 
 
+def test_columns_of_a_frame_as_they_are():
+    assert _dask.is_projection(frame()[["n"]].expr)
+    assert not _dask.is_projection((frame() * 2).expr)
+    (function,) = [
+        value
+        for name, value in _dask.operands(frame().map_partitions(len, meta=("n", int)).expr)
+        if name == "func"
+    ]
+    counted = frame().map_partitions(len, meta=("n", int)).expr.substitute(function, id)
+    assert dict(_dask.operands(counted))["func"] is id
+    assert _dask.collection(frame().expr).compute()["n"].count() == 5
+
+
 @pytest.mark.parametrize("kind", ["Int64", "Float32", "UInt8", "int64[pyarrow]"])
 def test_quantiles_of_numbers_that_can_be_null(kind):
     _dask.teach_quantiles()

@@ -262,3 +262,11 @@ _SMALL = pa.table(
 def test_conditions_keep_what_is_not_known(expression, expected):
     assert condition(_SMALL, expression).to_pylist() == expected
     assert matching_rows(_SMALL, expression).tolist() == [bool(one) for one in expected]
+
+
+@pytest.mark.parametrize("call", ["str.startswith('a', n + 1)", "str.strip(s)", "str.match(s)"])
+def test_methods_take_plain_values(call):
+    table = pa.table({"n": [1], "s": ["a"]})
+    with pytest.raises(ConfigError, match="takes the same for all rows, no column"):
+        matching_rows(table, f"s.{call} == 'a'")
+    assert matching_rows(table, "n.between(n - 1, n + 1)").tolist() == [True]

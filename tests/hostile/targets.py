@@ -1,7 +1,7 @@
 """What bytes from strangers go through, and what has to hold whatever they are.
 
 Each function takes bytes and raises only where something is wrong with our code. They are called
-with random damage by the tests here, and by ``ci/fuzz`` for as long as one likes.
+with random damage by the tests here, and by ``ci/fuzz.py`` for as long as one likes.
 """
 
 from __future__ import annotations

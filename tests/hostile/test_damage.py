@@ -1,7 +1,7 @@
 """Damaged files of every kind: no crash, no error that is not ours, little memory and time.
 
 What was found this way has its own test beside the module that was at fault. For longer runs, and
-for those that look for new ways through the code: ``ci/fuzz/run.py``.
+for those that look for new ways through the code: ``ci/fuzz.py``.
 """
 
 from __future__ import annotations

@@ -238,3 +238,13 @@ def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, buck
 
 def test_member_is_a_plain_tuple():
     assert Member("jpg", 512, 3) == ("jpg", 512, 3)
+
+
+@pytest.mark.parametrize("line", ["jpg 87 60703 b.jpg", "jpg 512 100 b.jpg", "jpg 1024 900 b.jpg"])
+def test_an_idx_whose_members_overlap_or_end_nowhere_is_not_used(tmp_path, line):
+    tar = write_tar(tmp_path / "0.tar", [(f"{name}.jpg", b"1" * 300) for name in "abc"])
+    lines = write_idx(tar).read_text().splitlines()
+    tar.with_suffix(".idx").write_text("\n".join([lines[0], lines[1], line, lines[3], ""]))
+    with TarShard(str(tar), use_index_file=True) as shard:
+        members = [members[0] for members in shard.index.samples.values()]
+        assert list(shard.read(members)) == [b"1" * 300] * 3

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 
@@ -117,3 +121,44 @@ def test_a_renamed_column_takes_no_name_that_is_there(tmp_path):
         "shard_original_",
         "shard_original",
     ]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"columns": []},
+        {"columns": {"a": "b"}},
+        {"account": 1, "fingerprint": "f"},
+        {"origin": ["o"]},
+        {"tar_size": "1"},
+        {"summary": "none"},
+        [],
+    ],
+)
+def test_what_is_no_record_of_ours_is_none(tmp_path, record):
+    content = json.dumps(record).encode()
+    table = pa.table({"key": ["a"]}).replace_schema_metadata({sidecars.RECORD_KEY: content})
+    path = write_sidecar(tmp_path / "a.parquet", table)
+    assert sidecars.read_footer(str(path)).record == {}
+
+
+def test_a_column_that_contradicts_the_schema_does_not_end_the_process(tmp_path):
+    """pyarrow's own look at the columns of such a footer calls abort."""
+    path = write_sidecar(tmp_path / "a.parquet", {"key": ["a"], "b": [True], "f": [0.5]})
+    whole = path.read_bytes()
+    code = (
+        "import sys\n"
+        "from nemo_image_curate.errors import DatasetError\n"
+        "from nemo_image_curate.shards.sidecars import read_footer\n"
+        "whole, path = open(sys.argv[1], 'rb').read(), sys.argv[1] + '.damaged'\n"
+        "for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], 'little'), len(whole)):\n"
+        "    for bit in (1, 4, 32):\n"
+        "        changed = whole[place] ^ bit\n"
+        "        damaged = whole[:place] + bytes([changed]) + whole[place + 1:]\n"
+        "        open(path, 'wb').write(damaged)\n"
+        "        try: read_footer(path)\n"
+        "        except DatasetError: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert len(whole) > 500

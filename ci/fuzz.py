@@ -1,10 +1,10 @@
 """Looks for inputs that break a reader, guided by coverage, for as long as one likes.
 
-.venv/bin/python ci/fuzz/run.py TARGET [--seconds N] [--corpus FOLDER]
+.venv/bin/python ci/fuzz.py TARGET [--seconds N] [--corpus FOLDER]
 
 TARGET is one of tests/hostile/targets.py; needs `pip install atheris`. Each round is a process of
 its own, since native code may end it. What is found lies in FOLDER/crash-*; run one again with
-`run.py TARGET --again FILE`, and make a test of it beside the module that is at fault.
+`fuzz.py TARGET --again FILE`, and make a test of it beside the module that is at fault.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import hashlib
 import logging
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 # Of the pure Python that a target goes through; native libraries are not instrumented.
@@ -55,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--corpus", type=Path, default=Path("/tmp/nemo_image_curate-fuzz"))
+    parser.add_argument(
+        "--corpus", type=Path, default=Path(tempfile.gettempdir(), "nemo_image_curate-fuzz")
+    )
     parser.add_argument("--again", type=Path, help="look at this file only")
     parser.add_argument("--round", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
