@@ -45,7 +45,10 @@ def _look(target: str, corpus: Path, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
+        from tests.hostile import seeds
         from tests.hostile.targets import TARGETS
+    # What is loaded when it is first needed counts for no input.
+    TARGETS[target](seeds.of(target)[0])
     options = [f"-max_total_time={seconds}", f"-timeout={_SECONDS_AN_INPUT}", "-max_len=65536"]
     options += [f"-rss_limit_mb={_MEGABYTES}", f"-artifact_prefix={corpus.parent}/", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[target])
