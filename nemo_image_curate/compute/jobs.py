@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import pickle
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import dask
 from tqdm import tqdm
@@ -22,6 +24,7 @@ def compute_all(
     what: str,
     progress: bool | None = None,
     shared: bool = False,
+    sizes: Sequence[int] | None = None,
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
 
@@ -37,11 +40,13 @@ def compute_all(
     shared : bool, default False
         The tasks need common results, such as those of a shuffle. Without a client a cluster of
         one thread is started for them: it computes each once and spills to disk.
+    sizes : sequence of int, optional
+        How many labels each task stands for, when they are of `call_each`.
 
     Returns
     -------
     list
-        Results in the order of `tasks`.
+        Results in the order of `labels`.
 
     Raises
     ------
@@ -54,19 +59,71 @@ def compute_all(
             return compute_all(tasks, labels, what, progress)
     if progress is None:
         progress = sys.stderr.isatty()
-    results: list[Any] = [None] * len(tasks)
+    starts = list(itertools.accumulate(sizes, initial=0)) if sizes else range(len(tasks) + 1)
+    results: list[Any] = [None] * len(labels)
     failures: dict[int, BaseException] = {}
-    with tqdm(total=len(tasks), desc=what, unit="part", disable=not progress) as bar:
-        for position, value, error in _each(tasks):
-            bar.update()
-            if error is not None:
-                failures[position] = error
-                logger.warning("%s: %s: %s", what, labels[position], error)
-                continue
-            results[position] = value
+    with tqdm(total=len(labels), desc=what, unit="part", disable=not progress) as bar:
+        for number, value, error in _each(tasks):
+            positions = range(starts[number], starts[number + 1])
+            whole = value if sizes and error is None else [Outcome(value, error)] * len(positions)
+            for position, outcome in zip(positions, whole, strict=True):
+                bar.update()
+                results[position] = outcome.value
+                if outcome.error is not None:
+                    failures[position] = outcome.error
+                    logger.warning("%s: %s: %s", what, labels[position], outcome.error)
     if failures:
-        raise _summarise(failures, labels, what, len(tasks))
+        raise _summarise(failures, labels, what, len(labels))
     return results
+
+
+class Call(NamedTuple):
+    """A function to be called with a partition, made by a task, and further arguments."""
+
+    function: Callable[..., Any]
+    task: Callable[[], Any]
+    arguments: tuple[Any, ...]
+
+
+class Outcome(NamedTuple):
+    """What came of a call."""
+
+    value: Any
+    error: BaseException | None
+
+
+class Calls:
+    """Calls that one task of Dask makes; Dask does not look into this class.
+
+    Parameters
+    ----------
+    calls : list of Call
+    """
+
+    def __init__(self, calls: list[Call]):
+        self.calls = calls
+
+
+def call_each(calls: Calls) -> list[Outcome]:
+    """Make calls one after the other, whether or not some fail; runs on a worker."""
+    return [_outcome(call) for call in calls.calls]
+
+
+def _outcome(call: Call) -> Outcome:
+    try:
+        return Outcome(call.function(call.task(), *call.arguments), None)
+    except Exception as error:
+        logger.debug("a call failed", exc_info=error)
+        return Outcome(None, _portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it is, or what it says when it cannot be sent to the client."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  what was dumped just now
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _each(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:

@@ -20,7 +20,7 @@ from nemo_image_curate.dataset import other_inputs
 from nemo_image_curate.dataset.accounting import Account, why_left_out
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
-from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source, bundle_sizes
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import TAR_ENDINGS, UNREAD_ENDINGS, ShardFiles
@@ -120,14 +120,15 @@ def _frame(
     backend: frames.Backend,
     sources: list[Source],
 ) -> Any:
-    import dask.dataframe as dd
+    from nemo_image_curate.compute import _bundles
 
     _dask.teach_quantiles()
     reader = MetadataReader(root, id_col, schema, backend)
     meta = frames.from_arrow(schema.empty_table(), backend)
     # Our strings are Arrow strings already; Dask's conversion would only add a task per partition.
     with dask.config.set({"dataframe.convert-string": False}):
-        return dd.from_map(reader, sources, meta=meta, label="read-shard")
+        parts = _bundles.Parts(sources, bundle_sizes(sources))
+        return _bundles.read_parts(reader, parts, meta, "read-shard")
 
 
 def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.FileInfo]:

@@ -109,6 +109,7 @@ def read_footers(
                 source,
                 digest=footer.digest,
                 origin=footer.record.get("origin"),
+                rows=footer.rows,
                 account=_recorded_account(source, footer),
             )
         )

@@ -18,6 +18,8 @@ from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
+# Bytes of columns that one thread reads faster than several.
+_THREADS_FROM = 2**20
 # How each ``image_error`` of ours begins.
 _ERROR_KINDS = ("missing", "decode:", "too large:", "embed:")
 
@@ -142,11 +144,19 @@ def read_sidecar(
             renamed = _renamed(parquet, shard)
             own = {renamed.get(name, name): name for name in names}
             present = list(own) if columns is None else [name for name in columns if name in own]
-            table = parquet.read(columns=[own[name] for name in present])
+            table = parquet.read(
+                columns=[own[name] for name in present], use_threads=_is_large(parquet.metadata)
+            )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(location, error) from error
     table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     return tables.conform(table, tables.storage_schema(table.schema))
+
+
+def _is_large(metadata: pq.FileMetaData) -> bool:
+    """Whether a file is worth the handing over to Arrow's threads."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return bool(sum(group.total_byte_size for group in groups) > _THREADS_FROM)
 
 
 def _unreadable(location: str, error: Exception) -> DatasetError:
