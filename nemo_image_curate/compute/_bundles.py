@@ -209,8 +209,7 @@ def partition_tasks(expr: Any) -> Callable[[Any, int], Any]:
         Of which each partition is made of one partition of what is read.
     """
     lowered = _without_bundles(expr).simplify().lower_completely()
-    fused = optimize_blockwise_fusion(lowered)
-    if fused.dependencies():
-        raise ValueError(f"{fused} is not made partition by partition")
-    task: Callable[[Any, int], Any] = fused._task
+    if not is_by_partition(lowered):
+        raise ValueError(f"{expr} is not made partition by partition")
+    task: Callable[[Any, int], Any] = optimize_blockwise_fusion(lowered)._task
     return task

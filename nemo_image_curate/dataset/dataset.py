@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -264,7 +265,15 @@ class ImageTextPairDataset:
 
     def head(self, n: int = 5) -> Any:
         """The first rows, computed."""
-        return self.metadata.head(n, npartitions=-1)
+        count, partitions = 1, self.metadata.npartitions
+        while True:
+            with warnings.catch_warnings():
+                # Of Dask's, that these partitions have fewer.
+                warnings.simplefilter("ignore", UserWarning)
+                rows = self.metadata.head(n, npartitions=count)
+            if len(rows) >= n or count == partitions:
+                return rows
+            count = min(partitions, 8 * count)
 
     def __len__(self) -> int:
         return len(self.metadata[self.id_col])
