@@ -70,7 +70,7 @@ class Session:
 
         # What goes wrong on a worker is told once, by us.
         running = self.scheduler or self.scheduler_file
-        quiet = {} if running else {"silence_logs": logging.CRITICAL}
+        quiet: dict[str, Any] = {} if running else {"silence_logs": logging.CRITICAL}
         # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
         # this process stops, in an orderly way, and not while the workers are half started.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

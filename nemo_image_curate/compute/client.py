@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 
 from nemo_image_curate import frames
-from nemo_image_curate.compute import _dask
+from nemo_image_curate.compute import _dask, workers
 from nemo_image_curate.compute.devices import usable_cores
 from nemo_image_curate.errors import ConfigError
 
@@ -38,6 +38,7 @@ def get_client(
     scheduler_address: str | None = None,
     scheduler_file: str | None = None,
     n_workers: int | None = None,
+    check_versions: bool = True,
     **options: Any,
 ) -> Client:
     """A Dask client for this machine's CPU or GPUs, or for a running scheduler.
@@ -54,6 +55,8 @@ def get_client(
         Connect to this scheduler instead of starting one.
     n_workers : int, optional
         Default: the number of cores (``cpu``) or GPUs (``gpu``).
+    check_versions : bool, default True
+        Refuse workers that have other versions of what values depend on.
     **options
         Passed on to the cluster, or to ``Client`` when connecting.
 
@@ -78,7 +81,10 @@ def get_client(
     if scheduler_address or scheduler_file:
         if n_workers is not None:
             raise ConfigError("n_workers belongs to a new cluster, not to a running scheduler.")
-        return Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
+        client = Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
+        if not check_versions:
+            workers.allow_versions(client)
+        return client
     if frames.resolve_backend(kind) == "gpu":
         return _start_cuda(n_workers, options)
     from distributed import LocalCluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 import dask
 from tqdm import tqdm
 
+from nemo_image_curate.compute import _dask, workers
 from nemo_image_curate.compute.client import current_client, get_client
-from nemo_image_curate.errors import CurateError, JobError
+from nemo_image_curate.errors import ClusterError, CurateError, JobError
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ def compute_all(
     what: str,
     progress: bool | None = None,
     shared: bool = False,
+    inputs: Sequence[tuple[str, int | None]] = (),
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
 
@@ -37,6 +40,9 @@ def compute_all(
     shared : bool, default False
         The tasks need common results, such as those of a shuffle. Without a client a cluster of
         one thread is started for them: it computes each once and spills to disk.
+    inputs : sequence of (str, int or None), optional
+        Some files that are read, with their sizes in bytes, or None where that may change: workers
+        are asked whether they see them.
 
     Returns
     -------
@@ -51,14 +57,16 @@ def compute_all(
     """
     if shared and current_client() is None:
         with get_client("cpu", n_workers=1, processes=False):
-            return compute_all(tasks, labels, what, progress)
+            return compute_all(tasks, labels, what, progress, inputs=inputs)
     if progress is None:
         progress = sys.stderr.isatty()
     results: list[Any] = [None] * len(tasks)
     failures: dict[int, BaseException] = {}
     with tqdm(total=len(tasks), desc=what, unit="part", disable=not progress) as bar:
-        for position, value, error in _each(tasks):
+        for position, value, error in _each(tasks, inputs):
             bar.update()
+            if isinstance(error, ClusterError):
+                raise error
             if error is not None:
                 failures[position] = error
                 logger.warning("%s: %s: %s", what, labels[position], error)
@@ -69,18 +77,28 @@ def compute_all(
     return results
 
 
-def _each(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:
+def _each(
+    tasks: Sequence[Any], inputs: Sequence[tuple[str, int | None]]
+) -> Iterator[tuple[int, Any, BaseException | None]]:
     """Yield (position, value, error) as tasks end."""
     client = current_client()
     if client is not None:
         from distributed import as_completed
 
-        futures = client.compute(list(tasks))
+        expected = workers.check(client, inputs)
+        guard = functools.partial(workers.Guarded, expected=expected)
+        futures = client.compute([_dask.wrap(task, guard) for task in tasks])
         positions = {future.key: position for position, future in enumerate(futures)}
-        for future in as_completed(futures):
-            error = future.exception() if future.status != "finished" else None
-            yield positions[future.key], None if error else future.result(), error
-            future.release()
+        try:
+            for future in as_completed(futures):
+                error = future.exception() if future.status != "finished" else None
+                if error is not None:
+                    # One that came later may be unable even to read its task.
+                    workers.check(client)
+                yield positions[future.key], None if error else future.result(), error
+                future.release()
+        finally:
+            client.cancel(futures)
         return
 
     # Without a cluster: one partition at a time, each using all cores in its forward pass.

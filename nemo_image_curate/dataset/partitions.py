@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -61,7 +61,20 @@ def run(
         partitions = frame.to_delayed()
     call = dask.delayed(function, pure=False)
     tasks = [call(partitions[number], *own) for number, own in zip(numbers, arguments, strict=True)]
-    return jobs.compute_all(tasks, labels, what, progress, shared=not Lineage(frame).independent)
+    lineage = Lineage(frame)
+    shared, inputs = not lineage.independent, list(_probes(lineage))
+    return jobs.compute_all(tasks, labels, what, progress, shared=shared, inputs=inputs)
+
+
+def _probes(lineage: Lineage) -> Iterator[tuple[str, int | None]]:
+    """A few of the files that a frame reads, with their sizes: what no worker may miss."""
+    for _, sources in lineage.readers:
+        for source in (*sources[:1], *sources[-1:]):
+            if source.tar is not None:
+                yield source.tar.location, source.tar.size
+            if source.sidecar is not None:
+                # It is written anew when the frame is saved in place.
+                yield source.sidecar.location, None
 
 
 class AddColumns:
