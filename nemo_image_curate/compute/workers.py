@@ -78,7 +78,7 @@ class Expected:
         ClusterError
         """
         worker = f"a worker on host {socket.gethostname()}"
-        if differing := _differences(_reader()(_PACKAGES)["versions"], self.versions):
+        if differing := _differences(versions(), self.versions):
             raise _mixed([f"{worker} {differing}"])
         problem, marks = self.unseen()
         for mark in marks:
@@ -144,9 +144,28 @@ class Guarded:
         return self.function(*arguments, **options)
 
 
+def versions() -> dict[str, str | None]:
+    """The versions of this process that workers are to have, too; None for what is not there."""
+    own: dict[str, str | None] = _reader()(_PACKAGES)["versions"]
+    return own
+
+
 def allow_versions(client: Client) -> None:
     """Let workers of a client have other versions than it has."""
     _clients.setdefault(client, _Known()).check_versions = False
+
+
+def hindrance(client: Any) -> str | None:
+    """What keeps a client's workers from going on, if something does."""
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    except Exception as error:
+        return f"the scheduler does not answer ({error})"
+    if not workers:
+        return "no worker is connected to the scheduler"
+    if all(worker["status"] == "paused" for worker in workers):
+        return f"all {len(workers)} workers are paused, because their memory is full"
+    return None
 
 
 def check(client: Client, inputs: Sequence[tuple[str, int | None]] = ()) -> Expected:
@@ -246,7 +265,7 @@ def _reader() -> Callable[[Sequence[str]], dict[str, Any]]:
 
 
 def _require_versions(facts: Mapping[str, dict[str, Any]]) -> None:
-    own = _reader()(_PACKAGES)["versions"]
+    own = versions()
     first = next(iter(facts.values()))["versions"]
     # A client may lack what it does not use, and have no GPU where workers have one.
     own = {
