@@ -43,6 +43,10 @@ class JobError(CurateError, RuntimeError):
     """Some partitions of a job failed; the finished ones are kept."""
 
 
+class ClusterError(CurateError, RuntimeError):
+    """Dask's scheduler or its workers are not there, or cannot do what the client asks of them."""
+
+
 class ColumnNotFoundError(CurateError, KeyError):
     """A column does not exist; the message lists those that do and the closest name."""
 

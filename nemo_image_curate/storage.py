@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import glob as glob_module
-import hashlib
 import os
 import posixpath
 import re
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import filelock
 import fsspec.config
 import fsspec.core
 
@@ -29,7 +27,9 @@ from nemo_image_curate.errors import ConfigError, CurateError, DatasetError
 
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
-_TEMPORARY = ".curate-tmp-"
+TEMPORARY = ".curate-tmp-"
+# What the names of the files end in that keep two processes from writing to one folder.
+LOCK_ENDING = ".curate-lock"
 # What operating systems leave in folders.
 _HIDDEN_MARKS = (
     *("._", "ds_store", "thumbs.db", "desktop.ini", "@eadir/", "__macosx/", ".spotlight-v100/"),
@@ -41,8 +41,6 @@ _HIDDEN = re.compile(
     r"|\.Trash-[0-9]+|\$RECYCLE\.BIN)/[^\0]*)(?=\0|$)",
     re.IGNORECASE,
 )
-# Shows a worker that it sees the client's folder.
-_SHARED_MARK = "driver"
 # What fsspec needs for URLs.
 _NEEDED = {
     "s3": "'nemo_image_curate[s3]'",
@@ -269,8 +267,8 @@ def is_hidden(name: str) -> bool:
 def find(folder: str, suffix: str | tuple[str, ...]) -> list[FileInfo]:
     """All files below `folder` whose name ends in (a) `suffix`, sorted.
 
-    Links to files and folders are followed. Unfinished files, and those of `is_hidden`, are left
-    out.
+    Links to files and folders are followed. Unfinished files, locks, and those of `is_hidden`, are
+    left out.
 
     Raises
     ------
@@ -310,7 +308,8 @@ def glob(pattern: str) -> list[FileInfo]:
 
 def _is_wanted(name: str, folder: str, suffix: str | tuple[str, ...]) -> bool:
     below = name[len(folder) :]
-    return name.lower().endswith(suffix) and _TEMPORARY not in name and not is_hidden(below)
+    is_ours = TEMPORARY in name or name.endswith(LOCK_ENDING)
+    return name.lower().endswith(suffix) and not is_ours and not is_hidden(below)
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -350,27 +349,6 @@ def make_dirs(folder: str) -> None:
         raise DatasetError(
             f"cannot create {folder}: {error.strerror or error}. Choose a place you may write to."
         ) from error
-
-
-def make_shared(folder: str) -> None:
-    """Create a local folder that workers write to, each of them after `require_shared`."""
-    make_dirs(folder)
-    Path(folder, _SHARED_MARK).touch()
-
-
-def require_shared(folder: str, argument: str) -> None:
-    """Check on a worker that a folder is the one which the client made by `make_shared`.
-
-    Raises
-    ------
-    ConfigError
-        Naming the argument that says where the folder is.
-    """
-    if not Path(folder, _SHARED_MARK).exists():
-        raise ConfigError(
-            f"this worker does not see {folder}. Give {argument}= a folder on a file system that "
-            "all workers share."
-        )
 
 
 def read_bytes(location: str) -> bytes:
@@ -430,7 +408,7 @@ def atomic_write(location: str) -> Iterator[IO[bytes]]:
     """
     if is_local(location):
         folder, name = os.path.split(location)
-        temporary = os.path.join(folder, f".{name}{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = os.path.join(folder, f".{name}{TEMPORARY}{uuid.uuid4().hex}")
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -458,6 +436,37 @@ def write_bytes(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def create(location: str, content: bytes) -> bool:
+    """Write a small file where there is none, which of several processes only one can.
+
+    Object stores of which fsspec knows no conditional write are looked at before: two processes
+    that begin in the same moment may both have it there.
+
+    Returns
+    -------
+    bool
+        False when there is one.
+    """
+    if is_local(location):
+        try:
+            with open(location, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+    fs, path = filesystem(location)
+    with reaching(location):
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except TypeError:
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content)
+    return True
+
+
 def remove(location: str) -> None:
     """Remove one file; it is fine when it is gone already."""
     fs, path = filesystem(location)
@@ -472,37 +481,8 @@ def remove_tree(folder: str) -> None:
         fs.rm(path, recursive=True)
 
 
-@contextlib.contextmanager
-def exclusive(folder: str) -> Iterator[None]:
-    """Keep other processes of this machine from writing the same local folder meanwhile.
-
-    Raises
-    ------
-    DatasetError
-        At once, when another process writes to it. The system drops the claim of a dead process.
-    """
-    if not is_local(folder):
-        yield
-        return
-
-    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    # Beside the folder's own files it would be one more file for readers to wonder about.
-    path = os.path.join(tempfile.gettempdir(), f"nemo-image-curate-{os.getuid()}-{name}.lock")
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise DatasetError(
-            f"another process is writing to {folder}. Wait for it, or choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def remove_temporaries(folder: str) -> None:
     """Remove what killed runs left unfinished below a local folder (others leave nothing)."""
     if is_local(folder):
-        for leftover in Path(folder).rglob(f".*{_TEMPORARY}*"):
+        for leftover in Path(folder).rglob(f".*{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)

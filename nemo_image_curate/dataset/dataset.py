@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
@@ -446,7 +446,7 @@ class ImageTextPairDataset:
         """
         naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
         output = storage.normalise(path)
-        with storage.exclusive(output):
+        with locks.exclusive(output):
             return exporting.export(self, output, naming, filter_column, use_index_files, progress)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:

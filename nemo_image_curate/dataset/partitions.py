@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -10,7 +10,7 @@ from dask.base import normalize_token
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import jobs
-from nemo_image_curate.compute.jobs import Call, Calls, call_each
+from nemo_image_curate.compute.calls import Call, Calls, call_each
 from nemo_image_curate.dataset.fingerprints import Lineage, describe
 from nemo_image_curate.dataset.sources import bundle_sizes
 
@@ -59,11 +59,12 @@ def run(
     arguments = [()] * len(numbers) if arguments is None else list(arguments)
     labels = [f"partition {number}" for number in numbers] if labels is None else labels
     lineage = Lineage(frame)
+    inputs = list(_probes(lineage))
     if lineage.independent:
         ((_, sources),) = lineage.readers
         sizes = bundle_sizes([sources[number] for number in numbers])
         tasks = _bundled(frame, function, numbers, arguments, sizes)
-        return jobs.compute_all(tasks, labels, what, progress, sizes=sizes)
+        return jobs.compute_all(tasks, labels, what, progress, inputs=inputs, sizes=sizes)
     from nemo_image_curate.compute import _bundles
 
     # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
@@ -71,7 +72,7 @@ def run(
         partitions = _bundles.without_bundles(frame).to_delayed()
     call = dask.delayed(function, pure=False)
     tasks = [call(partitions[number], *own) for number, own in zip(numbers, arguments, strict=True)]
-    return jobs.compute_all(tasks, labels, what, progress, shared=True)
+    return jobs.compute_all(tasks, labels, what, progress, shared=True, inputs=inputs)
 
 
 def _bundled(
@@ -93,6 +94,17 @@ def _bundled(
         tasks.append(call(Calls(calls)))
         start += size
     return tasks
+
+
+def _probes(lineage: Lineage) -> Iterator[tuple[str, int | None]]:
+    """A few of the files that a frame reads, with their sizes: what no worker may miss."""
+    for _, sources in lineage.readers:
+        for source in (*sources[:1], *sources[-1:]):
+            if source.tar is not None:
+                yield source.tar.location, source.tar.size
+            if source.sidecar is not None:
+                # It is written anew when the frame is saved in place.
+                yield source.sidecar.location, None
 
 
 class AddColumns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate import frames, storage, tables
+from nemo_image_curate import frames, locks, storage, tables
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.accounting import Census
@@ -102,7 +103,11 @@ def save_dataset(
             for target, source in zip(targets, sources, strict=True)
         ]
     finish = partial(drop_rows, conditions=conditions) if conditions else None
-    with storage.exclusive(folder or dataset.path):
+    # In place all folders that are written to: another process may have opened one of them alone.
+    written = {folder} if folder else set(map(storage.parent, locations))
+    with contextlib.ExitStack() as locked:
+        for below in sorted(written):
+            locked.enter_context(locks.exclusive(below))
         summaries = save(frame, targets, dataset.provenance, "save", progress, finish)
         Dropped.total(summaries).tell()
         if folder is not None:
@@ -114,7 +119,7 @@ def save_dataset(
             ]
             tars = [storage.relative(tar, dataset.path) for tar in dataset.tar_files]
             write_manifest(folder, dataset.path, dataset.id_col, tars, files)
-        for below in {folder} if folder else set(map(storage.parent, locations)):
+        for below in written:
             storage.remove_temporaries(below)
     return folder
 

@@ -9,7 +9,6 @@ import pytest
 from distributed import Client
 
 from nemo_image_curate import ImageTextPairDataset
-from nemo_image_curate.compute import jobs
 from nemo_image_curate.errors import ImageError
 from tests.make_data import digests, make_dataset
 from tests.make_embedders import LoggingEmbedder, ThumbEmbedder, computed
@@ -65,20 +64,3 @@ def test_a_failing_shard_keeps_none_of_its_bundle_from_being_saved(shards, tmp_p
     shutil.copy(shards / "00003.tar", bad)
     embedder(opened(bad)).save_metadata(tmp_path / "out", progress=False)
     assert computed(log) - before == 1
-
-
-class Awkward(Exception):
-    """Can be pickled, but not made again from what was pickled."""
-
-    def __init__(self, number: int, text: str):
-        super().__init__(text)
-
-
-def test_an_error_that_cannot_be_sent_is_told_by_its_words():
-    def fail(part):
-        raise Awkward(1, "too awkward")
-
-    calls = jobs.Calls([jobs.Call(fail, lambda: None, ()), jobs.Call(id, lambda: None, ())])
-    failed, fine = jobs.call_each(calls)
-    assert str(failed.error) == "Awkward: too awkward"
-    assert fine.error is None
