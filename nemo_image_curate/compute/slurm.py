@@ -1,0 +1,383 @@
+"""A Dask cluster on all nodes of a Slurm job, for as long as a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from nemo_image_curate.compute.slurm_node import NodeDescription, NodeSettings
+from nemo_image_curate.errors import BackendError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+# How long processes have to end when they are asked to.
+_END_SECONDS = 10
+_TELL_SECONDS = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Steps run one task on each node, with all that the job has there, whatever the job's own tasks
+# should get: what it says of tasks must not reach them by the environment.
+_OF_TASKS = (
+    *("SLURM_CPUS_PER_TASK", "SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU"),
+    *("SLURM_TRES_PER_TASK", "SRUN_CPUS_PER_TASK"),
+)
+
+
+def run_in_job(
+    command: Sequence[str],
+    settings: NodeSettings,
+    wait: float = 300,
+    grace: float = 60,
+) -> int:
+    """Run a command that finds a Dask cluster of all nodes of this Slurm job.
+
+    The scheduler runs here, on the job's first node, workers on all nodes. The command gets
+    ``DASK_SCHEDULER_ADDRESS``, which `get_client` and Dask's own ``Client`` follow, and
+    ``DASK_SCHEDULER_FILE``. SIGTERM and SIGINT are passed on to it. When it was stopped by
+    SIGTERM before Slurm ended the job, as ``sbatch --signal=B:TERM@120`` asks for, the job is
+    queued again.
+
+    Parameters
+    ----------
+    command : sequence of str
+    settings : NodeSettings
+        Its folder exists, is this run's own, and is seen by all nodes: see `job_folder`.
+    wait : float, default 300
+        Seconds until all workers must be there. The command starts with fewer, but not with none.
+    grace : float, default 60
+        Seconds that the command has to stop after a signal.
+
+    Returns
+    -------
+    int
+        The command's exit status; 128 + signal when one ended it; 1 when it was stopped because
+        all workers or the scheduler had ended.
+
+    Raises
+    ------
+    ConfigError
+        Outside of a Slurm job; when nodes have other versions, or do not see the folder.
+    BackendError
+        When nodes, the scheduler or all workers do not start.
+    """
+    expected = sum(node.workers for node in describe_nodes(settings))
+    with _signals_noted() as noted, contextlib.ExitStack() as helpers:
+        scheduler = helpers.enter_context(_scheduler(settings))
+        workers = helpers.enter_context(_ended(_start_workers(settings)))
+        running = {"scheduler": scheduler, "workers": workers}
+        address = _wait_for_workers(settings, expected, wait, running, noted)
+        if address is None:
+            return 128 + noted[0]
+        environment = {
+            **os.environ,
+            "DASK_SCHEDULER_ADDRESS": address,
+            "DASK_SCHEDULER_FILE": settings.scheduler_file,
+        }
+        try:
+            # A group of its own, so that a signal reaches all that the command started.
+            process = subprocess.Popen(command, env=environment, start_new_session=True)
+        except OSError as error:
+            raise ConfigError(f"{command[0]} cannot be run: {error.strerror}.") from None
+        try:
+            status = _supervise(process, running, noted, settings.folder, grace)
+        finally:
+            _kill_group(process, signal.SIGKILL)
+    if signal.SIGTERM in noted and status:
+        _queue_again()
+    return status
+
+
+@contextlib.contextmanager
+def job_folder(work_dir: str) -> Iterator[str]:
+    """A new folder for this run of this job, so that no scheduler file of another one is there.
+
+    Logs stay; the scheduler file and keys go. Only the user may read it.
+    """
+    job, restart = _variable("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    # An interactive job may run several commands.
+    folder = tempfile.mkdtemp(prefix=f"slurm-{job}-{restart}-", dir=os.path.abspath(work_dir))
+    try:
+        yield folder
+    finally:
+        for path in Path(folder).iterdir():
+            if path.suffix in (".json", ".pem"):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+
+def describe_nodes(settings: NodeSettings) -> list[NodeDescription]:
+    """What each node of the job has and would start, when all fit together.
+
+    Raises
+    ------
+    ConfigError
+        Outside of a Slurm job; when nodes have other versions, or do not see the folder.
+    BackendError
+        When this Python cannot be started on all nodes.
+    """
+    step = subprocess.run(
+        _step("describe", settings), env=_step_environment(), capture_output=True, text=True
+    )
+    lines = [line for line in step.stdout.splitlines() if line.startswith("{")]
+    nodes = sorted((NodeDescription(**json.loads(line)) for line in lines), key=lambda d: d.node)
+    count = int(_variable("SLURM_JOB_NUM_NODES"))
+    if len(nodes) < count:
+        raise BackendError(
+            f"{count - len(nodes)} of {count} nodes cannot run {sys.executable} with this "
+            f"package; each needs the same environment at the same path.\n{step.stderr.strip()}"
+        )
+    for node in nodes:
+        if not node.sees_folder:
+            raise ConfigError(
+                f"{node.node} does not see {settings.folder}, which was made on {nodes[0].node}. "
+                "Give a --work-dir that all nodes share."
+            )
+        differing = [
+            f"{name} {version} instead of {nodes[0].versions[name]}"
+            for name, version in node.versions.items()
+            if version != nodes[0].versions[name]
+        ]
+        if differing:
+            raise ConfigError(
+                f"{node.node} has another environment than {nodes[0].node}: "
+                f"{', '.join(differing)}. Give all nodes the same one."
+            )
+    return nodes
+
+
+def make_tls(folder: str) -> dict[str, str]:
+    """Make keys of one job, which only those can use who may read `folder`.
+
+    Returns
+    -------
+    dict of str to str
+        Environment variables that have Dask use them, and refuse all who do not.
+    """
+    from distributed.security import Security
+
+    security = Security.temporary()
+    variables = {
+        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tls",
+    }
+    for name, text in (
+        ("ca-file", security.tls_ca_file),
+        *(
+            (f"{role}__{kind}", getattr(security, f"tls_{role}_{kind}"))
+            for role in ("scheduler", "worker", "client")
+            for kind in ("cert", "key")
+        ),
+    ):
+        path = Path(folder, f"{name.replace('__', '-')}.pem")
+        path.touch(mode=0o600)
+        path.write_text(text)
+        variables[f"DASK_DISTRIBUTED__COMM__TLS__{name.replace('-', '_').upper()}"] = str(path)
+    return variables
+
+
+def _variable(name: str) -> str:
+    if value := os.environ.get(name):
+        return value
+    raise ConfigError(
+        f"this is no Slurm job: {name} is not set. Use it in a script given to sbatch, or in a "
+        "shell of salloc."
+    )
+
+
+def _step(task: str, settings: NodeSettings, *options: str) -> list[str]:
+    """The command of a job step with a task on each node."""
+    nodes = _variable("SLURM_JOB_NUM_NODES")
+    return [
+        # Beside other steps; a node that fails or a task that ends takes no other with it.
+        *("srun", "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"),
+        # One task with one CPU would be bound to that one.
+        *("--cpu-bind=none", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+        *options,
+        *(sys.executable, "-m", "nemo_image_curate.compute.slurm_node"),
+        *(task, json.dumps(asdict(settings))),
+    ]
+
+
+def _step_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _OF_TASKS}
+
+
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Collect signals instead of dying of them."""
+    noted: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """End a process after use."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _scheduler(settings: NodeSettings) -> Iterator[subprocess.Popen[bytes]]:
+    command = [
+        *(sys.executable, "-m", "dask", "scheduler", "--port=0", "--dashboard-address=:0"),
+        f"--scheduler-file={settings.scheduler_file}",
+        *([f"--interface={settings.interface}"] if settings.interface else []),
+    ]
+    with (
+        open(f"{settings.folder}/scheduler.log", "wb") as log,
+        _ended(
+            subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        ) as process,
+    ):
+        yield process
+
+
+def _start_workers(settings: NodeSettings) -> subprocess.Popen[bytes]:
+    """Start workers on all nodes; each node has a log."""
+    step = _step("work", settings, f"--output={settings.folder}/%N.log")
+    return subprocess.Popen(step, env=_step_environment(), start_new_session=True)
+
+
+def _wait_for_workers(
+    settings: NodeSettings,
+    expected: int,
+    seconds: float,
+    running: Mapping[str, subprocess.Popen[bytes]],
+    noted: list[int],
+) -> str | None:
+    """Wait until all workers are there, or some after `seconds`, saying so.
+
+    Returns
+    -------
+    str or None
+        The scheduler's address; None after a signal.
+    """
+    from distributed import Client
+
+    began = told = time.monotonic()
+    logger.info("waiting for the scheduler (log: %s/scheduler.log)", settings.folder)
+    while not os.path.exists(settings.scheduler_file):
+        if noted:
+            return None
+        _require_running(running, settings.folder)
+        if time.monotonic() > began + seconds:
+            raise BackendError(f"no scheduler after {seconds:.0f} s: see {settings.folder}")
+        time.sleep(0.05)
+    with Client(scheduler_file=settings.scheduler_file, set_as_default=False) as client:
+        address = str(client.scheduler.address)
+        logger.info("scheduler: %s, dashboard: %s", address, client.dashboard_link)
+        logger.info("waiting for %d workers", expected)
+        while (count := len(client.scheduler_info(n_workers=-1)["workers"])) < expected:
+            if noted:
+                return None
+            _require_running(running, settings.folder)
+            now = time.monotonic()
+            if now > began + seconds:
+                break
+            if now > told + _TELL_SECONDS:
+                told = now
+                logger.info("waiting for workers: %d of %d are there", count, expected)
+            time.sleep(0.1)
+    if not count:
+        raise BackendError(f"no worker after {seconds:.0f} s: see the logs in {settings.folder}")
+    if count < expected:
+        logger.warning(
+            "after %.0f s %d of %d workers are there: going on with these. Others may still come; "
+            "their logs are in %s",
+            *(seconds, count, expected, settings.folder),
+        )
+    else:
+        logger.info("%d workers are there after %.1f s", count, time.monotonic() - began)
+    return address
+
+
+def _require_running(running: Mapping[str, subprocess.Popen[bytes]], folder: str) -> None:
+    for name, process in running.items():
+        if process.poll() is not None:
+            raise BackendError(f"the {name} ended at once: see the logs in {folder}")
+
+
+def _supervise(
+    process: subprocess.Popen[bytes],
+    running: Mapping[str, subprocess.Popen[bytes]],
+    noted: list[int],
+    folder: str,
+    grace: float,
+) -> int:
+    """Wait for the command; stop it after a signal, or when the cluster is gone."""
+    passed_on = 0
+    deadline = float("inf")
+    is_lost = False
+    while process.poll() is None:
+        for number in noted[passed_on:]:
+            name = signal.Signals(number).name
+            logger.warning("%s: the command has %.0f s to stop", name, grace)
+            _kill_group(process, number)
+            deadline = min(deadline, time.monotonic() + grace)
+        passed_on = len(noted)
+        lost = [name for name, helper in running.items() if helper.poll() is not None]
+        if lost and not is_lost:
+            is_lost = True
+            logger.error(
+                "the %s ended: the command is stopped. See the logs in %s", lost[0], folder
+            )
+            _kill_group(process, signal.SIGTERM)
+            deadline = min(deadline, time.monotonic() + grace)
+        if time.monotonic() > deadline:
+            _kill_group(process, signal.SIGKILL)
+        time.sleep(0.1)
+    status = process.returncode
+    if is_lost:
+        return 1
+    return status if status >= 0 else 128 - status
+
+
+def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _queue_again() -> None:
+    """Have Slurm start this job again, unless it is ending it."""
+    job = os.environ["SLURM_JOB_ID"]
+    state = subprocess.run(
+        ["squeue", "--noheader", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
+    ).stdout.strip()
+    # Of a job that was cancelled, or is at the end of its time, nothing is left to be done.
+    if state != "RUNNING" or "SLURM_TASK_PID" not in os.environ:
+        return
+    logger.warning("queued again: what is done is not done again")
+    told = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if told.returncode:
+        logger.warning(
+            "Slurm does not queue job %s again: %s. Submit it again to go on.",
+            *(job, told.stderr.strip()),
+        )
