@@ -66,10 +66,11 @@ class Session:
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
-        from nemo_image_curate.compute.client import get_client
+        from nemo_image_curate.compute.client import configured_scheduler, get_client
 
         # What goes wrong on a worker is told once, by us.
         running = self.scheduler or self.scheduler_file
+        running = running or (None if self.workers else configured_scheduler())
         quiet = {} if running else {"silence_logs": logging.CRITICAL}
         # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
         # this process stops, in an orderly way, and not while the workers are half started.

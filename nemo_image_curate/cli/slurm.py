@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 
 import click
@@ -84,5 +83,5 @@ def slurm(
                 click.echo(f"{node.node}: {gpus}{shlex.join(node.command)}")
             return
         if tls:
-            os.environ.update(slurm.make_tls(folder))
+            slurm.use_tls(folder)
         context.exit(slurm.run_in_job(command, settings, wait, grace))

@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
+import dask
+
 from nemo_image_curate.compute.slurm_node import NodeDescription, NodeSettings
 from nemo_image_curate.errors import BackendError, ConfigError
 
@@ -72,8 +74,10 @@ def run_in_job(
     """
     expected = sum(node.workers for node in describe_nodes(settings))
     with _signals_noted() as noted, contextlib.ExitStack() as helpers:
-        scheduler = helpers.enter_context(_scheduler(settings))
-        workers = helpers.enter_context(_ended(_start_workers(settings)))
+        # Workers end by themselves when their scheduler does.
+        scheduler, workers = _start_scheduler(settings), _start_workers(settings)
+        helpers.callback(_end, workers, after=_END_SECONDS)
+        helpers.callback(_end, scheduler)
         running = {"scheduler": scheduler, "workers": workers}
         address = _wait_for_workers(settings, expected, wait, running, noted)
         if address is None:
@@ -157,34 +161,27 @@ def describe_nodes(settings: NodeSettings) -> list[NodeDescription]:
     return nodes
 
 
-def make_tls(folder: str) -> dict[str, str]:
-    """Make keys of one job, which only those can use who may read `folder`.
+def use_tls(folder: str) -> None:
+    """Make keys of one job, and have Dask here and in all that is started refuse others.
 
-    Returns
-    -------
-    dict of str to str
-        Environment variables that have Dask use them, and refuse all who do not.
+    Only those can connect who may read `folder`; without this all can who reach the scheduler's
+    port, and have it run what they like.
     """
     from distributed.security import Security
 
     security = Security.temporary()
-    variables = {
-        "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
-        "DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME": "tls",
-    }
-    for name, text in (
-        ("ca-file", security.tls_ca_file),
-        *(
-            (f"{role}__{kind}", getattr(security, f"tls_{role}_{kind}"))
-            for role in ("scheduler", "worker", "client")
-            for kind in ("cert", "key")
-        ),
-    ):
-        path = Path(folder, f"{name.replace('__', '-')}.pem")
+    texts = {"CA_FILE": security.tls_ca_file}
+    for role in ("scheduler", "worker", "client"):
+        for part in ("cert", "key"):
+            texts[f"{role}__{part}".upper()] = getattr(security, f"tls_{role}_{part}")
+    for name, text in texts.items():
+        path = Path(folder, f"{name}.pem")
         path.touch(mode=0o600)
         path.write_text(text)
-        variables[f"DASK_DISTRIBUTED__COMM__TLS__{name.replace('-', '_').upper()}"] = str(path)
-    return variables
+        os.environ[f"DASK_DISTRIBUTED__COMM__TLS__{name}"] = str(path)
+    os.environ["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "true"
+    os.environ["DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME"] = "tls"
+    dask.config.refresh()
 
 
 def _variable(name: str) -> str:
@@ -199,6 +196,9 @@ def _variable(name: str) -> str:
 def _step(task: str, settings: NodeSettings, *options: str) -> list[str]:
     """The command of a job step with a task on each node."""
     nodes = _variable("SLURM_JOB_NUM_NODES")
+    # A task would get its own share of the node's GPUs.
+    if "SLURM_GPUS_PER_TASK" in os.environ:
+        options += (f"--gpus-per-node={_variable('SLURM_GPUS_ON_NODE')}",)
     return [
         # Beside other steps; a node that fails or a task that ends takes no other with it.
         *("srun", "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"),
@@ -230,40 +230,30 @@ def _signals_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End a process after use."""
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _end(process: subprocess.Popen[bytes], after: float = 0) -> None:
+    """End a process that may take `after` seconds to end by itself."""
+    for ask, seconds in ((process.terminate, after), (process.kill, _END_SECONDS)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+        ask()
+    process.wait()
 
 
-@contextlib.contextmanager
-def _scheduler(settings: NodeSettings) -> Iterator[subprocess.Popen[bytes]]:
+def _start_scheduler(settings: NodeSettings) -> subprocess.Popen[bytes]:
     command = [
         *(sys.executable, "-m", "dask", "scheduler", "--port=0", "--dashboard-address=:0"),
         f"--scheduler-file={settings.scheduler_file}",
         *([f"--interface={settings.interface}"] if settings.interface else []),
     ]
-    with (
-        open(f"{settings.folder}/scheduler.log", "wb") as log,
-        _ended(
-            subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        ) as process,
-    ):
-        yield process
+    with open(f"{settings.folder}/scheduler.log", "wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
 def _start_workers(settings: NodeSettings) -> subprocess.Popen[bytes]:
-    """Start workers on all nodes; each node has a log."""
-    step = _step("work", settings, f"--output={settings.folder}/%N.log")
-    return subprocess.Popen(step, env=_step_environment(), start_new_session=True)
+    return subprocess.Popen(
+        _step("work", settings), env=_step_environment(), start_new_session=True
+    )
 
 
 def _wait_for_workers(

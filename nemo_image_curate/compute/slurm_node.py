@@ -30,7 +30,7 @@ class NodeSettings:
     Attributes
     ----------
     folder : str
-        Seen by all nodes; holds ``scheduler.json``.
+        Seen by all nodes; holds ``scheduler.json`` and a log of each node.
     workers_per_node : int or None
         None: a worker for each GPU, or for `threads` cores.
     threads : int
@@ -89,6 +89,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _name(environment: Mapping[str, str]) -> str:
+    return environment.get("SLURMD_NODENAME", platform.node())
+
+
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     """The GPUs that Slurm gave to a task, as CUDA counts or names them."""
     gpus = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -130,7 +134,7 @@ def worker_command(settings: NodeSettings, environment: Mapping[str, str]) -> li
     command = [
         *(sys.executable, "-m", "dask", *kind),
         f"--scheduler-file={settings.scheduler_file}",
-        f"--name={environment.get('SLURMD_NODENAME', platform.node())}:worker",
+        f"--name={_name(environment)}:worker",
         f"--memory-limit={memory_per_worker(environment, workers)}",
         f"--local-directory={settings.local_directory or temporary}",
         "--dashboard-address=:0",
@@ -160,7 +164,7 @@ def worker_environment(threads: int = 1) -> dict[str, str]:
 def describe(settings: NodeSettings, environment: Mapping[str, str]) -> NodeDescription:
     """What this node has and would start."""
     return NodeDescription(
-        node=environment.get("SLURMD_NODENAME", platform.node()),
+        node=_name(environment),
         sees_folder=os.path.isdir(settings.folder),
         versions=versions(),
         gpus=environment.get("CUDA_VISIBLE_DEVICES", ""),
@@ -176,6 +180,9 @@ def _run() -> None:
         print(json.dumps(asdict(describe(settings, os.environ))), flush=True)  # noqa: T201
         return
     command = worker_command(settings, os.environ)
+    log = os.open(f"{settings.folder}/{_name(os.environ)}.log", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(log, sys.stdout.fileno())
+    os.dup2(log, sys.stderr.fileno())
     os.execve(command[0], command, {**os.environ, **worker_environment(settings.threads)})
 
 
