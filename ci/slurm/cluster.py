@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 NODES = ("node1", "node2")
@@ -41,19 +42,30 @@ class SlurmError(Exception):
     """Slurm is not installed, or does not start here."""
 
 
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm that runs.
+
+    Attributes
+    ----------
+    environment : dict of str to str
+        In which Slurm's commands find it.
+    local_folder : Path or None
+        Of each node its own, like a disk in it. None where this user may not mount one.
+    """
+
+    environment: dict[str, str]
+    local_folder: Path | None
+
+
 def missing_programs() -> list[str]:
     """What would have to be installed."""
     return [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
 
 
 @contextlib.contextmanager
-def running_slurm() -> Iterator[dict[str, str]]:
+def running_slurm() -> Iterator[Slurm]:
     """Start Slurm; end it with all its jobs.
-
-    Yields
-    ------
-    dict of str to str
-        The environment in which Slurm's commands find it.
 
     Raises
     ------
@@ -63,33 +75,39 @@ def running_slurm() -> Iterator[dict[str, str]]:
     if missing := missing_programs():
         raise SlurmError(f"not installed here: {', '.join(missing)} (slurm-wlm and munge)")
     # Not in $TMPDIR: a socket's path may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as temporary:
+        folder = Path(temporary)
         config = _configure(folder)
         environment = {**os.environ, "PATH": _PATH, "SLURM_CONF": str(config)}
-        commands = [
-            [
+        local = folder / "local"
+        local.mkdir()
+        # A mount of its own for each slurmd, which its jobs inherit.
+        mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', local]
+        may_mount = subprocess.run([*mount, "true"], capture_output=True).returncode == 0
+        commands: dict[str, list[str | Path]] = {
+            "munged": [
                 *("munged", "--foreground", "--force", f"--socket={folder}/munge.socket"),
                 *(f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid"),
                 *(f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed"),
             ],
-            ["slurmctld", "-D", "-c"],
-            *(["slurmd", "-D", "-c", "-N", node] for node in NODES),
-        ]
+            "slurmctld": ["slurmctld", "-D", "-c"],
+            **{
+                node: [*(mount if may_mount else []), "slurmd", "-D", "-c", "-N", node]
+                for node in NODES
+            },
+        }
         daemons: list[subprocess.Popen[bytes]] = []
         try:
-            for command in commands:
-                with (folder / f"{command[0]}-{command[-1]}.out".replace("/", "-")).open(
-                    "w"
-                ) as out:
+            for name, command in commands.items():
+                with (folder / f"{name}.out").open("w") as out:
                     daemon = subprocess.Popen(
                         command, env=environment, stdout=out, stderr=out, start_new_session=True
                     )
                 daemons.append(daemon)
-                if command[0] == "munged":
+                if name == "munged":
                     _wait_for(folder / "munge.socket", folder)
             _wait_for_nodes(environment, folder)
-            yield environment
+            yield Slurm(environment, local if may_mount else None)
         finally:
             _end_jobs(environment)
             for daemon in reversed(daemons):
@@ -207,8 +225,8 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
     try:
-        with running_slurm() as slurm_environment:
-            status = subprocess.run(sys.argv[1:], env=slurm_environment).returncode
+        with running_slurm() as slurm:
+            status = subprocess.run(sys.argv[1:], env=slurm.environment).returncode
     except SlurmError as error:
         sys.exit(f"error: {error}")
     sys.exit(status)
