@@ -82,9 +82,16 @@ def running_slurm() -> Iterator[Slurm]:
         local = folder / "local"
         local.mkdir()
         # A mount of its own for each slurmd, which its jobs inherit.
-        mount = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', local]
+        mount = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mount -t tmpfs none "$0" && exec "$@"',
+            str(local),
+        ]
         may_mount = subprocess.run([*mount, "true"], capture_output=True).returncode == 0
-        commands: dict[str, list[str | Path]] = {
+        commands: dict[str, list[str]] = {
             "munged": [
                 *("munged", "--foreground", "--force", f"--socket={folder}/munge.socket"),
                 *(f"--key-file={folder}/munge.key", f"--pid-file={folder}/munged.pid"),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,12 +69,30 @@ def run_in_job(
     Raises
     ------
     ConfigError
-        Outside of a Slurm job; when nodes have other versions, or do not see the folder.
+        When there is no such command; outside of a Slurm job; when nodes have other versions, or
+        do not see the folder.
     BackendError
         When nodes, the scheduler or all workers do not start.
     """
+    if shutil.which(command[0]) is None:
+        raise ConfigError(f"there is no program {command[0]!r} to be run.")
     expected = sum(node.workers for node in describe_nodes(settings))
-    with _signals_noted() as noted, contextlib.ExitStack() as helpers:
+    with _signals_noted() as noted:
+        status = _run_beside_cluster(command, settings, expected, noted, wait, grace)
+    if signal.SIGTERM in noted and status:
+        _queue_again()
+    return status
+
+
+def _run_beside_cluster(
+    command: Sequence[str],
+    settings: NodeSettings,
+    expected: int,
+    noted: list[int],
+    wait: float,
+    grace: float,
+) -> int:
+    with contextlib.ExitStack() as helpers:
         # Workers end by themselves when their scheduler does.
         scheduler, workers = _start_scheduler(settings), _start_workers(settings)
         helpers.callback(_end, workers, after=_END_SECONDS)
@@ -87,18 +106,12 @@ def run_in_job(
             "DASK_SCHEDULER_ADDRESS": address,
             "DASK_SCHEDULER_FILE": settings.scheduler_file,
         }
+        # A group of its own, so that a signal reaches all that the command started.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
-            # A group of its own, so that a signal reaches all that the command started.
-            process = subprocess.Popen(command, env=environment, start_new_session=True)
-        except OSError as error:
-            raise ConfigError(f"{command[0]} cannot be run: {error.strerror}.") from None
-        try:
-            status = _supervise(process, running, noted, settings.folder, grace)
+            return _supervise(process, running, noted, settings.folder, grace)
         finally:
             _kill_group(process, signal.SIGKILL)
-    if signal.SIGTERM in noted and status:
-        _queue_again()
-    return status
 
 
 @contextlib.contextmanager

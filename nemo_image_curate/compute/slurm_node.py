@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from nemo_image_curate.compute.environment import worker_environment
 from nemo_image_curate.version import __version__
 
 # What decides values, or whether processes understand each other.
@@ -140,25 +141,6 @@ def worker_command(settings: NodeSettings, environment: Mapping[str, str]) -> li
         "--dashboard-address=:0",
     ]
     return [*command, f"--interface={settings.interface}"] if settings.interface else command
-
-
-def worker_environment(threads: int = 1) -> dict[str, str]:
-    """Environment variables of workers that Dask's own commands start.
-
-    With them, workers of ``dask worker`` or of dask-jobqueue give the bytes that those of
-    `get_client` give, as fast.
-
-    Parameters
-    ----------
-    threads : int, default 1
-        Of each forward pass. The last bits of results depend on it.
-    """
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return {
-        **dict.fromkeys(names, str(threads)),
-        # Dask would have glibc give memory back at once: a third of a forward pass.
-        "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": "{'MALLOC_TRIM_THRESHOLD_': None}",
-    }
 
 
 def describe(settings: NodeSettings, environment: Mapping[str, str]) -> NodeDescription:
