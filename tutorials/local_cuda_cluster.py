@@ -25,7 +25,7 @@ def main(kind: str, shards: str, output: str) -> None:
     # get_client(scheduler_address="tcp://...") or get_client(scheduler_file="scheduler.json").
     with get_client(kind):
         dataset = ImageTextPairDataset.from_webdataset(shards, backend=kind)
-        # With the weights at hand: TimmImageEmbedder("vit_large_patch14_clip_quickgelu_224.openai").
+        # CLIP: TimmImageEmbedder("vit_large_patch14_clip_quickgelu_224.openai", pretrained=True).
         embedder = TimmImageEmbedder("offline")
         dataset = embedder(dataset).save_metadata(f"{output}/metadata")
         dataset = SemanticDedup(eps=0.1)(dataset).save_metadata(f"{output}/deduplicated")
