@@ -71,17 +71,17 @@ def slurm(
     For a script given to sbatch, or a shell of salloc. Commands of nemo-image-curate and scripts
     that call get_client() find the cluster by themselves. The exit status is COMMAND's.
     """
-    from nemo_image_curate.compute import slurm
-    from nemo_image_curate.compute.slurm_node import NodeSettings
+    from nemo_image_curate.compute.slurm import job, keys, steps
+    from nemo_image_curate.compute.slurm.node import NodeSettings
 
     logging.getLogger("nemo_image_curate.compute.slurm").setLevel(logging.INFO)
-    with slurm.job_folder(work_dir) as folder:
+    with job.job_folder(work_dir) as folder:
         settings = NodeSettings(folder, workers_per_node, threads, local_directory, interface)
         if dry_run:
-            for node in slurm.describe_nodes(settings):
+            for node in steps.describe_nodes(settings):
                 gpus = f"CUDA_VISIBLE_DEVICES={node.gpus} " if node.gpus else ""
                 click.echo(f"{node.node}: {gpus}{shlex.join(node.command)}")
             return
         if tls:
-            slurm.use_tls(folder)
-        context.exit(slurm.run_in_job(command, settings, wait, grace))
+            keys.use_tls(folder)
+        context.exit(job.run_in_job(command, settings, wait, grace))

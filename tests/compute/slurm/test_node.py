@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_image_curate.compute.slurm_node import (
+from nemo_image_curate.compute.slurm.node import (
     NodeSettings,
     memory_per_worker,
     visible_gpus,

@@ -1,9 +1,8 @@
-"""A Dask cluster on all nodes of a Slurm job, for as long as a command runs."""
+"""Run a command beside a Dask cluster of all nodes of this Slurm job."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -13,13 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-import dask
-
-from nemo_image_curate.compute.slurm_node import NodeDescription, NodeSettings
+from nemo_image_curate.compute.slurm.node import NodeSettings
+from nemo_image_curate.compute.slurm.steps import describe_nodes, start_workers, variable
 from nemo_image_curate.errors import BackendError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -28,12 +25,6 @@ logger = logging.getLogger(__name__)
 _END_SECONDS = 10
 _TELL_SECONDS = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Steps run one task on each node, with all that the job has there, whatever the job's own tasks
-# should get: what it says of tasks must not reach them by the environment.
-_OF_TASKS = (
-    *("SLURM_CPUS_PER_TASK", "SLURM_GPUS_PER_TASK", "SLURM_GPU_BIND", "SLURM_NTASKS_PER_GPU"),
-    *("SLURM_TRES_PER_TASK", "SRUN_CPUS_PER_TASK"),
-)
 
 
 def run_in_job(
@@ -76,8 +67,8 @@ def run_in_job(
     """
     if shutil.which(command[0]) is None:
         raise ConfigError(f"there is no program {command[0]!r} to be run.")
-    expected = sum(node.workers for node in describe_nodes(settings))
     with _signals_noted() as noted:
+        expected = sum(node.workers for node in describe_nodes(settings))
         status = _run_beside_cluster(command, settings, expected, noted, wait, grace)
     if signal.SIGTERM in noted and status:
         _queue_again()
@@ -94,7 +85,7 @@ def _run_beside_cluster(
 ) -> int:
     with contextlib.ExitStack() as helpers:
         # Workers end by themselves when their scheduler does.
-        scheduler, workers = _start_scheduler(settings), _start_workers(settings)
+        scheduler, workers = _start_scheduler(settings), start_workers(settings)
         helpers.callback(_end, workers, after=_END_SECONDS)
         helpers.callback(_end, scheduler)
         running = {"scheduler": scheduler, "workers": workers}
@@ -120,7 +111,7 @@ def job_folder(work_dir: str) -> Iterator[str]:
 
     Logs stay; the scheduler file and keys go. Only the user may read it.
     """
-    job, restart = _variable("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    job, restart = variable("SLURM_JOB_ID"), os.environ.get("SLURM_RESTART_COUNT", "0")
     Path(work_dir).mkdir(parents=True, exist_ok=True)
     # An interactive job may run several commands.
     folder = tempfile.mkdtemp(prefix=f"slurm-{job}-{restart}-", dir=os.path.abspath(work_dir))
@@ -132,99 +123,6 @@ def job_folder(work_dir: str) -> Iterator[str]:
                 path.unlink()
         with contextlib.suppress(OSError):
             os.rmdir(folder)
-
-
-def describe_nodes(settings: NodeSettings) -> list[NodeDescription]:
-    """What each node of the job has and would start, when all fit together.
-
-    Raises
-    ------
-    ConfigError
-        Outside of a Slurm job; when nodes have other versions, or do not see the folder.
-    BackendError
-        When this Python cannot be started on all nodes.
-    """
-    step = subprocess.run(
-        _step("describe", settings), env=_step_environment(), capture_output=True, text=True
-    )
-    lines = [line for line in step.stdout.splitlines() if line.startswith("{")]
-    nodes = sorted((NodeDescription(**json.loads(line)) for line in lines), key=lambda d: d.node)
-    count = int(_variable("SLURM_JOB_NUM_NODES"))
-    if len(nodes) < count:
-        raise BackendError(
-            f"{count - len(nodes)} of {count} nodes cannot run {sys.executable} with this "
-            f"package; each needs the same environment at the same path.\n{step.stderr.strip()}"
-        )
-    for node in nodes:
-        if not node.sees_folder:
-            raise ConfigError(
-                f"{node.node} does not see {settings.folder}, which was made on {nodes[0].node}. "
-                "Give a --work-dir that all nodes share."
-            )
-        differing = [
-            f"{name} {version} instead of {nodes[0].versions[name]}"
-            for name, version in node.versions.items()
-            if version != nodes[0].versions[name]
-        ]
-        if differing:
-            raise ConfigError(
-                f"{node.node} has another environment than {nodes[0].node}: "
-                f"{', '.join(differing)}. Give all nodes the same one."
-            )
-    return nodes
-
-
-def use_tls(folder: str) -> None:
-    """Make keys of one job, and have Dask here and in all that is started refuse others.
-
-    Only those can connect who may read `folder`; without this all can who reach the scheduler's
-    port, and have it run what they like.
-    """
-    from distributed.security import Security
-
-    security = Security.temporary()
-    texts = {"CA_FILE": security.tls_ca_file}
-    for role in ("scheduler", "worker", "client"):
-        for part in ("cert", "key"):
-            texts[f"{role}__{part}".upper()] = getattr(security, f"tls_{role}_{part}")
-    for name, text in texts.items():
-        path = Path(folder, f"{name}.pem")
-        path.touch(mode=0o600)
-        path.write_text(text)
-        os.environ[f"DASK_DISTRIBUTED__COMM__TLS__{name}"] = str(path)
-    os.environ["DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION"] = "true"
-    os.environ["DASK_DISTRIBUTED__COMM__DEFAULT_SCHEME"] = "tls"
-    dask.config.refresh()
-
-
-def _variable(name: str) -> str:
-    if value := os.environ.get(name):
-        return value
-    raise ConfigError(
-        f"this is no Slurm job: {name} is not set. Use it in a script given to sbatch, or in a "
-        "shell of salloc."
-    )
-
-
-def _step(task: str, settings: NodeSettings, *options: str) -> list[str]:
-    """The command of a job step with a task on each node."""
-    nodes = _variable("SLURM_JOB_NUM_NODES")
-    # A task would get its own share of the node's GPUs.
-    if "SLURM_GPUS_PER_TASK" in os.environ:
-        options += (f"--gpus-per-node={_variable('SLURM_GPUS_ON_NODE')}",)
-    return [
-        # Beside other steps; a node that fails or a task that ends takes no other with it.
-        *("srun", "--overlap", "--no-kill", "--kill-on-bad-exit=0", "--wait=0"),
-        # One task with one CPU would be bound to that one.
-        *("--cpu-bind=none", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
-        *options,
-        *(sys.executable, "-m", "nemo_image_curate.compute.slurm_node"),
-        *(task, json.dumps(asdict(settings))),
-    ]
-
-
-def _step_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in _OF_TASKS}
 
 
 @contextlib.contextmanager
@@ -261,12 +159,6 @@ def _start_scheduler(settings: NodeSettings) -> subprocess.Popen[bytes]:
     ]
     with open(f"{settings.folder}/scheduler.log", "wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-
-def _start_workers(settings: NodeSettings) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        _step("work", settings), env=_step_environment(), start_new_session=True
-    )
 
 
 def _wait_for_workers(

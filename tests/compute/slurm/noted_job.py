@@ -1,6 +1,6 @@
-"""The job of `test_slurm`: it embeds and exports; its workers note which node embeds what.
+"""The job of `test_job`: it embeds and exports; its workers note which node embeds what.
 
-python tests/compute/slurm_job.py ROOT OUTPUT NOTES FREE
+python tests/compute/slurm/noted_job.py ROOT OUTPUT NOTES FREE
 
 Each worker process embeds FREE batches and then holds until the file NOTES.go is there, or Slurm
 has started the job again.

@@ -1,8 +1,8 @@
 """One node of a Slurm job: it tells about itself, or becomes Dask workers.
 
-``compute.slurm`` runs this once on each node:
+`steps` runs this once on each node:
 
-    python -m nemo_image_curate.compute.slurm_node describe|work SETTINGS
+    python -m nemo_image_curate.compute.slurm.node describe|work SETTINGS
 """
 
 from __future__ import annotations
