@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 # How long processes have to end when they are asked to.
 _END_SECONDS = 10
 _TELL_SECONDS = 10
+# A script may shut its cluster down before it ends.
+_LOST_SECONDS = 5
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -186,21 +188,26 @@ def _wait_for_workers(
         if time.monotonic() > began + seconds:
             raise BackendError(f"no scheduler after {seconds:.0f} s: see {settings.folder}")
         time.sleep(0.05)
-    with Client(scheduler_file=settings.scheduler_file, set_as_default=False) as client:
-        address = str(client.scheduler.address)
-        logger.info("scheduler: %s, dashboard: %s", address, client.dashboard_link)
-        logger.info("waiting for %d workers", expected)
-        while (count := len(client.scheduler_info(n_workers=-1)["workers"])) < expected:
-            if noted:
-                return None
-            _require_running(running, settings.folder)
-            now = time.monotonic()
-            if now > began + seconds:
-                break
-            if now > told + _TELL_SECONDS:
-                told = now
-                logger.info("waiting for workers: %d of %d are there", count, expected)
-            time.sleep(0.1)
+    try:
+        with Client(scheduler_file=settings.scheduler_file, set_as_default=False) as client:
+            address = str(client.scheduler.address)
+            logger.info("scheduler: %s, dashboard: %s", address, client.dashboard_link)
+            logger.info("waiting for %d workers", expected)
+            while (count := len(client.scheduler_info(n_workers=-1)["workers"])) < expected:
+                if noted:
+                    return None
+                _require_running(running, settings.folder)
+                now = time.monotonic()
+                if now > began + seconds:
+                    break
+                if now > told + _TELL_SECONDS:
+                    told = now
+                    logger.info("waiting for workers: %d of %d are there", count, expected)
+                time.sleep(0.1)
+    except OSError as error:
+        raise BackendError(
+            f"the scheduler does not answer ({error}): see the logs in {settings.folder}"
+        ) from error
     if not count:
         raise BackendError(f"no worker after {seconds:.0f} s: see the logs in {settings.folder}")
     if count < expected:
@@ -229,30 +236,32 @@ def _supervise(
 ) -> int:
     """Wait for the command; stop it after a signal, or when the cluster is gone."""
     passed_on = 0
-    deadline = float("inf")
-    is_lost = False
+    lost_at = kill_at = float("inf")
+    is_stopped = False
     while process.poll() is None:
+        now = time.monotonic()
         for number in noted[passed_on:]:
             name = signal.Signals(number).name
             logger.warning("%s: the command has %.0f s to stop", name, grace)
             _kill_group(process, number)
-            deadline = min(deadline, time.monotonic() + grace)
+            kill_at = min(kill_at, now + grace)
         passed_on = len(noted)
         lost = [name for name, helper in running.items() if helper.poll() is not None]
-        if lost and not is_lost:
-            is_lost = True
+        if lost:
+            lost_at = min(lost_at, now)
+        if now > lost_at + _LOST_SECONDS and not is_stopped:
+            is_stopped = True
             logger.error(
-                "the %s ended: the command is stopped. See the logs in %s", lost[0], folder
+                "the %s ended; the command is stopped. See the logs in %s", lost[0], folder
             )
             _kill_group(process, signal.SIGTERM)
-            deadline = min(deadline, time.monotonic() + grace)
-        if time.monotonic() > deadline:
+            kill_at = min(kill_at, now + grace)
+        if now > kill_at:
             _kill_group(process, signal.SIGKILL)
         time.sleep(0.1)
-    status = process.returncode
-    if is_lost:
+    if is_stopped:
         return 1
-    return status if status >= 0 else 128 - status
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:

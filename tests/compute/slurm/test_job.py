@@ -243,7 +243,7 @@ def test_a_job_without_workers_ends(jobs, tmp_path):
     steps = [line.split()[0] for line in step if line.startswith(f"{job}.")]
     jobs.call("scancel", next(step for step in steps if step.split(".")[1].isdigit()))
     assert jobs.ended(job) == ("FAILED", "1:0")
-    assert "the workers ended: the command is stopped" in jobs.log(job)
+    assert "the workers ended; the command is stopped" in jobs.log(job)
 
 
 @pytest.mark.slurm
