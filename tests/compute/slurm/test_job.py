@@ -177,7 +177,7 @@ def test_two_nodes_share_the_work(jobs, data, expected, tmp_path):
 def test_commands_find_an_encrypted_cluster(jobs, data, statistics, tmp_path):
     options = "--cpus-per-task=2 --mem-per-cpu=400"
     command = ["nemo-image-curate", "stats", data, "--output", tmp_path / "out"]
-    job = jobs.submit(options, "--tls", "--threads", 2, *command)
+    job = jobs.submit(options, "--tls", "--workers-per-node", 1, *command)
     assert jobs.ended(job) == ("COMPLETED", "0:0")
     assert _content(tmp_path / "out") == statistics
     logs = jobs.logs(job)
