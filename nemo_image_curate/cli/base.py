@@ -86,9 +86,10 @@ class Session:
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
         from nemo_image_curate.compute import progress
-        from nemo_image_curate.compute.client import describe, get_client
+        from nemo_image_curate.compute.client import configured_scheduler, describe, get_client
 
         running = self.scheduler or self.scheduler_file
+        running = running or (None if self.workers else configured_scheduler())
         options: dict[str, Any] = {"wait": self.wait, "check_versions": self.check_versions}
         # What goes wrong on a worker is told once, by us.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)

@@ -58,7 +58,9 @@ def get_client(
         ``gpu`` starts a ``LocalCUDACluster`` with one worker of two threads per GPU, cuDF spilling
         and RMM's asynchronous allocator, which leaves torch the memory that cuDF does not use.
     scheduler_address, scheduler_file : str, optional
-        Connect to this scheduler instead of starting one.
+        Connect to this scheduler instead of starting one. Default: that of Dask's configuration
+        (``scheduler-address``, environment variable ``DASK_SCHEDULER_ADDRESS``), if there is one
+        and `n_workers` is not given.
     n_workers : int, optional
         Default: the number of cores (``cpu``) or GPUs (``gpu``).
     wait : float, default 300
@@ -86,6 +88,8 @@ def get_client(
     _refuse_while_imported()
     if scheduler_address and scheduler_file:
         raise ConfigError("give scheduler_address or scheduler_file, not both.")
+    if not (scheduler_address or scheduler_file or n_workers):
+        scheduler_address = configured_scheduler()
     if scheduler_address or scheduler_file:
         if n_workers is not None:
             raise ConfigError("n_workers belongs to a new cluster, not to a running scheduler.")
@@ -105,6 +109,12 @@ def get_client(
     with _processes_start(options.get("processes", True)):
         cluster = LocalCluster(n_workers=n_workers or usable_cores(), **(defaults | options))
     return _owned(cluster)
+
+
+def configured_scheduler() -> str | None:
+    """The address of the scheduler that Dask's configuration names, as in a job of Slurm."""
+    address: str | None = dask.config.get("scheduler-address", None)
+    return address
 
 
 def _connected(
