@@ -98,29 +98,43 @@ class FileInfo:
         When its content was written, in seconds since the epoch.
     changed : float
         When it came to be there as it is: also moving or copying a file with its old time counts.
-    etag : str
-        What an object store calls this content; empty where nothing is known of it.
+    content : str
+        What changes with the content: of an object store its ETag, of a local file its times to
+        the nanosecond; empty where nothing is known of it.
     """
 
     location: str
     size: int
     mtime: float
     changed: float
-    etag: str = ""
+    content: str = ""
 
-    def difference(self, now: FileInfo) -> str:
-        """In words, what tells that a file has other content now; empty when nothing does.
+    @property
+    def token(self) -> str:
+        """What tells this content of the file from others that it has had or will have."""
+        return f"{self.size}-{self.content or self.mtime}"
 
-        Listings of object stores have finer times than what they say of one file.
+    def require_same(self, now: FileInfo | None) -> None:
+        """Check that a file has the content that it had when it was looked at.
+
+        Raises
+        ------
+        NotFoundError, ChangedError
         """
-        if self.size != now.size:
-            return f"it had {self.size} bytes, and has {now.size}"
-        if self.etag and now.etag:
-            return "" if self.etag == now.etag else "it has other content of the same size"
-        apart = abs(self.changed - now.changed)
-        if apart >= (1 if "://" in self.location else 1e-6):
-            return f"it was written again, {apart:.3g} seconds apart"
-        return ""
+        again = "Nothing was written of it. {}, then run the same job again."
+        if now is None:
+            raise NotFoundError(
+                f"{self.location} was removed, or its disk unmounted, while it was in use. "
+                + again.format("Put it back")
+            )
+        if self.token != now.token:
+            difference = "it has other content of the same size"
+            if self.size != now.size:
+                difference = f"it had {self.size} bytes, and has {now.size}"
+            raise ChangedError(
+                f"{self.location} was changed while it was in use: {difference}. "
+                + again.format("Wait until it is complete")
+            )
 
 
 def filesystem(location: str) -> tuple[Any, str]:
@@ -319,7 +333,8 @@ def stat(location: str) -> FileInfo | None:
                 f"{location} is a pipe, socket or device, and no file. Move it away."
             )
         changed = max(status.st_mtime, status.st_ctime)
-        return FileInfo(location, status.st_size, status.st_mtime, changed)
+        content = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+        return FileInfo(location, status.st_size, status.st_mtime, changed, content)
     fs, path = filesystem(location)
     with reaching(location):
         try:
@@ -333,31 +348,8 @@ def _info(location: str, info: dict[str, Any]) -> FileInfo:
     if hasattr(written, "timestamp"):
         written = written.timestamp()
     mtime = float(written) if isinstance(written, (int, float)) else 0.0
-    # What fsspec calls "created" is a local file's time of last change of any kind.
-    placed = info.get("created") if is_local(location) else None
-    changed = max(mtime, float(placed)) if isinstance(placed, (int, float)) else mtime
-    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
-    return FileInfo(location, int(info["size"] or 0), mtime, changed, etag)
-
-
-def require_unchanged(info: FileInfo) -> None:
-    """Check that a file is still what it was when it was looked at.
-
-    Raises
-    ------
-    NotFoundError, ChangedError
-    """
-    now = stat(info.location)
-    if now is None:
-        raise NotFoundError(
-            f"{info.location} was removed, or its disk unmounted, while it was in use. Nothing "
-            "was written of it. Put it back, then run the same job again."
-        )
-    if difference := info.difference(now):
-        raise ChangedError(
-            f"{info.location} was changed while it was in use: {difference}. Nothing was written "
-            "of it. Wait until it is complete, then run the same job again."
-        )
+    content = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return FileInfo(location, int(info["size"] or 0), mtime, mtime, content)
 
 
 def is_dir(location: str) -> bool:

@@ -163,7 +163,7 @@ def test_reads_from_s3(tmp_path, bucket, with_idx):
     with TarShard(f"{root}/00000.tar", use_index_file=True) as shard:
         keys = truth.keys[::-1]
         found = list(shard.read([None, *map(shard.index.image, keys)]))
-        assert (shard._data is None) == with_idx, "with an index only ranges are read"
+        assert shard._tar.is_opened, "with an index only ranges are read"
     assert found == [None, *[truth.images["00000.tar", key] for key in keys]]
     if with_idx:
         other = write_tar(tmp_path / "o.tar", [("a.jpg", bytes(100)), ("b.jpg", bytes(90))])
@@ -215,10 +215,10 @@ def test_a_remote_tar_whose_index_is_known_is_not_fetched_before_it_is_read(tmp_
         first = shard.index
     with TarShard(location) as shard:
         assert shard.index is first
-        assert shard._data is None
+        assert not shard._tar.is_opened
         (content,) = shard.read([shard.index.image("000000001")])
         assert content == jpeg(1)
-        assert shard._data is not None
+        assert shard._tar.is_opened
 
 
 def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, bucket):
@@ -232,7 +232,7 @@ def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, buck
     fs.put(str(write_idx(tar)), f"{root}/a.idx")
     with TarShard(f"{root}/a.tar", use_index_file=True) as shard:
         found = list(shard.read(map(shard.index.image, "0123")))
-        assert shard._data is None, "only ranges are read"
+        assert shard._tar.is_opened
     assert found == [jpeg(0), jpeg(1), jpeg(2), None]
 
 

@@ -1,0 +1,110 @@
+"""A tar that is open for reading, wherever it lies, and must stay as it is meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+
+from nemo_image_curate import storage
+from nemo_image_curate.errors import DatasetError, NotFoundError
+from nemo_image_curate.shards.compression import is_plain, plain_tar
+from nemo_image_curate.shards.content import Content, LocalContent, RemoteContent, read_members
+from nemo_image_curate.shards.faults import Fault
+
+
+class OpenedTar:
+    """The plain bytes of a tar.
+
+    A local tar is read where it lies, a remote one by ranges. A packed one is unpacked to an
+    unnamed local file. Nothing is opened or fetched before it is needed.
+
+    Parameters
+    ----------
+    location : str
+        Path or URL.
+
+    Attributes
+    ----------
+    info : FileInfo
+        What the tar was on entering.
+
+    Raises
+    ------
+    NotFoundError, ForbiddenError, UnavailableError
+        On entering, or when it is read.
+    ChangedError
+        On leaving, when it is not what it was on entering.
+    """
+
+    def __init__(self, location: str):
+        self.location = location
+        self.info: storage.FileInfo
+        self._stack = ExitStack()
+        self._opening = threading.Lock()
+        self._content: Content | None = None
+        self._fault: Fault | None = None
+
+    def __enter__(self) -> OpenedTar:
+        info = storage.stat(self.location)
+        if info is None:
+            raise NotFoundError(
+                f"shard {self.location} does not exist. If the tars were moved, open the dataset "
+                "with from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
+            )
+        self.info = info
+        return self
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether anything was needed of it yet."""
+        return self._content is not None
+
+    @property
+    def content(self) -> Content:
+        """The plain bytes."""
+        with self._opening:
+            if self._content is None:
+                self._content = self._open()
+            return self._content
+
+    @property
+    def fault(self) -> Fault | None:
+        """What is wrong with the way in which it is packed."""
+        return self._fault if self.content else None
+
+    def _open(self) -> Content:
+        try:
+            if not storage.is_local(self.location) and self.info.size and is_plain(self.location):
+                return RemoteContent(self.location, self.info.size)
+            plain = self._stack.enter_context(plain_tar(self.location))
+        except OSError as error:
+            remedy = ""
+            if error.errno == errno.ENOSPC:
+                remedy = f" Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
+            text = f"cannot read shard {self.location}: {error}.{remedy}"
+            raise DatasetError(text) from error
+        self._fault = plain.fault
+        return LocalContent(plain.file)
+
+    def read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
+        """Yield the bytes of ``(offset, size)`` ranges: see `read_members`."""
+        with storage.reaching(self.location):
+            yield from read_members(self.content, self.location, ranges)
+
+    def close(self) -> None:
+        """Close it without looking whether it is still what it was."""
+        self._stack.close()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        if kind is None:
+            self.info.require_same(storage.stat(self.location))
