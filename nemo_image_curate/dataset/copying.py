@@ -105,7 +105,7 @@ def _write_tar(
         for key, old_key, sample in zip(keys, old_keys, members, strict=True):
             entries = []
             for member in sample:
-                content = next(contents)
+                content: bytes | memoryview = next(contents)
                 if member.extension.lower() == "json":
                     content = _with_new_id(content, naming, old_key, key)
                 extension = member.extension or _ending_of(content, sample)

@@ -22,16 +22,14 @@ from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.conditions import Dropped, drop, drop_rows
 from nemo_image_curate.dataset.copying import MEMBERS, TAR, Naming, write_shard
 from nemo_image_curate.dataset.fingerprints import fingerprint
-from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
+from nemo_image_curate.dataset.opening import EXPORT_MANIFEST, STAGING
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DamagedError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-_STAGING = "_staging"
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def export(
     sources, root = dataset.source()[1], dataset.path
     provenance = dataset.provenance
     _check(frame, root, path, naming, filter_column)
-    staging = storage.join(path, _STAGING)
+    staging = storage.join(path, STAGING)
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
@@ -188,13 +186,14 @@ def _read_manifest(
             manifest = json.loads(storage.read_bytes(location))
             same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{location} is damaged; delete {path} and export again.") from error
+            raise DamagedError(
+                f"{location} is damaged ({error!r}). Export to another folder; {path} can be "
+                "deleted if it holds nothing but that export."
+            ) from error
         if same and saving.is_newer(info, newest, manifest):
             return dict(manifest)
         what = "inputs that have changed since" if same else "other rows or settings"
-        raise DatasetError(
-            f"{path} holds an export of {what}. Choose an empty folder, or delete that one first."
-        )
+        raise DatasetError(f"{path} holds an export of {what}. Choose an empty folder.")
     if storage.find(path, TAR_ENDINGS):
         raise DatasetError(
             f"{path} already holds .tar files that this export did not write. Choose an empty "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -51,11 +52,18 @@ def common_schema(
 
 def read_footers(
     root: str, sources: list[Source], id_col: str
-) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any], dict[str, str], Account]:
+) -> tuple[
+    list[Source],
+    list[tuple[str, pa.Schema]],
+    dict[str, Any],
+    dict[str, str],
+    dict[str, str],
+    Account,
+]:
     """Sources with what their footers say, the schema of each, and the columns' provenance.
 
-    Then which sidecars cannot be read, and why; their sources are left out. Last the faults of
-    texts and columns.
+    Then which sidecars, and which tars, cannot be read, and why; their sources are left out. Last
+    the faults of texts and columns.
     """
 
     def read(source: Source) -> sidecars.Footer | DatasetError | None:
@@ -66,7 +74,8 @@ def read_footers(
         except DatasetError as error:
             return error
 
-    sources = list(sources)
+    unread_tars = {source.label: reason for source in sources if (reason := _why_unread(source))}
+    sources = [source for source in sources if source.label not in unread_tars]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(read, sources))
     for number in _outgrown(root, sources, footers):
@@ -93,7 +102,11 @@ def read_footers(
             unreadable[source.sidecar_location] = str(footer)
             continue
         if footer is None:
-            schema, account = next(scanned)
+            scan = next(scanned)
+            if isinstance(scan, DatasetError):
+                unread_tars[source.label] = str(scan)
+                continue
+            schema, account = scan
             schemas.append((source.label, schema))
             known.append(source)
             texts.append(account)
@@ -119,7 +132,7 @@ def read_footers(
             "%s: %s: %s; inspect lists all faults",
             *(fault["shard"], f"{kind} {fault['key']}".strip(), fault["detail"]),
         )
-    return known, schemas, provenance.columns, unreadable, of_texts
+    return known, schemas, provenance.columns, unreadable, unread_tars, of_texts
 
 
 def _is_made_of_tar(source: Source, footer: sidecars.Footer) -> bool:
@@ -189,11 +202,27 @@ def _count_samples(root: str, shard: str) -> int:
         return len(opened.index.samples)
 
 
-def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, Account]:
-    """The columns that a tar's members give, and what is wrong in them; runs on a worker."""
-    with TarShard(storage.join(root, shard)) as opened:
-        table, faults = columns.read_tar(opened, id_col)
+def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, Account] | DatasetError:
+    """The columns that a tar's members give, and what is wrong in them; runs on a worker.
+
+    Of a tar that cannot be read, the reason.
+    """
+    try:
+        with TarShard(storage.join(root, shard)) as opened:
+            table, faults = columns.read_tar(opened, id_col)
+    except DatasetError as error:
+        return error
     return table.schema, Account.of(shard, faults)
+
+
+def _why_unread(source: Source) -> str | None:
+    """Why a local tar may not be read; None for all others, which are known when they are read."""
+    tar = source.tar
+    if tar is None or not storage.is_local(tar.location):
+        return None
+    if os.access(tar.location, os.R_OK, effective_ids=True):
+        return None
+    return f"{tar.location} may not be read by this user on this machine; ask for the right to."
 
 
 class Provenance:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import DatasetError, NotFoundError
+from nemo_image_curate.errors import CurateError, DatasetError, NotFoundError
 from nemo_image_curate.shards.compression import is_plain, plain_tar
 from nemo_image_curate.shards.content import Content, LocalContent, RemoteContent, read_members
 from nemo_image_curate.shards.faults import Fault
@@ -82,11 +82,12 @@ class OpenedTar:
                 return RemoteContent(self.location, self.info.size)
             plain = self._stack.enter_context(plain_tar(self.location))
         except OSError as error:
-            remedy = ""
-            if error.errno == errno.ENOSPC:
-                remedy = f" Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
-            text = f"cannot read shard {self.location}: {error}.{remedy}"
-            raise DatasetError(text) from error
+            text = f"cannot read shard {self.location}: {error}."
+            if error.errno != errno.ENOSPC:
+                raise DatasetError(text) from error
+            # No fault of the tar, which others may read.
+            remedy = f"Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
+            raise CurateError(f"{text} {remedy}") from error
         self._fault = plain.fault
         return LocalContent(plain.file)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +16,8 @@ from nemo_image_curate.shards.names import ShardFiles, member_name
 from nemo_image_curate.shards.opened_tar import OpenedTar
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES
 
+# Beginnings of members that one request round asks a store for together.
+_RANGES_AT_ONCE = 64
 # Members of the indexes that a process remembers: about 50 MB.
 _REMEMBERED_MEMBERS = 2**18
 
@@ -132,12 +134,15 @@ class TarShard:
         index = parse_idx(storage.read_bytes(location).decode("utf-8", "surrogateescape"))
         if index is None or not self._describes(index, tar.size):
             return None
-        heads = lambda members: self.read(  # noqa: E731
-            one._replace(size=min(one.size, SIGNATURE_BYTES)) for one in members
-        )
-        note_unlabelled(index, heads)
+        note_unlabelled(index, self._heads)
         _memory.put(identity, index)
         return index
+
+    def _heads(self, members: Sequence[Member]) -> Iterator[bytes]:
+        for start in range(0, len(members), _RANGES_AT_ONCE):
+            some = members[start : start + _RANGES_AT_ONCE]
+            ranges = [(one.offset, min(one.size, SIGNATURE_BYTES)) for one in some]
+            yield from storage.read_ranges(self.location, ranges)
 
     def _describes(self, index: TarIndex, size: int) -> bool:
         """Whether an index is of this very tar: its first and last member, and nothing after."""

@@ -155,8 +155,8 @@ def _reading(location: str) -> Iterator[None]:
         except CurateError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            # Arrow's own errors of content have no number; those of disks and stores have.
-            if isinstance(error, OSError) and error.errno is not None:
+            # Arrow's own of content are plain ones without a number.
+            if isinstance(error, OSError) and (error.errno or type(error) is not OSError):
                 raise
             raise DamagedError(
                 f"sidecar {location} is not a readable Parquet file: {error}. Write it again from "

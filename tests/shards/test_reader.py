@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import Member, format_idx, scan
 from nemo_image_curate.shards.reader import TarShard
+from tests.forked import Forked
 from tests.make_data import jpeg, make_dataset, write_tar
 
 
@@ -170,6 +172,27 @@ def test_reads_from_s3(tmp_path, bucket, with_idx):
         fs.put(str(write_idx(other)), f"{root}/00000.idx")
         with TarShard(f"{root}/00000.tar", use_index_file=True) as shard:
             assert list(shard.index.samples) == truth.keys
+
+
+def _cut_while_it_is_read() -> None:
+    """What `test_a_tar_that_is_cut_while_it_is_open` runs in a process of its own."""
+    location = sys.argv[1]
+    with TarShard(location) as shard:
+        members = [shard.index.image(key) for key in shard.index.samples]
+        contents = shard.read(members)
+        next(contents)
+        os.truncate(location, 4096)
+        for _ in contents:
+            pass
+
+
+def test_a_tar_that_is_cut_while_it_is_open(tmp_path):
+    # Of a file that is mapped, this would be the end of the process: SIGBUS.
+    tar = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", bytes(2**20)) for n in range(8)])
+    process = Forked("tests.shards.test_reader:_cut_while_it_is_read", "cut", tar)
+    _, told = process.communicate()
+    assert process.returncode == 1
+    assert f"ChangedError: {tar} became shorter while it was read. Wait until" in told
 
 
 def test_missing_shard_on_s3(bucket):
