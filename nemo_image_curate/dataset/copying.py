@@ -105,7 +105,7 @@ def _write_tar(
         for key, old_key, sample in zip(keys, old_keys, members, strict=True):
             entries = []
             for member in sample:
-                content: bytes | memoryview = next(contents)
+                content = next(contents)
                 if member.extension.lower() == "json":
                     content = _with_new_id(content, naming, old_key, key)
                 extension = member.extension or _ending_of(content, sample)
@@ -127,7 +127,7 @@ def _ending_of(content: bytes | memoryview, sample: list[Member]) -> str:
 
 def _contents(
     root: str, shards: list[str], tokens: list[str], members: list[list[Member]]
-) -> Iterator[memoryview]:
+) -> Iterator[bytes | memoryview]:
     """The bytes of all members in order; at most one source shard open at a time.
 
     `tokens` say which content of its tar each row was found in.

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
-from nemo_image_curate import storage
 from nemo_image_curate.errors import ChangedError
 
 # What one look at a header takes along: those of the texts that stand beside it.
-_LEAST_AHEAD, _MOST_AHEAD = 2**12, 2**18
-# Members that one read takes together, with no more than so much between them.
-_CHUNK, _GAP = 2**21, 2**15
-# The same of an object store, and how much of it one request asks for.
-_REMOTE_CHUNK, _REMOTE_GAP, _REQUEST = 2**25, 2**20, 2**23
+_LEAST_AHEAD, _MOST_AHEAD = 3 * 2**10, 2**18
+
+# Offset and size.
+Range = tuple[int, int]
 
 
 class Content(ABC):
@@ -27,18 +25,20 @@ class Content(ABC):
     Attributes
     ----------
     size : int
-    chunk, gap : int
-        How many bytes are best read together, and how many between two members are read with them
-        rather than apart.
+    chunk : int
+        How many bytes of members are best read together.
     """
 
     size: int
-    chunk = _CHUNK
-    gap = _GAP
+    chunk: int
 
     @abstractmethod
     def peek(self, start: int, size: int) -> bytes:
         """Bytes from a place, fewer where the tar ends."""
+
+    @abstractmethod
+    def read(self, ranges: Sequence[Range]) -> Iterator[bytes | memoryview]:
+        """Yield the bytes of some ranges, fewer where the tar ends."""
 
 
 class LocalContent(Content):
@@ -49,41 +49,50 @@ class LocalContent(Content):
     file : file
     """
 
+    chunk = 2**21
+    _GAP = 2**15
+
     def __init__(self, file: IO[bytes]):
         self._file = file
         self.size = os.fstat(file.fileno()).st_size
 
     def peek(self, start: int, size: int) -> bytes:
         """Bytes from a place, fewer where the file ends."""
-        data = os.pread(self._file.fileno(), size, start)
-        # A call reads no more than 2 GiB.
-        while len(data) < size and (more := os.pread(self._file.fileno(), size, start + len(data))):
-            data += more[: size - len(data)]
-        return data
+        return read_at(self._file, start, size)
+
+    def read(self, ranges: Sequence[Range]) -> Iterator[bytes | memoryview]:
+        """Yield the bytes of some ranges; those that stand close together are read at once."""
+        for begin, end, members in merged(ranges, self._GAP):
+            data = memoryview(self.peek(begin, end - begin))
+            for offset, size in members:
+                yield data[offset - begin : offset - begin + size]
 
 
-class RemoteContent(Content):
-    """The bytes of a file in an object store, by ranges.
+def read_at(file: IO[bytes], start: int, size: int) -> bytes:
+    """Bytes from a place of a file, fewer where it ends."""
+    data = os.pread(file.fileno(), size, start)
+    # A call reads no more than 2 GiB.
+    while len(data) < size and (
+        more := os.pread(file.fileno(), size - len(data), start + len(data))
+    ):
+        data += more
+    return data
 
-    Parameters
-    ----------
-    location : str
-    size : int
-    """
 
-    chunk, gap = _REMOTE_CHUNK, _REMOTE_GAP
-
-    def __init__(self, location: str, size: int):
-        self.location = location
-        self.size = size
-
-    def peek(self, start: int, size: int) -> bytes:
-        """Bytes from a place, fewer where the file ends; much at once by several requests."""
-        end = min(start + size, self.size)
-        places = range(start, end, _REQUEST)
-        ranges = [(place, min(_REQUEST, end - place)) for place in places]
-        pieces = storage.read_ranges(self.location, ranges)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def merged(ranges: Iterable[Range], gap: int) -> Iterator[tuple[int, int, list[Range]]]:
+    """Begin, end and members of runs of ranges with at most `gap` bytes between them."""
+    run: list[Range] = []
+    begin = end = 0
+    for offset, size in ranges:
+        if run and not end <= offset <= end + gap:
+            yield begin, end, run
+            run = []
+        if not run:
+            begin = offset
+        run.append((offset, size))
+        end = offset + size
+    if run:
+        yield begin, end, run
 
 
 class HeaderView:
@@ -120,40 +129,33 @@ class HeaderView:
 
 
 def read_members(
-    content: Content, location: str, ranges: Iterable[tuple[int, int]]
-) -> Iterator[memoryview]:
-    """Yield the bytes of ``(offset, size)`` ranges in the order given.
-
-    Those that follow each other closely are read together.
+    content: Content, location: str, ranges: Iterable[Range]
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of ranges in the order given; some are read ahead.
 
     Raises
     ------
     ChangedError
         When the tar became shorter.
     """
-    chunk: list[tuple[int, int]] = []
-    begin = end = 0
-    for offset, size in ranges:
-        fits = end <= offset <= end + content.gap and offset + size - begin <= content.chunk
-        if chunk and not fits:
-            yield from _read_together(content, location, chunk, begin, end)
-            chunk = []
-        if not chunk:
-            begin = offset
-        chunk.append((offset, size))
-        end = offset + size
-    if chunk:
-        yield from _read_together(content, location, chunk, begin, end)
+    chunk: list[Range] = []
+    held = 0
+    for place in ranges:
+        chunk.append(place)
+        held += place[1]
+        if held >= content.chunk:
+            yield from _read_chunk(content, location, chunk)
+            chunk, held = [], 0
+    yield from _read_chunk(content, location, chunk)
 
 
-def _read_together(
-    content: Content, location: str, chunk: list[tuple[int, int]], begin: int, end: int
-) -> Iterator[memoryview]:
-    data = memoryview(content.peek(begin, end - begin))
-    if len(data) < end - begin:
-        raise ChangedError(
-            f"{location} became shorter while it was read. Wait until it is complete, then run "
-            "the same job again."
-        )
-    for offset, size in chunk:
-        yield data[offset - begin : offset - begin + size]
+def _read_chunk(
+    content: Content, location: str, chunk: list[Range]
+) -> Iterator[bytes | memoryview]:
+    for (_, size), data in zip(chunk, content.read(chunk), strict=True):
+        if len(data) < size:
+            raise ChangedError(
+                f"{location} became shorter while it was read. Wait until it is complete, then "
+                "run the same job again."
+            )
+        yield data

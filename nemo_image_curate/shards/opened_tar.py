@@ -11,9 +11,10 @@ from types import TracebackType
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import CurateError, DatasetError, NotFoundError
-from nemo_image_curate.shards.compression import is_plain, plain_tar
-from nemo_image_curate.shards.content import Content, LocalContent, RemoteContent, read_members
+from nemo_image_curate.shards.compression import MAGIC_BYTES, compression_of, plain_tar, unpacked
+from nemo_image_curate.shards.content import Content, LocalContent, read_members
 from nemo_image_curate.shards.faults import Fault
+from nemo_image_curate.shards.remote_content import content_of, drop
 
 
 class OpenedTar:
@@ -31,6 +32,8 @@ class OpenedTar:
     ----------
     info : FileInfo
         What the tar was on entering.
+    reads_all : bool
+        Whether all of a remote tar is fetched at once, when anything of it is needed.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class OpenedTar:
     def __init__(self, location: str):
         self.location = location
         self.info: storage.FileInfo
+        self.reads_all = False
         self._stack = ExitStack()
         self._opening = threading.Lock()
         self._content: Content | None = None
@@ -78,9 +82,17 @@ class OpenedTar:
 
     def _open(self) -> Content:
         try:
-            if not storage.is_local(self.location) and self.info.size and is_plain(self.location):
-                return RemoteContent(self.location, self.info.size)
-            plain = self._stack.enter_context(plain_tar(self.location))
+            # Not all web servers have ranges.
+            if self.location.startswith(("/", "http://", "https://")) or not self.info.size:
+                plain = self._stack.enter_context(plain_tar(self.location))
+            else:
+                content = content_of(self.info)
+                if self.reads_all:
+                    content.fetch_all()
+                if compression_of(content.peek(0, MAGIC_BYTES)) is None:
+                    return content
+                packed = self._stack.enter_context(content.file())
+                plain = self._stack.enter_context(unpacked(self.location, packed))
         except OSError as error:
             text = f"cannot read shard {self.location}: {error}."
             if error.errno != errno.ENOSPC:
@@ -91,7 +103,7 @@ class OpenedTar:
         self._fault = plain.fault
         return LocalContent(plain.file)
 
-    def read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
+    def read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes | memoryview]:
         """Yield the bytes of ``(offset, size)`` ranges: see `read_members`."""
         with storage.reaching(self.location):
             yield from read_members(self.content, self.location, ranges)
@@ -108,4 +120,8 @@ class OpenedTar:
     ) -> None:
         self.close()
         if kind is None:
-            self.info.require_same(storage.stat(self.location))
+            try:
+                self.info.require_same(storage.stat(self.location))
+            except DatasetError:
+                drop(self.info)
+                raise

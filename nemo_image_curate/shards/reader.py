@@ -62,6 +62,9 @@ class TarShard:
         Path or URL of the tar.
     use_index_file : bool
         Take the index from ``STEM.idx`` beside the tar when there is one that fits it.
+    reads_all : bool
+        Most of it is read after its headers, or will be soon: so all of a remote one is fetched
+        at once. Else headers and members alone are, each by a request.
 
     Attributes
     ----------
@@ -75,10 +78,12 @@ class TarShard:
         On leaving, when it is not what it was on entering.
     """
 
-    def __init__(self, location: str, use_index_file: bool = False):
+    def __init__(self, location: str, use_index_file: bool = False, reads_all: bool = True):
         self.location = location
+        self._reads_all = reads_all
         self.use_index_file = use_index_file
         self.index: TarIndex
+        self._scanned = False
         self._tar = OpenedTar(location)
 
     @property
@@ -90,27 +95,21 @@ class TarShard:
         self._tar.__enter__()
         try:
             index = self._read_idx() if self.use_index_file else None
-            identity = (self.location, self.info.token)
-            index = index or _memory.get(identity)
-            if index is None:
-                index = self._scan()
-                # What the index of one that changed meanwhile describes is not known.
-                now = storage.stat(self.location)
-                if now is not None and now.token == self.info.token:
-                    _memory.put(identity, index)
-            self.index = index
+            self.index = index or _memory.get(self._identity()) or self._scan()
         except BaseException:
             self._tar.close()
             raise
         return self
 
     def _scan(self) -> TarIndex:
+        self._tar.reads_all = self._reads_all
         with storage.reaching(self.location):
             index = scan(self._tar.content)
         if (fault := self._tar.fault) is not None:
             # That the tar ends too early, too, says nothing more.
             index.faults = [one for one in index.faults if one.kind != "truncated" or one.key]
             index.faults.insert(0, fault)
+        self._scanned = True
         return index
 
     def __exit__(
@@ -120,6 +119,12 @@ class TarShard:
         traceback: TracebackType | None,
     ) -> None:
         self._tar.__exit__(kind, error, traceback)
+        # What the index of one that changed meanwhile describes is not known.
+        if kind is None and self._scanned:
+            _memory.put(self._identity(), self.index)
+
+    def _identity(self) -> tuple[str, str]:
+        return self.location, self.info.token
 
     def _read_idx(self) -> TarIndex | None:
         location = ShardFiles.beside(self.location).index
