@@ -106,7 +106,8 @@ def finish(
     Raises
     ------
     click.exceptions.Exit
-        With the status 3, when something was there, and nothing of it could be read.
+        With the status 3, when something was there, and nothing of it could be read; with 1, when
+        a part of it could not be read: a shard or a sidecar as a whole.
     """
     counts = account.counts() | more
     write_run({**record, "account": counts, "named": account.named}, folder)
@@ -115,6 +116,13 @@ def finish(
     list_faults(account.named, as_json)
     rows = account.rows_in_sidecars
     end(bool((rows and nothing_read) or (account.faults and not rows)))
+    if unread := account.faults.get("unreadable"):
+        click.echo(
+            f"error: {unread} shards or sidecars could not be read, and are left out: see above. "
+            "Run the same command again when they can.",
+            err=True,
+        )
+        raise click.exceptions.Exit(1)
 
 
 def write_run(record: dict[str, Any], folder: str) -> None:

@@ -119,8 +119,9 @@ class AddColumns:
         self.function = function
         # What Dask's dashboard calls these tasks.
         self.__name__ = getattr(function, "__name__", type(function).__name__)
-        # Whether it reads all headers of the tars.
+        # Whether it reads all headers of the tars, and whether anything of them.
         self.scans_tars = getattr(function, "scans_tars", False)
+        self.reads_tars = getattr(function, "reads_tars", False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("AddColumns", normalize_token(self.function))

@@ -124,7 +124,13 @@ class MetadataReader:
         return frames.from_arrow(table, self.backend)
 
     def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
-        """Read (some columns of) one source as an Arrow table of the common schema."""
+        """Read (some columns of) one source as an Arrow table of the common schema.
+
+        Raises
+        ------
+        ChangedError
+            When the rows are made of the tar, and it is not what it was when it was opened.
+        """
         wanted = self.schema.names if wanted is None else list(wanted)
         schema = pa.schema([self.schema.field(name) for name in wanted])
         if source.sidecar is not None:
@@ -134,6 +140,8 @@ class MetadataReader:
             )
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
+                if source.tar is not None:
+                    source.tar.require_same(shard.info)
                 table, _ = columns.read_tar(shard, self.id_col, self.schema)
         if source.shard is not None and SHARD_COLUMN in wanted:
             if SHARD_COLUMN in table.column_names:
