@@ -23,6 +23,26 @@ class DatasetError(CurateError, ValueError):
     """A dataset, shard or sidecar cannot be read as what it claims to be."""
 
 
+class NotFoundError(DatasetError):
+    """A file is not where it should be: it was moved, or its disk is not mounted here."""
+
+
+class ForbiddenError(DatasetError):
+    """A file is there and may not be read."""
+
+
+class UnavailableError(DatasetError):
+    """The disk, server or network that holds a file does not answer, or failed."""
+
+
+class DamagedError(DatasetError):
+    """A file was read, and is not what it should be."""
+
+
+class ChangedError(DatasetError):
+    """A file is not what it was when the work on it began."""
+
+
 class SchemaError(DatasetError):
     """Sidecars disagree about a column in a way that has no common type."""
 
@@ -41,6 +61,10 @@ class EncoderMismatchError(CurateError, ValueError):
 
 class JobError(CurateError, RuntimeError):
     """Some partitions of a job failed; the finished ones are kept."""
+
+
+class ClusterError(CurateError, RuntimeError):
+    """Dask's scheduler or its workers are not there, or cannot do what the client asks of them."""
 
 
 class ColumnNotFoundError(CurateError, KeyError):

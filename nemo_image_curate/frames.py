@@ -33,6 +33,8 @@ from nemo_image_curate.errors import (
 Backend = Literal["cpu", "gpu"]
 _ENVIRONMENT = "NEMO_IMAGE_CURATE_BACKEND"
 # cuDF columns, and Arrow's 32-bit list offsets, address at most this many leaf values.
+# Bytes of a table that one thread converts faster than several.
+_THREADS_FROM = 2**20
 MAX_LEAVES = 2**31 - 1
 
 
@@ -124,7 +126,9 @@ def from_arrow(table: pa.Table, backend: Backend) -> Any:
         whole = {name: nan_to_null(table[name]) for name in table.column_names}
         return cudf.DataFrame.from_arrow(pa.table(whole))
 
-    return table.to_pandas(types_mapper=_pandas_type, ignore_metadata=True)
+    # Small tables are done before other threads have begun.
+    is_large = table.nbytes > _THREADS_FROM
+    return table.to_pandas(types_mapper=_pandas_type, ignore_metadata=True, use_threads=is_large)
 
 
 _NULLABLE_NUMBERS: dict[pa.DataType, Any] = {
@@ -205,11 +209,10 @@ def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
     columns : dict of str to pyarrow.Array or series
         Each as long as the frame. Arrow arrays become columns of the frame's backend.
     """
-    backend = backend_of(frame)
     frame = frame.copy(deep=False)
     for name, values in columns.items():
         if isinstance(values, (pa.Array, pa.ChunkedArray)):
-            values = from_arrow(pa.table({name: values}), backend)[name]
+            values = column(values, frame)
         values.index = frame.index
         frame[name] = values
     return frame
@@ -367,6 +370,10 @@ def require_columns(frame: Any, *names: str) -> None:
             raise ColumnNotFoundError(name, frame.columns)
 
 
-def empty_column(frame: Any, arrow_type: pa.DataType) -> Any:
-    """A zero-length column of an Arrow type, for the schema of a lazy result."""
-    return from_arrow(pa.table({"column": pa.array([], arrow_type)}), backend_of(frame))["column"]
+def column(values: Any, frame: Any) -> Any:
+    """An Arrow array, as long as a dataframe, as a series of its kind and index."""
+    if backend_of(frame) == "gpu":
+        series = from_arrow(pa.table({"column": values}), "gpu")["column"]
+        series.index = frame.index
+        return series
+    return pd.Series(_pandas_type(values.type).__from_arrow__(values), index=frame.index)

@@ -8,11 +8,13 @@ fsspec's own configuration), so that the same string works on the driver and on 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob as glob_module
-import hashlib
+import logging
 import os
 import posixpath
 import re
+import socket
 import stat as file_mode
 import tempfile
 import uuid
@@ -21,15 +23,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import filelock
 import fsspec.config
 import fsspec.core
 
-from nemo_image_curate.errors import ConfigError, CurateError, DatasetError
+from nemo_image_curate.errors import (
+    ChangedError,
+    ConfigError,
+    CurateError,
+    DatasetError,
+    ForbiddenError,
+    NotFoundError,
+    UnavailableError,
+)
 
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
-_TEMPORARY = ".curate-tmp-"
+TEMPORARY = ".curate-tmp-"
+# What the names of the files end in that keep two processes from writing to one folder.
+LOCK_ENDING = ".curate-lock"
 # What operating systems leave in folders.
 _HIDDEN_MARKS = (
     *("._", "ds_store", "thumbs.db", "desktop.ini", "@eadir/", "__macosx/", ".spotlight-v100/"),
@@ -41,8 +52,6 @@ _HIDDEN = re.compile(
     r"|\.Trash-[0-9]+|\$RECYCLE\.BIN)/[^\0]*)(?=\0|$)",
     re.IGNORECASE,
 )
-# Shows a worker that it sees the client's folder.
-_SHARED_MARK = "driver"
 # What fsspec needs for URLs.
 _NEEDED = {
     "s3": "'nemo_image_curate[s3]'",
@@ -60,6 +69,18 @@ _REMOTE_PACKAGES = frozenset(
     "adlfs aiohttp azure botocore gcsfs google httpx httpx2 huggingface_hub requests s3fs".split()
 )
 _CONNECT_SECONDS = 10
+# What file systems say when the disk, or the server behind it, is at fault, and not the file.
+_NOT_ANSWERING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
+        *("ENETUNREACH", "EBUSY", "ENXIO", "ENODEV", "EREMOTEIO", "ECONNRESET", "ECONNREFUSED"),
+        *("ECONNABORTED", "ENOLINK", "ESHUTDOWN", "EAGAIN"),
+    )
+)
+_FORBIDDEN = (401, 403)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,12 +96,43 @@ class FileInfo:
         When its content was written, in seconds since the epoch.
     changed : float
         When it came to be there as it is: also moving or copying a file with its old time counts.
+    content : str
+        What changes with the content: of an object store its ETag, of a local file its times to
+        the nanosecond; empty where nothing is known of it.
     """
 
     location: str
     size: int
     mtime: float
     changed: float
+    content: str = ""
+
+    @property
+    def token(self) -> str:
+        """What tells this content of the file from others that it has had or will have."""
+        return f"{self.size}-{self.content or self.mtime}"
+
+    def require_same(self, now: FileInfo | None) -> None:
+        """Check that a file has the content that it had when it was looked at.
+
+        Raises
+        ------
+        NotFoundError, ChangedError
+        """
+        again = "Nothing was written of it. {}, then run the same job again."
+        if now is None:
+            raise NotFoundError(
+                f"{self.location} was removed, or its disk unmounted, while it was in use. "
+                + again.format("Put it back")
+            )
+        if self.token != now.token:
+            difference = "it has other content of the same size"
+            if self.size != now.size:
+                difference = f"it had {self.size} bytes, and has {now.size}"
+            raise ChangedError(
+                f"{self.location} was changed while it was in use: {difference}. "
+                + again.format("Wait until it is complete")
+            )
 
 
 def filesystem(location: str) -> tuple[Any, str]:
@@ -113,31 +165,79 @@ def endpoint() -> str:
 
 @contextlib.contextmanager
 def reaching(location: str) -> Iterator[None]:
-    """Turn what goes wrong between here and a remote place into one line that says what to check.
+    """Tell what goes wrong between here and a place by one of three errors, with what to check.
+
+    What is wrong with a file's content, or with this machine, passes as it is.
 
     Raises
     ------
-    DatasetError
+    NotFoundError, ForbiddenError, UnavailableError
     """
     try:
         yield
     except CurateError:
         raise
     except Exception as error:
-        package = type(error).__module__.partition(".")[0]
-        is_remote = package in _REMOTE_PACKAGES or isinstance(error, OSError)
-        if is_local(location) or not is_remote:
+        told = _trouble(location, error)
+        if told is None:
             raise
-        what = " ".join(str(error).split()) or type(error).__name__
-        check = "Check the address, the network, and that you may read it"
-        if location.startswith("s3://"):
-            check = (
-                f"Check the endpoint ({endpoint()}), the credentials (AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY or AWS_PROFILE), and the bucket's name"
-            )
-        elif location.startswith("hf://"):
-            check = "Check the repository's name, and your token: hf auth login"
-        raise DatasetError(f"cannot reach {location}: {what[:300]}. {check}.") from error
+        raise told from error
+
+
+def _trouble(location: str, error: Exception) -> DatasetError | None:
+    """The error of ours for one of a file system or a store; None for all others."""
+    what = " ".join(str(error).split())[:300] or type(error).__name__
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        if is_local(location):
+            return NotFoundError(_not_there(location))
+        return NotFoundError(f"{location} does not exist: {what}. {_check_of(location)}.")
+    if isinstance(error, PermissionError) or _status(error) in _FORBIDDEN:
+        return ForbiddenError(f"may not read {location}: {what}. {_check_of(location)}.")
+    if is_local(location):
+        if number not in _NOT_ANSWERING:
+            return None
+    else:
+        is_remote = type(error).__module__.partition(".")[0] in _REMOTE_PACKAGES
+        ours_to_solve = number in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
+        if not (is_remote or isinstance(error, OSError)) or ours_to_solve:
+            return None
+    return UnavailableError(f"cannot reach {location}: {what}. {_check_of(location)}.")
+
+
+def _not_there(location: str) -> str:
+    folder, host = parent(location), socket.gethostname()
+    if os.path.isdir(folder):
+        return f"{location} does not exist on {host}. Was it moved while it was in use?"
+    return f"{location} does not exist on {host}, nor does {folder}. Is the disk mounted there?"
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status in an exception of one of the clients that fsspec uses."""
+    response = getattr(error, "response", None)
+    for holder, name in (
+        *((error, name) for name in ("status", "status_code", "code")),
+        *((response, name) for name in ("status_code", "status")),
+    ):
+        value = getattr(holder, name, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def _check_of(location: str) -> str:
+    """What a user can look at when a place gives nothing."""
+    if location.startswith("s3://"):
+        return (
+            f"Check the endpoint ({endpoint()}), the credentials (AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY or AWS_PROFILE), and the bucket's name"
+        )
+    if location.startswith("hf://"):
+        return "Check the repository's name, and your token: hf auth login"
+    if is_local(location):
+        host = socket.gethostname()
+        return f"Check on {host} that its disk is mounted and works, and that you may read it"
+    return "Check the address, the network, and that you may read it"
 
 
 def is_local(location: str) -> bool:
@@ -223,14 +323,16 @@ def stat(location: str) -> FileInfo | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            raise DatasetError(f"cannot use {location[:200]}: {error}") from error
+            told = _trouble(location, error)
+            raise told or DatasetError(f"cannot use {location[:200]}: {error}") from error
         if not (file_mode.S_ISREG(status.st_mode) or file_mode.S_ISDIR(status.st_mode)):
             # To open a pipe would wait for ever.
             raise DatasetError(
                 f"{location} is a pipe, socket or device, and no file. Move it away."
             )
         changed = max(status.st_mtime, status.st_ctime)
-        return FileInfo(location, status.st_size, status.st_mtime, changed)
+        content = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+        return FileInfo(location, status.st_size, status.st_mtime, changed, content)
     fs, path = filesystem(location)
     with reaching(location):
         try:
@@ -244,16 +346,15 @@ def _info(location: str, info: dict[str, Any]) -> FileInfo:
     if hasattr(written, "timestamp"):
         written = written.timestamp()
     mtime = float(written) if isinstance(written, (int, float)) else 0.0
-    # What fsspec calls "created" is a local file's time of last change of any kind.
-    placed = info.get("created") if is_local(location) else None
-    changed = max(mtime, float(placed)) if isinstance(placed, (int, float)) else mtime
-    return FileInfo(location, int(info["size"] or 0), mtime, changed)
+    content = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return FileInfo(location, int(info["size"] or 0), mtime, mtime, content)
 
 
 def is_dir(location: str) -> bool:
     """Whether a location is a folder (for object stores: a prefix that holds something)."""
     fs, path = filesystem(location)
-    return bool(fs.isdir(path))
+    with reaching(location):
+        return bool(fs.isdir(path))
 
 
 def is_hidden(name: str) -> bool:
@@ -269,8 +370,8 @@ def is_hidden(name: str) -> bool:
 def find(folder: str, suffix: str | tuple[str, ...]) -> list[FileInfo]:
     """All files below `folder` whose name ends in (a) `suffix`, sorted.
 
-    Links to files and folders are followed. Unfinished files, and those of `is_hidden`, are left
-    out.
+    Links to files and folders are followed. Unfinished files, locks, and those of `is_hidden`, are
+    left out.
 
     Raises
     ------
@@ -281,9 +382,11 @@ def find(folder: str, suffix: str | tuple[str, ...]) -> list[FileInfo]:
         names = (name for name in _walk(folder) if _is_wanted(name, folder, suffix))
         return list(map(_linked, sorted(names)))
     fs, path = filesystem(folder)
+    with reaching(folder):
+        listed = sorted(fs.find(path, detail=True).items())
     return [
         _info(fs.unstrip_protocol(name), info)
-        for name, info in sorted(fs.find(path, detail=True).items())
+        for name, info in listed
         if _is_wanted(name, path, suffix)
     ]
 
@@ -301,22 +404,29 @@ def glob(pattern: str) -> list[FileInfo]:
         files = (name for name in names if not os.path.isdir(name) and _is_wanted(name, "", ""))
         return list(map(_linked, sorted(files)))
     fs, path = filesystem(pattern)
+    with reaching(pattern):
+        listed = sorted(fs.glob(path, detail=True).items())
     return [
         _info(fs.unstrip_protocol(name), info)
-        for name, info in sorted(fs.glob(path, detail=True).items())
+        for name, info in listed
         if info["type"] == "file" and _is_wanted(name, "", "")
     ]
 
 
 def _is_wanted(name: str, folder: str, suffix: str | tuple[str, ...]) -> bool:
     below = name[len(folder) :]
-    return name.lower().endswith(suffix) and _TEMPORARY not in name and not is_hidden(below)
+    is_ours = TEMPORARY in name or name.endswith(LOCK_ENDING)
+    return name.lower().endswith(suffix) and not is_ours and not is_hidden(below)
 
 
 def _walk(folder: str) -> Iterator[str]:
     """All files below a local folder; each folder once, however many links lead there."""
+
+    def tell(error: OSError) -> None:
+        logger.warning("%s is left out with all below it: %s", error.filename, error.strerror)
+
     seen: set[tuple[int, int]] = set()
-    for path, folders, files in os.walk(folder, followlinks=True):
+    for path, folders, files in os.walk(folder, onerror=tell, followlinks=True):
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -344,7 +454,7 @@ def make_dirs(folder: str) -> None:
         )
     fs, path = filesystem(folder)
     try:
-        with reaching(folder):
+        with contextlib.nullcontext() if is_local(folder) else reaching(folder):
             fs.makedirs(path, exist_ok=True)
     except OSError as error:
         raise DatasetError(
@@ -352,42 +462,26 @@ def make_dirs(folder: str) -> None:
         ) from error
 
 
-def make_shared(folder: str) -> None:
-    """Create a local folder that workers write to, each of them after `require_shared`."""
-    make_dirs(folder)
-    Path(folder, _SHARED_MARK).touch()
-
-
-def require_shared(folder: str, argument: str) -> None:
-    """Check on a worker that a folder is the one which the client made by `make_shared`.
-
-    Raises
-    ------
-    ConfigError
-        Naming the argument that says where the folder is.
-    """
-    if not Path(folder, _SHARED_MARK).exists():
-        raise ConfigError(
-            f"this worker does not see {folder}. Give {argument}= a folder on a file system that "
-            "all workers share."
-        )
-
-
 def read_bytes(location: str) -> bytes:
-    """The whole content of one file."""
-    if is_local(location):
-        return Path(location).read_bytes()
-    fs, path = filesystem(location)
-    return bytes(fs.cat_file(path))
+    """The whole content of one file.
+
+    This, and what else reads, raises the errors of `reaching`.
+    """
+    with reaching(location):
+        if is_local(location):
+            return Path(location).read_bytes()
+        fs, path = filesystem(location)
+        return bytes(fs.cat_file(path))
 
 
 def open_read(location: str) -> IO[bytes]:
-    """A seekable binary file."""
-    if is_local(location):
-        return open(location, "rb")
-    fs, path = filesystem(location)
-    file: IO[bytes] = fs.open(path, "rb")
-    return file
+    """A seekable binary file; what goes wrong later needs `reaching` around it."""
+    with reaching(location):
+        if is_local(location):
+            return open(location, "rb")
+        fs, path = filesystem(location)
+        file: IO[bytes] = fs.open(path, "rb")
+        return file
 
 
 def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -396,7 +490,8 @@ def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]
     # Object stores have no empty ranges: asked for one, they send the whole file.
     bounds = [(offset, offset + size) for offset, size in ranges if size]
     starts, ends = [start for start, _ in bounds], [end for _, end in bounds]
-    contents = iter(fs.cat_ranges([path] * len(bounds), starts, ends, on_error="raise"))
+    with reaching(location):
+        contents = iter(fs.cat_ranges([path] * len(bounds), starts, ends, on_error="raise"))
     return [bytes(next(contents)) if size else b"" for _, size in ranges]
 
 
@@ -407,13 +502,16 @@ def fetched(location: str) -> Iterator[IO[bytes]]:
     Remote files are copied as one sequential read, which is what object stores are good at.
     """
     if is_local(location):
-        with open(location, "rb") as file:
+        with open_read(location) as file:
             yield file
         return
     fs, path = filesystem(location)
     # An unnamed temporary file: even kill -9 leaves nothing behind.
     with tempfile.TemporaryFile() as file:
-        with fs.open(path, "rb", block_size=8 * 2**20, cache_type="readahead") as remote:
+        with (
+            reaching(location),
+            fs.open(path, "rb", block_size=8 * 2**20, cache_type="readahead") as remote,
+        ):
             while block := remote.read(8 * 2**20):
                 file.write(block)
         file.flush()
@@ -430,7 +528,7 @@ def atomic_write(location: str) -> Iterator[IO[bytes]]:
     """
     if is_local(location):
         folder, name = os.path.split(location)
-        temporary = os.path.join(folder, f".{name}{_TEMPORARY}{uuid.uuid4().hex}")
+        temporary = os.path.join(folder, f".{name}{TEMPORARY}{uuid.uuid4().hex}")
         try:
             with open(temporary, "wb") as file:
                 yield file
@@ -458,6 +556,37 @@ def write_bytes(location: str, content: bytes) -> None:
         file.write(content)
 
 
+def create(location: str, content: bytes) -> bool:
+    """Write a small file where there is none, which of several processes only one can.
+
+    Object stores of which fsspec knows no conditional write are looked at before: two processes
+    that begin in the same moment may both have it there.
+
+    Returns
+    -------
+    bool
+        False when there is one.
+    """
+    if is_local(location):
+        try:
+            with open(location, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+    fs, path = filesystem(location)
+    with reaching(location):
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except TypeError:
+            if fs.exists(path):
+                return False
+            fs.pipe_file(path, content)
+    return True
+
+
 def remove(location: str) -> None:
     """Remove one file; it is fine when it is gone already."""
     fs, path = filesystem(location)
@@ -472,37 +601,8 @@ def remove_tree(folder: str) -> None:
         fs.rm(path, recursive=True)
 
 
-@contextlib.contextmanager
-def exclusive(folder: str) -> Iterator[None]:
-    """Keep other processes of this machine from writing the same local folder meanwhile.
-
-    Raises
-    ------
-    DatasetError
-        At once, when another process writes to it. The system drops the claim of a dead process.
-    """
-    if not is_local(folder):
-        yield
-        return
-
-    name = hashlib.sha256(folder.encode("utf-8", "surrogateescape")).hexdigest()[:24]
-    # Beside the folder's own files it would be one more file for readers to wonder about.
-    path = os.path.join(tempfile.gettempdir(), f"nemo-image-curate-{os.getuid()}-{name}.lock")
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise DatasetError(
-            f"another process is writing to {folder}. Wait for it, or choose another folder."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def remove_temporaries(folder: str) -> None:
     """Remove what killed runs left unfinished below a local folder (others leave nothing)."""
     if is_local(folder):
-        for leftover in Path(folder).rglob(f".*{_TEMPORARY}*"):
+        for leftover in Path(folder).rglob(f".*{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)

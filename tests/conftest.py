@@ -6,10 +6,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 
+import fsspec
 import hypothesis
 import pytest
 
 from nemo_image_curate import frames
+from tests.s3_proxy import Traffic, proxied
 
 # How long an example takes says nothing of the code on a machine that has other work.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -57,6 +59,17 @@ def _s3_server() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture
+def traffic(bucket: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Traffic]:
+    """What goes to the S3 server of `bucket` from here on, through a proxy."""
+    with proxied(os.environ["AWS_ENDPOINT_URL"]) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", between.url)
+        # Filesystems are kept by their arguments, not by the environment.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        yield between
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture

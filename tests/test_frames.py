@@ -184,12 +184,15 @@ def test_too_many_values_for_one_partition():
         frames.embedding_column(wide, [0], rows=4096)
 
 
-def test_empty_column(backend):
+@pytest.mark.parametrize("name", TABLE.column_names)
+def test_an_array_as_a_column(backend, name):
     frame = frames.from_arrow(TABLE, backend)
-    column = frames.empty_column(frame, pa.list_(pa.float32()))
-    assert len(column) == 0
+    frame.index = frame.index + 7
+    column = frames.column(TABLE[name], frame)
     assert frames.backend_of(column) == backend
-    assert frames.column_to_arrow(column).type == pa.list_(pa.float32())
+    assert column.dtype == frame[name].dtype
+    assert frames.to_arrow(column.to_frame(name)) == frames.to_arrow(frame[[name]])
+    assert list(frames.host(column.index.values)) == list(frames.host(frame.index.values))
 
 
 def test_the_schema_of_frames_and_of_lazy_frames(backend):

@@ -15,7 +15,7 @@ PACKAGE = "nemo_image_curate"
 # Folders and modules of the package, each of which may import those before it. CONTRIBUTING.md
 # says in the same order what each is for.
 LAYERS = """
-errors storage tables frames version catalog compute shards decode vectors expressions dataset
+errors storage locks tables frames version catalog compute shards decode vectors expressions dataset
 stages models embedders quality classifiers dedup index search serve demo doctor cli
 """.split()
 

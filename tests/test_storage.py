@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import DatasetError
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -136,16 +136,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match=r"cannot create .*file/sub.*may write"):
         storage.make_dirs(str(tmp_path / "file" / "sub"))
-
-
-def test_a_worker_sees_whether_a_folder_is_shared(tmp_path):
-    folder = str(tmp_path / "a" / "b")
-    for _ in range(2):
-        storage.make_shared(folder)
-        storage.require_shared(folder, "path")
-    for other in (str(tmp_path / "a"), str(tmp_path / "nothing")):
-        with pytest.raises(ConfigError, match=rf"does not see {other}. Give work_dir= a folder"):
-            storage.require_shared(other, "work_dir")
 
 
 JUNK = (".ipynb_checkpoints/a-checkpoint.tar", ".Trash-1000/files/a.tar", "$RECYCLE.BIN/a.tar")

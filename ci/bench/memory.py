@@ -16,15 +16,18 @@ from distributed import Client
 from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
 
 
-def _peak() -> int:
-    """In kB. Not getrusage's, which a process inherits from the one that started it."""
+def peak_of_this() -> float:
+    """Peak resident memory in MB of this process.
+
+    Not getrusage's, which a process inherits from the one that started it.
+    """
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def peak_of_all(client: Client) -> float:
     """Peak resident memory in MB of this process and its workers, added up."""
-    return float(_peak() + sum(client.run(_peak).values())) / 1024
+    return peak_of_this() + float(sum(client.run(peak_of_this).values()))
 
 
 def measure(what: str, shards: str, output: str) -> float:

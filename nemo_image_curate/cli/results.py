@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # What came of a command, in the folder that it wrote to.
 RUN_FILE = "_run.json"
-# What differs between runs that do the same.
-_DIFFERS = ("seconds", "output", "path")
 # The exit status where there was something, and nothing of it could be read.
 _NOTHING_READ = 3
 
@@ -96,7 +94,7 @@ def finish(
     account : Account
         Of the dataset that it was given.
     folder : str
-        Where ``_run.json`` goes: all of the record but what differs between equal runs.
+        Where ``_run.json`` goes.
     as_json : bool
     nothing_read : bool
         Whether the command gave nothing for any of the rows.
@@ -108,7 +106,8 @@ def finish(
     Raises
     ------
     click.exceptions.Exit
-        With the status 3, when something was there, and nothing of it could be read.
+        With the status 3, when something was there, and nothing of it could be read; with 1, when
+        a part of it could not be read: a shard or a sidecar as a whole.
     """
     counts = account.counts() | more
     write_run({**record, "account": counts, "named": account.named}, folder)
@@ -117,26 +116,32 @@ def finish(
     list_faults(account.named, as_json)
     rows = account.rows_in_sidecars
     end(bool((rows and nothing_read) or (account.faults and not rows)))
+    if unread := account.faults.get("unreadable"):
+        click.echo(
+            f"error: {unread} shards or sidecars could not be read, and are left out: see above. "
+            "Run the same command again when they can.",
+            err=True,
+        )
+        raise click.exceptions.Exit(1)
 
 
 def write_run(record: dict[str, Any], folder: str) -> None:
-    """Write ``_run.json``: what came of a command, without what differs between equal runs."""
+    """Write ``_run.json``: what came of a command, how it was called, and what took how long."""
     from nemo_image_curate import storage
+    from nemo_image_curate.compute import progress, workers
 
-    command = click.get_current_context().info_name
-    run = {"command": command, "version": __version__, **_comparable(record)}
+    context = click.get_current_context()
+    run = {
+        "command": context.info_name,
+        "version": __version__,
+        **record,
+        "config": context.params,
+        "versions": workers.versions(),
+        "stages": progress.finished(),
+    }
     content = json.dumps(run, indent=1, ensure_ascii=False, default=str)
     location = storage.join(storage.normalise(folder), RUN_FILE)
     storage.write_bytes(location, content.encode("utf-8", "backslashreplace"))
-
-
-def _comparable(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what differs between runs that do the same."""
-    return {
-        name: _comparable(value) if isinstance(value, dict) else value
-        for name, value in record.items()
-        if name not in _DIFFERS
-    }
 
 
 def list_faults(faults: Iterable[dict[str, str]], to_stderr: bool = False) -> None:

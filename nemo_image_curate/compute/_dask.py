@@ -76,3 +76,39 @@ def _percentile(values: Any, q: Any, interpolation: str = "linear") -> Any:
         # Dask has left out the nulls.
         values = values.to_numpy(dtype=kind.numpy_dtype)
     return percentile(values, q, interpolation)
+
+
+def run(
+    client: Any, function: Any, *arguments: Any, workers: list[str], seconds: float
+) -> dict[str, Any] | None:
+    """What a function returns, or raises, on each of some workers; None when some do not answer."""
+    import asyncio
+
+    async def ask() -> Any:
+        call = client._run(function, *arguments, workers=workers, on_error="return")
+        return await asyncio.wait_for(call, seconds)
+
+    try:
+        answers: dict[str, Any] = client.sync(ask)
+    except TimeoutError:
+        return None
+    return answers
+
+
+def wrap(task: Any, wrapper: Any) -> Any:
+    """A delayed call of the same function with the same arguments, by way of a wrapper.
+
+    What is no call stays as it is.
+    """
+    from dask._task_spec import Task
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
+
+    graph = task.__dask_graph__()
+    (layer,) = task.__dask_layers__()
+    last = graph.layers[layer][task.key]
+    if not isinstance(last, Task):
+        return task
+    wrapped = Task(task.key, wrapper(last.func), *last.args, **last.kwargs)
+    layers = {**graph.layers, layer: {**graph.layers[layer], task.key: wrapped}}
+    return Delayed(task.key, HighLevelGraph(layers, graph.dependencies), layer=layer)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 
 from nemo_image_curate import frames
-from nemo_image_curate.compute import _dask
+from nemo_image_curate.compute import _dask, workers
 from nemo_image_curate.compute.devices import usable_cores
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import ClusterError, ConfigError
 
 if TYPE_CHECKING:
     from distributed import Client
 
+logger = logging.getLogger(__name__)
+_POLL_SECONDS = 0.2
 _ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Names the file in which a worker leaves word.
 _WORD = "NEMO_IMAGE_CURATE_WORD"
@@ -38,6 +43,8 @@ def get_client(
     scheduler_address: str | None = None,
     scheduler_file: str | None = None,
     n_workers: int | None = None,
+    wait: float = 300,
+    check_versions: bool = True,
     **options: Any,
 ) -> Client:
     """A Dask client for this machine's CPU or GPUs, or for a running scheduler.
@@ -51,9 +58,15 @@ def get_client(
         ``gpu`` starts a ``LocalCUDACluster`` with one worker of two threads per GPU, cuDF spilling
         and RMM's asynchronous allocator, which leaves torch the memory that cuDF does not use.
     scheduler_address, scheduler_file : str, optional
-        Connect to this scheduler instead of starting one.
+        Connect to this scheduler instead of starting one. Default: that of Dask's configuration
+        (``scheduler-address``, environment variable ``DASK_SCHEDULER_ADDRESS``), if there is one
+        and `n_workers` is not given.
     n_workers : int, optional
         Default: the number of cores (``cpu``) or GPUs (``gpu``).
+    wait : float, default 300
+        Seconds to wait for the scheduler's file and for a worker of a running scheduler.
+    check_versions : bool, default True
+        Refuse workers that have other versions of what values depend on.
     **options
         Passed on to the cluster, or to ``Client`` when connecting.
 
@@ -69,16 +82,21 @@ def get_client(
         that worker processes cannot import.
     BackendError
         When ``gpu`` is asked for and no GPU works.
+    ClusterError
+        When no scheduler answers, or it has no worker after so many seconds.
     """
-    from distributed import Client
-
     _refuse_while_imported()
     if scheduler_address and scheduler_file:
         raise ConfigError("give scheduler_address or scheduler_file, not both.")
+    if not (scheduler_address or scheduler_file or n_workers):
+        scheduler_address = configured_scheduler()
     if scheduler_address or scheduler_file:
         if n_workers is not None:
             raise ConfigError("n_workers belongs to a new cluster, not to a running scheduler.")
-        return Client(address=scheduler_address, scheduler_file=scheduler_file, **options)
+        client = _connected(scheduler_address, scheduler_file, wait, options)
+        if not check_versions:
+            workers.allow_versions(client)
+        return client
     if frames.resolve_backend(kind) == "gpu":
         return _start_cuda(n_workers, options)
     from distributed import LocalCluster
@@ -91,6 +109,69 @@ def get_client(
     with _processes_start(options.get("processes", True)):
         cluster = LocalCluster(n_workers=n_workers or usable_cores(), **(defaults | options))
     return _owned(cluster)
+
+
+def configured_scheduler() -> str | None:
+    """The address of the scheduler that Dask's configuration names, as in a job of Slurm."""
+    address: str | None = dask.config.get("scheduler-address", None)
+    return address
+
+
+def _connected(
+    address: str | None, scheduler_file: str | None, wait: float, options: dict[str, Any]
+) -> Client:
+    """A client of a running scheduler that has a worker."""
+    from distributed import Client
+
+    until = time.monotonic() + wait
+    if scheduler_file:
+        _await(
+            lambda: _is_written(scheduler_file),
+            *(until, wait, f"the scheduler's file {scheduler_file}"),
+            "Start the scheduler with --scheduler-file",
+        )
+    where = address or f"{_address_in(str(scheduler_file))} (of {scheduler_file})"
+    try:
+        client = Client(address=address, scheduler_file=scheduler_file, **options)
+    except OSError as error:
+        stale = " Delete the file if it was left by an earlier one." if scheduler_file else ""
+        raise ClusterError(f"no Dask scheduler answers at {where}.{stale}") from error
+    try:
+        _await(
+            lambda: bool(client.scheduler_info(n_workers=-1)["workers"]),
+            *(until, wait, f"a worker of the scheduler at {where}"),
+            "Start workers, such as by: dask worker",
+        )
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _is_written(scheduler_file: str) -> bool:
+    try:
+        return bool(_address_in(scheduler_file))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _address_in(scheduler_file: str) -> str:
+    return str(json.loads(Path(scheduler_file).read_text())["address"])
+
+
+def _await(condition: Callable[[], bool], until: float, wait: float, what: str, how: str) -> None:
+    """Wait for a condition, saying for what."""
+    has_told = False
+    while not condition():
+        if time.monotonic() > until:
+            raise ClusterError(
+                f"waited {wait:g} s for {what}. {how}, or wait longer: get_client(wait=SECONDS), "
+                "--wait SECONDS."
+            )
+        if not has_told:
+            logger.warning("waiting up to %g s for %s.", wait, what)
+            has_told = True
+        time.sleep(_POLL_SECONDS)
 
 
 def _start_cuda(n_workers: int | None, options: dict[str, Any]) -> Client:
@@ -187,6 +268,17 @@ def current_client() -> Client | None:
         return active_client()
     except ValueError:
         return None
+
+
+def describe(client: Client) -> str:
+    """One line of how many workers a client has, where, and where to watch them."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    threads = sum(worker["nthreads"] for worker in workers.values())
+    hosts = len({worker["host"] for worker in workers.values()})
+    return (
+        f"{len(workers)} workers with {threads} threads on {hosts} hosts, "
+        f"dashboard: {client.dashboard_link}"
+    )
 
 
 def parallelism() -> int:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import logging
-import sys
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dask
-from tqdm import tqdm
 
+from nemo_image_curate.compute import _dask, workers
+from nemo_image_curate.compute.calls import Outcome
 from nemo_image_curate.compute.client import current_client, get_client
-from nemo_image_curate.errors import CurateError, JobError
+from nemo_image_curate.compute.progress import Progress
+from nemo_image_curate.errors import ClusterError, CurateError, JobError
 
 logger = logging.getLogger(__name__)
+Inputs = Sequence[tuple[str, int | None]]
+# How many errors are told, or kinds of them where there are more.
+_TOLD = 10
+# What of a message differs between errors of a kind.
+_PARTICULAR = re.compile(r"\S*[\d/]\S*")
 
 
 def compute_all(
@@ -22,6 +32,8 @@ def compute_all(
     what: str,
     progress: bool | None = None,
     shared: bool = False,
+    inputs: Inputs = (),
+    sizes: Sequence[int] | None = None,
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
 
@@ -31,59 +43,63 @@ def compute_all(
     labels : sequence of str
         What each task works on, for messages.
     what : str
-        What is being done, for the progress bar.
+        What is being done, for progress and messages.
     progress : bool, optional
-        Default: only when standard error is a terminal.
+        False shows none. Default: a bar on a terminal, else lines for what takes longer.
     shared : bool, default False
         The tasks need common results, such as those of a shuffle. Without a client a cluster of
         one thread is started for them: it computes each once and spills to disk.
+    inputs : sequence of (str, int or None), optional
+        Some files that are read, with their sizes in bytes, or None where that may change: workers
+        are asked whether they see them.
+    sizes : sequence of int, optional
+        How many labels each task stands for, when they are of `calls.call_each`.
 
     Returns
     -------
     list
-        Results in the order of `tasks`.
+        Results in the order of `labels`.
 
     Raises
     ------
     JobError
         After all others have finished, naming those that failed and why. When each failed with
         the same error of ours, that error.
+    ClusterError
+        At once, when the scheduler is lost, no worker comes, or one may not do the job.
     """
     if shared and current_client() is None:
         with get_client("cpu", n_workers=1, processes=False):
-            return compute_all(tasks, labels, what, progress)
-    if progress is None:
-        progress = sys.stderr.isatty()
-    results: list[Any] = [None] * len(tasks)
+            return compute_all(tasks, labels, what, progress, inputs=inputs)
+    client = current_client()
+    waits_for = functools.partial(workers.hindrance, client) if client else lambda: None
+    starts = list(itertools.accumulate(sizes, initial=0)) if sizes else range(len(tasks) + 1)
+    results: list[Any] = [None] * len(labels)
     failures: dict[int, BaseException] = {}
-    with tqdm(total=len(tasks), desc=what, unit="part", disable=not progress) as bar:
-        for position, value, error in _each(tasks):
-            bar.update()
-            if error is not None:
+    kinds: set[tuple[str, str]] = set()
+    with Progress(what, len(labels), progress, waits_for).running() as shown:
+        ended = _on_cluster(client, tasks, inputs, what) if client else _here(tasks)
+        for number, value, problem in ended:
+            positions = range(starts[number], starts[number + 1])
+            is_bundle = sizes is not None and problem is None
+            outcomes = value if is_bundle else [Outcome(value, problem)] * len(positions)
+            for position, (result, error) in zip(positions, outcomes, strict=True):
+                if error is None:
+                    results[position] = result
+                    shown.end(result)
+                    continue
                 failures[position] = error
-                logger.warning("%s: %s: %s", what, labels[position], error)
-                continue
-            results[position] = value
+                shown.fail(error)
+                if (kind := _kind(error)) not in kinds:
+                    kinds.add(kind)
+                    logger.warning("%s: %s: %s", what, labels[position], error)
     if failures:
-        raise _summarise(failures, labels, what, len(tasks))
+        raise _summarise(failures, labels, what, len(labels))
     return results
 
 
-def _each(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:
-    """Yield (position, value, error) as tasks end."""
-    client = current_client()
-    if client is not None:
-        from distributed import as_completed
-
-        futures = client.compute(list(tasks))
-        positions = {future.key: position for position, future in enumerate(futures)}
-        for future in as_completed(futures):
-            error = future.exception() if future.status != "finished" else None
-            yield positions[future.key], None if error else future.result(), error
-            future.release()
-        return
-
-    # Without a cluster: one partition at a time, each using all cores in its forward pass.
+def _here(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:
+    """Yield (position, value, error) of one task at a time, each using all cores."""
     for position, task in enumerate(tasks):
         try:
             yield position, dask.compute(task)[0], None
@@ -91,21 +107,88 @@ def _each(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None
             yield position, None, error
 
 
+def _on_cluster(
+    client: Any, tasks: Sequence[Any], inputs: Inputs, what: str
+) -> Iterator[tuple[int, Any, BaseException | None]]:
+    """Yield (position, value, error) as tasks end."""
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    if not tasks:
+        return
+    expected = workers.check(client, inputs)
+    guard = functools.partial(workers.Guarded, expected=expected)
+    futures = client.compute([_dask.wrap(task, guard) for task in tasks])
+    positions = {future.key: position for position, future in enumerate(futures)}
+    ended = 0
+    try:
+        for future in as_completed(futures):
+            if future.cancelled():
+                raise ClusterError(
+                    f"the scheduler at {client.scheduler.address} was lost while {what} ran, or it "
+                    f"dropped the job: {ended} of {len(tasks)} partitions are done and kept. Run "
+                    "the same again when there is a scheduler."
+                )
+            error = future.exception() if future.status != "finished" else None
+            if isinstance(error, ClusterError):
+                raise error
+            if isinstance(error, KilledWorker):
+                error = _killed(error)
+            elif error is not None:
+                # A worker that came later may be unable even to read its task.
+                workers.check(client)
+            ended += 1
+            yield positions[future.key], None if error else future.result(), error
+            future.release()
+    finally:
+        with contextlib.suppress(Exception):
+            if client.status == "running":
+                client.cancel(futures)
+
+
+def _killed(error: Any) -> JobError:
+    """What a task is said to have died of, whose workers died again and again."""
+    worker = error.last_worker
+    limit = getattr(worker, "memory_limit", 0)
+    memory = f"; each had {limit / 2**30:.1f} GiB" if limit else ""
+    return JobError(
+        f"{error.allowed_failures + 1} workers were killed one after the other while they worked "
+        f"on it, the last one {getattr(worker, 'address', worker)}. Most likely it needs more "
+        f"memory than a worker has (--memory-limit{memory}): start fewer workers with more memory "
+        "each, or take smaller batches (--batch-size)"
+    )
+
+
+def _kind(error: BaseException) -> tuple[str, str]:
+    """What errors have in common that differ in names and numbers only."""
+    return type(error).__name__, _PARTICULAR.sub("", str(error))
+
+
 def _summarise(
     failures: dict[int, BaseException], labels: Sequence[str], what: str, total: int
 ) -> CurateError:
     errors = list(failures.values())
     same = {(type(error), str(error)) for error in errors}
-    if len(same) == 1 and isinstance(errors[0], CurateError):
+    if (
+        len(same) == 1
+        and isinstance(errors[0], CurateError)
+        and not isinstance(errors[0], JobError)
+    ):
         return errors[0]
+    kinds: dict[object, list[int]] = {}
+    for position, error in sorted(failures.items()):
+        alike = _kind(error) if len(failures) > _TOLD else position
+        kinds.setdefault(alike, []).append(position)
     shown = [
-        f"  {labels[position]}: {type(error).__name__}: {error}"
-        for position, error in sorted(failures.items())[:10]
+        f"  {labels[first]}: {type(failures[first]).__name__}: {failures[first]}"
+        + (f"\n    and {len(others)} more like this" if others else "")
+        for first, *others in list(kinds.values())[:_TOLD]
     ]
-    more = f"\n  and {len(failures) - 10} more" if len(failures) > 10 else ""
+    if len(kinds) > _TOLD:
+        shown.append(f"  and {len(kinds) - _TOLD} more kinds of errors")
     summary = JobError(
         f"{what}: {len(failures)} of {total} partitions failed; the others are done and kept. "
-        "Run the same job again after mending the cause:\n" + "\n".join(shown) + more
+        "Run the same job again after mending the cause:\n" + "\n".join(shown)
     )
     summary.__cause__ = errors[0]
     return summary

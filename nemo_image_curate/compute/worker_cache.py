@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -52,6 +53,18 @@ def _find(token: str) -> Any:
         if token in _objects:
             _objects.move_to_end(token)
         return _objects.get(token)
+
+
+def scratch_folder() -> str | None:
+    """The folder of this process's Dask worker, which is removed with it; None without one."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().local_directory)
+    except ValueError:
+        return None
 
 
 def clear() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import mmap
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +12,18 @@ import pyarrow as pa
 from nemo_image_curate import storage
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import ChangedError
 from nemo_image_curate.shards import sidecars
-from nemo_image_curate.shards.compression import is_plain, plain_tar
 from nemo_image_curate.shards.index import Member, format_idx
 from nemo_image_curate.shards.names import ShardFiles, sample_key, shard_name
+from nemo_image_curate.shards.opened_tar import OpenedTar
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES, image_ending
 from nemo_image_curate.shards.writer import TarWriter
 
 # The staged column that says where the members of each row lie.
 MEMBERS = "__members__"
-# Bytes of source ranges held at once while copying from an object store.
-_REMOTE_CHUNK = 32 * 2**20
+# The staged column that says which content of the tar that is.
+TAR = "__tar__"
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def write_shard(
     written = _write_tar(files.tar, table, keys, root, naming)
     storage.write_bytes(files.index, format_idx(written).encode("utf-8", "surrogateescape"))
     old = table[naming.id_col]
-    table = table.drop_columns(MEMBERS)
+    table = table.drop_columns([MEMBERS, TAR])
     table = _replace(table, naming.id_col, pa.array(keys, pa.string()))
     table = _replace(
         table, SHARD_COLUMN, pa.array([naming.shard(number) + ".tar"] * len(keys), pa.string())
@@ -98,7 +97,8 @@ def _write_tar(
 ) -> list[list[tuple[str, Member]]]:
     old_keys = table[naming.id_col].to_pylist()
     members = [[Member(**one) for one in found] for found in table[MEMBERS].to_pylist()]
-    contents = _contents(root, table[SHARD_COLUMN].to_pylist(), members)
+    shards, tokens = table[SHARD_COLUMN].to_pylist(), table[TAR].to_pylist()
+    contents = _contents(root, shards, tokens, members)
     written = []
     with storage.atomic_write(location) as file:
         tar = TarWriter(file)
@@ -112,8 +112,9 @@ def _write_tar(
                 name = f"{key}.{extension}"
                 entries.append((name, tar.add(name, extension, content)))
             written.append(entries)
+        # Sees that the last tar is still what it was.
+        next(contents, None)
         tar.close()
-        contents.close()
     return written
 
 
@@ -125,42 +126,31 @@ def _ending_of(content: bytes | memoryview, sample: list[Member]) -> str:
 
 
 def _contents(
-    root: str, shards: list[str], members: list[list[Member]]
-) -> Generator[bytes | memoryview, None, None]:
-    """The bytes of all members in order; at most one source shard open at a time."""
+    root: str, shards: list[str], tokens: list[str], members: list[list[Member]]
+) -> Iterator[bytes | memoryview]:
+    """The bytes of all members in order; at most one source shard open at a time.
+
+    `tokens` say which content of its tar each row was found in.
+
+    Raises
+    ------
+    ChangedError
+        When a tar has other content now, or had it while it was read.
+    """
     start = 0
     while start < len(shards):
         stop = start
         while stop < len(shards) and shards[stop] == shards[start]:
             stop += 1
-        ranges = [member for sample in members[start:stop] for member in sample]
-        location = storage.join(root, shards[start])
-        whole = storage.is_local(location) or not is_plain(location)
-        yield from _whole(location, ranges) if whole else _remote(location, ranges)
+        with OpenedTar(storage.join(root, shards[start])) as tar:
+            if {tar.info.token} != set(tokens[start:stop]):
+                raise ChangedError(
+                    f"{tar.location} was changed while it was exported. Wait until it is complete, "
+                    "then run the same export again, to an empty folder."
+                )
+            ranges = ((one.offset, one.size) for sample in members[start:stop] for one in sample)
+            yield from tar.read(ranges)
         start = stop
-
-
-def _whole(location: str, ranges: list[Member]) -> Iterator[memoryview]:
-    with plain_tar(location) as plain:
-        whole = memoryview(mmap.mmap(plain.file.fileno(), 0, access=mmap.ACCESS_READ))
-    for member in ranges:
-        end = member.offset + member.size
-        if end > len(whole):
-            raise DatasetError(f"{location} became shorter while it was exported.")
-        yield whole[member.offset : end]
-
-
-def _remote(location: str, ranges: list[Member]) -> Iterator[bytes]:
-    chunk: list[tuple[int, int]] = []
-    held = 0
-    for member in ranges:
-        chunk.append((member.offset, member.size))
-        held += member.size
-        if held >= _REMOTE_CHUNK:
-            yield from storage.read_ranges(location, chunk)
-            chunk, held = [], 0
-    if chunk:
-        yield from storage.read_ranges(location, chunk)
 
 
 def _with_new_id(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset import exporting, saving
 from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
@@ -266,7 +267,15 @@ class ImageTextPairDataset:
 
     def head(self, n: int = 5) -> Any:
         """The first rows, computed."""
-        return self.metadata.head(n, npartitions=-1)
+        count, partitions = 1, self.metadata.npartitions
+        while True:
+            with warnings.catch_warnings():
+                # Of Dask's, that these partitions have fewer.
+                warnings.simplefilter("ignore", UserWarning)
+                rows = self.metadata.head(n, npartitions=count)
+            if len(rows) >= n or count == partitions:
+                return rows
+            count = min(partitions, 8 * count)
 
     def __len__(self) -> int:
         return len(self.metadata[self.id_col])
@@ -445,7 +454,7 @@ class ImageTextPairDataset:
         """
         naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
         output = storage.normalise(path)
-        with storage.exclusive(output):
+        with locks.exclusive(output):
             return exporting.export(self, output, naming, filter_column, use_index_files, progress)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:

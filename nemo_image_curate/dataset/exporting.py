@@ -8,7 +8,8 @@ counts, and one task per output shard copies ranges: nothing is decoded or encod
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -19,18 +20,16 @@ from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
 from nemo_image_curate.dataset.conditions import Dropped, drop, drop_rows
-from nemo_image_curate.dataset.copying import MEMBERS, Naming, write_shard
+from nemo_image_curate.dataset.copying import MEMBERS, TAR, Naming, write_shard
 from nemo_image_curate.dataset.fingerprints import fingerprint
-from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
+from nemo_image_curate.dataset.opening import EXPORT_MANIFEST, STAGING
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DamagedError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-_STAGING = "_staging"
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def export(
     sources, root = dataset.source()[1], dataset.path
     provenance = dataset.provenance
     _check(frame, root, path, naming, filter_column)
-    staging = storage.join(path, _STAGING)
+    staging = storage.join(path, STAGING)
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
@@ -83,7 +82,10 @@ def export(
         *("export", filter_column, naming.id_col, *dataset.tars.content_token()),
         *([conditions] if conditions else []),
     )
-    targets = saving.plan(frame, sources, locations, False, *config)
+    targets = [
+        replace(target, reads_tar=True)
+        for target in saving.plan(frame, sources, locations, False, *config)
+    ]
     prints = [target.fingerprint for target in targets]
     storage.make_dirs(path)
     newest = max((target.newest_input for target in targets), default=0.0)
@@ -93,6 +95,7 @@ def export(
     if manifest is None:
         summaries = saving.save(frame, targets, provenance, "staging", progress, locate)
         manifest = {"fingerprints": prints, "naming": repr(naming), "staged": summaries}
+        manifest |= saving.time_of(newest, time.time())
     staged = manifest["staged"]
     plan = _plan([summary["rows"] for summary in staged], naming)
     if fresh:
@@ -150,8 +153,8 @@ def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str 
         raise ConfigError(f"max_shards={naming.max_shards} should be a positive number of digits.")
     if naming.old_id_col in frame.columns:
         raise ConfigError(f"old_id_col={naming.old_id_col!r} is the name of another column.")
-    if MEMBERS in frame.columns:
-        raise ConfigError(f"the column name {MEMBERS!r} is needed by the export; rename yours.")
+    for name in {MEMBERS, TAR} & set(frame.columns):
+        raise ConfigError(f"the column name {name!r} is needed by the export; rename yours.")
     if filter_column is not None:
         frames.require_columns(frame, filter_column)
         kind = str(frame.dtypes[filter_column])
@@ -183,13 +186,14 @@ def _read_manifest(
             manifest = json.loads(storage.read_bytes(location))
             same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
         except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f"{location} is damaged; delete {path} and export again.") from error
-        if same and info.changed >= newest:
+            raise DamagedError(
+                f"{location} is damaged ({error!r}). Export to another folder; {path} can be "
+                "deleted if it holds nothing but that export."
+            ) from error
+        if same and saving.is_newer(info, newest, manifest):
             return dict(manifest)
         what = "inputs that have changed since" if same else "other rows or settings"
-        raise DatasetError(
-            f"{path} holds an export of {what}. Choose an empty folder, or delete that one first."
-        )
+        raise DatasetError(f"{path} holds an export of {what}. Choose an empty folder.")
     if storage.find(path, TAR_ENDINGS):
         raise DatasetError(
             f"{path} already holds .tar files that this export did not write. Choose an empty "
@@ -273,21 +277,27 @@ class _Locate:
             parts = [summary, {"dropped": vars(by_column)}]
             summary = {"dropped": vars(Dropped.total(parts))}
         passing = len(table)
-        members = self._members(table)
+        members, tokens = self._members(table)
         kind = pa.list_(
             pa.struct({"extension": pa.string(), "offset": pa.int64(), "size": pa.int64()})
         )
         table = table.append_column(MEMBERS, pa.array(members, kind))
+        table = table.append_column(TAR, pa.array(tokens, pa.string()))
         table = table.filter(pc.is_valid(table[MEMBERS]))
         return table, {"rows": len(table), "missing": passing - len(table), **summary}
 
-    def _members(self, table: pa.Table) -> list[list[dict[str, Any]] | None]:
+    def _members(
+        self, table: pa.Table
+    ) -> tuple[list[list[dict[str, Any]] | None], list[str | None]]:
+        """Where the members of each row lie, and in which content of its tar."""
         keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
         members: list[list[dict[str, Any]] | None] = [None] * len(keys)
+        tokens: list[str | None] = [None] * len(keys)
         for opened, rows in self.tars.open_shards(keys, shards, self.use_index_files):
             for row in rows:
                 # A sample without an image is no sample of a clean image dataset.
                 if self.tars.image_of(opened, keys[row]) is not None:
                     sample = opened.index.sample(keys[row])
                     members[row] = [member._asdict() for member in sample]
-        return members
+                    tokens[row] = opened.info.token
+        return members, tokens

@@ -41,6 +41,8 @@ class Lineage:
         Hash of all that is done after reading.
     scans_tars : bool
         Some of it reads all headers of the tars.
+    reads_tars : bool
+        Some of it reads the tars, wholly or in part.
     readers : list of (MetadataReader, list of Source)
         What the frame reads: more than one after a merge.
     """
@@ -59,6 +61,7 @@ class Lineage:
         self.token = fingerprint(describe(expr))
         functions = [dict(_dask.operands(node)).get("func") for node in expr.walk()]
         self.scans_tars = any(getattr(function, "scans_tars", False) for function in functions)
+        self.reads_tars = any(getattr(function, "reads_tars", False) for function in functions)
 
 
 def is_reader(node: Any) -> bool:

@@ -20,13 +20,15 @@ from nemo_image_curate.dataset import other_inputs
 from nemo_image_curate.dataset.accounting import Account, why_left_out
 from nemo_image_curate.dataset.manifest import MANIFEST, read_manifest
 from nemo_image_curate.dataset.schemas import common_schema, read_footers
-from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, MetadataReader, Source, bundle_sizes
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import TAR_ENDINGS, UNREAD_ENDINGS, ShardFiles
 
 # What the export writes beside its shards.
 EXPORT_MANIFEST = "_export.json"
+# What it keeps there until it is finished.
+STAGING = "_staging"
 _STAT_THREADS = 32
 # Names of Parquet files, in any case, as a glob pattern.
 _ANY_PARQUET = "*." + "".join(f"[{letter}{letter.upper()}]" for letter in "parquet")
@@ -89,9 +91,18 @@ def open_webdataset(
     id_col = id_col or "key"
     for orphan in orphans:
         logger.warning("%s is left out: %s", orphan, why_left_out(orphan))
-    sources, schemas, provenance, unreadable, text_faults = read_footers(root, sources, id_col)
-    if unreadable and not (skip_unreadable and sources):
-        raise DatasetError("\n".join(list(unreadable.values())[:20]))
+    all_shards = len(sources)
+    sources, schemas, provenance, unreadable, unread_tars, text_faults = read_footers(
+        root, sources, id_col
+    )
+    if (unreadable and not skip_unreadable) or not sources:
+        raise DatasetError("\n".join([*unreadable.values(), *unread_tars.values()][:20]))
+    if unread_tars:
+        logger.warning(
+            "%d of %d shards cannot be read and are left out, such as %s",
+            *(len(unread_tars), all_shards, next(iter(unread_tars.values()))),
+        )
+        unreadable |= unread_tars
     _choose_image_member(provenance, image_member)
     from_tars = {source.label for source in sources if source.sidecar is None}
     schema = common_schema(schemas, id_col, from_tars)
@@ -120,14 +131,15 @@ def _frame(
     backend: frames.Backend,
     sources: list[Source],
 ) -> Any:
-    import dask.dataframe as dd
+    from nemo_image_curate.compute import _bundles
 
     _dask.teach_quantiles()
     reader = MetadataReader(root, id_col, schema, backend)
     meta = frames.from_arrow(schema.empty_table(), backend)
     # Our strings are Arrow strings already; Dask's conversion would only add a task per partition.
     with dask.config.set({"dataframe.convert-string": False}):
-        return dd.from_map(reader, sources, meta=meta, label="read-shard")
+        parts = _bundles.Parts(sources, bundle_sizes(sources))
+        return _bundles.read_parts(reader, parts, meta, "read-shard")
 
 
 def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.FileInfo]:
@@ -240,6 +252,7 @@ def _from_tars(
             f"sidecars, for example {missing[0]}. If a save_metadata into it was stopped, run the "
             "same job again; what is done already is not computed again."
         )
+    _refuse_unfinished(tars)
     expected = {source.sidecar_location for source in sources}
     orphans = [
         location
@@ -248,6 +261,20 @@ def _from_tars(
     ]
     orphans += _unread(tars)
     return root, sources, orphans if sidecar_folder is None else []
+
+
+def _refuse_unfinished(tars: list[storage.FileInfo]) -> None:
+    """Refuse the tars of an export that was stopped, which look like all of it."""
+    for folder in sorted({storage.parent(tar.location) for tar in tars}):
+        if folder.startswith(("http://", "https://")):
+            continue
+        is_export = storage.stat(storage.join(folder, EXPORT_MANIFEST)) is not None
+        if is_export and storage.is_dir(storage.join(folder, STAGING)):
+            count = sum(storage.parent(tar.location) == folder for tar in tars)
+            raise DatasetError(
+                f"{folder} holds an export that is not finished; {count} of its shards are there. "
+                "Run the same export again: it goes on where it stopped."
+            )
 
 
 def _unread(tars: list[storage.FileInfo]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dask
@@ -10,7 +10,9 @@ from dask.base import normalize_token
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import jobs
+from nemo_image_curate.compute.calls import Call, Calls, call_each
 from nemo_image_curate.dataset.fingerprints import Lineage, describe
+from nemo_image_curate.dataset.sources import bundle_sizes
 
 
 def run(
@@ -54,14 +56,55 @@ def run(
     numbers = range(frame.npartitions) if numbers is None else numbers
     if not numbers:
         return []
-    arguments = [()] * len(numbers) if arguments is None else arguments
+    arguments = [()] * len(numbers) if arguments is None else list(arguments)
     labels = [f"partition {number}" for number in numbers] if labels is None else labels
+    lineage = Lineage(frame)
+    inputs = list(_probes(lineage))
+    if lineage.independent:
+        ((_, sources),) = lineage.readers
+        sizes = bundle_sizes([sources[number] for number in numbers])
+        tasks = _bundled(frame, function, numbers, arguments, sizes)
+        return jobs.compute_all(tasks, labels, what, progress, inputs=inputs, sizes=sizes)
+    from nemo_image_curate.compute import _bundles
+
     # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-        partitions = frame.to_delayed()
+        partitions = _bundles.without_bundles(frame).to_delayed()
     call = dask.delayed(function, pure=False)
     tasks = [call(partitions[number], *own) for number, own in zip(numbers, arguments, strict=True)]
-    return jobs.compute_all(tasks, labels, what, progress, shared=not Lineage(frame).independent)
+    return jobs.compute_all(tasks, labels, what, progress, shared=True, inputs=inputs)
+
+
+def _bundled(
+    frame: Any,
+    function: Callable[..., Any],
+    numbers: Sequence[int],
+    arguments: Sequence[tuple[Any, ...]],
+    sizes: Sequence[int],
+) -> list[Any]:
+    """A Dask task for each bundle of partitions, one partition after the other."""
+    from nemo_image_curate.compute import _bundles
+
+    task_of = _bundles.partition_tasks(frame.expr)
+    call = dask.delayed(call_each, pure=False)
+    tasks, start = [], 0
+    for size in sizes:
+        some = range(start, start + size)
+        calls = [Call(function, task_of(("part", n), numbers[n]), arguments[n]) for n in some]
+        tasks.append(call(Calls(calls)))
+        start += size
+    return tasks
+
+
+def _probes(lineage: Lineage) -> Iterator[tuple[str, int | None]]:
+    """A few of the files that a frame reads, with their sizes: what no worker may miss."""
+    for _, sources in lineage.readers:
+        for source in (*sources[:1], *sources[-1:]):
+            if source.tar is not None:
+                yield source.tar.location, source.tar.size
+            if source.sidecar is not None:
+                # It is written anew when the frame is saved in place.
+                yield source.sidecar.location, None
 
 
 class AddColumns:
@@ -79,8 +122,9 @@ class AddColumns:
         self.names = tuple(names)
         # What Dask's dashboard calls these tasks.
         self.__name__ = getattr(function, "__name__", type(function).__name__)
-        # Whether it reads all headers of the tars.
+        # Whether it reads all headers of the tars, and whether anything of them.
         self.scans_tars = getattr(function, "scans_tars", False)
+        self.reads_tars = getattr(function, "reads_tars", False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("AddColumns", normalize_token(self.function))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_image_curate import frames, storage, tables
+from nemo_image_curate import frames, locks, storage, tables
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.accounting import Census
@@ -22,13 +26,18 @@ from nemo_image_curate.dataset.manifest import remove_departed, write_manifest
 from nemo_image_curate.dataset.retrying import has_failed, taking_over
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, Source
 from nemo_image_curate.decode.reasons import count_by_kind
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError, ForbiddenError, UnavailableError
 from nemo_image_curate.shards import sidecars
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+# Seconds that clocks of machines and of their disks may be apart.
+_SAME_TIME = 1.0
+
+logger = logging.getLogger(__name__)
 
 # Done on a partition as an Arrow table just before it is written; returns what to add to the
 # summary. Used by the export to look up where each row's bytes lie.
@@ -49,8 +58,10 @@ class Target:
         The digest of the sidecar that the work started from.
     newest_input : float
         Modification time of the newest input; an older file is not its result.
-    tar_size : int or None
-        Bytes of the tar that the rows come from.
+    tar : FileInfo, optional
+        The tar that the rows come from, as it was when the dataset was opened.
+    reads_tar : bool
+        Whether the work reads it, so that it must not change before the work is done.
     census : Census, optional
         Takes the account of that shard, which is recorded with the rows. Only where its tar is
         read anyway: what is saved depends neither on whether files are near, nor on their times.
@@ -61,7 +72,8 @@ class Target:
     fingerprint: str
     origin: str
     newest_input: float
-    tar_size: int | None = None
+    tar: storage.FileInfo | None = None
+    reads_tar: bool = False
     census: Census | None = None
 
 
@@ -103,11 +115,15 @@ def save_dataset(
             for target, source in zip(targets, sources, strict=True)
         ]
     finish = partial(drop_rows, conditions=conditions) if conditions else None
-    place = folder or dataset.path
     again = None
     if retry:
+        place = folder or dataset.path
         again = taking_over(frame, place, locations == own_files) if lineage.aligned else frame
-    with storage.exclusive(place):
+    # In place all folders that are written to: another process may have opened one of them alone.
+    written = {folder} if folder else set(map(storage.parent, locations))
+    with contextlib.ExitStack() as locked:
+        for below in sorted(written):
+            locked.enter_context(locks.exclusive(below))
         summaries = save(frame, targets, dataset.provenance, "save", progress, finish, again)
         Dropped.total(summaries).tell()
         if folder is not None:
@@ -120,7 +136,7 @@ def save_dataset(
             tars = [storage.relative(tar, dataset.path) for tar in dataset.tar_files]
             remove_departed(folder, dataset.path, files)
             write_manifest(folder, dataset.path, dataset.id_col, tars, files)
-        for below in {folder} if folder else set(map(storage.parent, locations)):
+        for below in written:
             storage.remove_temporaries(below)
     return folder
 
@@ -134,6 +150,7 @@ def plan(
 ) -> list[Target]:
     """The targets of a frame's partitions; `config` is whatever else decides their content."""
     lineage = Lineage(frame)
+    _tell_future(sources)
     everything = [source for _, read in lineage.readers for source in read]
     identities = [source.identity(in_place) for source in sources]
     times = [_input_time(source, in_place) for source in sources]
@@ -153,7 +170,8 @@ def plan(
                 fingerprint(*common, identity),
                 str(source.identity(in_place)[2]) if source else "",
                 newest,
-                source.tar.size if source and source.tar else None,
+                source.tar if source else None,
+                lineage.reads_tars or (source is not None and source.sidecar is None),
             )
         )
     return targets
@@ -182,16 +200,49 @@ def _input_time(source: Source, in_place: bool) -> float:
     return max((info.changed for info in inputs if info is not None), default=0.0)
 
 
+def time_of(newest_input: float, now: float) -> dict[str, float]:
+    """What is recorded of inputs whose times are ahead of the clock; for others nothing.
+
+    Then what is written is newer than they are, and the same bytes whatever their times are.
+    """
+    return {"newest_input": newest_input} if newest_input > now + _SAME_TIME else {}
+
+
+def is_newer(info: storage.FileInfo, newest_input: float, record: dict[str, Any]) -> bool:
+    """Whether a file was made after its inputs, or of inputs whose times are ahead of the clock."""
+    if "newest_input" in record:
+        return bool(record["newest_input"] == newest_input)
+    return info.changed >= newest_input
+
+
+def _tell_future(sources: Sequence[Source]) -> None:
+    """Warn of inputs whose times are ahead of the clock: others may take them for new each time."""
+    latest = time.time() + _SAME_TIME
+    files = [info for source in sources for info in (source.tar, source.sidecar) if info]
+    ahead = [info for info in files if info.changed > latest]
+    if ahead:
+        logger.warning(
+            "%d files have times in the future, such as %s (%s): they count as changed when these "
+            "times change. Check the clocks, or touch the files",
+            *(len(ahead), ahead[0].location, time.ctime(ahead[0].changed)),
+        )
+
+
 def summary_if_done(target: Target) -> dict[str, Any] | None:
     """What a finished target holds, or None when it is missing, half, or of other work."""
     info = storage.stat(target.location)
-    if info is None or info.changed < target.newest_input:
+    if info is None:
         return None
     try:
         footer = sidecars.read_footer(target.location)
+    except (ForbiddenError, UnavailableError):
+        # It may well be done.
+        raise
     except DatasetError:
         return None
     record, summary = footer.record, footer.record.get("summary")
+    if not is_newer(info, target.newest_input, record):
+        return None
     if record.get("fingerprint") != target.fingerprint or not isinstance(summary, dict):
         return None
     # Other programs keep the record when they write the file again with other rows or columns.
@@ -271,6 +322,8 @@ def write_partition(
     ------
     DatasetError
         Naming the file, when it cannot be written.
+    NotFoundError, ChangedError
+        Naming the tar, when it is not what it was when the dataset was opened.
     """
     table = _with_schema(frames.to_arrow(frame), schema)
     extra: dict[str, Any] = {}
@@ -290,7 +343,7 @@ def write_table(
     account = target.census and target.census.record()
     record = {
         "version": __version__,
-        "tar_size": target.tar_size,
+        "tar_size": target.tar.size if target.tar else None,
         "account": account,
         "fingerprint": target.fingerprint,
         "origin": target.origin,
@@ -298,14 +351,17 @@ def write_table(
         "columns": {name: provenance[name] for name in table.column_names if name in provenance},
         "summary": summary,
     }
-    text = json.dumps(record, sort_keys=True, ensure_ascii=False)
-    table = table.replace_schema_metadata(
-        {sidecars.RECORD_KEY: text.encode("utf-8", "backslashreplace")}
-    )
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]
     with storage.atomic_write(target.location) as file:
+        record |= time_of(target.newest_input, os.fstat(file.fileno()).st_mtime)
+        text = json.dumps(record, sort_keys=True, ensure_ascii=False)
+        table = table.replace_schema_metadata(
+            {sidecars.RECORD_KEY: text.encode("utf-8", "backslashreplace")}
+        )
         pq.write_table(table, file, use_dictionary=plain)
+        if target.tar is not None and target.reads_tar:
+            target.tar.require_same(storage.stat(target.tar.location))
     return summary
 
 

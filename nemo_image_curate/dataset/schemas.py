@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +20,13 @@ from nemo_image_curate.shards import columns, sidecars
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.reader import TarShard
+from nemo_image_curate.shards.remote_content import KEPT_BYTES
 
 # Footers are small and latency-bound, above all on object stores.
 _FOOTER_THREADS = 32
+
+# Tars in an object store that one task looks into at once.
+_SCANS_TOGETHER = 16
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +57,18 @@ def common_schema(
 
 def read_footers(
     root: str, sources: list[Source], id_col: str
-) -> tuple[list[Source], list[tuple[str, pa.Schema]], dict[str, Any], dict[str, str], Account]:
+) -> tuple[
+    list[Source],
+    list[tuple[str, pa.Schema]],
+    dict[str, Any],
+    dict[str, str],
+    dict[str, str],
+    Account,
+]:
     """Sources with what their footers say, the schema of each, and the columns' provenance.
 
-    Then which sidecars cannot be read, and why; their sources are left out. Last the faults of
-    texts and columns.
+    Then which sidecars, and which tars, cannot be read, and why; their sources are left out. Last
+    the faults of texts and columns.
     """
 
     def read(source: Source) -> sidecars.Footer | DatasetError | None:
@@ -66,7 +79,8 @@ def read_footers(
         except DatasetError as error:
             return error
 
-    sources = list(sources)
+    unread_tars = {source.label: reason for source in sources if (reason := _why_unread(source))}
+    sources = [source for source in sources if source.label not in unread_tars]
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(read, sources))
     for number in _outgrown(root, sources, footers):
@@ -79,12 +93,13 @@ def read_footers(
         )
         sources[number], footers[number] = replace(source, sidecar=None), None
     # Without a sidecar only the tar itself knows its columns.
-    scans = [
-        dask.delayed(_scan_schema)(root, source.shard, id_col)
-        for source, footer in zip(sources, footers, strict=True)
-        if footer is None
-    ]
-    scanned = iter(dask.compute(*scans))
+    scanned = iter(
+        _scan_schemas(
+            root,
+            [one for one, footer in zip(sources, footers, strict=True) if footer is None],
+            id_col,
+        )
+    )
     schemas, known, provenance = [], [], Provenance()
     unreadable: dict[str, str] = {}
     texts: list[Account] = []
@@ -93,7 +108,11 @@ def read_footers(
             unreadable[source.sidecar_location] = str(footer)
             continue
         if footer is None:
-            schema, account = next(scanned)
+            scan = next(scanned)
+            if isinstance(scan, DatasetError):
+                unread_tars[source.label] = str(scan)
+                continue
+            schema, account = scan
             schemas.append((source.label, schema))
             known.append(source)
             texts.append(account)
@@ -109,6 +128,7 @@ def read_footers(
                 source,
                 digest=footer.digest,
                 origin=footer.record.get("origin"),
+                rows=footer.rows,
                 account=_recorded_account(source, footer),
             )
         )
@@ -119,7 +139,7 @@ def read_footers(
             "%s: %s: %s; inspect lists all faults",
             *(fault["shard"], f"{kind} {fault['key']}".strip(), fault["detail"]),
         )
-    return known, schemas, provenance.columns, unreadable, of_texts
+    return known, schemas, provenance.columns, unreadable, unread_tars, of_texts
 
 
 def _is_made_of_tar(source: Source, footer: sidecars.Footer) -> bool:
@@ -190,11 +210,50 @@ def _count_samples(root: str, shard: str) -> int:
         return len(opened.index.samples)
 
 
-def _scan_schema(root: str, shard: str, id_col: str) -> tuple[pa.Schema, Account]:
-    """The columns that a tar's members give, and what is wrong in them; runs on a worker."""
-    with TarShard(storage.join(root, shard)) as opened:
-        table, faults = columns.read_tar(opened, id_col)
-    return table.schema, Account.of(shard, faults)
+# Columns of a tar, and what is wrong in them; or why it cannot be read.
+_Scan = tuple[pa.Schema, Account] | DatasetError
+
+
+def _scan_schemas(root: str, sources: list[Source], id_col: str) -> list[_Scan]:
+    """What the members of tars give as columns."""
+    tars = [source.tar for source in sources if source.tar is not None]
+    far = sum(tar.size for tar in tars if not storage.is_local(tar.location))
+    # What is not kept would be fetched a second time by whatever comes next.
+    reads_all = far <= KEPT_BYTES
+    # Requests take longer than what is done with their answers.
+    together = min(_SCANS_TOGETHER, 1 + len(sources) // _SCANS_TOGETHER) if far else 1
+    groups = [sources[start : start + together] for start in range(0, len(sources), together)]
+    scan = dask.delayed(_scan_group, pure=False)
+    shards = ([source.shard or "" for source in group] for group in groups)
+    results = dask.compute(*(scan(root, names, id_col, reads_all) for names in shards))
+    return [one for group in results for one in group]
+
+
+def _scan_group(root: str, shards: list[str], id_col: str, reads_all: bool) -> list[_Scan]:
+    """The columns of some tars; runs on a worker."""
+
+    def scan(shard: str) -> _Scan:
+        try:
+            with TarShard(storage.join(root, shard), reads_all=reads_all) as opened:
+                table, faults = columns.read_tar(opened, id_col)
+        except DatasetError as error:
+            return error
+        return table.schema, Account.of(shard, faults)
+
+    with ThreadPoolExecutor(len(shards)) as pool:
+        # Which worker this is, is known to the thread of the task.
+        scans = [pool.submit(copy_context().run, scan, shard) for shard in shards]
+        return [one.result() for one in scans]
+
+
+def _why_unread(source: Source) -> str | None:
+    """Why a local tar may not be read; None for all others, which are known when they are read."""
+    tar = source.tar
+    if tar is None or not storage.is_local(tar.location):
+        return None
+    if os.access(tar.location, os.R_OK, effective_ids=True):
+        return None
+    return f"{tar.location} may not be read by this user on this machine; ask for the right to."
 
 
 class Provenance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,12 @@ from nemo_image_curate.shards.reader import TarShard
 
 SHARD_COLUMN = names.SHARD_COLUMN
 ERROR_COLUMN = names.ERROR_COLUMN
+# Fewer shards are a task each.
+_BUNDLED_FROM = 128
+# Where one task reads several shards, it takes as long as with one usual one, or less.
+_LONGEST_BUNDLE = 64
+_BUNDLE_TAR_BYTES = 32 * 2**20
+_BUNDLE_SIDECAR_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class Source:
         Digest of the sidecar's footer; empty without one.
     origin : str or None
         The digest of the sidecar that an earlier save made this one from, if it recorded one.
+    rows : int or None
+        How many rows the sidecar has; None without one.
     account : dict or None
         The `Account` of tar and sidecar that an earlier save recorded, if it is still true.
     """
@@ -41,6 +50,7 @@ class Source:
     sidecar: storage.FileInfo | None = None
     digest: str = ""
     origin: str | None = None
+    rows: int | None = None
     account: dict[str, Any] | None = field(default=None, compare=False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
@@ -59,6 +69,32 @@ class Source:
         """
         original = self.origin if in_place and self.origin is not None else self.digest
         return (self.shard, self.tar.size if self.tar else None, original)
+
+
+def bundle_sizes(sources: Sequence[Source]) -> list[int]:
+    """How many sources, one after the other, one task may read, where there are many small ones.
+
+    Goes by the sources alone, so that nothing depends on the number of workers.
+    """
+    if len(sources) < _BUNDLED_FROM:
+        return [1] * len(sources)
+    most = min(_LONGEST_BUNDLE, math.isqrt(len(sources)))
+    sizes, load = [0], 0.0
+    for source in sources:
+        cost = _load(source)
+        if sizes[-1] and (sizes[-1] == most or load + cost > 1):
+            sizes.append(0)
+            load = 0.0
+        sizes[-1] += 1
+        load += cost
+    return sizes
+
+
+def _load(source: Source) -> float:
+    """The part of a bundle's bytes that a source has."""
+    tar_bytes = source.tar.size if source.tar else 0
+    sidecar_bytes = source.sidecar.size if source.sidecar else 0
+    return max(tar_bytes / _BUNDLE_TAR_BYTES, sidecar_bytes / _BUNDLE_SIDECAR_BYTES)
 
 
 class MetadataReader:
@@ -88,7 +124,13 @@ class MetadataReader:
         return frames.from_arrow(table, self.backend)
 
     def read(self, source: Source, wanted: Sequence[str] | None = None) -> pa.Table:
-        """Read (some columns of) one source as an Arrow table of the common schema."""
+        """Read (some columns of) one source as an Arrow table of the common schema.
+
+        Raises
+        ------
+        ChangedError
+            When the rows are made of the tar, and it is not what it was when it was opened.
+        """
         wanted = self.schema.names if wanted is None else list(wanted)
         schema = pa.schema([self.schema.field(name) for name in wanted])
         if source.sidecar is not None:
@@ -98,6 +140,8 @@ class MetadataReader:
             )
         else:
             with TarShard(storage.join(self.root, source.shard or "")) as shard:
+                if source.tar is not None:
+                    source.tar.require_same(shard.info)
                 table, _ = columns.read_tar(shard, self.id_col, self.schema)
         if source.shard is not None and SHARD_COLUMN in wanted:
             if SHARD_COLUMN in table.column_names:

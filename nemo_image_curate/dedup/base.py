@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, locks
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dedup import results
 from nemo_image_curate.dedup.keep import check_keep, keep_order
@@ -95,7 +95,7 @@ class ColumnDedup(Stage):
         folder = results.work_folder(
             measured, self.work_dir, type(self).__name__, self.config(), known.digest()
         )
-        with storage.exclusive(str(folder)):
+        with locks.exclusive(str(folder)):
             if not results.complete(folder):
                 self._find(measured, list(dict.fromkeys([*columns, *carried])), carried, folder)
         return results.attach(dataset, folder, self.prefix, self.record(), carried)

@@ -100,7 +100,7 @@ class Clustering:
         DatasetError
             When embeddings differ in length.
         """
-        storage.make_shared(str(self.folder))
+        storage.make_dirs(str(self.folder))
         share = min(1.0, sample_size(self.n_clusters) / max(1, sum(self.counts)))
         options = (self.id_col, self.column, share, self.seed, self.folder, self.device)
         samples = partitions.run(
@@ -203,7 +203,6 @@ def _sample(
     digest : str
         A hash of keys and vectors.
     """
-    storage.require_shared(str(folder), "work_dir")
     values, embedded_rows = frames.embedding_array(frame[column])
     keys = frames.column_to_arrow(frame[id_col])
     chosen = np.flatnonzero(random_score(keys, seed)[embedded_rows] < share)

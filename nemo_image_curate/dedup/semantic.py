@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, locks
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup import results
@@ -123,7 +123,7 @@ class SemanticDedup(Stage):
             When embeddings differ in length.
         """
         clusters, clustering = self._open(dataset, None)
-        with storage.exclusive(str(clusters.folder)):
+        with locks.exclusive(str(clusters.folder)):
             dim = clustering.sample()
             extraction = _Extraction.of(clusters, self.eps, self.keep, self.by, self.rule, None)
             if not extraction.complete():
@@ -147,7 +147,7 @@ class SemanticDedup(Stage):
             Default: on a terminal.
         """
         clusters, clustering = self._open(dataset, progress)
-        with storage.exclusive(str(clusters.folder)):
+        with locks.exclusive(str(clusters.folder)):
             clustering.store(clustering.sample())
         return clusters
 
@@ -290,7 +290,7 @@ class SemanticClusters:
         check_keep(keep, by)
         check_rule(rule)
         extraction = _Extraction.of(self, eps, keep, by, rule, progress)
-        with storage.exclusive(str(self.folder)):
+        with locks.exclusive(str(self.folder)):
             if not extraction.complete():
                 extraction.run()
         return extraction.attach()
@@ -320,7 +320,7 @@ class SemanticClusters:
             Default: on a terminal.
         """
         layout, eps, seed = self.layout, self._eps(eps), self.stage.random_state
-        with storage.exclusive(str(self.folder)):
+        with locks.exclusive(str(self.folder)):
             return measure_recall(layout, eps, sample_size, seed, self.device, progress)
 
     @property

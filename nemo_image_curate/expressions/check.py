@@ -12,6 +12,7 @@ The syntax is that of pandas' ``query``, and Arrow computes it on both backends,
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -105,6 +106,7 @@ def _check_call(node: ast.Call, name: str, expression: str) -> None:
             raise _refused(expression, f"what is named in .{name}")
 
 
+@functools.lru_cache(64)
 def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
     """The tree of an expression, and which of its names stand for `` `quoted columns` ``.
 

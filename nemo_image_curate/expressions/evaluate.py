@@ -54,7 +54,9 @@ def mask(frame: Any, expression: str) -> Any:
     used = check(expression, [name for name in empty.columns if isinstance(name, str)])
     matching_rows(frames.to_arrow(empty[used]), expression)
     return frame[used].map_partitions(
-        _Choose(expression), meta=frames.empty_column(frame, pa.bool_())
+        _Choose(expression),
+        meta=frames.column(pa.array([], pa.bool_()), empty),
+        enforce_metadata=False,
     )
 
 
@@ -72,7 +74,7 @@ class _Choose:
 
     def __call__(self, frame: Any) -> Any:
         chosen = pa.array(matching_rows(frames.to_arrow(frame), self.expression))
-        return frames.with_columns(frame, {"chosen": chosen})["chosen"]
+        return frames.column(chosen, frame)
 
 
 def matching_rows(table: pa.Table, expression: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate import storage
+from nemo_image_curate import locks, storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.index import format, reconcile
 from nemo_image_curate.index.format import Partition, SavedIndex
@@ -47,7 +47,7 @@ def make(
     progress : bool or None
     """
     staged = StagedPartitions(dataset, column, Path(folder, format.STAGING), progress)
-    with storage.exclusive(folder):
+    with locks.exclusive(folder):
         if saved := _finished(folder, options, staged):
             format.tidy(saved)
             return
@@ -110,7 +110,7 @@ def add(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -> No
     DatasetError
         When what is indexed already is not in the dataset as it was.
     """
-    with storage.exclusive(folder):
+    with locks.exclusive(folder):
         saved = format.read(folder)
         staged = _staged(saved, dataset, progress)
         match = _matched(saved, staged, add=True)
@@ -132,7 +132,7 @@ def refresh(folder: str, dataset: ImageTextPairDataset, progress: bool | None) -
     staged = _staged(saved, dataset, progress)
     if reconcile.has_same_marks(saved.partitions, staged):
         return
-    with storage.exclusive(folder):
+    with locks.exclusive(folder):
         saved = format.read(folder)
         match = _matched(saved, staged, add=False)
         if match.staged:

@@ -90,7 +90,7 @@ class StagedPartitions:
 
     def read(self, numbers: Sequence[int], with_vectors: bool = True) -> dict[int, StagedPartition]:
         """Read partitions, as far as that is not done; by number, in the order of `numbers`."""
-        storage.make_shared(str(self.folder))
+        storage.make_dirs(str(self.folder))
         contents = {
             number: content
             for number in numbers
@@ -167,7 +167,6 @@ def _read_partition(
     with_vectors: bool,
 ) -> dict[str, Any]:
     """Write the files of one computed partition; runs on a worker."""
-    storage.require_shared(str(stem.parent), "path")
     values, present = frames.embedding_array(frame[column])
     vectors, with_direction = unit_vectors(values, device)
     table = conform(frames.to_arrow(frame[schema.names]), schema)

@@ -108,6 +108,7 @@ class _Partition:
     # What Dask's dashboard calls these tasks.
     __name__ = "image-digest"
     scans_tars = True
+    reads_tars = True
 
     def __init__(self, stage: ImageDigest, tars: Tars, id_col: str):
         self.stage = stage

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset import partitions, saving
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
@@ -61,7 +61,7 @@ def build_captions(
     location = storage.local_path(place, "path", "SQLite reads the file there")
     source = _Source(dataset, column)
     parts = f"{location}.parts"
-    with storage.exclusive(location), contextlib.ExitStack() as cleaning:
+    with locks.exclusive(*os.path.split(location)), contextlib.ExitStack() as cleaning:
         # Of a run that was killed, too.
         storage.remove_tree(parts)
         cleaning.callback(storage.remove_tree, parts)

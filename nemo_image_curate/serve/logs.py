@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -13,30 +12,13 @@ from typing import Any
 import numpy as np
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nemo_image_curate.compute.logs import JsonFormatter
 from nemo_image_curate.serve.problems import problem
 
 logger = logging.getLogger("nemo_image_curate.serve")
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 # As nginx logs a client that went away before its answer.
 CLIENT_GONE = 499
-
-
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time, level, logger, message and what ``extra=`` adds."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever is in the record."""
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        line: dict[str, Any] = {
-            "time": f"{seconds}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True, default=str)
 
 
 def logging_config() -> dict[str, Any]:

@@ -18,7 +18,8 @@ from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.faults import Fault
 
-_MAGIC_BYTES = 10
+# Enough of a file to know how it is packed.
+MAGIC_BYTES = 10
 # A member of a plain tar may be called BZh1.jpg: of bzip2 also the first block's mark counts.
 _MAGIC = {
     "gzip": re.compile(rb"\x1f\x8b\x08"),
@@ -49,7 +50,7 @@ def compression_of(head: bytes) -> str | None:
 
 def is_plain(location: str) -> bool:
     """Whether a tar is not packed, so that its members can be read where they lie."""
-    (head,) = storage.read_ranges(location, [(0, _MAGIC_BYTES)])
+    (head,) = storage.read_ranges(location, [(0, MAGIC_BYTES)])
     return compression_of(head) is None
 
 
@@ -67,17 +68,24 @@ def plain_tar(location: str) -> Iterator[PlainTar]:
     OSError
         When it cannot be read, or the disk for temporary files is full.
     """
-    with storage.fetched(location) as packed:
-        kind = compression_of(packed.read(_MAGIC_BYTES))
-        packed.seek(0)
-        if kind is None:
-            yield PlainTar(packed, None)
-            return
-        with tempfile.TemporaryFile() as plain:
-            fault = _unpack(location, packed, plain, kind)
-            plain.flush()
-            plain.seek(0)
-            yield PlainTar(plain, fault)
+    with storage.fetched(location) as file, unpacked(location, file) as plain:
+        yield plain
+
+
+@contextlib.contextmanager
+def unpacked(location: str, packed: IO[bytes]) -> Iterator[PlainTar]:
+    """`plain_tar` of a local file that is open."""
+    packed.seek(0)
+    kind = compression_of(packed.read(MAGIC_BYTES))
+    packed.seek(0)
+    if kind is None:
+        yield PlainTar(packed, None)
+        return
+    with tempfile.TemporaryFile() as plain:
+        fault = _unpack(location, packed, plain, kind)
+        plain.flush()
+        plain.seek(0)
+        yield PlainTar(plain, fault)
 
 
 def _unpack(location: str, packed: IO[bytes], plain: IO[bytes], kind: str) -> Fault | None:

@@ -7,13 +7,13 @@ are those that GNU tar accepts.
 
 from __future__ import annotations
 
-import mmap
 import posixpath
 import re
 from typing import NamedTuple
 
 import numpy as np
 
+from nemo_image_curate.shards.content import HeaderView
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import normal_name, split_name
 from nemo_image_curate.shards.signatures import (
@@ -52,12 +52,12 @@ class _Link(NamedTuple):
     symbolic: bool
 
 
-def read_entries(data: mmap.mmap | bytes, faults: list[Fault]) -> list[Entry]:
+def read_entries(data: HeaderView | bytes, faults: list[Fault]) -> list[Entry]:
     """All members with content before the first fault, in the order of the tar.
 
     Parameters
     ----------
-    data : mmap or bytes
+    data : HeaderView or bytes
         The tar.
     faults : list of Fault
         What is wrong is added.
@@ -147,7 +147,7 @@ class _Headers:
         return names
 
 
-def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> None:
+def _walk(data: HeaderView | bytes, headers: _Headers, faults: list[Fault]) -> None:
     """Hop from header to header up to the end of the file or the first fault."""
     end = len(data)
     position = 0
@@ -227,7 +227,7 @@ def _walk(data: mmap.mmap | bytes, headers: _Headers, faults: list[Fault]) -> No
         position = start + -(-size // BLOCK) * BLOCK
 
 
-def _after_end(data: mmap.mmap | bytes, position: int, faults: list[Fault]) -> int | None:
+def _after_end(data: HeaderView | bytes, position: int, faults: list[Fault]) -> int | None:
     """Where another tar begins after an end marker; None when there is none, which is told."""
     end = len(data)
     marker = position
@@ -301,14 +301,14 @@ def is_header_of(header: bytes, name: str, size: int) -> bool:
     return own == (name, size) and _fits_checksum(header)
 
 
-def _corrupt(data: mmap.mmap | bytes, position: int, what: str) -> Fault:
+def _corrupt(data: HeaderView | bytes, position: int, what: str) -> Fault:
     detail = f"{what} at byte {position}"
     if position == 0:
         detail = f"not a tar: it looks like {_described(data, 0)}; {detail}"
     return Fault("corrupt", "", detail)
 
 
-def _described(data: mmap.mmap | bytes, start: int) -> str:
+def _described(data: HeaderView | bytes, start: int) -> str:
     """What bytes seem to be that are no tar."""
     ending = image_ending(data[start : start + SIGNATURE_BYTES])
     if ending is not None:
@@ -337,7 +337,7 @@ def _signed(total: int, header: bytes) -> int:
     return total - 256 * high
 
 
-def _after_sparse_map(data: mmap.mmap | bytes, position: int) -> int:
+def _after_sparse_map(data: HeaderView | bytes, position: int) -> int:
     """Where the content of an old GNU sparse member starts: after blocks that list its pieces."""
     start = position + BLOCK
     marker = data[position + 482 : position + 483]

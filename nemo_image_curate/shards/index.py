@@ -8,13 +8,13 @@ escaped (``caf\xe9``), so that every key is a string that Arrow can hold.
 from __future__ import annotations
 
 import functools
-import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import IO, NamedTuple
 
+from nemo_image_curate.shards.content import Content, HeaderView, LocalContent
 from nemo_image_curate.shards.faults import Fault as Fault
 from nemo_image_curate.shards.headers import Entry, read_entries
 from nemo_image_curate.shards.names import normal_name, split_name
@@ -142,25 +142,26 @@ def _matches(extension: str, pattern: str) -> bool:
     return fnmatchcase(lowered, pattern) or fnmatchcase(f".{lowered}", pattern)
 
 
-def scan(file: IO[bytes]) -> TarIndex:
-    """Index a local tar file, not packed, by hopping from header to header.
+def scan(content: Content | IO[bytes]) -> TarIndex:
+    """Index a tar, not packed, by hopping from header to header.
 
     Whatever is whole before a fault is kept; nothing is raised for a broken tar.
     """
+    if not isinstance(content, Content):
+        content = LocalContent(content)
     index = TarIndex()
-    if file.seek(0, 2) == 0:
+    if not content.size:
         index.faults.append(Fault("truncated", "", "the file is empty"))
         return index
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
 
-        def head(offset: int, size: int) -> bytes:
-            return data[offset : offset + min(size, SIGNATURE_BYTES)]
+    def head(offset: int, size: int) -> bytes:
+        return content.peek(offset, min(size, SIGNATURE_BYTES))
 
-        def is_image(offset: int, size: int) -> bool:
-            return image_ending(head(offset, size)) is not None
+    def is_image(offset: int, size: int) -> bool:
+        return image_ending(head(offset, size)) is not None
 
-        _group(index, read_entries(data, index.faults), is_image)
-        note_unlabelled(index, lambda members: [head(one.offset, one.size) for one in members])
+    _group(index, read_entries(HeaderView(content), index.faults), is_image)
+    note_unlabelled(index, lambda members: [head(one.offset, one.size) for one in members])
     return index
 
 

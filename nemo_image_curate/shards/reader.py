@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import mmap
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.compression import plain_tar
 from nemo_image_curate.shards.headers import BLOCK, is_header_of
 from nemo_image_curate.shards.index import Member, TarIndex, note_unlabelled, parse_idx, scan
 from nemo_image_curate.shards.names import ShardFiles, member_name
+from nemo_image_curate.shards.opened_tar import OpenedTar
 from nemo_image_curate.shards.signatures import SIGNATURE_BYTES
 
-# Ranges of a remote shard that one request round asks for together.
+# Beginnings of members that one request round asks a store for together.
 _RANGES_AT_ONCE = 64
 # Members of the indexes that a process remembers: about 50 MB.
 _REMEMBERED_MEMBERS = 2**18
@@ -56,30 +50,11 @@ class _Memory:
 _memory = _Memory()
 
 
-def _identity(location: str) -> tuple[Any, ...]:
-    """What changes with a tar's content.
-
-    Raises
-    ------
-    FileNotFoundError
-    """
-    if storage.is_local(location):
-        status = os.stat(location)
-        times = status.st_mtime_ns, status.st_ctime_ns
-        return (location, status.st_dev, status.st_ino, status.st_size, *times)
-    info = storage.stat(location)
-    if info is None:
-        raise FileNotFoundError(location)
-    return (location, info.size, info.mtime)
-
-
 class TarShard:
     """One tar shard, open for reading.
 
-    A local tar is memory-mapped. A remote one is copied to an unnamed local file, unless its
-    ``.idx`` file says where the members are: then only the wanted ranges are read. A packed one is
-    unpacked to an unnamed local file. Its index is remembered: as long as the tar stays as it is,
-    it is not scanned again, and nothing is fetched before the first read.
+    Its index is remembered: as long as the tar stays as it is, it is not scanned again, and
+    nothing is fetched before the first read; see `OpenedTar`.
 
     Parameters
     ----------
@@ -87,6 +62,9 @@ class TarShard:
         Path or URL of the tar.
     use_index_file : bool
         Take the index from ``STEM.idx`` beside the tar when there is one that fits it.
+    reads_all : bool
+        Most of it is read after its headers, or will be soon: so all of a remote one is fetched
+        at once. Else headers and members alone are, each by a request.
 
     Attributes
     ----------
@@ -94,76 +72,45 @@ class TarShard:
 
     Raises
     ------
-    DatasetError
+    NotFoundError, DatasetError
         On entering, when the tar does not exist or cannot be read.
+    ChangedError
+        On leaving, when it is not what it was on entering.
     """
 
-    def __init__(self, location: str, use_index_file: bool = False):
+    def __init__(self, location: str, use_index_file: bool = False, reads_all: bool = True):
         self.location = location
+        self._reads_all = reads_all
         self.use_index_file = use_index_file
         self.index: TarIndex
-        self._stack = ExitStack()
-        self._opening = threading.Lock()
-        self._data: mmap.mmap | bytes | None = None
-        self._by_ranges = False
+        self._scanned = False
+        self._tar = OpenedTar(location)
+
+    @property
+    def info(self) -> storage.FileInfo:
+        """What the tar was when it was opened."""
+        return self._tar.info
 
     def __enter__(self) -> TarShard:
+        self._tar.__enter__()
         try:
-            identity = _identity(self.location)
-            index = self._read_idx(identity) if self.use_index_file else None
-            self._by_ranges = index is not None and not storage.is_local(self.location)
-            index = index or _memory.get(identity)
-            if index is None:
-                index = self._scan()
-                # One that grew meanwhile has another identity now.
-                if _identity(self.location) == identity:
-                    _memory.put(identity, index)
-            self.index = index
-        except FileNotFoundError as error:
-            self._stack.close()
-            raise DatasetError(
-                f"shard {self.location} does not exist. If the tars were moved, open the dataset "
-                "with from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
-            ) from error
-        except OSError as error:
-            self._stack.close()
-            raise self._unreadable(error) from error
+            index = self._read_idx() if self.use_index_file else None
+            self.index = index or _memory.get(self._identity()) or self._scan()
         except BaseException:
-            self._stack.close()
+            self._tar.close()
             raise
         return self
 
-    def _unreadable(self, error: OSError) -> DatasetError:
-        remedy = ""
-        if error.errno == errno.ENOSPC:
-            remedy = f" Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
-        return DatasetError(f"cannot read shard {self.location}: {error}.{remedy}")
-
     def _scan(self) -> TarIndex:
-        plain = self._stack.enter_context(plain_tar(self.location))
-        index = scan(plain.file)
-        if plain.fault is not None:
+        self._tar.reads_all = self._reads_all
+        with storage.reaching(self.location):
+            index = scan(self._tar.content)
+        if (fault := self._tar.fault) is not None:
             # That the tar ends too early, too, says nothing more.
             index.faults = [one for one in index.faults if one.kind != "truncated" or one.key]
-            index.faults.insert(0, plain.fault)
-        self._data = self._mapped(plain.file)
+            index.faults.insert(0, fault)
+        self._scanned = True
         return index
-
-    def _mapped(self, file: Any) -> mmap.mmap | bytes:
-        if not os.fstat(file.fileno()).st_size:
-            return b""
-        return self._stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-    def _content(self) -> mmap.mmap | bytes:
-        """The tar's plain bytes, fetched or unpacked when they are first needed."""
-        with self._opening:
-            if self._data is None:
-                try:
-                    plain = self._stack.enter_context(plain_tar(self.location))
-                except OSError as error:
-                    raise self._unreadable(error) from error
-                self._data = self._mapped(plain.file)
-            return self._data
 
     def __exit__(
         self,
@@ -171,16 +118,21 @@ class TarShard:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._data = None
-        self._stack.close()
+        self._tar.__exit__(kind, error, traceback)
+        # What the index of one that changed meanwhile describes is not known.
+        if kind is None and self._scanned:
+            _memory.put(self._identity(), self.index)
 
-    def _read_idx(self, identity: tuple[Any, ...]) -> TarIndex | None:
+    def _identity(self) -> tuple[str, str]:
+        return self.location, self.info.token
+
+    def _read_idx(self) -> TarIndex | None:
         location = ShardFiles.beside(self.location).index
-        tar, idx = storage.stat(self.location), storage.stat(location)
+        tar, idx = self.info, storage.stat(location)
         # An index older than its tar may describe other bytes.
-        if tar is None or idx is None or idx.mtime < tar.mtime:
+        if idx is None or idx.mtime < tar.mtime:
             return None
-        identity = (*identity, idx)
+        identity = (self.location, tar.token, idx.token)
         known = _memory.get(identity)
         if known is not None:
             return known
@@ -225,28 +177,14 @@ class TarShard:
         return fits and not any(blocks[2])
 
     def read(self, members: Iterable[Member | None]) -> Iterator[bytes | None]:
-        """Yield the bytes of members in the given order; None stays None."""
-        if not self._by_ranges:
-            for member in members:
-                yield None if member is None else self._bytes(member)
-            return
-        pending: list[Member | None] = []
-        for member in members:
-            pending.append(member)
-            if len(pending) == _RANGES_AT_ONCE:
-                yield from self._fetch(pending)
-                pending = []
-        yield from self._fetch(pending)
+        """Yield the bytes of members in the given order; None stays None.
 
-    def _fetch(self, members: list[Member | None]) -> Iterator[bytes | None]:
-        ranges = [(member.offset, member.size) for member in members if member is not None]
-        contents = iter(storage.read_ranges(self.location, ranges) if ranges else ())
-        for member in members:
-            yield None if member is None else next(contents)
-
-    def _bytes(self, member: Member) -> bytes:
-        data = self._data if self._data is not None else self._content()
-        end = member.offset + member.size
-        if end > len(data):
-            raise DatasetError(f"{self.location} became shorter while it was read.")
-        return data[member.offset : end]
+        Raises
+        ------
+        ChangedError
+            When the tar became shorter.
+        """
+        asked, followed = itertools.tee(members)
+        contents = self._tar.read((one.offset, one.size) for one in asked if one is not None)
+        for member in followed:
+            yield None if member is None else bytes(next(contents))

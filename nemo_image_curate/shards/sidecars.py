@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_image_curate import storage, tables
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import CurateError, DamagedError, DatasetError
 from nemo_image_curate.shards.columns import OWN_COLUMNS, free_name, json_fields
 from nemo_image_curate.shards.names import SHARD_COLUMN
 
@@ -24,6 +25,8 @@ _RECORD_FIELDS = {
     "names": list,
     **dict.fromkeys(("account", "columns", "summary"), dict),
 }
+# Bytes of columns that one thread reads faster than several.
+_THREADS_FROM = 2**20
 # How each ``image_error`` of ours begins.
 _ERROR_KINDS = ("missing", "decode:", "too large:", "embed:")
 
@@ -61,18 +64,17 @@ def read_footer(location: str, shard: str | None = None) -> Footer:
 
     Raises
     ------
-    DatasetError
+    DamagedError
         Naming the file, when it is not a readable Parquet file.
+    NotFoundError, ForbiddenError, UnavailableError
+        When it could not be had.
     """
-    try:
-        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
-            metadata = parquet.metadata
-            schema = parquet.schema_arrow
-            renamed = _renamed(parquet, shard)
-            # Of a damaged footer, pyarrow's own look at single columns ends the process.
-            digest = hashlib.sha256(_footer_bytes(file))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(location, error) from error
+    with _reading(location), storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
+        metadata = parquet.metadata
+        schema = parquet.schema_arrow
+        renamed = _renamed(parquet, shard)
+        # Of a damaged footer, pyarrow's own look at single columns ends the process.
+        digest = hashlib.sha256(_footer_bytes(file))
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise DatasetError(f"sidecar {location} has more than one column {twice[0]!r}; rename one.")
     record = _record((metadata.metadata or {}).get(RECORD_KEY))
@@ -138,21 +140,38 @@ def read_sidecar(
     shard : str, optional
         The tar that it is the sidecar of.
     """
-    try:
-        with storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            renamed = _renamed(parquet, shard)
-            own = {renamed.get(name, name): name for name in names}
-            present = list(own) if columns is None else [name for name in columns if name in own]
-            table = parquet.read(columns=[own[name] for name in present])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(location, error) from error
+    with _reading(location), storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
+        names = parquet.schema_arrow.names
+        renamed = _renamed(parquet, shard)
+        own = {renamed.get(name, name): name for name in names}
+        present = list(own) if columns is None else [name for name in columns if name in own]
+        table = parquet.read(
+            columns=[own[name] for name in present], use_threads=_is_large(parquet.metadata)
+        )
     table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
     return tables.conform(table, tables.storage_schema(table.schema))
 
 
-def _unreadable(location: str, error: Exception) -> DatasetError:
-    return DatasetError(
-        f"sidecar {location} is not a readable Parquet file: {error}. Delete it to take the "
-        "columns from the tar's own .txt and .json members, or write it again."
-    )
+def _is_large(metadata: pq.FileMetaData) -> bool:
+    """Whether a file is worth the handing over to Arrow's threads."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return bool(sum(group.total_byte_size for group in groups) > _THREADS_FROM)
+
+
+@contextlib.contextmanager
+def _reading(location: str) -> Iterator[None]:
+    """Tell a Parquet file that is damaged from one that could not be had."""
+    with storage.reaching(location):
+        try:
+            yield
+        except CurateError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            # Arrow's own of content are plain ones without a number.
+            if isinstance(error, OSError) and (error.errno or type(error) is not OSError):
+                raise
+            raise DamagedError(
+                f"sidecar {location} is not a readable Parquet file: {error}. Write it again from "
+                "where it came; to take the columns from the tar's own .txt and .json members in "
+                "its place, give it another ending."
+            ) from error

@@ -161,6 +161,7 @@ class _Partition:
 
     # What Dask's dashboard calls these tasks.
     __name__ = "image-pass"
+    reads_tars = True
 
     def __init__(self, image_pass: ImagePass, tars: Tars, id_col: str, folder: str | None = None):
         self.image_pass = image_pass

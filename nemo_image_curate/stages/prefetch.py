@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from contextvars import copy_context
 from typing import Any
 
 # Batches decoded ahead of the model, and batches that a GPU is given ahead.
@@ -42,10 +43,12 @@ def ahead(batches: Generator[Any]) -> Generator[Any]:
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         waiting: list[Future[Any]] = []
         end = object()
+        # Which worker this is, is known to the thread of the task.
+        context = copy_context()
         try:
             while True:
                 while len(waiting) < _AHEAD:
-                    waiting.append(pool.submit(next, batches, end))
+                    waiting.append(pool.submit(lambda: context.run(next, batches, end)))
                 item = waiting.pop(0).result()
                 if item is end:
                     return

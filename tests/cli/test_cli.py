@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 import shutil
@@ -308,6 +309,21 @@ def test_a_broken_sidecar(run, tmp_path):
     (tmp_path / "00000.parquet").write_bytes(b"no parquet")
     told = run("embed", tmp_path, code=1)
     assert f"sidecar {tmp_path}/00000.parquet is not a readable Parquet file" in told
+
+
+def test_a_tar_that_cannot_be_read(run, tmp_path):
+    make_dataset(tmp_path, sizes=[2, 2])
+    unreadable = sorted(glob.glob("/sys/bus/*/uevent"))
+    if not unreadable:
+        pytest.skip("this system has no file whose reading fails")
+    (tmp_path / "00002.tar").symlink_to(unreadable[0])
+    told = run("stats", tmp_path, "--output", tmp_path / "out", code=1)
+    assert "WARNING: 1 of 3 shards cannot be read and are left out, such as " in told
+    assert "error: 1 shards or sidecars could not be read, and are left out" in told
+    record = json.loads((tmp_path / "out" / "_run.json").read_text())
+    assert (record["samples"], record["account"]["faults"]) == (4, {"unreadable": 1})
+    told = run("inspect", tmp_path)
+    assert re.search("^faults +1 unreadable$", told, re.MULTILINE)
 
 
 def test_a_checkpoint_of_another_model(run, made, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import dask
 import psutil
 import pytest
 
@@ -35,6 +36,15 @@ def test_connect_to_a_running_scheduler(client, tmp_path):
     with get_client(scheduler_file=str(tmp_path / "s.json"), set_as_default=False) as other:
         assert len(other.scheduler_info()["workers"]) == 2
     assert client.submit(len, "abc").result() == 3, "the cluster of others lives on"
+
+
+def test_the_scheduler_of_dasks_configuration(client):
+    with dask.config.set({"scheduler-address": client.scheduler.address}):
+        with get_client("cpu", set_as_default=False) as other:
+            assert other.scheduler.address == client.scheduler.address
+        # Who asks for so many workers means workers of their own.
+        with get_client("cpu", n_workers=1, processes=False) as own:
+            assert own.scheduler.address != client.scheduler.address
 
 
 def test_contradicting_arguments():

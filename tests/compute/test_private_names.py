@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import dask
 import dask.dataframe as dd
 import pandas as pd
@@ -72,3 +74,20 @@ def test_dali_gives_memory_back():
     backend = pytest.importorskip("nvidia.dali.backend")
     assert callable(backend.ReleaseUnusedMemory)
     _dali.release_memory()
+
+
+def test_a_function_is_run_on_workers_that_answer_in_time(client):
+    addresses = list(client.scheduler_info()["workers"])
+    answers = _dask.run(client, divmod, 7, 2, workers=addresses[:1], seconds=20)
+    assert answers == {addresses[0]: (3, 1)}
+    (error,) = _dask.run(client, divmod, 7, 0, workers=addresses[:1], seconds=20).values()
+    assert isinstance(error, ZeroDivisionError)
+    assert _dask.run(client, time.sleep, 3, workers=addresses[:1], seconds=0.1) is None
+
+
+def test_a_task_is_wrapped():
+    doubled = dask.delayed(divmod, pure=False)(dask.delayed(int)("7"), 2)
+    wrapped = _dask.wrap(doubled, lambda function: lambda *args: [function(*args)])
+    assert wrapped.key == doubled.key
+    assert wrapped.compute(scheduler="sync") == [(3, 1)]
+    assert _dask.wrap(dask.delayed(5), None).compute(scheduler="sync") == 5

@@ -228,8 +228,8 @@ def test_errors_of_credentials_are_one_line():
         raise PermissionError("Forbidden\n")
     with pytest.raises(ZeroDivisionError), storage.reaching("s3://a/b"):
         raise ZeroDivisionError
-    with pytest.raises(PermissionError), storage.reaching("/a/b"):
-        raise PermissionError
+    with pytest.raises(IsADirectoryError), storage.reaching("/a/b"):
+        raise IsADirectoryError
 
 
 @pytest.fixture

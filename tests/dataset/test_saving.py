@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_image_curate import storage
+from nemo_image_curate import locks
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, JobError
 from nemo_image_curate.frames import to_arrow
@@ -231,7 +231,7 @@ def test_an_output_that_another_program_cut_is_computed_again(made, tmp_path, da
 
 def test_two_processes_do_not_write_one_folder(made, tmp_path):
     with (
-        storage.exclusive(str(tmp_path / "meta")),
+        locks.exclusive(str(tmp_path / "meta")),
         pytest.raises(DatasetError, match="another process is writing"),
     ):
         open_dataset(made.root).save_metadata(tmp_path / "meta")

@@ -48,7 +48,7 @@ LOOKS_LIKE = {
     "text": [b"404 page not found, sorry\n", b"Too Many Requests from you"],
     "PDF": [b"%PDF-1.7\n%\xe2\xe3"],
     "PostScript": [b"%!PS-Adobe-3.0 EPSF-3.0\n"],
-    "gzip": [gzip.compress(saved(base(), "JPEG"))],
+    "gzip": [gzip.compress(saved(base(), "JPEG"), mtime=0)],
     "a ZIP archive": [zipped()],
     "video": [ftyp(b"isom", b"mp41"), ftyp(b"mp42"), ftyp(b"qt  "), ftyp(b"M4V ")],
     "Matroska or WebM video": [b"\x1a\x45\xdf\xa3\x9f\x42\x86"],

@@ -492,20 +492,6 @@ def test_embeddings_of_different_lengths(tmp_path):
         SemanticDedup()(dataset)
 
 
-def test_a_folder_that_workers_do_not_see(tmp_path, monkeypatch):
-    dataset = write_embeddings(tmp_path / "data", planted(20))
-    original = jobs.compute_all
-
-    def elsewhere(*arguments, **options):
-        for marker in (tmp_path / "work").rglob("driver"):
-            marker.unlink()
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(jobs, "compute_all", elsewhere)
-    with pytest.raises(ConfigError, match="a file system that all workers share"):
-        SemanticDedup(work_dir=tmp_path / "work")(dataset)
-
-
 @needs_shared
 def test_real_photographs_and_their_copies(tmp_path, client):
     """EfficientNet on real photographs: as brute force tells, embedded once, copies found."""

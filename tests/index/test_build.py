@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_image_curate import get_client, storage
+from nemo_image_curate import get_client, locks
 from nemo_image_curate.errors import DatasetError, JobError
 from nemo_image_curate.index.kinds import ivf
 from nemo_image_curate.index.staging import StagedPartitions
@@ -95,7 +95,7 @@ def test_what_is_made_already_is_opened(tmp_path):
 def test_one_at_a_time(tmp_path):
     dataset = write_embeddings(tmp_path / "data", planted(50))
     with (
-        storage.exclusive(index_path(dataset)),
+        locks.exclusive(index_path(dataset)),
         pytest.raises(DatasetError, match="another process"),
     ):
         build_index(dataset)

@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import ColumnNotFoundError, DatasetError
 from nemo_image_curate.index import staging
 from nemo_image_curate.index.staging import StagedPartitions
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
@@ -54,17 +52,3 @@ def test_partitions_are_read_once(tmp_path, monkeypatch):
     again = StagedPartitions(dataset, "image_embedding", tmp_path / "parts", False)
     assert again.read(range(3)) == partitions
     assert again.read([1], with_vectors=False) == {1: partitions[1]}
-
-
-def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path, monkeypatch):
-    dataset = write_embeddings(tmp_path / "data", planted(20), 10)
-    make_shared = staging.storage.make_shared
-
-    def on_another_disk(folder):
-        make_shared(folder)
-        for file in Path(folder).iterdir():
-            file.unlink()
-
-    monkeypatch.setattr(staging.storage, "make_shared", on_another_disk)
-    with pytest.raises(ConfigError, match="Give path= a folder on a file system that all workers"):
-        build_index(dataset)

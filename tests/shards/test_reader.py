@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.shards.index import Member, format_idx, scan
 from nemo_image_curate.shards.reader import TarShard
+from tests.forked import Forked
 from tests.make_data import jpeg, make_dataset, write_tar
 
 
@@ -163,13 +165,34 @@ def test_reads_from_s3(tmp_path, bucket, with_idx):
     with TarShard(f"{root}/00000.tar", use_index_file=True) as shard:
         keys = truth.keys[::-1]
         found = list(shard.read([None, *map(shard.index.image, keys)]))
-        assert (shard._data is None) == with_idx, "with an index only ranges are read"
+        assert shard._tar.is_opened, "with an index only ranges are read"
     assert found == [None, *[truth.images["00000.tar", key] for key in keys]]
     if with_idx:
         other = write_tar(tmp_path / "o.tar", [("a.jpg", bytes(100)), ("b.jpg", bytes(90))])
         fs.put(str(write_idx(other)), f"{root}/00000.idx")
         with TarShard(f"{root}/00000.tar", use_index_file=True) as shard:
             assert list(shard.index.samples) == truth.keys
+
+
+def _cut_while_it_is_read() -> None:
+    """What `test_a_tar_that_is_cut_while_it_is_open` runs in a process of its own."""
+    location = sys.argv[1]
+    with TarShard(location) as shard:
+        members = [shard.index.image(key) for key in shard.index.samples]
+        contents = shard.read(members)
+        next(contents)
+        os.truncate(location, 4096)
+        for _ in contents:
+            pass
+
+
+def test_a_tar_that_is_cut_while_it_is_open(tmp_path):
+    # Of a file that is mapped, this would be the end of the process: SIGBUS.
+    tar = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", bytes(2**20)) for n in range(8)])
+    process = Forked("tests.shards.test_reader:_cut_while_it_is_read", "cut", tar)
+    _, told = process.communicate()
+    assert process.returncode == 1
+    assert f"ChangedError: {tar} became shorter while it was read. Wait until" in told
 
 
 def test_missing_shard_on_s3(bucket):
@@ -215,10 +238,10 @@ def test_a_remote_tar_whose_index_is_known_is_not_fetched_before_it_is_read(tmp_
         first = shard.index
     with TarShard(location) as shard:
         assert shard.index is first
-        assert shard._data is None
+        assert not shard._tar.is_opened
         (content,) = shard.read([shard.index.image("000000001")])
         assert content == jpeg(1)
-        assert shard._data is not None
+        assert shard._tar.is_opened
 
 
 def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, bucket):
@@ -232,7 +255,7 @@ def test_images_by_their_bytes_of_a_remote_tar_with_an_index_file(tmp_path, buck
     fs.put(str(write_idx(tar)), f"{root}/a.idx")
     with TarShard(f"{root}/a.tar", use_index_file=True) as shard:
         found = list(shard.read(map(shard.index.image, "0123")))
-        assert shard._data is None, "only ranges are read"
+        assert shard._tar.is_opened
     assert found == [jpeg(0), jpeg(1), jpeg(2), None]
 
 

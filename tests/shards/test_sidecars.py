@@ -9,7 +9,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import DamagedError
 from nemo_image_curate.shards import sidecars
 from tests.make_data import fields_of, write_sidecar
 
@@ -68,7 +68,7 @@ def test_unreadable_sidecar_is_named_with_a_remedy(tmp_path, content):
     path = tmp_path / "00007.parquet"
     path.write_bytes(content)
     for read in (sidecars.read_footer, sidecars.read_sidecar):
-        with pytest.raises(DatasetError, match=r"(?s)00007\.parquet is not a readable.*Delete it"):
+        with pytest.raises(DamagedError, match=r"(?s)00007\.parquet is not a readable.*Write it"):
             read(str(path))
 
 

@@ -92,7 +92,7 @@ def parquet() -> bytes:
     [
         (zipped(), "ZIP"),
         (parquet(), "Parquet"),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"x", mtime=0), "gzip"),
         (b"<!DOCTYPE html><html>", "HTML"),
         (b"\n<HTML><body>404", "HTML"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied', "XML"),

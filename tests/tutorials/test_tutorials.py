@@ -34,6 +34,19 @@ def test_an_embedder_of_ones_own(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_one_script_for_cpus_and_gpus(backend, tmp_path):
+    truth = make_dataset(tmp_path / "in", sizes=[3, 2])
+    script = TUTORIALS / "local_cuda_cluster.py"
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, script, backend, truth.root, out], check=True)
+    marked = ImageTextPairDataset.from_webdataset(out / "deduplicated", backend="cpu")
+    rows = marked.metadata.compute()
+    assert list(rows["key"]) == truth.keys
+    assert rows["image_error"].isna().all()
+    curated = ImageTextPairDataset.from_webdataset(out / "curated", backend="cpu")
+    assert len(curated) == (~rows["is_duplicate"]).sum() > 0
+
+
 @needs_shared
 def test_duplicates_side_by_side(tmp_path):
     photographs = tmp_path / "photographs"

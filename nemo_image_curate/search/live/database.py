@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from nemo_image_curate import storage
+from nemo_image_curate import locks, storage
 from nemo_image_curate.errors import DatasetError, EncoderMismatchError, require
 from nemo_image_curate.search.live import _chroma
 
@@ -88,7 +88,7 @@ class Database:
         require("chromadb", "search", "a store")
         folder = storage.local_path(self.path, "path", "Chroma's files go there")
         storage.make_dirs(folder)
-        self._claim.enter_context(storage.exclusive(folder))
+        self._claim.enter_context(locks.exclusive(folder, shared=False))
         encoder = self.encoder()
         try:
             self._collections = self._load(folder, encoder)
