@@ -6,8 +6,10 @@ with random damage by the tests here, and by ``ci/fuzz.py`` for as long as one l
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +40,9 @@ MAX_PIXELS = 1_000_000
 def scratch() -> Path:
     """A folder of this process, in memory where there is such a place."""
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="hostile-", dir=memory if memory.is_dir() else None))
+    folder = tempfile.mkdtemp(prefix="hostile-", dir=memory if memory.is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def tar(content: bytes) -> None:
@@ -136,7 +140,7 @@ def record(content: bytes) -> None:
     if not folder.exists():
         folder.mkdir()
         (folder / "d.tar").write_bytes(seeds.tars()[0])
-    table = pa.table({"key": seeds.KEYS, "image_error": [None] * len(seeds.KEYS)})
+    table = pa.table({"key": seeds.KEYS, "image_error": pa.nulls(len(seeds.KEYS), pa.string())})
     pq.write_table(table.replace_schema_metadata({sidecars.RECORD_KEY: content}), path)
     with contextlib.suppress(CurateError):
         dataset = ImageTextPairDataset.from_webdataset(str(folder), backend="cpu")
