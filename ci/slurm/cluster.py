@@ -18,6 +18,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pathlib import Path
 
 NODES = ("node1", "node2")
 CPUS_PER_NODE = 4
-MEMORY_PER_NODE = 2000  # MB
+MEMORY_PER_NODE = 8000  # MB; of no effect but on what Slurm grants
 # Debian has the daemons where a user's PATH does not look.
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue")
@@ -124,6 +125,7 @@ def running_slurm() -> Iterator[Slurm]:
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
+            _kill_what_is_left(config)
 
 
 def _configure(folder: Path) -> Path:
@@ -152,6 +154,8 @@ def _configure(folder: Path) -> Path:
         "TaskPlugin=task/none",
         "SelectType=select/cons_tres",
         "SelectTypeParameters=CR_Core_Memory",
+        # Else a job that does not ask gets all, and no other runs beside it.
+        f"DefMemPerCPU={MEMORY_PER_NODE // CPUS_PER_NODE}",
         "SlurmdParameters=config_overrides",
         "GresTypes=gpu",
         "ReturnToService=2",
@@ -228,9 +232,19 @@ def _end_jobs(environment: dict[str, str]) -> None:
             time.sleep(0.1)
 
 
+def _kill_what_is_left(config: Path) -> None:
+    """End what Slurm could not, such as jobs of a node that was down."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"SLURM_CONF={config}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
+    # Ends all, too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with running_slurm() as slurm:
             status = subprocess.run(sys.argv[1:], env=slurm.environment).returncode

@@ -10,7 +10,8 @@ import click
 from nemo_image_curate.cli.base import main
 
 
-@main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+# What follows the first word is COMMAND's.
+@main.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "--workers-per-node",
     type=click.IntRange(min=1),

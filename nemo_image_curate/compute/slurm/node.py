@@ -90,7 +90,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _name(environment: Mapping[str, str]) -> str:
+def node_name(environment: Mapping[str, str]) -> str:
+    """What Slurm calls this node; its host name outside of jobs."""
     return environment.get("SLURMD_NODENAME", platform.node())
 
 
@@ -135,7 +136,7 @@ def worker_command(settings: NodeSettings, environment: Mapping[str, str]) -> li
     command = [
         *(sys.executable, "-m", "dask", *kind),
         f"--scheduler-file={settings.scheduler_file}",
-        f"--name={_name(environment)}:worker",
+        f"--name={node_name(environment)}:worker",
         f"--memory-limit={memory_per_worker(environment, workers)}",
         f"--local-directory={settings.local_directory or temporary}",
         "--dashboard-address=:0",
@@ -146,7 +147,7 @@ def worker_command(settings: NodeSettings, environment: Mapping[str, str]) -> li
 def describe(settings: NodeSettings, environment: Mapping[str, str]) -> NodeDescription:
     """What this node has and would start."""
     return NodeDescription(
-        node=_name(environment),
+        node=node_name(environment),
         sees_folder=os.path.isdir(settings.folder),
         versions=versions(),
         gpus=environment.get("CUDA_VISIBLE_DEVICES", ""),
@@ -162,7 +163,7 @@ def _run() -> None:
         print(json.dumps(asdict(describe(settings, os.environ))), flush=True)  # noqa: T201
         return
     command = worker_command(settings, os.environ)
-    log = os.open(f"{settings.folder}/{_name(os.environ)}.log", os.O_WRONLY | os.O_CREAT, 0o600)
+    log = os.open(f"{settings.folder}/{node_name(os.environ)}.log", os.O_WRONLY | os.O_CREAT, 0o600)
     os.dup2(log, sys.stdout.fileno())
     os.dup2(log, sys.stderr.fileno())
     os.execve(command[0], command, {**os.environ, **worker_environment(settings.threads)})

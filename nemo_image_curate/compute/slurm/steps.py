@@ -8,7 +8,12 @@ import subprocess
 import sys
 from dataclasses import asdict
 
-from nemo_image_curate.compute.slurm.node import NodeDescription, NodeSettings
+from nemo_image_curate.compute.slurm.node import (
+    NodeDescription,
+    NodeSettings,
+    node_name,
+    versions,
+)
 from nemo_image_curate.errors import BackendError, ConfigError
 
 # Steps run one task on each node, with all that the job has there, whatever the job's own tasks
@@ -44,21 +49,22 @@ def describe_nodes(settings: NodeSettings) -> list[NodeDescription]:
             f"{count - len(nodes)} of {count} nodes cannot run {sys.executable} with this "
             f"package; each needs the same environment at the same path.\n{step.stderr.strip()}"
         )
+    here, expected = node_name(os.environ), versions()
     for node in nodes:
         if not node.sees_folder:
             raise ConfigError(
-                f"{node.node} does not see {settings.folder}, which was made on {nodes[0].node}. "
-                "Give a --work-dir that all nodes share."
+                f"{node.node} does not see {settings.folder}, which was made on {here}. Give a "
+                "--work-dir that all nodes share."
             )
         differing = [
-            f"{name} {version} instead of {nodes[0].versions[name]}"
+            f"{name} {version} instead of {expected[name]}"
             for name, version in node.versions.items()
-            if version != nodes[0].versions[name]
+            if version != expected[name]
         ]
         if differing:
             raise ConfigError(
-                f"{node.node} has another environment than {nodes[0].node}: "
-                f"{', '.join(differing)}. Give all nodes the same one."
+                f"{node.node} has another environment than {here}: {', '.join(differing)}. Give "
+                "all nodes the same one."
             )
     return nodes
 
