@@ -48,7 +48,7 @@ def ahead(batches: Generator[Any]) -> Generator[Any]:
         try:
             while True:
                 while len(waiting) < _AHEAD:
-                    waiting.append(pool.submit(context.run, next, batches, end))
+                    waiting.append(pool.submit(lambda: context.run(next, batches, end)))
                 item = waiting.pop(0).result()
                 if item is end:
                     return
