@@ -17,7 +17,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PARTS = (
-    *("startup", "index", "embed", "delta", "export", "memory", "perceptual", "dedup", "search"),
+    *("startup", "index", "embed", "delta", "many", "export", "traffic", "memory"),
+    *("perceptual", "dedup", "search"),
     "serve",
 )
 

@@ -69,7 +69,8 @@ class ImageTextPairDataset:
     text_faults : Account
         What was wrong in members that give columns, and in the names of columns.
     unreadable : dict of str to str
-        Sidecars that could not be read, and why, when opened with ``skip_unreadable=True``.
+        Tars that cannot be read, and why; they are left out. So are sidecars, when opened with
+        ``skip_unreadable=True``.
 
     Examples
     --------
@@ -138,7 +139,8 @@ class ImageTextPairDataset:
         Raises
         ------
         DatasetError
-            When there are no tars, or a file is missing or unreadable.
+            When there are no tars, none can be read, a file is missing or a sidecar unreadable, or
+            when they are those of an export that is not finished.
         SchemaError
             When sidecars have no common type for a column.
         """

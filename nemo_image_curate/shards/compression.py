@@ -48,12 +48,6 @@ def compression_of(head: bytes) -> str | None:
     return next((name for name, magic in _MAGIC.items() if magic.match(head)), None)
 
 
-def is_plain(location: str) -> bool:
-    """Whether a tar is not packed, so that its members can be read where they lie."""
-    (head,) = storage.read_ranges(location, [(0, MAGIC_BYTES)])
-    return compression_of(head) is None
-
-
 @contextlib.contextmanager
 def plain_tar(location: str) -> Iterator[PlainTar]:
     """A local file with the tar's plain bytes, gone when closed or when the process dies.

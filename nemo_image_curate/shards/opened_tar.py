@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from nemo_image_curate import storage
+from nemo_image_curate.compute.worker_cache import scratch_folder
 from nemo_image_curate.errors import CurateError, DatasetError, NotFoundError
 from nemo_image_curate.shards.compression import MAGIC_BYTES, compression_of, plain_tar, unpacked
 from nemo_image_curate.shards.content import Content, LocalContent, read_members
@@ -98,7 +99,11 @@ class OpenedTar:
             if error.errno != errno.ENOSPC:
                 raise DatasetError(text) from error
             # No fault of the tar, which others may read.
-            remedy = f"Set TMPDIR to a folder with more space than {tempfile.gettempdir()}."
+            folder = scratch_folder() or tempfile.gettempdir()
+            remedy = (
+                f"Set TMPDIR to a folder with more space than {folder}; for Dask's workers, their "
+                "local_directory."
+            )
             raise CurateError(f"{text} {remedy}") from error
         self._fault = plain.fault
         return LocalContent(plain.file)

@@ -159,7 +159,8 @@ class _Kept:
         with self._lock:
             content = self._contents.pop(name, None) or RemoteContent(info)
             self._contents[name] = content
-            allowed = min(KEPT_BYTES, shutil.disk_usage(tempfile.gettempdir()).free // 4)
+            folder = scratch_folder() or tempfile.gettempdir()
+            allowed = min(KEPT_BYTES, shutil.disk_usage(folder).free // 4)
             total = content.size + sum(one.held for one in self._contents.values())
             while total > allowed and len(self._contents) > 1:
                 dropped = self._contents.popitem(last=False)[1]

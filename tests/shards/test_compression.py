@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards.compression import compression_of, is_plain, plain_tar
+from nemo_image_curate.shards.compression import compression_of, plain_tar
 from nemo_image_curate.shards.reader import TarShard
+from nemo_image_curate.storage import read_bytes
 from tests.make_data import jpeg, write_tar
 
 
@@ -24,6 +25,10 @@ def zstd(content: bytes) -> bytes:
 
 
 PACK = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstd}
+
+
+def is_plain(location: str) -> bool:
+    return compression_of(read_bytes(location)[:10]) is None
 
 
 def images(location) -> tuple[dict[str, bytes], list[str]]:

@@ -102,7 +102,7 @@ def test_an_object_that_is_replaced_meanwhile_is_told(remote, bucket):
     tar = OpenedTar(location).__enter__()
     tar.content.peek(0, 512)
     storage.write_bytes(location, content[:-600] + os.urandom(600))
-    with pytest.raises(ChangedError, match="other content of the same size"):
+    with pytest.raises(ChangedError, match="other content of that size"):
         tar.__exit__(None, None, None)
     with TarShard(location) as shard:
         assert len(shard.index.samples) == SAMPLES
