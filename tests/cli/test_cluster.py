@@ -1,0 +1,149 @@
+"""Commands on clusters: what they wait for, tell, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.make_data import make_dataset
+
+COMMAND = Path(sys.executable).with_name("nemo-image-curate")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), sizes=[20] * 40).root
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """The command, in a session of its own."""
+    return subprocess.Popen(
+        [str(COMMAND), *map(str, words)],
+        **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
+    )
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """What a command says on standard error until it says this."""
+    said = ""
+    while text not in said:
+        assert select.select([process.stderr], [], [], 60)[0], said
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def dask(*words: object) -> subprocess.Popen[bytes]:
+    """A process of Dask's."""
+    quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", "dask", *map(str, words)], **quiet)
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A scheduler, and its file."""
+    file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
+    process = dask("scheduler", "--port", 0, "--no-dashboard", "--scheduler-file", file)
+    yield process, file
+    process.kill()
+    process.wait()
+
+
+def test_no_scheduler_and_no_worker_are_waited_for_and_told(root, tmp_path, scheduler):
+    file = tmp_path / "nothing.json"
+    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (1, "")
+    first, last = stderr.splitlines()
+    assert first == f"WARNING: waiting up to 0.5 s for the scheduler's file {file}."
+    assert last.startswith(f"error: waited 0.5 s for the scheduler's file {file}. Start the sched")
+
+    file.write_text(json.dumps({"address": "tcp://127.0.0.1:1"}))
+    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
+    assert process.communicate(timeout=60)[1] == (
+        f"error: no Dask scheduler answers at tcp://127.0.0.1:1 (of {file}). Delete the file if it "
+        "was left by an earlier one.\n"
+    )
+
+    process = start("stats", root, "--scheduler-file", scheduler[1], "--wait", 4)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("error: waited 4 s for a worker of the scheduler at")
+
+
+@pytest.fixture(scope="module")
+def worker(scheduler: tuple[Any, Path]) -> Iterator[Any]:
+    process = dask("worker", "--scheduler-file", scheduler[1], "--no-nanny", "--nthreads", 1)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.usefixtures("worker")
+def test_progress_in_lines_of_json_and_what_a_run_leaves(root, tmp_path, scheduler):
+    output = tmp_path / "out"
+    process = start(
+        *("stats", root, "--scheduler-file", scheduler[1], "--log-json", "--output", output)
+    )
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, stderr
+    records = [json.loads(line) for line in stderr.splitlines()]
+    assert "1 workers with 1 threads on 1 hosts" in records[0]["message"]
+    last = [record for record in records if record.get("job") == "save"][-1]
+    assert (last["partitions"], last["of"], last["rows"]) == (40, 40, 800)
+    assert last["images_per_second"] > 0
+    run = json.loads((output / "_run.json").read_text())
+    assert run["config"]["output"] == str(output)
+    assert run["versions"]["nemo_image_curate"] == run["version"]
+    (stage,) = [stage for stage in run["stages"] if stage["job"] == "save"]
+    assert stage["rows"] == 800
+    assert 0 < stage["seconds"] <= run["seconds"] + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, number):
+    output = tmp_path / "out"
+    process = start("stats", root, "--workers", 1, "--output", output)
+    until(process, "save: 40 partitions")
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    while not list(output.glob("*.parquet")):
+        time.sleep(0.01)
+    began = time.monotonic()
+    # As a terminal does: to all processes.
+    os.killpg(process.pid, number)
+    first, last = process.communicate(timeout=20)[1].splitlines()
+    assert process.returncode == 128 + number
+    assert time.monotonic() - began < 5
+    assert first.startswith("save: ")
+    assert " of 40 partitions" in first
+    assert last == f"stopped by {number.name}; run the same command again to go on."
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not list(output.glob(".curate-lock"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
+    process = start("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    until(process, "save: 40 partitions")
+    scheduler[0].kill()
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    (error,) = (line for line in stderr.splitlines() if not line.startswith("save: "))
+    assert error.startswith("error: the scheduler at tcp://")
+    assert "of 40 partitions are done and kept" in error
