@@ -85,6 +85,8 @@ class Session:
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
+        if self.performance_report:
+            require("bokeh", "dashboard", "--performance-report")
         # Sets its loggers up.
         import distributed
 
@@ -122,7 +124,6 @@ class Session:
             return
         from distributed import performance_report
 
-        require("bokeh", "dashboard", "--performance-report")
         with performance_report(filename=self.performance_report):
             yield
 

@@ -112,14 +112,15 @@ def _on_cluster(
     positions = {future.key: position for position, future in enumerate(futures)}
     ended = 0
     try:
-        for future in as_completed(futures):
+        for future, result in as_completed(futures, with_results=True, raise_errors=False):
             if future.cancelled():
                 raise ClusterError(
                     f"the scheduler at {client.scheduler.address} was lost while {what} ran, or it "
                     f"dropped the job: {ended} of {len(tasks)} partitions are done and kept. Run "
                     "the same again when there is a scheduler."
                 )
-            error = future.exception() if future.status != "finished" else None
+            # For one that failed: the error's class, the error, and where it was raised.
+            error = None if future.status == "finished" else result[1]
             if isinstance(error, ClusterError):
                 raise error
             if isinstance(error, KilledWorker):
@@ -128,7 +129,7 @@ def _on_cluster(
                 # A worker that came later may be unable even to read its task.
                 workers.check(client)
             ended += 1
-            yield positions[future.key], None if error else future.result(), error
+            yield positions[future.key], None if error else result, error
             future.release()
     finally:
         with contextlib.suppress(Exception):

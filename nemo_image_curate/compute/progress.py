@@ -75,7 +75,7 @@ class Progress:
         self._waits_for = waits_for
         self._began = self._last_line = self._last_end = time.monotonic()
         is_bar = sys.stderr.isatty() and not settings.as_json
-        self._quiet = shown is False
+        self._quiet = shown is False or not total
         self._bar = tqdm(total=total, desc=what, unit="part", disable=self._quiet or not is_bar)
         self._in_lines = not self._quiet and not is_bar
         self._has_told = False

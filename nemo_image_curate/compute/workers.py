@@ -309,14 +309,17 @@ def _require_sight(client: Client, known: _Known, expected: Expected) -> None:
         return
     problems, marks = [], []
     for address, answer in answers.items():
-        problem, written = answer if isinstance(answer, tuple) else (f"failed: {answer!r}", [])
+        worker = f"worker {address} on host {known.facts[address]['host']}"
+        if not isinstance(answer, tuple):
+            raise _mixed([f"{worker} runs other code of this package than the client: {answer}"])
+        problem, written = answer
         unseen = [mark for mark in written if not os.path.exists(mark)]
         if unseen and problem is None:
             problem = (
                 f"does not write to the client's {os.path.dirname(unseen[0])}, but to another one"
             )
         if problem:
-            problems.append(f"worker {address} on host {known.facts[address]['host']} {problem}")
+            problems.append(f"{worker} {problem}")
         marks += written
     for mark in marks:
         storage.remove(mark)

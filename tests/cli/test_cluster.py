@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import select
@@ -113,6 +114,21 @@ def test_progress_in_lines_of_json_and_what_a_run_leaves(root, tmp_path, schedul
     (stage,) = [stage for stage in run["stages"] if stage["job"] == "save"]
     assert stage["rows"] == 800
     assert 0 < stage["seconds"] <= run["seconds"] + 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_performance_report_on_request(root, tmp_path, scheduler):
+    file = tmp_path / "report.html"
+    words = ("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    process = start(*words, "--performance-report", file)
+    stderr = process.communicate(timeout=120)[1]
+    if importlib.util.find_spec("bokeh") is None:
+        assert process.returncode == 2
+        assert "pip install 'nemo_image_curate[dashboard]'" in stderr
+        assert not (tmp_path / "out").exists()
+    else:
+        assert process.returncode == 0, stderr
+        assert "<html" in file.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
