@@ -85,14 +85,21 @@ class Session:
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""
+        if self.performance_report:
+            require("bokeh", "dashboard", "--performance-report")
+        # Sets its loggers up.
+        import distributed
+
         from nemo_image_curate.compute import progress
         from nemo_image_curate.compute.client import configured_scheduler, describe, get_client
 
         running = self.scheduler or self.scheduler_file
         running = running or (None if self.workers else configured_scheduler())
         options: dict[str, Any] = {"wait": self.wait, "check_versions": self.check_versions}
-        # What goes wrong on a worker is told once, by us.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # What goes wrong on a worker or between us and the scheduler is told once, by us.
+        for name in [*logging.root.manager.loggerDict]:
+            if name.partition(".")[0] == distributed.__name__:
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         if not running:
             options["silence_logs"] = logging.CRITICAL
             quiet_tracker()
@@ -118,7 +125,6 @@ class Session:
             return
         from distributed import performance_report
 
-        require("bokeh", "dashboard", "--performance-report")
         with performance_report(filename=self.performance_report):
             yield
 

@@ -32,7 +32,7 @@ def stoppable() -> Iterator[None]:
 
 
 def quiet_tracker() -> None:
-    """Have Python's tracker of semaphores clean up in silence when this process ends at once."""
+    """Have Python's tracker of semaphores say nothing when this process ends at once."""
     name = "PYTHONWARNINGS"
     before = os.environ.get(name)
     os.environ[name] = ",".join(filter(None, [before, "ignore:resource_tracker"]))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 30
 _ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Names the file in which a worker leaves word.
 _WORD = "NEMO_IMAGE_CURATE_WORD"
@@ -131,6 +132,7 @@ def _connected(
             "Start the scheduler with --scheduler-file",
         )
     where = address or f"{_address_in(str(scheduler_file))} (of {scheduler_file})"
+    options = {"timeout": min(max(wait, 1), _CONNECT_SECONDS), **options}
     try:
         client = Client(address=address, scheduler_file=scheduler_file, **options)
     except OSError as error:

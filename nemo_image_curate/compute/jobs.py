@@ -8,6 +8,7 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import dask
@@ -112,38 +113,60 @@ def _on_cluster(
 ) -> Iterator[tuple[int, Any, BaseException | None]]:
     """Yield (position, value, error) as tasks end."""
     from distributed import as_completed
-    from distributed.scheduler import KilledWorker
 
     if not tasks:
         return
-    expected = workers.check(client, inputs)
-    guard = functools.partial(workers.Guarded, expected=expected)
-    futures = client.compute([_dask.wrap(task, guard) for task in tasks])
-    positions = {future.key: position for position, future in enumerate(futures)}
+    pending: dict[Any, int] = {}
     ended = 0
     try:
-        for future in as_completed(futures):
-            if future.cancelled():
-                raise ClusterError(
-                    f"the scheduler at {client.scheduler.address} was lost while {what} ran, or it "
-                    f"dropped the job: {ended} of {len(tasks)} partitions are done and kept. Run "
-                    "the same again when there is a scheduler."
-                )
-            error = future.exception() if future.status != "finished" else None
-            if isinstance(error, ClusterError):
-                raise error
-            if isinstance(error, KilledWorker):
-                error = _killed(error)
-            elif error is not None:
-                # A worker that came later may be unable even to read its task.
-                workers.check(client)
-            ended += 1
-            yield positions[future.key], None if error else future.result(), error
-            future.release()
+        expected = workers.check(client, inputs)
+        guard = functools.partial(workers.Guarded, expected=expected)
+        futures = client.compute([_dask.wrap(task, guard) for task in tasks])
+        pending = {future: position for position, future in enumerate(futures)}
+        del futures
+        for batch in as_completed(list(pending)).batches():
+            finished = [future for future in batch if future.status == "finished"]
+            values = dict(zip(finished, client.gather(finished), strict=True))
+            for future in batch:
+                error = None if future in values else _error(client, future)
+                position = pending.pop(future)
+                ended += 1
+                yield position, values.get(future), error
+                future.release()
+    except (OSError, CancelledError) as error:
+        raise ClusterError(
+            f"the scheduler was lost while {what} ran, or it dropped the job: {ended} of "
+            f"{len(tasks)} partitions are done and kept. Run the same again when there is a "
+            "scheduler."
+        ) from error
     finally:
         with contextlib.suppress(Exception):
             if client.status == "running":
-                client.cancel(futures)
+                client.cancel(list(pending))
+
+
+def _error(client: Any, future: Any) -> BaseException:
+    """Why a task failed.
+
+    Raises
+    ------
+    CancelledError
+        When the scheduler knows nothing of it.
+    ClusterError
+        When a worker may not do it.
+    """
+    from distributed.scheduler import KilledWorker
+
+    if future.cancelled():
+        raise CancelledError
+    error: BaseException = future.exception()
+    if isinstance(error, KilledWorker):
+        return _killed(error)
+    if isinstance(error, ClusterError):
+        raise error
+    # A worker that came later may be unable even to read its task.
+    workers.check(client)
+    return error
 
 
 def _killed(error: Any) -> JobError:

@@ -19,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+_WATCH_SECONDS = 1.0
 _LINE_SECONDS = 30.0
 # For so long nothing ends where nothing works.
 _STILL_SECONDS = 10.0
@@ -74,7 +75,7 @@ class Progress:
         self._waits_for = waits_for
         self._began = self._last_line = self._last_end = time.monotonic()
         is_bar = sys.stderr.isatty() and not settings.as_json
-        self._quiet = shown is False
+        self._quiet = shown is False or not total
         self._bar = tqdm(total=total, desc=what, unit="part", disable=self._quiet or not is_bar)
         self._in_lines = not self._quiet and not is_bar
         self._has_told = False
@@ -155,7 +156,7 @@ class Progress:
 
     def _watch(self, ended: threading.Event) -> None:
         """Tell of what takes long, until the job has ended."""
-        while not ended.wait(1.0):
+        while not ended.wait(_WATCH_SECONDS):
             now = time.monotonic()
             is_still = now - max(self._last_end, self._last_line) > _STILL_SECONDS
             reason = self._waits_for() if is_still and not self._quiet else None

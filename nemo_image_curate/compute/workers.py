@@ -6,6 +6,7 @@ task, which carries what to look at.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -46,6 +47,8 @@ class _Known:
     check_versions: bool = True
 
 
+# Of the jobs that this process, a worker, may do.
+_passed: set[str] = set()
 _clients: weakref.WeakKeyDictionary[Any, _Known] = weakref.WeakKeyDictionary()
 
 
@@ -80,14 +83,20 @@ class Expected:
         worker = f"a worker on host {socket.gethostname()}"
         if differing := _differences(versions(), self.versions):
             raise _mixed([f"{worker} {differing}"])
-        problem, marks = self.unseen()
+        problem, marks = self.look()
         for mark in marks:
             storage.remove(mark)
         if problem:
             raise _unshared([f"{worker} {problem}"])
 
-    def unseen(self) -> tuple[str | None, list[str]]:
+    def look(self) -> tuple[str | None, list[str]]:
         """What this process does not see, and the files that it wrote into the folders."""
+        problem, marks = self._unseen()
+        if problem is None:
+            _passed.add(self.token)
+        return problem, marks
+
+    def _unseen(self) -> tuple[str | None, list[str]]:
         marks: list[str] = []
         for lock in self.folders:
             if storage.is_local(lock.folder):
@@ -119,9 +128,6 @@ class Expected:
         return None, marks
 
 
-_passed: set[str] = set()
-
-
 class Guarded:
     """A function for workers that first looks whether its process may do the job.
 
@@ -140,10 +146,10 @@ class Guarded:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if self.expected.token not in _passed:
             self.expected.require()
-            _passed.add(self.expected.token)
         return self.function(*arguments, **options)
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """The versions of this process that workers are to have, too; None for what is not there."""
     own: dict[str, str | None] = _reader()(_PACKAGES)["versions"]
@@ -298,19 +304,22 @@ def _differences(versions: Mapping[str, str | None], wanted: Mapping[str, str | 
 
 def _require_sight(client: Client, known: _Known, expected: Expected) -> None:
     asked = list(known.facts)
-    answers = _dask.run(client, Expected.unseen, expected, workers=asked, seconds=_ANSWER_SECONDS)
+    answers = _dask.run(client, Expected.look, expected, workers=asked, seconds=_ANSWER_SECONDS)
     if answers is None:
         return
     problems, marks = [], []
     for address, answer in answers.items():
-        problem, written = answer if isinstance(answer, tuple) else (f"failed: {answer!r}", [])
+        worker = f"worker {address} on host {known.facts[address]['host']}"
+        if not isinstance(answer, tuple):
+            raise _mixed([f"{worker} runs other code of this package than the client: {answer}"])
+        problem, written = answer
         unseen = [mark for mark in written if not os.path.exists(mark)]
         if unseen and problem is None:
             problem = (
                 f"does not write to the client's {os.path.dirname(unseen[0])}, but to another one"
             )
         if problem:
-            problems.append(f"worker {address} on host {known.facts[address]['host']} {problem}")
+            problems.append(f"{worker} {problem}")
         marks += written
     for mark in marks:
         storage.remove(mark)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+
 import dask
 import pytest
 
 from nemo_image_curate.compute import jobs
+from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.errors import DatasetError, JobError
 
 
@@ -74,3 +79,29 @@ def test_what_tasks_share_is_computed_once(tmp_path):
     tasks = [dask.delayed(lambda a, b: a + b)(common, number) for number in range(5)]
     assert jobs.compute_all(tasks, list("abcde"), "add", shared=True) == [1, 2, 3, 4, 5]
     assert (tmp_path / "log").read_text().count("shared") == 1
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_task_that_kills_its_workers_is_told_to_need_memory():
+    options = {"memory_limit": "1GiB", "silence_logs": logging.CRITICAL}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        get_client("cpu", n_workers=1, **options),
+        pytest.raises(JobError, match=r"0\.tar: .* 1 workers were killed .* had 1\.0 GiB.*memory"),
+    ):
+        jobs.compute_all([dask.delayed(die)()], ["0.tar"], "embed")
+
+
+def refuse_each(number: int) -> None:
+    raise ValueError(f"row {number} of /data/{number:05d}.tar is odd")
+
+
+def test_many_errors_of_a_kind_are_told_once(caplog):
+    tasks = [dask.delayed(refuse_each)(number) for number in range(50)]
+    with pytest.raises(JobError, match="and 49 more like this") as caught:
+        jobs.compute_all(tasks, [f"{number}.tar" for number in range(50)], "read")
+    assert len(str(caught.value).splitlines()) == 3
+    assert len(caplog.records) == 1

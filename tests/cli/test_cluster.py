@@ -1,0 +1,162 @@
+"""Commands on clusters: what they wait for, tell, and how they end."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.make_data import make_dataset
+
+COMMAND = Path(sys.executable).with_name("nemo-image-curate")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data"), sizes=[20] * 40).root
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """The command, in a session of its own."""
+    return subprocess.Popen(
+        [str(COMMAND), *map(str, words)],
+        **dict.fromkeys(("stdout", "stderr"), subprocess.PIPE),
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"},
+    )
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    """Wait until a command has said this on standard error."""
+    said = []
+    while text not in "".join(said[-1:]):
+        said.append(process.stderr.readline())
+        assert said[-1], said
+
+
+def dask(*words: object) -> subprocess.Popen[bytes]:
+    """A process of Dask's."""
+    quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", "dask", *map(str, words)], **quiet)
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A scheduler, and its file."""
+    file = tmp_path_factory.mktemp("scheduler") / "scheduler.json"
+    process = dask("scheduler", "--port", 0, "--no-dashboard", "--scheduler-file", file)
+    yield process, file
+    process.kill()
+    process.wait()
+
+
+def test_no_scheduler_and_no_worker_are_waited_for_and_told(root, tmp_path, scheduler):
+    file = tmp_path / "nothing.json"
+    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (1, "")
+    first, last = stderr.splitlines()
+    assert first == f"WARNING: waiting up to 0.5 s for the scheduler's file {file}."
+    assert last.startswith(f"error: waited 0.5 s for the scheduler's file {file}. Start the sched")
+
+    file.write_text(json.dumps({"address": "tcp://127.0.0.1:1"}))
+    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
+    assert process.communicate(timeout=60)[1] == (
+        f"error: no Dask scheduler answers at tcp://127.0.0.1:1 (of {file}). Delete the file if it "
+        "was left by an earlier one.\n"
+    )
+
+    process = start("stats", root, "--scheduler-file", scheduler[1], "--wait", 4)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1].startswith("error: waited 4 s for a worker of the scheduler at")
+
+
+@pytest.fixture(scope="module")
+def worker(scheduler: tuple[Any, Path]) -> Iterator[Any]:
+    process = dask("worker", "--scheduler-file", scheduler[1], "--no-nanny", "--nthreads", 1)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.usefixtures("worker")
+def test_progress_in_lines_of_json_and_what_a_run_leaves(root, tmp_path, scheduler):
+    output = tmp_path / "out"
+    process = start(
+        *("stats", root, "--scheduler-file", scheduler[1], "--log-json", "--output", output)
+    )
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, stderr
+    records = [json.loads(line) for line in stderr.splitlines()]
+    assert "1 workers with 1 threads on 1 hosts" in records[0]["message"]
+    last = [record for record in records if record.get("job") == "save"][-1]
+    assert (last["partitions"], last["of"], last["rows"]) == (40, 40, 800)
+    assert last["images_per_second"] > 0
+    run = json.loads((output / "_run.json").read_text())
+    assert run["config"]["output"] == str(output)
+    assert run["versions"]["nemo_image_curate"] == run["version"]
+    (stage,) = [stage for stage in run["stages"] if stage["job"] == "save"]
+    assert stage["rows"] == 800
+    assert 0 < stage["seconds"] <= run["seconds"] + 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_performance_report_on_request(root, tmp_path, scheduler):
+    file = tmp_path / "report.html"
+    words = ("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    process = start(*words, "--performance-report", file)
+    stderr = process.communicate(timeout=120)[1]
+    if importlib.util.find_spec("bokeh") is None:
+        assert process.returncode == 2
+        assert "pip install 'nemo_image_curate[dashboard]'" in stderr
+        assert not (tmp_path / "out").exists()
+    else:
+        assert process.returncode == 0, stderr
+        assert "<html" in file.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, number):
+    output = tmp_path / "out"
+    process = start("stats", root, "--workers", 1, "--output", output)
+    until(process, "save: 40 partitions")
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    while not list(output.glob("*.parquet")):
+        time.sleep(0.01)
+    began = time.monotonic()
+    # As a terminal does: to all processes.
+    os.killpg(process.pid, number)
+    first, last = process.communicate(timeout=20)[1].splitlines()
+    assert process.returncode == 128 + number
+    assert time.monotonic() - began < 5
+    assert first.startswith("save: ")
+    assert " of 40 partitions" in first
+    assert last == f"stopped by {number.name}; run the same command again to go on."
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+    assert not list(output.glob(".curate-lock"))
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
+    process = start("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    until(process, "save: 40 partitions")
+    scheduler[0].kill()
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    lines = [line for line in stderr.splitlines() if not line.startswith("save: ")]
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: the scheduler was lost while save ran")
+    assert "of 40 partitions are done and kept" in lines[0]
