@@ -16,7 +16,7 @@ from distributed import Client
 from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
 
 
-def _peak() -> int:
+def peak() -> int:
     """In kB. Not getrusage's, which a process inherits from the one that started it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -24,7 +24,7 @@ def _peak() -> int:
 
 def peak_of_all(client: Client) -> float:
     """Peak resident memory in MB of this process and its workers, added up."""
-    return float(_peak() + sum(client.run(_peak).values())) / 1024
+    return float(peak() + sum(client.run(peak).values())) / 1024
 
 
 def measure(what: str, shards: str, output: str) -> float:
