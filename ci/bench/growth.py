@@ -36,11 +36,7 @@ from nemo_image_curate import (
 
 SIZES = (1_000_000, 4_000_000, 16_000_000)
 SHARDS, DIM = 64, 16
-STAGES = {
-    "exact": lambda work: ExactDedup(work_dir=work),
-    "perceptual": lambda work: PerceptualDedup(work_dir=work),
-    "semantic": lambda work: SemanticDedup(keep="random", work_dir=work),
-}
+METHODS = ("exact", "perceptual", "semantic")
 
 
 def make(folder: Path, rows: int) -> None:
@@ -72,7 +68,7 @@ def make(folder: Path, rows: int) -> None:
 def _embeddings(originals: np.ndarray, copies: np.ndarray, chance: Any) -> pa.Array:
     """Of every eighth row one that depends on its original alone, and is moved a little."""
     rows = np.flatnonzero(originals % 8 == 0)
-    state = originals[rows, None] * np.uint64(DIM) + np.arange(DIM, dtype=np.uint64)
+    state: Any = originals[rows, None] * np.uint64(DIM) + np.arange(DIM, dtype=np.uint64)
     # SplitMix64 (Steele, Lea and Flood 2014): numbers as if at random.
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
@@ -86,8 +82,11 @@ def measure(method: str, folder: Path, work: Path) -> dict[str, float]:
     shutil.rmtree(work, ignore_errors=True)
     with get_client("cpu", n_workers=2) as client:
         dataset = ImageTextPairDataset.from_webdataset(folder, backend="cpu")
-        stage = STAGES[method](work)
-        if method != "semantic":
+        stage: ExactDedup | PerceptualDedup | SemanticDedup
+        if method == "semantic":
+            stage = SemanticDedup(keep="random", work_dir=work)
+        else:
+            stage = (ExactDedup if method == "exact" else PerceptualDedup)(work_dir=work)
             # As if they were made by the stage that makes them.
             records = stage.measure().provenance()
             own = {name: records[name] for name in stage.inputs()}
@@ -109,13 +108,19 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     results: dict[tuple[str, int], dict[str, float]] = {}
     for size in SIZES:
         make(scratch / "rows", size)
-        for method in STAGES:
-            command = [sys.executable, __file__, method, scratch / "rows", scratch / "work"]
+        for method in METHODS:
+            command = [
+                sys.executable,
+                __file__,
+                method,
+                str(scratch / "rows"),
+                str(scratch / "work"),
+            ]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[method, size] = json.loads(done.stdout)
         shutil.rmtree(scratch / "rows")
     table = []
-    for method in STAGES:
+    for method in METHODS:
         first = results[method, SIZES[0]]
         for size in SIZES[1:]:
             peak_of_client, growth = results[method, size]["client"], size // SIZES[0]

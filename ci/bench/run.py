@@ -16,7 +16,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PARTS = ("startup", "index", "embed", "export", "memory", "perceptual", "dedup", "search", "serve")
+PARTS = (
+    *("startup", "index", "embed", "export", "memory"),
+    *("perceptual", "dedup", "growth", "search", "serve"),
+)
 
 
 def _machine() -> str:

@@ -107,11 +107,13 @@ class Search(NamedTuple):
         for flip in self.parts[part].flips(self.width(part), head):
             for lefts, rights in _candidates(sorted_left, sorted_right, flip):
                 differing = sorted_left.hashes[lefts] ^ sorted_right.hashes[rights]
-                near = np.bitwise_count(differing) <= self.radius
+                near = np.flatnonzero(np.bitwise_count(differing) <= self.radius)
+                lefts, rights, differing = lefts[near], rights[near], differing[near]
+                fresh = np.ones(len(near), dtype=bool)
                 for before in self.parts[:part]:
                     shared = np.bitwise_count(differing & np.uint64(before.mask))
-                    near &= shared > before.radius
-                yield sorted_left.order[lefts[near]], sorted_right.order[rights[near]]
+                    fresh &= shared > before.radius
+                yield sorted_left.order[lefts[fresh]], sorted_right.order[rights[fresh]]
 
 
 def plan_search(n: int, radius: int, buckets: int = 1) -> Search:
