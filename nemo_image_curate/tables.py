@@ -57,6 +57,22 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(arrays, schema=schema)
 
 
+def large_texts(table: pa.Table) -> pa.Table:
+    """The table with 64-bit offsets in its columns of text: 32-bit ones end at 2 GB in a piece."""
+    return _with_texts(table, pa.large_string())
+
+
+def small_texts(table: pa.Table) -> pa.Table:
+    """The table with 32-bit offsets in its columns of text, as frames have them."""
+    return _with_texts(table, pa.string())
+
+
+def _with_texts(table: pa.Table, kind: pa.DataType) -> pa.Table:
+    texts = (pa.string(), pa.large_string())
+    fields = [field.with_type(kind) if field.type in texts else field for field in table.schema]
+    return table.cast(pa.schema(fields))
+
+
 def without_nan(table: pa.Table) -> pa.Table:
     """The table with null where a column of floats has NaN: both mean that there is no value."""
     for number, field in enumerate(table.schema):

@@ -18,8 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "traffic", "memory"),
-    *("perceptual", "dedup", "search"),
-    "serve",
+    *("perceptual", "dedup", "growth", "search", "serve"),
 )
 
 

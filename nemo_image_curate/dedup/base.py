@@ -1,10 +1,9 @@
-"""What exact and perceptual deduplication share: small columns in, decisions out."""
+"""What exact and perceptual deduplication share: small columns in, decisions out, by blocks."""
 
 from __future__ import annotations
 
 import abc
 import shutil
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,16 +11,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import frames, locks
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
-from nemo_image_curate.dedup import results
-from nemo_image_curate.dedup.keep import check_keep, keep_order
+from nemo_image_curate.dedup import deciding, results
+from nemo_image_curate.dedup.equals import send_values
+from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.keep import check_keep
+from nemo_image_curate.dedup.ranks import Order, rank_rows
+from nemo_image_curate.dedup.staged import (
+    Block,
+    RowArrays,
+    StagedRows,
+    stage,
+    stage_measured,
+)
 from nemo_image_curate.shards.sidecars import read_footer
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.dedup.rules import Decisions
 
 
 class ColumnDedup(Stage):
@@ -48,8 +56,21 @@ class ColumnDedup(Stage):
         """The columns of that stage that `decide` looks at."""
 
     @abc.abstractmethod
-    def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
-        """The decisions by rank, and for each row whether it could be compared."""
+    def decide(self, staged: StagedRows, values: Exchange, progress: bool | None) -> Exchange:
+        """Decide about rows of which no other in their block is equal and before them.
+
+        Parameters
+        ----------
+        staged : StagedRows
+        values : Exchange
+            To buckets of equal values: ``row``, ``rank`` and `inputs`.
+        progress : bool or None
+
+        Returns
+        -------
+        Exchange
+            As `deciding.write` takes it.
+        """
 
     def check(self) -> None:
         """Refuse unusable parameters."""
@@ -89,37 +110,48 @@ class ColumnDedup(Stage):
             if ERROR_COLUMN in measured.metadata.columns and isinstance(measure, PixelStage):
                 new.insert(0, ERROR_COLUMN)
             carried = {name: records.get(name) for name in new}
-        columns = [*self.inputs(), *([self.by] if self.by else [])]
+        columns = list(dict.fromkeys([*self.inputs(), *([self.by] if self.by else []), *carried]))
         frames.require_columns(measured.metadata, *columns)
-        known = results.gather(dataset, [name for name in columns if name not in carried], None)
-        folder = results.work_folder(
-            measured, self.work_dir, type(self).__name__, self.config(), known.digest()
-        )
+        folder = results.work_folder(measured, self.work_dir, type(self).__name__, self.config())
         with locks.exclusive(str(folder)):
-            if not results.complete(folder):
-                self._find(measured, list(dict.fromkeys([*columns, *carried])), carried, folder)
-        return results.attach(dataset, folder, self.prefix, self.record(), carried)
+            known = [name for name in columns if name not in carried]
+            staged = stage(dataset, known, None if carried else folder / "rows", None)
+            decided = folder / f"decisions-{staged.digest()[:24]}"
+            if not results.complete(decided):
+                if carried:
+                    # Images are read now, and not again when the result is saved; a run that was
+                    # stopped goes on with the next shard.
+                    staged = stage_measured(staged, measured, columns, folder / "measured", None)
+                self._decide(staged, list(carried), decided)
+            for name in ("rows", "measured"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        return results.attach(dataset, decided, self.prefix, self.record(), carried)
 
-    def _find(
-        self,
-        measured: ImageTextPairDataset,
-        columns: list[str],
-        carried: Collection[str],
-        folder: Path,
-    ) -> None:
-        saved = folder / "columns"
-        if carried:
-            # So a run that was stopped goes on with the next shard; and images are read now, but
-            # not again when the result is saved.
-            measured = measured.save_metadata(saved, columns)
-        rows = results.gather(measured, columns, None)
-        rank = keep_order(self.keep, self.by, self.random_state, rows.table, measured.id_col)
-        decisions, compared = self.decide(rows.table, rank)
-        more = {name: rows.table[name] for name in carried}
-        results.write(
-            folder, rows, measured.id_col, rank, decisions, compared, self.why_not, **more
-        )
-        shutil.rmtree(saved, ignore_errors=True)
+    def _decide(self, staged: StagedRows, carried: list[str], folder: Path) -> None:
+        """Write the decisions to a folder."""
+        steps = folder / "steps"
+        storage.make_dirs(str(steps))
+        order = Order(self.keep, self.by, self.random_state, staged.id_col)
+        ranks = rank_rows(staged, order, steps, None)
+        values, equal = send_values(staged, ranks, self.inputs(), steps, None)
+        partners = self.decide(staged, values, None)
+        deciding.write(folder, staged, partners, _Facts(equal, carried), self.why_not, None)
+        shutil.rmtree(steps)
+
+
+class _Facts(deciding.RowFacts):
+    """Equal rows, and columns that were made of the images."""
+
+    def __init__(self, equal: RowArrays, carried: list[str]):
+        self.equal = equal
+        self.carried = carried
+
+    def equals(self, block: Block) -> np.ndarray:
+        return self.equal.read(block.number)
+
+    def columns(self, block: Block) -> dict[str, pa.Array]:
+        table = block.table(self.carried) if self.carried else {}
+        return {name: table[name] for name in self.carried}
 
 
 def has_made(dataset: ImageTextPairDataset, records: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ _SAMPLE = "sample"
 CONTENT = "content"
 # Folders that go with the input's files, not with the vectors.
 KEPT = "embedded"
+ROWS = "rows"
 
 
 class Clustering:
@@ -114,7 +115,7 @@ class Clustering:
         note = self.folder / CONTENT
         if not note.exists() or note.read_text() != content:
             for old in self.folder.iterdir():
-                if old.is_dir() and not old.name.startswith(KEPT):
+                if old.is_dir() and not old.name.startswith((KEPT, ROWS)):
                     shutil.rmtree(old)
                 elif old.is_file() and not old.name.startswith(_SAMPLE):
                     old.unlink()
@@ -131,7 +132,7 @@ class Clustering:
         if dim:
             parts = range(len(self.counts))
             todo = [number for number in parts if not layout.file(number, "vectors").exists()]
-            options = (self.column, layout, self.n_probe, self.device)
+            options = (self.column, layout.without_counts(), self.n_probe, self.device)
             partitions.run(
                 self._frame,
                 _assign,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
 from nemo_image_curate.dedup.base import ColumnDedup
-from nemo_image_curate.dedup.groups import Groups
-from nemo_image_curate.dedup.rules import Decisions
+from nemo_image_curate.dedup.equals import point_to_first
+from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.staged import StagedRows
 from nemo_image_curate.quality.digest import DIGEST_COLUMN, ImageDigest
 from nemo_image_curate.stages.base import no_effect
 
@@ -77,13 +75,6 @@ class ExactDedup(ColumnDedup):
         """The digest."""
         return [DIGEST_COLUMN]
 
-    def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
-        """The decisions by rank, and which rows have a digest."""
-        # Arrow's strings end at 2 GB in one piece: 33 million digests.
-        digests = table[DIGEST_COLUMN].cast(pa.large_string()).combine_chunks()
-        compared = digests.is_valid().to_numpy(zero_copy_only=False)
-        codes = digests.dictionary_encode().indices.fill_null(-1).to_numpy()
-        groups = Groups.of([codes], rank, compared)
-        count = len(groups.first)
-        apart = Decisions(np.full(count, -1), np.full(count, np.nan, dtype=np.float32))
-        return groups.expand(apart), compared
+    def decide(self, staged: StagedRows, values: Exchange, progress: bool | None) -> Exchange:
+        """The first of the rows of one digest stands for the others."""
+        return point_to_first(values, staged, self.inputs(), progress)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import dask
 import numpy as np
+import pyarrow as pa
 
-from nemo_image_curate import storage
-from nemo_image_curate.compute import jobs
+from nemo_image_curate.dedup import greedy
+from nemo_image_curate.dedup.equals import send_partners
+from nemo_image_curate.dedup.exchange import Exchange
 from nemo_image_curate.dedup.layout import Layout
 from nemo_image_curate.dedup.members import Members
 from nemo_image_curate.dedup.neighbours import BLOCK, NeighbourPairs, earliest, forest
-from nemo_image_curate.dedup.rules import Decisions, GreedyState, Pairs, decide
+from nemo_image_curate.dedup.pairs import bucket_of, no_pairs, pair_table, send_pairs
+from nemo_image_curate.dedup.ranks import Ranks
+from nemo_image_curate.dedup.settle import settle
+from nemo_image_curate.dedup.staged import RowArrays, StagedRows
 
 # Earlier neighbours listed for each row under the greedy rule. Rows that have more, all of them
 # removed, are looked up again.
@@ -23,139 +25,113 @@ _LIMIT = 16
 _TASK_BYTES = 64 * 2**20
 # The least number of tasks, so that there is work for all.
 _TASKS = 16
+# Vectors looked up at once.
+_LOOKED_UP = 65536
 
 
 def extract(
     layout: Layout,
-    rank: np.ndarray,
+    staged: StagedRows,
+    ranks: Ranks,
     rule: str,
     eps: float,
     folder: Path,
     device: str,
     progress: bool | None,
-) -> Decisions:
+) -> Exchange:
     """Find near-duplicates and apply a rule to them.
 
     Parameters
     ----------
     layout : Layout
-    rank : numpy.ndarray of int64, shape (n,)
-        The place of each row in the keep order.
+    staged : StagedRows
+    ranks : Ranks
     rule : {"greedy", "reference", "components"}
     eps : float
     folder : Path
-        For what the tasks find, so that a stopped run goes on where it was; emptied at the end.
+        For what tasks find, so that a stopped run goes on where it was.
     device : {"cpu", "cuda"}
     progress : bool or None
+
+    Returns
+    -------
+    Exchange
+        As `deciding.write` takes it.
     """
-    n = len(rank)
+    blocks = len(staged.blocks)
     if not layout.dim:
-        return decide(rule, _join([]), n)
-    folder.mkdir(parents=True, exist_ok=True)
-    search = _PairSearch(layout, folder, rank, eps, device, progress)
-    if rule == "components":
-        pairs, _ = search(None)
-        decisions = _with_similarities(layout, rank, decide(rule, pairs, n))
-    elif rule == "reference":
-        pairs, _ = search(1)
-        decisions = decide(rule, pairs, n)
-    else:
-        decisions = _greedy(search, n)
-    shutil.rmtree(folder)
-    return decisions
+        partners = Exchange(folder, "partners", 1, blocks)
+        nothing = np.empty(0, dtype=np.int64)
+        send_partners(partners, 0, nothing, nothing, nothing.astype(np.float32), staged.starts)
+        return partners
+    search = PairSearch(layout, folder, ranks, staged, eps, device, progress)
+    if rule == "greedy":
+        return greedy.settle_rounds(search, _LIMIT, staged, progress)
+    pairs, _ = search(1 if rule == "reference" else None)
+    decided = settle(rule, pairs, staged, progress)
+    partners = Exchange(folder, "partners", blocks, blocks)
+    arguments = [(decided, layout, staged.starts)] * blocks
+    partners.fill(_with_similarities, arguments, "decide", progress)
+    return partners
 
 
-def _greedy(search: _PairSearch, n: int) -> Decisions:
-    state = GreedyState(n)
-    every: list[Pairs] = []
-    while state.open.any():
-        pairs, truncated = search(_LIMIT, state if every else None)
-        every.append(pairs)
-        state.settle(pairs, truncated)
-    return state.decisions(_join(every))
-
-
-class _PairSearch:
+class PairSearch:
     """Runs the search for pairs as Dask tasks, each over some clusters."""
 
     def __init__(
         self,
         layout: Layout,
         folder: Path,
-        rank: np.ndarray,
+        ranks: Ranks,
+        staged: StagedRows,
         eps: float,
         device: str,
         progress: bool | None,
     ):
         self.layout = layout
         self.folder = folder
+        self.ranks = ranks
+        self.buckets = len(staged.blocks)
         self.eps = eps
         self.device = device
         self.progress = progress
         self.ranges = _ranges(layout)
         self.rounds = 0
-        self._save("rank.npy", rank)
-
-    def _save(self, name: str, array: np.ndarray) -> Path:
-        with storage.atomic_write(str(self.folder / name)) as file:
-            np.save(file, array)
-        return self.folder / name
 
     def __call__(
-        self, limit: int | None, state: GreedyState | None = None
-    ) -> tuple[Pairs, np.ndarray]:
-        """Pairs of the rows that are open, and the rows of which there may be more.
+        self, limit: int | None, roles: RowArrays | None = None
+    ) -> tuple[Exchange, Exchange]:
+        """Find pairs of the rows that are open.
 
-        Pairs that follow the end of a truncated list are left out, so that what is there of each
-        row is a complete beginning.
+        Parameters
+        ----------
+        limit : int or None
+            Earlier neighbours listed for each row of a cluster. None: as few pairs as tell what
+            is connected.
+        roles : RowArrays, optional
+            0: of no interest; 1: may be found; 2: is looked up, too, which is the default.
+
+        Returns
+        -------
+        pairs : Exchange
+            To buckets of later rows.
+        ends : Exchange
+            To the same buckets: ``row`` and ``rank``. Of rows whose list was cut off after its
+            neighbour of that rank, so that there may be more.
         """
-        role = None
-        if state is not None:
-            # 0: of no interest; 1: may be found; 2: is looked up, too.
-            roles = state.kept + 2 * state.open.astype(np.int8)
-            role = self._save(f"role-{self.rounds}.npy", roles)
-        files = [self.folder / f"found-{self.rounds}-{first}.npz" for first, _ in self.ranges]
-        todo = [number for number, file in enumerate(files) if not file.exists()]
-        work = dask.delayed(_search_clusters, pure=False)
-        jobs.compute_all(
-            [
-                work(
-                    self.layout,
-                    self.ranges[number],
-                    role,
-                    self.eps,
-                    limit,
-                    self.device,
-                    files[number],
-                )
-                for number in todo
-            ],
-            ["clusters {} to {}".format(*self.ranges[number]) for number in todo],
+        pairs, ends = (
+            Exchange(self.folder, f"{name}-{self.rounds}", len(self.ranges), self.buckets)
+            for name in ("pairs", "ends")
+        )
+        options = (self.layout, self.ranks, roles, self.eps, limit, self.device, ends)
+        pairs.fill(
+            _search_clusters,
+            [(*clusters, *options) for clusters in self.ranges],
             "compare",
             self.progress,
         )
         self.rounds += 1
-        loaded = [np.load(file) for file in files]
-        pairs = _join(
-            [Pairs(file["later"], file["earlier"], file["similarity"]) for file in loaded]
-        )
-        pairs = pairs.sorted()
-        rows = np.concatenate([file["rows"] for file in loaded])
-        ends = np.concatenate([file["ends"] for file in loaded])
-        if not len(rows):
-            return pairs, rows
-        horizon: np.ndarray = np.full(sum(self.layout.counts), 2**62)
-        np.minimum.at(horizon, rows, ends)
-        inside = pairs.earlier <= horizon[pairs.later]
-        return pairs.where(inside), np.unique(rows)
-
-
-def _join(parts: Sequence[Pairs]) -> Pairs:
-    return Pairs(
-        np.concatenate([np.empty(0, np.int64), *(one.later for one in parts)]),
-        np.concatenate([np.empty(0, np.int64), *(one.earlier for one in parts)]),
-        np.concatenate([np.empty(0, np.float32), *(one.similarity for one in parts)]),
-    )
+        return pairs, ends
 
 
 def _ranges(layout: Layout) -> list[tuple[int, int]]:
@@ -176,21 +152,26 @@ def _ranges(layout: Layout) -> list[tuple[int, int]]:
 
 
 def _search_clusters(
+    pairs: Exchange,
+    sender: int,
+    first: int,
+    last: int,
     layout: Layout,
-    clusters: tuple[int, int],
-    role: Path | None,
+    ranks: Ranks,
+    roles: RowArrays | None,
     eps: float,
     limit: int | None,
     device: str,
-    output: Path,
+    ends: Exchange,
 ) -> None:
-    """Write the pairs of some clusters, by rank, and where lists were cut; runs on a worker."""
+    """Write the pairs of some clusters, and where lists were cut; runs on a worker."""
     import torch
 
-    members = Members(layout, *clusters, output.parent / "rank.npy", role)
-    parts, rows, ends = [], [], []
+    members = Members(layout, first, last, ranks, roles)
+    nothing = np.empty(0, dtype=np.int64)
+    tables, cut_rows, cut_ranks = [no_pairs()], [nothing], [nothing]
     for start, end in members.clusters():
-        ranks = members.ranks[start:end]
+        own_rows, own_ranks = members.rows[start:end], members.ranks[start:end]
         query, target = members.roles[start:end] == 2, members.roles[start:end] >= 1
         if end - start < 2 or not query.any():
             continue
@@ -198,41 +179,42 @@ def _search_clusters(
         def take(a: int, b: int, base: int = start) -> torch.Tensor:
             return torch.from_numpy(members.vectors[base + a : base + b]).to(device)
 
-        neighbours: NeighbourPairs
+        near: NeighbourPairs
         if limit is None:
-            neighbours = forest(take, end - start, eps, BLOCK[device])
+            near = forest(take, end - start, eps, BLOCK[device])
         else:
-            neighbours = earliest(take, query, target, eps, limit, BLOCK[device])
-        parts.append(
-            Pairs(ranks[neighbours.later], ranks[neighbours.earlier], neighbours.similarity)
+            near = earliest(take, query, target, eps, limit, BLOCK[device])
+        later, earlier = near.later, near.earlier
+        tables.append(
+            pair_table(
+                own_rows[later],
+                own_ranks[later],
+                own_rows[earlier],
+                own_ranks[earlier],
+                near.similarity,
+            )
         )
-        if len(neighbours.truncated):
+        if len(near.truncated):
             end_of = np.zeros(end - start, dtype=np.int64)
-            np.maximum.at(end_of, neighbours.later, ranks[neighbours.earlier])
-            rows.append(ranks[neighbours.truncated])
-            ends.append(end_of[neighbours.truncated])
-    pairs = _join(parts)
-    nothing = np.empty(0, dtype=np.int64)
-    with storage.atomic_write(str(output)) as file:
-        np.savez(
-            file,
-            later=pairs.later,
-            earlier=pairs.earlier,
-            similarity=pairs.similarity,
-            rows=np.concatenate([nothing, *rows]),
-            ends=np.concatenate([nothing, *ends]),
-        )
+            np.maximum.at(end_of, later, own_ranks[earlier])
+            cut_rows.append(own_rows[near.truncated])
+            cut_ranks.append(end_of[near.truncated])
+    rows = np.concatenate(cut_rows)
+    table = pa.table({"row": rows, "rank": np.concatenate(cut_ranks)})
+    ends.write(sender, table, bucket_of(rows, ends.receivers))
+    send_pairs(pairs, sender, pa.concat_tables(tables))
 
 
-def _with_similarities(layout: Layout, rank: np.ndarray, decisions: Decisions) -> Decisions:
-    """The decisions with the similarities that no comparison gave."""
-    row_of = np.empty(len(rank), dtype=np.int64)
-    row_of[rank] = np.arange(len(rank))
-    wanting = np.flatnonzero((decisions.duplicate_of >= 0) & np.isnan(decisions.similarity))
-    similarity = decisions.similarity.copy()
-    for start in range(0, len(wanting), 65536):
-        ranks = wanting[start : start + 65536]
-        ours = layout.lookup(row_of[ranks])
-        theirs = layout.lookup(row_of[decisions.duplicate_of[ranks]])
-        similarity[ranks] = np.minimum(1, np.einsum("ij,ij->i", ours, theirs))
-    return Decisions(decisions.duplicate_of, similarity)
+def _with_similarities(
+    partners: Exchange, sender: int, decided: Exchange, layout: Layout, starts: np.ndarray
+) -> None:
+    """Add the similarities that no comparison gave; runs on a worker."""
+    table = decided.read(sender)
+    rows, partner_rows = table["row"].to_numpy(), table["partner"].to_numpy()
+    similarity = table["similarity"].to_numpy().copy()
+    wanting = np.flatnonzero(np.isnan(similarity))
+    for start in range(0, len(wanting), _LOOKED_UP):
+        places = wanting[start : start + _LOOKED_UP]
+        ours, theirs = (layout.lookup(of[places]) for of in (rows, partner_rows))
+        similarity[places] = np.minimum(1, np.einsum("ij,ij->i", ours, theirs))
+    send_partners(partners, sender, rows, partner_rows, similarity, starts)

@@ -27,7 +27,7 @@ def check_keep(keep: str, by: str | None, policies: tuple[str, ...] = KEEP) -> N
         raise ConfigError(f"by={by!r} goes with keep='best', not with keep={keep!r}.")
 
 
-def keep_order(
+def keep_score(
     keep: str,
     by: str | None,
     seed: int,
@@ -35,56 +35,58 @@ def keep_order(
     id_col: str,
     home_similarity: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The place of every row in the keep order.
+    """What the keep order goes by, but for ``first``: the highest score first.
 
     Parameters
     ----------
-    keep : {"first", "random", "best", "hard", "easy"}
+    keep : {"random", "best", "hard", "easy"}
     by : str or None
-        The column of numbers or times that ``best`` goes by; null comes last.
+        The column of numbers or times that ``best`` goes by.
     seed : int
         Of ``random``.
     table : pyarrow.Table, n rows
-        Ties are broken by key, and rows of one key by their order.
     id_col : str
         Its column of keys.
     home_similarity : numpy.ndarray of float32, shape (n,), optional
         Of each embedding with the centroid of its cluster, which ``easy`` prefers high, ``hard``
-        low (Abbas et al. 2023); NaN comes last.
+        low (Abbas et al. 2023).
 
     Returns
     -------
-    numpy.ndarray of int64, shape (n,)
-        0 for the row that comes first.
+    numpy.ndarray of float64, shape (n,)
+        NaN, which comes last, where there is none.
 
     Raises
     ------
     ConfigError
         When `by` holds something else.
     """
-    keys = table[id_col]
     if keep == "random":
-        return _places(keys, random_score(keys, seed))
+        return random_score(table[id_col], seed)
     if keep == "best":
         assert by is not None, "check_keep saw to it"
-        return _places(keys, _score_of(by, table))
-    if keep in ("hard", "easy"):
-        assert home_similarity is not None, "only policies of embeddings go by it"
-        sign = 1.0 if keep == "easy" else -1.0
-        return _places(keys, sign * home_similarity.astype(float))
-    return np.arange(len(table), dtype=np.int64)
+        return _score_of(by, table)
+    assert home_similarity is not None, "only policies of embeddings go by it"
+    sign = 1.0 if keep == "easy" else -1.0
+    return sign * home_similarity.astype(float)
 
 
-def _places(keys: pa.ChunkedArray, score: np.ndarray) -> np.ndarray:
-    """The place of each row when the highest score comes first, NaN last, ties by key."""
-    rows = np.arange(len(keys), dtype=np.int64)
-    table = pa.table({"score": pa.array(-score, from_pandas=True), "key": keys, "row": rows})
-    order = pc.sort_indices(
-        table, sort_keys=[(name, "ascending") for name in table.column_names]
-    ).to_numpy()
-    places = np.empty_like(rows)
-    places[order] = rows
-    return places
+def sort_table(score: np.ndarray, keys: pa.Array | pa.ChunkedArray, rows: np.ndarray) -> pa.Table:
+    """A table of what rows are sorted by, columns ``place``, ``key`` and ``row``."""
+    return pa.table({"place": pa.array(-score, from_pandas=True), "key": keys, "row": rows})
+
+
+def keep_sorted(table: pa.Table) -> np.ndarray:
+    """The keep order of a `sort_table`: highest score first, NaN last, ties by key, then row.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (n,)
+        The places of its rows.
+    """
+    sort_keys = [(name, "ascending") for name in ("place", "key", "row")]
+    order: np.ndarray = pc.sort_indices(table, sort_keys=sort_keys).to_numpy()
+    return order
 
 
 def _score_of(by: str, table: pa.Table) -> np.ndarray:

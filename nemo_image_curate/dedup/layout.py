@@ -55,18 +55,23 @@ class Layout:
         """The number of each part's first row, counted through all parts."""
         return list(itertools.accumulate(self.counts[:-1], initial=0))
 
-    def homes(self) -> np.ndarray:
-        """Nearest cluster and similarity to its centroid, of every row of the dataset.
+    def without_counts(self) -> Layout:
+        """The same without `counts`, for tasks that are one of many and do not need them."""
+        return Layout(self.folder, [], self.dim, self.n_clusters, self.eps)
+
+    def homes(self, parts: range) -> np.ndarray:
+        """Nearest cluster and similarity to its centroid, of every row of some parts.
 
         Returns
         -------
         numpy.ndarray of (int32, float32), shape (n,), fields ``cluster`` and ``similarity``
             Cluster -1 for rows without a vector.
         """
-        homes = np.zeros(sum(self.counts), dtype=[("cluster", "i4"), ("similarity", "f4")])
+        counts = self.counts[parts.start : parts.stop]
+        homes = np.zeros(sum(counts), dtype=[("cluster", "i4"), ("similarity", "f4")])
         homes["cluster"], homes["similarity"] = -1, np.nan
         if self.dim:
-            for part, start in enumerate(self.starts()):
+            for part, start in zip(parts, itertools.accumulate(counts, initial=0), strict=False):
                 home = np.load(self.file(part, "home.npy"))
                 for name in homes.dtype.names or ():
                     homes[name][start + home["row"]] = home[name]

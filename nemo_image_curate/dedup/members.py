@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from nemo_image_curate.dedup.layout import Layout
+from nemo_image_curate.dedup.ranks import Ranks
+from nemo_image_curate.dedup.staged import RowArrays
 
 # A task with more, which then is one cluster, keeps them in a file.
 _MEMORY_BYTES = 512 * 2**20
@@ -19,34 +20,35 @@ class Members:
 
     Attributes
     ----------
-    ranks, roles : numpy.ndarray, shape (m,)
+    rows, ranks, roles : numpy.ndarray, shape (m,)
+        Of a role, see `extraction`.
     vectors : numpy.ndarray, shape (m, d), float32
         In memory, or in a file that has no name when they are too many.
     """
 
-    def __init__(self, layout: Layout, first: int, last: int, rank: Path, role: Path | None):
-        all_ranks = np.load(rank, mmap_mode="r")
-        all_roles = None if role is None else np.load(role, mmap_mode="r")
-        homes, ranks, roles, places = [], [], [], []
+    def __init__(
+        self, layout: Layout, first: int, last: int, ranks: Ranks, roles: RowArrays | None
+    ):
+        homes, rows, row_ranks, row_roles, places = [], [], [], [], []
         for part, base in enumerate(layout.starts()):
             offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
-            rows = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
-            part_ranks = all_ranks[base + rows.astype(np.int64)]
+            stored = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
+            part_rows = base + stored.astype(np.int64)
             part_roles = (
-                np.full(len(part_ranks), 2, dtype=np.int8)
-                if all_roles is None
-                else all_roles[part_ranks].astype(np.int8)
+                np.full(len(part_rows), 2, np.int8) if roles is None else roles.take(part_rows)
             )
             used = np.flatnonzero(part_roles)
             homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
-            ranks.append(part_ranks[used])
-            roles.append(part_roles[used])
+            rows.append(part_rows[used])
+            row_ranks.append(ranks.take(part_rows[used]))
+            row_roles.append(part_roles[used])
             places.append(offsets[0] + used)
         self._home = np.concatenate(homes)
-        order = np.lexsort((np.concatenate(ranks), self._home))
+        order = np.lexsort((np.concatenate(row_ranks), self._home))
         self._home = self._home[order]
-        self.ranks = np.concatenate(ranks)[order]
-        self.roles = np.concatenate(roles)[order]
+        self.rows = np.concatenate(rows)[order]
+        self.ranks = np.concatenate(row_ranks)[order]
+        self.roles = np.concatenate(row_roles)[order]
         self.vectors = _room(len(order), layout)
         goal = np.empty(len(order), dtype=np.int64)
         goal[order] = np.arange(len(order))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow as pa
-
 from nemo_image_curate.dedup.base import ColumnDedup
-from nemo_image_curate.dedup.groups import Groups
-from nemo_image_curate.dedup.hamming import close_pairs
-from nemo_image_curate.dedup.rules import Decisions, Pairs, check_rule, decide
+from nemo_image_curate.dedup.equals import follow
+from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.near import find_pairs
+from nemo_image_curate.dedup.rules import check_rule
+from nemo_image_curate.dedup.settle import settle
+from nemo_image_curate.dedup.staged import StagedRows
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.stages.base import no_effect
 
-_BITS = 64
 _MAX_RADIUS = 31
 
 
@@ -131,37 +130,8 @@ class PerceptualDedup(ColumnDedup):
         """The hashes to compare."""
         return [self.hash, self.hash + "_flipped"] if self.flips else [self.hash]
 
-    def decide(self, table: pa.Table, rank: np.ndarray) -> tuple[Decisions, np.ndarray]:
-        """The decisions by rank, and which rows have a hash."""
-        columns = [table[name].fill_null(0).to_numpy() for name in self.inputs()]
-        compared = table[self.hash].is_valid().to_numpy()
-        groups = Groups.of(columns, rank, compared)
-        pairs = near_groups(groups.values, self.radius)
-        return groups.expand(decide(self.rule, pairs, len(groups.first))), compared
-
-
-def near_groups(hashes: tuple[np.ndarray, ...], radius: int) -> Pairs:
-    """All pairs of images whose hashes are near, mirrored or not.
-
-    Parameters
-    ----------
-    hashes : tuple of one or two numpy.ndarray of uint64, shape (g,)
-        The hash of each image, and that of its mirror image when mirrored ones count. Images
-        differ in one of them at least.
-    radius : int
-
-    Returns
-    -------
-    Pairs
-        Similarity is 1 - distance / 64, of the nearest of their hashes.
-    """
-    n = len(hashes[0])
-    first, second, distance = close_pairs(np.concatenate(hashes), radius)
-    # Two mirror images tell nothing new: they are compared as two images already.
-    plain = first < n
-    left, right, distance = first[plain], second[plain] % n, distance[plain]
-    earlier, later = np.minimum(left, right), np.maximum(left, right)
-    nearest_first = np.lexsort((distance, earlier, later))
-    apart = nearest_first[earlier[nearest_first] != later[nearest_first]]
-    similarity = (1 - distance[apart] / np.float32(_BITS)).astype(np.float32)
-    return Pairs(later[apart], earlier[apart], similarity).sorted()
+    def decide(self, staged: StagedRows, values: Exchange, progress: bool | None) -> Exchange:
+        """The rule on all pairs of different hashes, and equal ones after the first of them."""
+        pairs, followers = find_pairs(values, staged, self.inputs(), self.radius, progress)
+        decided = settle(self.rule, pairs, staged, progress)
+        return follow(decided, followers, staged, progress)

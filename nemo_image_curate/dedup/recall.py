@@ -66,9 +66,7 @@ def measure_recall(
     layout: Layout, eps: float, sample_size: int, seed: int, device: str, progress: bool | None
 ) -> RecallEstimate:
     """Compare a sample of rows with all rows, and see which of the true pairs share a cluster."""
-    rows = np.flatnonzero(layout.homes()["cluster"] >= 0)
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:sample_size]
-    sample = np.sort(rows[chosen])
+    sample = _choose(layout, sample_size, seed)
     if not len(sample):
         return _estimate(0, np.empty((0, 3), dtype=bool))
     np.save(layout.folder / "recall-sample.npy", sample)
@@ -77,7 +75,10 @@ def measure_recall(
     parts = range(len(layout.counts))
     work = dask.delayed(_compare, pure=False)
     pairs = jobs.compute_all(
-        [work(layout, part, eps, device) for part in parts],
+        [
+            work(layout.without_counts(), part, start, eps, device)
+            for part, start in enumerate(layout.starts())
+        ],
         [f"part {part}" for part in parts],
         "recall",
         progress,
@@ -85,6 +86,24 @@ def measure_recall(
     for name in ("sample", "vectors", "clusters"):
         (layout.folder / f"recall-{name}.npy").unlink()
     return _estimate(len(sample), np.concatenate(pairs))
+
+
+def _choose(layout: Layout, size: int, seed: int) -> np.ndarray:
+    """Some of the rows that have a vector, at random, in order."""
+    if not layout.dim:
+        return np.empty(0, dtype=np.int64)
+    homes = [layout.file(part, "home.npy") for part in range(len(layout.counts))]
+    ends = np.cumsum([len(np.load(home, mmap_mode="r")) for home in homes])
+    count = int(ends[-1])
+    # Of few among many NumPy makes no list of all.
+    chosen = np.sort(np.random.default_rng(seed).choice(count, min(size, count), replace=False))
+    parts = np.searchsorted(ends, chosen, side="right")
+    sample, starts = np.empty(len(chosen), dtype=np.int64), layout.starts()
+    for part in np.unique(parts):
+        rows = np.load(homes[part], mmap_mode="r")["row"]
+        places = np.flatnonzero(parts == part)
+        sample[places] = starts[part] + rows[chosen[places] - (ends[part] - len(rows))]
+    return sample
 
 
 def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
@@ -100,14 +119,13 @@ def _clusters_of(layout: Layout, sample: np.ndarray) -> np.ndarray:
     return np.array([row + [-1] * (width - len(row)) for row in held])
 
 
-def _compare(layout: Layout, part: int, eps: float, device: str) -> np.ndarray:
+def _compare(layout: Layout, part: int, start: int, eps: float, device: str) -> np.ndarray:
     """Pairs of the sample with a part: true, of one cluster, told; runs on a worker."""
     import torch
 
     sample = np.load(layout.folder / "recall-sample.npy")
     ours = np.load(layout.folder / "recall-vectors.npy")
     held = np.load(layout.folder / "recall-clusters.npy")
-    start = layout.starts()[part]
     rows = start + np.load(layout.file(part, "rows.npy")).astype(np.int64)
     offsets = np.load(layout.file(part, "offsets.npy"))
     clusters = np.repeat(np.arange(layout.n_clusters), np.diff(offsets))

@@ -1,13 +1,16 @@
-"""What deduplication found, on disk by partition, and the lazy columns that are read from there."""
+"""What deduplication found, on disk, and the lazy columns that are read from there.
+
+`nemo_image_curate.dedup.deciding` writes it: a file for each block of partitions, with a record
+batch for each of these, and at the end where the decisions about each partition are.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.dedup.rules import Decisions
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.tables import content_digest, serialised
+from nemo_image_curate.tables import content_digest
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-_DONE = "_done"
+DONE = "_done"
 
 
 def decision_columns(prefix: str) -> dict[str, pa.DataType]:
@@ -85,136 +86,27 @@ def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> P
     return folder
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Small columns of all rows, in the order of the dataset.
-
-    Attributes
-    ----------
-    table : pyarrow.Table, n rows
-    counts : list of int
-        Rows of each partition.
-    """
-
-    table: pa.Table
-    counts: list[int]
-
-    def digest(self) -> str:
-        """A hash of what the columns hold."""
-        return content_digest(self.table, np.array(self.counts))
-
-
-def gather(dataset: ImageTextPairDataset, columns: Sequence[str], progress: bool | None) -> Rows:
-    """Compute key, shard and other small columns of every row."""
-    names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *columns]))
-    frames.require_columns(dataset.metadata, *names)
-    frame = dataset.metadata[names]
-    tables = partitions.run(frame, frames.to_arrow, what="read", progress=progress)
-    table = pa.concat_tables(tables, promote_options="permissive")
-    return Rows(table, [len(one) for one in tables])
-
-
-def write(
-    folder: Path,
-    rows: Rows,
-    id_col: str,
-    ranks: np.ndarray,
-    decisions: Decisions,
-    compared: np.ndarray,
-    why_not: str,
-    **more: Any,
-) -> None:
-    """Write the decisions, one Arrow file per partition, then the mark that they are complete.
-
-    One more file, of no rows, tells their columns.
-
-    Parameters
-    ----------
-    folder : Path
-    rows : Rows
-    id_col : str
-    ranks : numpy.ndarray of int64, shape (n,)
-        The rank of each row; `decisions` are by rank.
-    decisions : Decisions
-    compared : numpy.ndarray of bool, shape (n,)
-        False for rows that could not be compared with others, and are nobody's duplicates.
-    why_not : str
-        What ``dedup_error`` says of those.
-    **more : pyarrow.Array
-        Further columns.
-
-    Raises
-    ------
-    DatasetError
-        When partitions hold the same rows, whose decisions could not be told apart.
-    """
-    n = len(ranks)
-    by_rank = np.empty(n, dtype=np.int64)
-    by_rank[ranks] = np.arange(n)
-    standing = decisions.duplicate_of[ranks]
-    removed = standing >= 0
-    similarity = decisions.similarity[ranks]
-    names = rows.table.select([id_col, SHARD_COLUMN])
-    # Arrow's strings end at 2 GB in one piece, which the keys of many samples exceed.
-    large = names.cast(pa.schema([(name, pa.large_string()) for name in names.column_names]))
-    large = large.combine_chunks()
-
-    def part(start: int, count: int) -> pa.Table:
-        rows_of_part = slice(start, start + count)
-        partner_rows = pa.array(by_rank[standing[rows_of_part]], mask=~removed[rows_of_part])
-        partners = large.take(partner_rows).cast(names.schema)
-        reasons = np.full(len(partner_rows), why_not, dtype=object)
-        return pa.table(
-            {
-                "is_duplicate": pa.array(removed[rows_of_part]),
-                "dedup_error": pa.array(reasons, pa.string(), mask=compared[rows_of_part]),
-                "duplicate_of": partners[id_col],
-                "duplicate_of_shard": partners[SHARD_COLUMN],
-                "duplicate_similarity": pa.array(
-                    similarity[rows_of_part], mask=~removed[rows_of_part]
-                ),
-                **{name: column.slice(start, count) for name, column in more.items()},
-            }
-        )
-
-    folder.mkdir(parents=True, exist_ok=True)
-    digest, start, written = hashlib.sha256(), 0, dict[str, bytes]()
-    for count in [0, *rows.counts]:
-        keys, shards = (
-            rows.table[name].slice(start, count).combine_chunks() for name in (id_col, SHARD_COLUMN)
-        )
-        order = _order(keys, shards)
-        content = serialised(part(start, count).take(order))
-        name = _file_name(keys.take(order), shards.take(order))
-        if written.setdefault(name, content) != content:
-            raise DatasetError(
-                f"two partitions of the dataset hold the same {count:,} rows, for example of key "
-                f"{keys[0].as_py()!r}; have each sample once in it."
-            )
-        digest.update(content)
-        storage.write_bytes(str(folder / name), content)
-        start += count
-    storage.write_bytes(str(folder / _DONE), digest.hexdigest().encode())
-
-
 def complete(folder: Path) -> bool:
-    """Whether `write` finished here."""
-    return (folder / _DONE).exists()
+    """Whether all decisions are there."""
+    return (folder / DONE).exists()
 
 
-def _order(keys: pa.Array, shards: pa.Array) -> np.ndarray:
-    """Rows by shard, then key; equal ones stay in order."""
-    table = pa.table({"shard": shards, "key": keys, "row": np.arange(len(keys))})
-    sort_keys = [(name, "ascending") for name in table.column_names]
-    order: np.ndarray = pc.sort_indices(table, sort_keys=sort_keys).to_numpy()
+def block_file(folder: Path, block: int) -> Path:
+    # Not Parquet: in a dataset's folder it would be taken for a sidecar.
+    return folder / f"block-{block:05d}.arrow"
+
+
+def row_order(keys: pa.Array, shards: pa.Array, parts: np.ndarray) -> np.ndarray:
+    """Rows by part, then shard, then key; equal ones stay in order."""
+    columns = {"part": parts, "shard": shards, "key": keys, "row": np.arange(len(keys))}
+    sort_keys = [(name, "ascending") for name in columns]
+    order: np.ndarray = pc.sort_indices(pa.table(columns), sort_keys=sort_keys).to_numpy()
     return order
 
 
-def _file_name(keys: pa.Array, shards: pa.Array) -> str:
+def partition_name(keys: pa.Array, shards: pa.Array) -> str:
     """The name of the decisions about these very rows."""
-    digest = content_digest(pa.table({"key": keys, "shard": shards}))
-    # Not Parquet: in a dataset's folder it would be taken for a sidecar.
-    return f"part-{digest[:32]}.arrow"
+    return content_digest(pa.table({"key": keys, "shard": shards}))[:32]
 
 
 class _Join:
@@ -233,7 +125,7 @@ class _Join:
         self.folder = folder
         self.id_col = id_col
         self.names = names
-        self.digest = (folder / _DONE).read_text()
+        self.digest = _record(folder)["digest"]
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         # With the place: Dask takes expressions of one name for one, and a folder may be gone.
@@ -247,24 +139,48 @@ class _Join:
 
     def __call__(self, frame: Any) -> dict[str, Any]:
         keys, shards = (frames.column_to_arrow(frame[name]) for name in (self.id_col, SHARD_COLUMN))
-        order = _order(keys, shards)
-        path = self.folder / _file_name(keys.take(order), shards.take(order))
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        decisions = _read(path).take(place)
+        order = row_order(keys, shards, np.zeros(len(keys), dtype=np.int64))
+        place = _record(self.folder)["places"].get(
+            partition_name(keys.take(order), shards.take(order))
+        )
+        if place is None:
+            raise _no_decisions(self.folder)
+        original = np.empty(len(order), dtype=np.int64)
+        original[order] = np.arange(len(order))
+        decisions = read_decisions(self.folder, *place).take(original)
         return {own: decisions[name] for name, own in self.names.items()}
 
 
-def _read(path: Path) -> pa.Table:
+def _record(folder: Path) -> dict[str, Any]:
+    """Noted at the end: where the decisions about a partition are, by its name."""
     try:
-        with pa.OSFile(str(path)) as file:
-            return pa.ipc.open_file(file).read_all()
+        return _record_of((folder / DONE).stat().st_mtime_ns, folder)
     except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path.parent} holds no decisions about the rows of a partition ({path.name}): they "
-            "are others than those that were deduplicated, or its files are gone. Run the "
-            "deduplication again; give work_dir a folder that all workers share."
-        ) from error
+        raise _no_decisions(folder) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _record_of(changed: int, folder: Path) -> dict[str, Any]:
+    """The record that was written at a time, for all partitions that a process joins."""
+    record: dict[str, Any] = json.loads((folder / DONE).read_bytes())
+    return record
+
+
+def read_decisions(folder: Path, block: int, batch: int) -> pa.Table:
+    """The decisions about a partition."""
+    try:
+        with pa.memory_map(str(block_file(folder, block))) as file:
+            return pa.Table.from_batches([pa.ipc.open_file(file).get_batch(batch)])
+    except FileNotFoundError as error:
+        raise _no_decisions(folder) from error
+
+
+def _no_decisions(folder: Path) -> DatasetError:
+    return DatasetError(
+        f"{folder} holds no decisions about the rows of a partition: they are others than those "
+        "that were deduplicated, or its files are gone. Run the deduplication again; give work_dir "
+        "a folder that all workers share."
+    )
 
 
 def attach(
@@ -287,8 +203,7 @@ def attach(
         Further columns that were written, which keep their names, and how they were made.
     """
     carried = carried or {}
-    nothing = pa.array([], pa.string())
-    schema = _read(folder / _file_name(nothing, nothing)).schema
+    schema = read_decisions(folder, 0, 0).schema
     names = {name: name if name in carried else prefix + name for name in schema.names}
     for name in names.values():
         if name in (dataset.id_col, SHARD_COLUMN):

@@ -106,10 +106,10 @@ def decide(rule: str, pairs: Pairs, n: int) -> Decisions:
         direct = duplicate_of[pairs.later] == pairs.earlier
         similarity[pairs.later[direct]] = pairs.similarity[direct]
         return Decisions(duplicate_of, similarity)
-    return _first_of_each(pairs, n)
+    return first_of_each(pairs, n)
 
 
-def _first_of_each(pairs: Pairs, n: int) -> Decisions:
+def first_of_each(pairs: Pairs, n: int) -> Decisions:
     """Every row that has a pair is removed, for the first of its partners; `pairs` are sorted."""
     duplicate_of = np.full(n, -1, dtype=np.int64)
     similarity = np.full(n, np.nan, dtype=np.float32)
@@ -180,7 +180,7 @@ class GreedyState:
         pairs : Pairs
             All that rows were settled by.
         """
-        return _first_of_each(pairs.where(self.kept[pairs.earlier]).sorted(), len(self.kept))
+        return first_of_each(pairs.where(self.kept[pairs.earlier]).sorted(), len(self.kept))
 
 
 def component_firsts(later: np.ndarray, earlier: np.ndarray, n: int) -> np.ndarray:

@@ -9,21 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import frames, locks
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import fingerprint
-from nemo_image_curate.dedup import results
-from nemo_image_curate.dedup.clustering import CONTENT, KEPT, Clustering
+from nemo_image_curate.dedup import deciding, results
+from nemo_image_curate.dedup.clustering import CONTENT, KEPT, ROWS, Clustering
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
-from nemo_image_curate.dedup.keep import check_keep, keep_order
+from nemo_image_curate.dedup.keep import check_keep
 from nemo_image_curate.dedup.layout import LAYOUT, Layout
+from nemo_image_curate.dedup.ranks import Order, rank_rows
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
 from nemo_image_curate.dedup.rules import check_rule
+from nemo_image_curate.dedup.staged import Block, StagedRows, stage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.stages.base import Stage, no_effect
+
+# Folders of what an extraction has done so far.
+_STEPS = "steps"
 
 
 @dataclass(eq=False)
@@ -76,8 +82,9 @@ class SemanticDedup(Stage):
     Notes
     -----
     Memory: a worker holds one partition's embeddings three times, or 64 MB of embeddings if that
-    is more; the client holds keys and about 60 bytes for each row, and a sample of 25 embeddings
-    for each cluster. Time: the products of n k + n^2 n_probe^2 / 2 k pairs of vectors at most.
+    is more, and keys and pairs of a 512th of the rows; the client holds what grows with clusters
+    and shards: a sample of 25 embeddings for each cluster, and some 300 bytes for each shard.
+    Time: the products of n k + n^2 n_probe^2 / 2 k pairs of vectors at most.
 
     Examples
     --------
@@ -122,8 +129,10 @@ class SemanticDedup(Stage):
         DatasetError
             When embeddings differ in length.
         """
-        clusters, clustering = self._open(dataset, None)
-        with locks.exclusive(str(clusters.folder)):
+        self._check_dataset(dataset)
+        folder = self._folder(dataset)
+        with locks.exclusive(str(folder)):
+            clusters, clustering = self._open(dataset, folder, None)
             dim = clustering.sample()
             extraction = _Extraction.of(clusters, self.eps, self.keep, self.by, self.rule, None)
             if not extraction.complete():
@@ -146,43 +155,39 @@ class SemanticDedup(Stage):
         progress : bool, optional
             Default: on a terminal.
         """
-        clusters, clustering = self._open(dataset, progress)
-        with locks.exclusive(str(clusters.folder)):
+        self._check_dataset(dataset)
+        folder = self._folder(dataset)
+        with locks.exclusive(str(folder)):
+            clusters, clustering = self._open(dataset, folder, progress)
             clustering.store(clustering.sample())
         return clusters
 
+    def _folder(self, dataset: ImageTextPairDataset) -> Path:
+        column, eps, seed = self.embedding_column, self.eps, self.random_state
+        config = ("semantic", column, self.n_clusters, self.n_probe, eps, seed)
+        return results.work_folder(dataset, self.work_dir, *config)
+
     def _open(
-        self, dataset: ImageTextPairDataset, progress: bool | None
+        self, dataset: ImageTextPairDataset, folder: Path, progress: bool | None
     ) -> tuple[SemanticClusters, Clustering]:
         column = self.embedding_column
-        self._check_dataset(dataset)
-        folder = results.work_folder(
-            dataset,
-            self.work_dir,
-            "semantic",
-            column,
-            self.n_clusters,
-            self.n_probe,
-            self.eps,
-            self.random_state,
-        )
         if column not in dataset.source()[0].schema.names:
             dataset = dataset.save_metadata(str(folder / KEPT), progress=progress)
         # A copy: users assign to `metadata` of theirs.
         dataset = dataset.replace(dataset.metadata)
-        rows = results.gather(dataset, [], progress)
+        staged = stage(dataset, [self.by] if self.by else [], folder / ROWS, progress)
         clustering = Clustering(
             dataset,
             column,
-            rows.counts,
-            self._clusters_for(len(rows.table)),
+            staged.counts,
+            self._clusters_for(len(staged)),
             self.n_probe,
             float(self.eps),
             self.random_state,
             folder,
             progress,
         )
-        return SemanticClusters(self, dataset, folder, rows), clustering
+        return SemanticClusters(self, dataset, folder, staged), clustering
 
     def _clusters_for(self, n: int) -> int:
         n_clusters = choose_clusters(n) if self.n_clusters == "auto" else int(self.n_clusters)
@@ -239,14 +244,14 @@ class SemanticClusters:
     dataset : ImageTextPairDataset
     folder : Path
         Where the embeddings are.
-    rows : Rows
-        Keys and shards.
+    staged : StagedRows
+        Keys and shards, in files there.
     """
 
     stage: SemanticDedup
     dataset: ImageTextPairDataset
     folder: Path
-    rows: results.Rows
+    staged: StagedRows
 
     @property
     def layout(self) -> Layout:
@@ -335,7 +340,7 @@ class SemanticClusters:
         for path in self.folder.iterdir():
             if path.is_file() and path.name != CONTENT:
                 path.unlink()
-            elif path.name.startswith("pairs-"):
+            elif path.name.startswith((_STEPS, ROWS)):
                 shutil.rmtree(path)
 
 
@@ -345,7 +350,7 @@ class _Extraction:
 
     clusters: SemanticClusters
     config: dict[str, Any]
-    rows: results.Rows
+    staged: StagedRows
     name: str
     progress: bool | None
 
@@ -360,10 +365,12 @@ class _Extraction:
         progress: bool | None,
     ) -> _Extraction:
         config = {"eps": float(eps), "keep": keep, "by": by, "rule": rule}
-        rows = results.gather(clusters.dataset, [by], progress) if by else clusters.rows
+        staged = clusters.staged
+        if by and by != clusters.stage.by:
+            staged = stage(clusters.dataset, [by], clusters.folder / f"{ROWS}-by", progress)
         # Keys, shards and the column `by`; the folder goes with the embeddings.
-        name = fingerprint(sorted(config.items(), key=str), rows.digest())[:16]
-        return cls(clusters, config, rows, name, progress)
+        name = fingerprint(sorted(config.items(), key=str), staged.digest())[:16]
+        return cls(clusters, config, staged, name, progress)
 
     @property
     def decided(self) -> Path:
@@ -374,24 +381,40 @@ class _Extraction:
 
     def run(self) -> None:
         clusters, layout = self.clusters, self.clusters.layout
-        homes = layout.homes()
-        keep, by, table = self.config["keep"], self.config["by"], self.rows.table
+        keep, by, rule, eps = (self.config[name] for name in ("keep", "by", "rule", "eps"))
+        steps = clusters.folder / f"{_STEPS}-{self.name}"
+        storage.make_dirs(str(steps))
         id_col, seed = clusters.dataset.id_col, clusters.stage.random_state
-        rank = keep_order(keep, by, seed, table, id_col, homes["similarity"])
-        pairs = clusters.folder / f"pairs-{self.name}"
-        rule, eps = self.config["rule"], self.config["eps"]
-        decisions = extract(layout, rank, rule, eps, pairs, clusters.device, self.progress)
-        compared = homes["cluster"] >= 0
-        cluster = pa.array(homes["cluster"], mask=~compared)
-        results.write(
-            *(self.decided, self.rows, id_col, rank, decisions, compared, "no embedding"),
-            cluster=cluster,
+        order = Order(keep, by, seed, id_col, layout if keep in ("hard", "easy") else None)
+        ranks = rank_rows(self.staged, order, steps, self.progress)
+        partners = extract(
+            layout, self.staged, ranks, rule, eps, steps, clusters.device, self.progress
         )
+        deciding.write(
+            self.decided, self.staged, partners, _Homes(layout), "no embedding", self.progress
+        )
+        shutil.rmtree(steps)
 
     def attach(self) -> ImageTextPairDataset:
         stage = self.clusters.stage
         record = stage.record(**self.config)
         return results.attach(self.clusters.dataset, self.decided, stage.prefix, record)
+
+
+class _Homes(deciding.RowFacts):
+    """The clusters of rows, and which have none."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+
+    def equals(self, block: Block) -> np.ndarray:
+        # Rows that are alike are told by their pairs.
+        places = np.arange(len(block))
+        return np.where(self.layout.homes(block.parts)["cluster"] >= 0, places, -1)
+
+    def columns(self, block: Block) -> dict[str, pa.Array]:
+        clusters = self.layout.homes(block.parts)["cluster"]
+        return {"cluster": pa.array(clusters, mask=clusters < 0)}
 
 
 def _check_eps(eps: Any) -> None:

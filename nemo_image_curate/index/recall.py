@@ -131,9 +131,14 @@ class Recall:
 
 def _query_rows(rows: RowTable) -> np.ndarray:
     """The rows that score highest; the training sample is of those that score lowest."""
-    scores = [sample_scores(batch, rows.id_col) for batch in rows.batches()]
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    return np.sort(order[:_QUERIES])
+    scores, row_numbers, start = np.empty(0), np.empty(0, dtype=np.int64), 0
+    for batch in rows.batches():
+        scores = np.concatenate([scores, sample_scores(batch, rows.id_col)])
+        row_numbers = np.concatenate([row_numbers, np.arange(start, start + len(batch))])
+        best = np.argsort(-scores, kind="stable")[:_QUERIES]
+        scores, row_numbers = scores[best], row_numbers[best]
+        start += len(batch)
+    return np.sort(row_numbers)
 
 
 def _highest(path: Path, dim: int, start: int, queries_path: Path) -> np.ndarray:

@@ -6,15 +6,21 @@ Partitions are named by their numbers, those of the index and those of the datas
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+import numpy as np
+import pyarrow as pa
 
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.index.format import Mark, Partition, SavedIndex
+from nemo_image_curate.index.rows import sample_scores
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
+# Rows of an index whose names are compared at once with those of a dataset: some 200 MB.
+_COMPARED_ROWS = 1_000_000
 _AGAIN = "Build the index again: build_index(dataset)."
 
 
@@ -114,24 +120,33 @@ def refuse(match: Match, saved: SavedIndex, staged: StagedPartitions) -> NoRetur
             f"{index} lacks {len(match.new)} of the dataset's partitions: {shards}. Add them: "
             "VectorIndex.load(path).add(dataset)."
         )
-    saved_samples = _samples_of(saved, match.missing)
-    new_samples = {
-        (row[SHARD_COLUMN], row[staged.id_col])
-        for number in match.new
-        for batch in staged.row_batches(number)
-        for row in batch.select([SHARD_COLUMN, staged.id_col]).to_pylist()
-    }
-    if lost := saved_samples - new_samples:
-        shard, key = min(lost)
+    id_col = staged.id_col
+    rows = sum(saved.partitions[number].indexed for number in match.missing)
+    lost, added = _Samples(), _Samples()
+    # Those of one hash at a time, so that memory does not grow with the rows.
+    passes = 1 + rows // _COMPARED_ROWS
+    for turn in range(passes):
+        saved_samples, new_samples = (
+            {
+                (row[SHARD_COLUMN], row[id_col])
+                for batch in batches
+                for row in _of_turn(batch, id_col, turn, passes)
+            }
+            for batches in (_saved_batches(saved, match.missing), _new_batches(match, staged))
+        )
+        lost.add(saved_samples - new_samples)
+        added.add(new_samples - saved_samples)
+    if lost.count:
+        shard, key = lost.first
         raise DatasetError(
-            f"{index} has {len(lost):,} embeddings that the dataset has not, such as that of "
+            f"{index} has {lost.count:,} embeddings that the dataset has not, such as that of "
             f"{key!r} of {shard}. For a part of a dataset, search the index of all of it with "
             f"where=. {_AGAIN}"
         )
-    if added := new_samples - saved_samples:
-        shard, key = min(added)
+    if added.count:
+        shard, key = added.first
         raise DatasetError(
-            f"the dataset has {len(added):,} embeddings that {index} has not, in shards that were "
+            f"the dataset has {added.count:,} embeddings that {index} has not, in shards that were "
             f"indexed, such as that of {key!r} of {shard}. {_AGAIN}"
         )
     shards = ", ".join(saved.partitions[number].shard for number in match.missing[:5])
@@ -141,13 +156,42 @@ def refuse(match: Match, saved: SavedIndex, staged: StagedPartitions) -> NoRetur
     )
 
 
-def _samples_of(saved: SavedIndex, numbers: Collection[int]) -> set[tuple[str, str]]:
-    """The (shard, key) of all rows of some partitions of an index."""
-    rows, id_col = saved.open_rows(), saved.recipe["id_col"]
-    samples, start = set[tuple[str, str]](), 0
-    for number, partition in enumerate(saved.partitions):
-        stop = start + partition.indexed
-        if number in numbers:
-            samples |= {(row[SHARD_COLUMN], row[id_col]) for row in rows.take(range(start, stop))}
-        start = stop
+class _Samples:
+    """How many samples there are, and the first (shard, key) of them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ("", "")
+
+    def add(self, samples: set[tuple[str, str]]) -> None:
+        """Count more."""
+        if samples:
+            self.first = min(samples | ({self.first} if self.count else set()))
+            self.count += len(samples)
+
+
+def _of_turn(batch: pa.RecordBatch, id_col: str, turn: int, passes: int) -> list[dict[str, Any]]:
+    """The shards and keys of those rows that a pass compares."""
+    names = batch.select([SHARD_COLUMN, id_col])
+    if passes > 1:
+        turns = (sample_scores(batch, id_col) * passes).astype(np.int64)
+        names = names.filter(pa.array(turns == turn))
+    samples: list[dict[str, Any]] = names.to_pylist()
     return samples
+
+
+def _new_batches(match: Match, staged: StagedPartitions) -> Iterator[pa.RecordBatch]:
+    for number in match.new:
+        yield from staged.row_batches(number)
+
+
+def _saved_batches(saved: SavedIndex, numbers: Collection[int]) -> Iterator[pa.RecordBatch]:
+    """The rows of some partitions of an index."""
+    ends = np.cumsum([partition.indexed for partition in saved.partitions])
+    wanted = np.zeros(len(ends), dtype=bool)
+    wanted[list(numbers)] = True
+    start = 0
+    for batch in saved.open_rows().batches():
+        partitions = np.searchsorted(ends, np.arange(start, start + len(batch)), side="right")
+        yield batch.filter(pa.array(wanted[partitions]))
+        start += len(batch)

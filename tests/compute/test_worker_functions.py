@@ -10,7 +10,9 @@ import nemo_image_curate
 
 PACKAGE = Path(nemo_image_curate.__file__).parent
 # Calls that hand a function to Dask, with its place among their arguments.
-HANDED = {"dask.delayed": 0, "partitions.run": 1, "blocks.map": 0, "self._map": 0}
+HANDED = {"dask.delayed": 0, "partitions.run": 1, "blocks.map": 0, "self._map": 0, "_step": 3}
+# The same of a method, whatever it is called on.
+HANDED_METHODS = {"fill": 0}
 
 
 def _trees() -> Iterator[ast.Module]:
@@ -20,7 +22,11 @@ def _trees() -> Iterator[ast.Module]:
 
 def _handed_over(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (place := HANDED.get(ast.unparse(node.func))) is not None:
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        place = HANDED.get(called, HANDED_METHODS.get(called.rpartition(".")[2]))
+        if place is not None:
             function = node.args[place] if len(node.args) > place else None
             if isinstance(function, ast.Name):
                 yield function.id

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_image_curate.dedup.keep import check_keep, keep_order
+from nemo_image_curate.dedup.keep import check_keep, keep_score, keep_sorted, sort_table
 from nemo_image_curate.errors import ConfigError
 
 # Arrow strings hold whatever UTF-8 can: everything but lone surrogates.
@@ -18,9 +18,15 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 AWKWARD = ["", " ", "a", "A", "ä", "a\u0308", "\0", "a\0b", "画像", "🐈", "\u202e", "00", "0", "١"]
 
 
-def by_score(keys: list[str], scores: list[float] | np.ndarray) -> np.ndarray:
+def keep_order(keep: str, by: str | None, table: pa.Table, homes: np.ndarray | None = None):
+    """The rows, the first one first."""
+    score = keep_score(keep, by, 0, table, "key", homes)
+    return keep_sorted(sort_table(score, table["key"], np.arange(len(table)))).tolist()
+
+
+def by_score(keys: list[str], scores: list[float] | np.ndarray) -> list[int]:
     table = pa.table({"key": chunked(keys), "x": pa.array(scores, pa.float64())})
-    return keep_order("best", "x", 0, table, "key")
+    return keep_order("best", "x", table)
 
 
 def chunked(keys: list[str]) -> pa.ChunkedArray:
@@ -47,48 +53,38 @@ def test_highest_first_then_by_key_then_by_row(rows):
             row,
         ),
     )
-    found = by_score(keys, scores)
-    assert found.dtype == np.int64
-    assert np.argsort(found).tolist() == expected
-
-
-def test_without_a_score_rows_keep_their_order():
-    table = pa.table({"key": chunked(["b", "a", "c"])})
-    assert keep_order("first", None, 0, table, "key").tolist() == [0, 1, 2]
-    assert keep_order("first", None, 0, table[:0], "key").tolist() == []
-    assert by_score([], []).tolist() == []
+    assert by_score(keys, scores) == expected
 
 
 def test_infinite_scores():
-    assert by_score(list("abcd"), [-np.inf, np.nan, np.inf, 0.0]).tolist() == [2, 3, 0, 1]
+    assert by_score(list("abcd"), [-np.inf, np.nan, np.inf, 0.0]) == [2, 3, 0, 1]
 
 
 @pytest.mark.parametrize(("keep", "order"), [("easy", [2, 0, 1, 3]), ("hard", [1, 0, 2, 3])])
 def test_embeddings_by_their_distance_from_the_centroid(keep, order):
     table = pa.table({"key": list("abcd")})
-    places = keep_order(keep, None, 0, table, "key", np.float32([0.5, 0.1, 0.9, np.nan]))
-    assert np.argsort(places).tolist() == order
+    assert keep_order(keep, None, table, np.float32([0.5, 0.1, 0.9, np.nan])) == order
 
 
 @pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [
-        ([3, None, 7], pa.int64(), [1, 2, 0]),
+        ([3, None, 7], pa.int64(), [2, 0, 1]),
         ([3.5, None, math.nan], pa.float32(), [0, 1, 2]),
         ([True, False, None], pa.bool_(), [0, 1, 2]),
-        ([2, 200, 100], pa.uint8(), [2, 0, 1]),
+        ([2, 200, 100], pa.uint8(), [1, 2, 0]),
     ],
 )
 def test_the_best_by_columns_of_any_number_type(values, kind, expected):
     keys = chunked(list("abc"))
     table = pa.table({"key": keys, "x": pa.array(values, kind)})
-    assert keep_order("best", "x", 0, table, "key").tolist() == expected
+    assert keep_order("best", "x", table) == expected
 
 
 def test_a_column_that_is_no_number():
     table = pa.table({"key": ["a", "b"], "x": ["large", "small"]})
     with pytest.raises(ConfigError, match="by='x' should be a column of numbers"):
-        keep_order("best", "x", 0, table, "key")
+        keep_order("best", "x", table)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pytest
 
 from nemo_image_curate import ImageTextPairDataset
-from nemo_image_curate.dedup import results
-from nemo_image_curate.dedup.rules import Decisions
+from nemo_image_curate.dedup import deciding, results
+from nemo_image_curate.dedup.equals import send_partners
+from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.staged import stage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from tests.make_data import digests, make_dataset
 from tests.make_embedders import rows
@@ -30,20 +32,37 @@ def opened(made, **options) -> ImageTextPairDataset:
     return ImageTextPairDataset.from_webdataset(made.root, **options)
 
 
+class Numbers(deciding.RowFacts):
+    """The number of each row as a further column; row 1 may be one that was not compared."""
+
+    def __init__(self, name: str, not_compared: bool):
+        self.name = name
+        self.not_compared = not_compared
+
+    def equals(self, block):
+        left_out = (block.rows() == 1) & self.not_compared
+        return np.where(left_out, -1, np.arange(len(block)))
+
+    def columns(self, block):
+        return {self.name: pa.array(block.rows())}
+
+
 def every_second(
-    ds: ImageTextPairDataset, folder: Path, not_compared: bool = False, prefix: str = ""
+    ds: ImageTextPairDataset,
+    folder: Path,
+    not_compared: bool = False,
+    prefix: str = "",
+    numbers: str = "extra",
 ) -> ImageTextPairDataset:
-    """In reversed keep order each odd rank is a duplicate of the rank before it."""
-    found = results.gather(ds, ["score"], None)
-    n = len(found.table)
-    rank = np.arange(n)[::-1].copy()
-    odd = np.arange(n) % 2 == 1
-    similarity = np.where(odd, 0.75, np.nan).astype(np.float32)
-    decided = Decisions(np.where(odd, np.arange(n) - 1, -1), similarity)
-    seen = np.arange(n) != 1 if not_compared else np.full(n, True)
-    more = {"extra": pa.array(range(n))}
-    results.write(folder, found, ds.id_col, rank, decided, seen, "no image", **more)
-    return results.attach(ds, folder, prefix, RECORD, {"extra": None})
+    """From the last row on each second one is a duplicate of the row after it."""
+    rows_of = stage(ds, [], folder / "rows", None)
+    gone = np.arange(len(rows_of))[-2::-2]
+    partners = Exchange(folder, "partners", 1, len(rows_of.blocks))
+    similarity = np.full(len(gone), 0.75, dtype=np.float32)
+    send_partners(partners, 0, gone, gone + 1, similarity, rows_of.starts)
+    facts = Numbers(numbers, not_compared)
+    deciding.write(folder / "decided", rows_of, partners, facts, "no image", None)
+    return results.attach(ds, folder / "decided", prefix, RECORD, {"extra": None})
 
 
 def check(found: list[dict], n: int) -> None:
@@ -142,7 +161,7 @@ def test_rows_of_a_partition_may_change_their_order(made, tmp_path, backend):
     ds = opened(made, backend=backend)
     out = every_second(ds, tmp_path / "w")
     turned = ds.replace(ds.metadata.map_partitions(lambda part: part[::-1]))
-    again = results.attach(turned, tmp_path / "w", "", RECORD, {"extra": None})
+    again = results.attach(turned, tmp_path / "w" / "decided", "", RECORD, {"extra": None})
     expected = {row["key"]: row for row in rows(out)}
     assert [row["key"] for row in rows(again)] != list(expected)
     assert {row["key"]: row for row in rows(again)} == expected
@@ -165,7 +184,7 @@ def test_a_key_that_is_there_twice(made, tmp_path):
 def test_other_rows_than_those_it_was_made_from(made, tmp_path):
     every_second(opened(made), tmp_path / "w")
     fewer = opened(made).filter("score > 2")
-    out = results.attach(fewer, tmp_path / "w", "", RECORD, {"extra": None})
+    out = results.attach(fewer, tmp_path / "w" / "decided", "", RECORD, {"extra": None})
     with pytest.raises(DatasetError, match="no decisions about the rows of a partition"):
         rows(out)
 
@@ -194,9 +213,9 @@ def test_saving_depends_on_what_was_decided_and_not_on_where(made, tmp_path):
 
 
 def test_complete_when_all_is_written(made, tmp_path):
-    assert not results.complete(tmp_path / "w")
+    assert not results.complete(tmp_path / "w" / "decided")
     every_second(opened(made), tmp_path / "w")
-    assert results.complete(tmp_path / "w")
+    assert results.complete(tmp_path / "w" / "decided")
 
 
 def test_the_folder_is_that_of_input_and_parameters(made, tmp_path):
@@ -247,13 +266,5 @@ def test_a_folder_that_cannot_be(made, tmp_path):
 
 
 def test_a_prefix_that_would_overwrite_the_key(made, tmp_path):
-    ds = opened(made)
-    found = results.gather(ds, [], None)
-    n = len(found.table)
-    kept = Decisions(np.full(n, -1), np.full(n, np.nan, dtype=np.float32))
-    results.write(
-        *(tmp_path / "w", found, ds.id_col, np.arange(n), kept, np.full(n, True), ""),
-        ard=pa.array(range(n)),
-    )
     with pytest.raises(ConfigError, match="prefix='sh' would overwrite the column 'shard'"):
-        results.attach(ds, tmp_path / "w", "sh", RECORD)
+        every_second(opened(made), tmp_path / "w", prefix="sh", numbers="ard")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_image_curate.dedup.groups import Groups
 from nemo_image_curate.dedup.rules import RULES, Decisions, GreedyState, Pairs, check_rule, decide
 from nemo_image_curate.errors import ConfigError
 
@@ -146,32 +145,3 @@ def test_what_cannot_be_decided_yet_stays_open():
 def test_a_rule_that_does_not_exist():
     with pytest.raises(ConfigError, match="rule='best' should be one of 'greedy', 'reference'"):
         check_rule("best")
-
-
-@settings(max_examples=200)
-@given(
-    st.lists(st.integers(0, 5) | st.none(), max_size=14),
-    st.sampled_from(RULES),
-    st.randoms(use_true_random=False),
-)
-def test_groups_decide_as_their_rows_would(values, rule, random):
-    """Rows with numbers as values, near when those differ by one at most: grouped and not."""
-    n = len(values)
-    rank = np.array(random.sample(range(n), n), dtype=np.int64)
-    compared = np.array([value is not None for value in values], dtype=bool)
-    column = np.array([value or 0 for value in values], dtype=np.int64)
-    groups = Groups.of([column], rank, compared)
-
-    def near_in(numbers: dict[int, int]) -> Near:
-        return {
-            (one, other): 1.0 if numbers[one] == numbers[other] else 0.5
-            for one in numbers
-            for other in numbers
-            if one < other and abs(numbers[one] - numbers[other]) <= 1
-        }
-
-    by_rank = {int(rank[row]): int(column[row]) for row in range(n) if compared[row]}
-    own = dict(enumerate(groups.values[0].tolist()))
-    found = groups.expand(decide(rule, pairs_of(near_in(own)), len(groups.first)))
-    expected = decide(rule, pairs_of(near_in(by_rank)), n)
-    assert plain(found) == plain(expected)

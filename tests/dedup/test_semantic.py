@@ -307,7 +307,7 @@ def test_intermediate_files_go(tmp_path, monkeypatch):
     result = SemanticDedup(n_clusters=9)(dataset)
     left = [path.name for path in (tmp_path / "temp").rglob("*") if path.is_file()]
     assert all(
-        (name.startswith("part-") and name.endswith(".arrow")) or name in ("_done", "content")
+        (name.startswith("block-") and name.endswith(".arrow")) or name in ("_done", "content")
         for name in left
         if not name.endswith(".lock")
     )

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.index import reconcile
 from nemo_image_curate.index.vector_index import VectorIndex, build_index, index_path
 from tests.dedup.make_embeddings import planted, write_embeddings
 from tests.index.make_index import opened
@@ -37,7 +38,8 @@ def other_embeddings(table: pa.Table) -> pa.Table:
         (lambda table: table.take(list(range(99, -1, -1))), "rows in another order"),
     ],
 )  # fmt: skip
-def test_another_dataset_is_refused(tmp_path, change, message):
+def test_another_dataset_is_refused(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(reconcile, "_COMPARED_ROWS", 30)
     dataset = write_embeddings(tmp_path / "data", planted(300), 100)
     built = build_index(dataset)
     rewrite(tmp_path / "data" / "00001.parquet", change)
