@@ -20,7 +20,7 @@ stages models embedders quality classifiers dedup index search serve demo doctor
 """.split()
 
 # Modules that hold the private names of other packages; each has a test that fails when one moves.
-COMPAT = {f"{PACKAGE}.{module}" for module in ("compute._dali", "compute._dask")}
+COMPAT = {f"{PACKAGE}.compute.{module}" for module in ("_bundles", "_dali", "_dask")}
 COMPAT |= {f"{PACKAGE}.search.live._chroma"}
 # Names that look private and are documented: of named tuples and of os.
 DOCUMENTED = {"_asdict", "_exit", "_replace"}
