@@ -91,7 +91,7 @@ class Session:
         import distributed
 
         from nemo_image_curate.compute import progress
-        from nemo_image_curate.compute.client import configured_scheduler, describe, get_client
+        from nemo_image_curate.compute.client import configured_scheduler, get_client
 
         running = self.scheduler or self.scheduler_file
         running = running or (None if self.workers else configured_scheduler())
@@ -113,10 +113,8 @@ class Session:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with client:
-            progress.say(describe(client))
-            with self._reported():
-                yield client
+        with client, self._reported():
+            yield client
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

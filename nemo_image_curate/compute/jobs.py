@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import re
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
@@ -15,11 +16,13 @@ import dask
 
 from nemo_image_curate.compute import _dask, workers
 from nemo_image_curate.compute.calls import Outcome
-from nemo_image_curate.compute.client import current_client, get_client
+from nemo_image_curate.compute.client import current_client, describe, get_client
 from nemo_image_curate.compute.progress import Progress
 from nemo_image_curate.errors import ClusterError, CurateError, JobError
 
 logger = logging.getLogger(__name__)
+# Clients whose workers and dashboard were told of.
+_described: weakref.WeakSet[Any] = weakref.WeakSet()
 Inputs = Sequence[tuple[str, int | None]]
 # How many errors are told, or kinds of them where there are more.
 _TOLD = 10
@@ -78,7 +81,10 @@ def compute_all(
     results: list[Any] = [None] * len(labels)
     failures: dict[int, BaseException] = {}
     kinds: set[tuple[str, str]] = set()
-    with Progress(what, len(labels), progress, waits_for).running() as shown:
+    about = functools.partial(describe, client) if client and client not in _described else None
+    if client:
+        _described.add(client)
+    with Progress(what, len(labels), progress, waits_for, about).running() as shown:
         ended = _on_cluster(client, tasks, inputs, what) if client else _here(tasks)
         for number, value, problem in ended:
             positions = range(starts[number], starts[number + 1])

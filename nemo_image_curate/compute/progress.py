@@ -59,6 +59,8 @@ class Progress:
         None: as a bar on a terminal, else in lines.
     waits_for : callable, optional
         Tells what hinders work from going on, if something does.
+    about : callable, optional
+        Tells of the workers, before anything else is told.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Progress:
         total: int,
         shown: bool | None,
         waits_for: Callable[[], str | None] = lambda: None,
+        about: Callable[[], str] | None = None,
     ):
         self.what, self.total = what, total
         self.done = self.rows = 0
         self.rejected: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self._waits_for = waits_for
+        self._about = about
         self._began = self._last_line = self._last_end = time.monotonic()
         is_bar = sys.stderr.isatty() and not settings.as_json
         self._quiet = shown is False or not total
@@ -152,6 +156,10 @@ class Progress:
         """Say something now."""
         self._last_line = time.monotonic()
         self._has_told = True
+        if self._about is not None:
+            about, self._about = self._about, None
+            with contextlib.suppress(Exception):
+                say(about())
         say(text, **self.fields())
 
     def _watch(self, ended: threading.Event) -> None:
@@ -173,6 +181,8 @@ class Progress:
         """Show it while a job runs."""
         if self._in_lines and not settings.quiet_seconds:
             self.tell(f"{self.what}: {self.total:,} partitions")
+        elif self._about is not None and not self._quiet and not self._in_lines:
+            say(self._about())
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="progress")
         watch.start()

@@ -117,7 +117,7 @@ class Clustering:
             for old in self.folder.iterdir():
                 if old.is_dir() and not old.name.startswith((KEPT, ROWS)):
                     shutil.rmtree(old)
-                elif old.is_file() and not old.name.startswith(_SAMPLE):
+                elif old.is_file() and not old.name.startswith((_SAMPLE, ".")):
                     old.unlink()
             storage.write_bytes(str(note), content.encode())
         return _one_dim(self.column, [dim for dim, _ in samples])

@@ -338,7 +338,8 @@ class SemanticClusters:
         # First what says that they are there.
         (self.folder / LAYOUT).unlink(missing_ok=True)
         for path in self.folder.iterdir():
-            if path.is_file() and path.name != CONTENT:
+            # What begins with a point is a lock.
+            if path.is_file() and path.name != CONTENT and not path.name.startswith("."):
                 path.unlink()
             elif path.name.startswith((_STEPS, ROWS)):
                 shutil.rmtree(path)

@@ -62,7 +62,6 @@ def test_long_jobs_tell_how_far_they_are_and_what_they_wait_for(capsys, monkeypa
         said = ""
         while "save: 1 of 4 partitions, 90 rows" not in said:
             said += capsys.readouterr().err
-        assert said.rstrip().endswith("left")
     monkeypatch.setattr(progress, "_LINE_SECONDS", 1000.0)
     monkeypatch.setattr(progress, "_STILL_SECONDS", 0.0)
     with Progress("save", 4, None, lambda: "no worker is connected").running():
