@@ -206,12 +206,25 @@ def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
         Each as long as the frame. Arrow arrays become columns of the frame's backend.
     """
     backend = backend_of(frame)
+    kinds = (pa.Array, pa.ChunkedArray)
+    arrow = {name: values for name, values in columns.items() if isinstance(values, kinds)}
+    # At once: it takes a third of a millisecond for each of them by itself.
+    converted = from_arrow(pa.table(arrow), backend) if arrow else None
+    if converted is not None:
+        converted.index = frame.index
+        if (
+            backend == "cpu"
+            and len(arrow) == len(columns)
+            and not arrow.keys() & set(frame.columns)
+        ):
+            return pd.concat([frame, converted], axis=1)
     frame = frame.copy(deep=False)
     for name, values in columns.items():
-        if isinstance(values, (pa.Array, pa.ChunkedArray)):
-            values = from_arrow(pa.table({name: values}), backend)[name]
-        values.index = frame.index
-        frame[name] = values
+        if name in arrow:
+            frame[name] = converted[name]
+        else:
+            values.index = frame.index
+            frame[name] = values
     return frame
 
 
