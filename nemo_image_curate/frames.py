@@ -209,11 +209,17 @@ def with_columns(frame: Any, columns: dict[str, Any]) -> Any:
     columns : dict of str to pyarrow.Array or series
         Each as long as the frame. Arrow arrays become columns of the frame's backend.
     """
-    frame = frame.copy(deep=False)
+    series = {}
     for name, values in columns.items():
         if isinstance(values, (pa.Array, pa.ChunkedArray)):
             values = column(values, frame)
         values.index = frame.index
+        series[name] = values
+    if backend_of(frame) == "cpu" and series and series.keys().isdisjoint(frame):
+        # At once: pandas takes most of a millisecond for each of them by itself.
+        return pd.concat([frame, pd.DataFrame(series)], axis=1)
+    frame = frame.copy(deep=False)
+    for name, values in series.items():
         frame[name] = values
     return frame
 
