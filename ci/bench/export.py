@@ -21,7 +21,7 @@ KEEP = 0.6
 PER_SHARD = 2000
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     # Earlier writes must not be written back during this one's time.
     subprocess.run(["sync"], check=True)
@@ -67,13 +67,13 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     total = sum(path.stat().st_size for path in shards.glob("*.tar"))
     times: dict[str, list[float]] = {"ours": [], "cp": [], "writer": []}
     with get_client("cpu"):
-        ours(shards, _fresh(scratch / "export-warm"))
+        ours(shards, fresh(scratch / "export-warm"))
         for _ in range(rounds):
-            times["ours"].append(ours(shards, _fresh(scratch / "export-ours")))
-            times["cp"].append(copy(scratch / "export-ours", _fresh(scratch / "export-cp")))
-            times["writer"].append(shard_writer(shards, _fresh(scratch / "export-writer")))
-            _fresh(scratch / "export-cp")
-            _fresh(scratch / "export-writer")
+            times["ours"].append(ours(shards, fresh(scratch / "export-ours")))
+            times["cp"].append(copy(scratch / "export-ours", fresh(scratch / "export-cp")))
+            times["writer"].append(shard_writer(shards, fresh(scratch / "export-writer")))
+            fresh(scratch / "export-cp")
+            fresh(scratch / "export-writer")
     name = f"export 60 % of {total / 1e9:.1f} GB"
     return [
         _row(name, "cp of the kept bytes", times["ours"], times["cp"], 0.7),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PARTS = (
-    *("startup", "index", "embed", "delta", "many", "export", "traffic", "memory"),
+    *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
     *("perceptual", "dedup", "growth", "search", "serve"),
 )
 

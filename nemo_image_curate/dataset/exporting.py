@@ -182,8 +182,9 @@ def _read_manifest(
     location = storage.join(path, EXPORT_MANIFEST)
     info = storage.stat(location)
     if info is not None:
+        content = storage.read_bytes(location)
         try:
-            manifest = json.loads(storage.read_bytes(location))
+            manifest = json.loads(content)
             same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(

@@ -36,8 +36,9 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
     location = storage.join(folder, MANIFEST)
     if storage.stat(location) is None:
         raise unfinished(folder)
+    content = storage.read_bytes(location)
     try:
-        manifest = json.loads(storage.read_bytes(location))
+        manifest = json.loads(content)
         written = manifest.get("format")
     except (ValueError, AttributeError) as error:
         raise DatasetError(f"{location} is damaged: {error}. Run save_metadata again.") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_image_curate import storage
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import DatasetError, NotFoundError
 from nemo_image_curate.index.rows import RowTable
 
 DESCRIPTION = "index.json"
@@ -113,16 +113,16 @@ def read(folder: str) -> SavedIndex:
     """
     place = os.path.join(folder, DESCRIPTION)
     try:
-        content = json.loads(storage.read_bytes(place))
-        version = content["format"]
-        if version == FORMAT:
-            return _parsed(folder, content)
-    except (FileNotFoundError, NotADirectoryError) as error:
+        text = storage.read_bytes(place)
+    except NotFoundError as error:
         unfinished = os.path.isdir(os.path.join(folder, STAGING))
         what = "an index that was not finished" if unfinished else "no index"
         raise DatasetError(f"{folder} holds {what}. Run build_index(dataset).") from error
-    except OSError as error:
-        raise DatasetError(f"cannot read {place}: {error.strerror or error}.") from error
+    try:
+        content = json.loads(text)
+        version = content["format"]
+        if version == FORMAT:
+            return _parsed(folder, content)
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{place} is damaged: {error!r}. Build the index again.") from error
     raise DatasetError(

@@ -100,7 +100,9 @@ def test_progress_in_lines_of_json_and_what_a_run_leaves(root, tmp_path, schedul
     stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 0, stderr
     records = [json.loads(line) for line in stderr.splitlines()]
-    assert "1 workers with 1 threads on 1 hosts" in records[0]["message"]
+    # Before it, perhaps, that a worker is waited for.
+    (told,) = [one["message"] for one in records if "1 workers with 1 threads" in one["message"]]
+    assert "on 1 hosts" in told
     last = [record for record in records if record.get("job") == "save"][-1]
     assert (last["partitions"], last["of"], last["rows"]) == (40, 40, 800)
     assert last["images_per_second"] > 0

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_foreign_files_of_the_right_hash(tmp_path):
     saved = json.loads(recipe.read_text())
     saved["files"]["index"] |= {
         "size": 9,
-        "sha256": storage.hashlib.sha256(place.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(place.read_bytes()).hexdigest(),
     }
     recipe.write_text(json.dumps(saved))
     with pytest.raises(DatasetError, match=f"{name} is damaged"):

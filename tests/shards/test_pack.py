@@ -50,7 +50,7 @@ def test_shards_hold_the_files_byte_for_byte(folder, tmp_path):
 def test_index_files_fit_their_tars(folder, tmp_path):
     (tar,) = pack(find_images([folder]), tmp_path / "out").tars
     with TarShard(tar, use_index_file=True) as by_idx, TarShard(tar) as by_scan:
-        assert by_idx._read_idx(()) is not None
+        assert by_idx._read_idx() is not None
         assert by_idx.index.samples == by_scan.index.samples
 
 
