@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nemo_image_curate import storage
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
 from tests.dedup.make_embeddings import planted, write_embeddings
