@@ -220,9 +220,10 @@ class ImageTextPairDataset:
         frame = self.metadata
         new = {name: pa.array([], kind) for name, kind in columns.items()}
         meta = frames.with_columns(frames.empty(frame), new)
-        return self.replace(
-            frame.map_partitions(AddColumns(function, columns), meta=meta), provenance
+        added = frame.map_partitions(
+            AddColumns(function, columns), meta=meta, enforce_metadata=False
         )
+        return self.replace(added, provenance)
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
         """Keep the rows for which a condition is true; null counts as false.

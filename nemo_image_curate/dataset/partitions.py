@@ -134,4 +134,5 @@ class AddColumns:
         return ["AddColumns", describe(self.function)]
 
     def __call__(self, frame: Any) -> Any:
-        return frames.with_columns(frame, dict(self.function(frame)))
+        columns = self.function(frame)
+        return frames.with_columns(frame, {name: columns[name] for name in self.names})

@@ -6,6 +6,7 @@ Reading and decoding of the next batches goes on in a thread while the model wor
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -186,6 +187,11 @@ class _Partition:
     def __dask_tokenize__(self) -> Any:
         return normalize_token([*self.content_token(), self.folder])
 
+    @functools.cached_property
+    def _tokens(self) -> list[str]:
+        """What models are kept by; a small partition takes less time than to make them."""
+        return [tokenize(stage) for stage in self.image_pass.stages]
+
     def __call__(self, frame: Any) -> dict[str, Any]:
         image_pass = self.image_pass
         device = frames.device_of(frame)
@@ -196,8 +202,8 @@ class _Partition:
         raising = image_pass.on_error == "raise"
         if len(frame):
             consumers = [
-                worker_cache.get_or_build(tokenize(device, stage), partial(stage.load, device))
-                for stage in image_pass.stages
+                worker_cache.get_or_build(f"{device} {token}", partial(stage.load, device))
+                for token, stage in zip(self._tokens, image_pass.stages, strict=True)
             ]
             # Decoders are not for several threads at once, and Dask may run several partitions.
             owner = threading.get_ident()
@@ -207,8 +213,10 @@ class _Partition:
                 else self._decoded(result, self._keys_to_read(frame, result), device, owner)
             )
             queue = DeviceQueue(device)
+            # One batch is done before a thread for the next ones would have begun.
+            batches = ahead(batches) if len(frame) > self._batch_size(device) else batches
             # Closed at once when a batch fails, not when Dask drops the error that holds it.
-            with closing(ahead(batches)) as decoded:
+            with closing(batches) as decoded:
                 for row_numbers, batch in decoded:
                     result.note_errors(row_numbers, batch.errors, raising)
                     if batch.decoded:
