@@ -141,12 +141,13 @@ def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, nu
     began = time.monotonic()
     # As a terminal does: to all processes.
     os.killpg(process.pid, number)
-    first, last = process.communicate(timeout=20)[1].splitlines()
+    lines = process.communicate(timeout=20)[1].splitlines()
+    # On a busy machine a line of progress may come between.
+    assert len(lines) < 5, lines
     assert process.returncode == 128 + number
     assert time.monotonic() - began < 5
-    assert first.startswith("save: ")
-    assert " of 40 partitions" in first
-    assert last == f"stopped by {number.name}; run the same command again to go on."
+    assert any(line.startswith("save: ") and " of 40 partitions" in line for line in lines)
+    assert f"stopped by {number.name}; run the same command again to go on." in lines
     assert not psutil.wait_procs(workers, timeout=10)[1]
     assert not list(output.glob(".curate-lock"))
 
