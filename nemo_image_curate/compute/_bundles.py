@@ -25,8 +25,10 @@ from dask.dataframe.dask_expr._expr import (
     Projection,
     optimize_blockwise_fusion,
 )
-from dask.dataframe.dask_expr._reductions import Len
+from dask.dataframe.dask_expr._reductions import ApplyConcatApply, CustomReduction, Len
+from dask.dataframe.dask_expr._repartition import Repartition
 from dask.dataframe.dask_expr.io.io import BlockwiseIO, FromMapProjectable
+from dask.utils import is_dataframe_like, is_index_like, is_series_like
 
 
 class Parts(Sequence[Any]):
@@ -88,10 +90,14 @@ class ReadParts(FromMapProjectable):
 
     def _tune_up(self, parent: Any) -> Any:
         """The same, in a later pass."""
-        boundaries = self._boundaries()
-        if not self.operand("bundled") or len(boundaries) > self.npartitions:
+        if not self.can_be_bundled or not _is_blind(parent):
             return None
-        return parent.substitute(self, Bundled(_Hidden(self), boundaries))
+        return parent.substitute(self, Bundled(_Hidden(self), self._boundaries()))
+
+    @functools.cached_property
+    def can_be_bundled(self) -> bool:
+        """Whether there are fewer bundles than partitions."""
+        return bool(self.operand("bundled")) and len(self._boundaries()) <= self.npartitions
 
     def _boundaries(self) -> tuple[int, ...]:
         """Where each bundle begins, and the end, among the partitions that were chosen."""
@@ -99,6 +105,32 @@ class ReadParts(FromMapProjectable):
         bundle_of = np.repeat(np.arange(len(sizes)), sizes)[list(self._partitions)]
         starts = np.flatnonzero(np.diff(bundle_of, prepend=-1)).tolist()
         return (*starts, len(bundle_of))
+
+
+def _is_blind(parent: Any) -> bool:
+    """Whether an expression gives the same, however many partitions its operands come in.
+
+    Others rely on their number, which was known before the optimiser changed it: what is
+    persisted, has an index set, becomes an array, is joined with other frames, or is reduced by
+    users' functions.
+    """
+    if isinstance(parent, Repartition):
+        return bool(parent.operand("new_partitions") == 1)
+    if isinstance(parent, ApplyConcatApply):
+        return not isinstance(parent, CustomReduction)
+    if not isinstance(parent, Blockwise) or isinstance(parent, Bundled):
+        return False
+    meta = parent._meta
+    return bool(is_dataframe_like(meta) or is_series_like(meta) or is_index_like(meta))
+
+
+def _will_change(expr: Any) -> bool:
+    """Whether the optimiser has yet to make a bundle of an operand, or to take one apart."""
+    if isinstance(expr, ReadParts):
+        return expr.can_be_bundled
+    if isinstance(expr, Bundled) or not _is_blind(expr) or not isinstance(expr, Blockwise):
+        return False
+    return any(isinstance(one, Bundled) or _will_change(one) for one in expr.dependencies())
 
 
 class _Hidden:
@@ -135,19 +167,27 @@ class Bundled(BlockwiseIO):
         return (None,) * len(self.operand("boundaries"))
 
     def _tune_up(self, parent: Any) -> Any:
-        """Take in what is done to each partition, if it needs nothing else."""
-        if not isinstance(parent, Blockwise) or isinstance(parent, Bundled):
-            return None
+        """Take in what is done to each partition; be no bundle below what is made otherwise."""
+        if not _is_blind(parent):
+            return self._taken_apart(parent)
         boundaries = self.operand("boundaries")
         inner: Any = parent
-        for child in parent.dependencies():
-            if isinstance(child, ReadParts):
-                # Its turn comes with the next one of the parent's operands.
-                return None
+        children = parent.dependencies()
+        if any(map(_will_change, children)):
+            # Its turn comes when they are bundles, too.
+            return None
+        for child in children:
             if not isinstance(child, Bundled) or child.operand("boundaries") != boundaries:
-                return None
+                return self._taken_apart(parent)
             inner = inner.substitute(child, child._inner)
-        return Bundled(_Hidden(inner), boundaries) if is_by_partition(inner) else None
+        if not isinstance(parent, Blockwise):
+            return None
+        if not is_by_partition(inner):
+            return self._taken_apart(parent)
+        return Bundled(_Hidden(inner), boundaries)
+
+    def _taken_apart(self, parent: Any) -> Any:
+        return parent.substitute(self, _without_bundles(self._inner))
 
     @functools.cached_property
     def _tasks(self) -> Callable[[Any, int], Any]:

@@ -63,6 +63,14 @@ def with_rank(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(rank=frame["n"].rank())
 
 
+def numbered(number: int) -> pd.DataFrame:
+    return pd.DataFrame({"n": [number] * 3})
+
+
+def beside(frame: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(other=other["n"].to_numpy())
+
+
 COMPUTATIONS = {
     "all": lambda frame: frame,
     "a column": lambda frame: frame["n"],
@@ -82,6 +90,19 @@ COMPUTATIONS = {
     "shifted": lambda frame: frame["n"].map_overlap(lambda part: part.shift(1), 1, 0),
     "in fewer partitions": lambda frame: frame.repartition(npartitions=3),
     "sorted": lambda frame: frame.sort_values("n", ascending=False),
+    "kept in memory": lambda frame: frame.persist(scheduler="sync").assign(double=1),
+    "of an index": lambda frame: frame.set_index("key").loc["12":"17"],
+    "joined by an index": lambda frame: frame.set_index("key").join(
+        frame.set_index("key")[["n"]].rename(columns={"n": "m"})
+    ),
+    "quantiles": lambda frame: frame["n"].quantile([0.1, 0.5, 0.9]),
+    "beside another frame": lambda frame: frame.map_partitions(
+        beside, dd.from_map(numbered, range(COUNT)), align_dataframes=False
+    ),
+    "beside chosen partitions": lambda frame: frame.partitions[:4].map_partitions(
+        beside, frame.partitions[[0, 3, 7, 11]], align_dataframes=False
+    ),
+    "reduced by a function": lambda frame: frame["n"].reduction(len, aggregate=max, meta=int),
 }
 
 
@@ -150,3 +171,10 @@ def test_bundles_can_be_taken_apart(reader):
 def test_parts_are_not_printed_one_by_one(reader):
     parts = opened(reader, [COUNT]).expr.operand("iterables")
     assert repr(parts) == f"[<{COUNT} parts>]"
+
+
+def test_arrays_have_the_lengths_of_partitions(reader):
+    frame = opened(reader, [3] * 4)
+    with dask.config.set(scheduler="sync"):
+        array = frame[["n"]].to_dask_array(lengths=True)
+        assert array.compute()[:, 0].tolist() == list(range(COUNT * 3))
