@@ -55,7 +55,7 @@ def proxied(server: str) -> Iterator[Traffic]:
             if status and self.command == "GET":
                 self.answer(status, {}, b"<Error><Code>%d</Code></Error>" % status)
                 return
-            upstream = http.client.HTTPConnection(target.hostname, target.port)
+            upstream = http.client.HTTPConnection(str(target.hostname), target.port)
             upstream.request(self.command, self.path, body, dict(self.headers))
             answer = upstream.getresponse()
             content = answer.read()

@@ -100,8 +100,14 @@ def indexes() -> list[bytes]:
 @functools.cache
 def records() -> list[bytes]:
     """What we write into the footer of a Parquet file."""
-    account = {"rows_in_sidecars": 3, "samples_in_tars": 3, "with_row": 3, "without_row": 0}
-    account |= {"with_image": 3, "without_image": 0, "faults": {}, "image_member": None}
+    account: dict[str, Any] = {"rows_in_sidecars": 3, "samples_in_tars": 3, "with_row": 3}
+    account |= {
+        "without_row": 0,
+        "with_image": 3,
+        "without_image": 0,
+        "faults": {},
+        "image_member": None,
+    }
     record = {
         "version": "1",
         "tar_size": len(tars()[0]),

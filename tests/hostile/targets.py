@@ -47,7 +47,7 @@ def scratch() -> Path:
 
 def tar(content: bytes) -> None:
     """The members of a tar lie inside it, and all that is known of them can be read."""
-    faults: list = []
+    faults: list[Any] = []
     entries = read_entries(content, faults)
     for name, offset, size in entries:
         assert 512 <= offset <= offset + size <= len(content), name
