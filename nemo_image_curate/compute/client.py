@@ -236,7 +236,9 @@ def _refuse_while_imported() -> None:
         return
     place = os.environ.get(_WORD, "")
     if os.path.isfile(place):
-        Path(place).write_text("unguarded")
+        # Not anew: the client may read what another worker has just written.
+        with open(place, "a") as word:
+            word.write("unguarded")
         sys.exit(1)
     raise ConfigError(_UNGUARDED)
 
