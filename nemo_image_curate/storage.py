@@ -18,10 +18,11 @@ import socket
 import stat as file_mode
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec.config
 import fsspec.core
@@ -36,9 +37,14 @@ from nemo_image_curate.errors import (
     UnavailableError,
 )
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 # Every unfinished file carries this mark in its name, so that leftovers of a killed run can be
 # told from the user's own files.
 TEMPORARY = ".curate-tmp-"
+# Files that are asked for at once, and by each thread one after the other where they are many.
+_THREADS = 32
+_BY_EACH_THREAD = 64
 # What the names of the files end in that keep two processes from writing to one folder.
 LOCK_ENDING = ".curate-lock"
 # What operating systems leave in folders.
@@ -344,6 +350,18 @@ def stat(location: str) -> FileInfo | None:
             return _info(location, fs.info(path))
         except FileNotFoundError:
             return None
+
+
+def concurrently(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+    """Yield what a function that waits for disks or stores gives for each item, in order.
+
+    For short waits only: Python's threads stand in each other's way while they calculate.
+    """
+    size = max(1, min(_BY_EACH_THREAD, len(items) // _THREADS))
+    several = [items[start : start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for results in pool.map(lambda some: [function(one) for one in some], several):
+            yield from results
 
 
 def _info(location: str, info: dict[str, Any]) -> FileInfo:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_image_curate import storage
@@ -14,7 +13,6 @@ from nemo_image_curate.errors import DatasetError
 
 MANIFEST = "_dataset.json"
 _FORMAT = 1
-_STAT_THREADS = 32
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +70,7 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
             )
         return Source(shard, target, tar, sidecar)
 
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        return root, list(pool.map(source, files)), tars, id_col
+    return root, list(storage.concurrently(source, files)), tars, id_col
 
 
 def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> None:

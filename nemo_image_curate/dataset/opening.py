@@ -6,7 +6,6 @@ import logging
 import os
 import posixpath
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from nemo_image_curate.shards.names import TAR_ENDINGS, UNREAD_ENDINGS, ShardFil
 EXPORT_MANIFEST = "_export.json"
 # What it keeps there until it is finished.
 STAGING = "_staging"
-_STAT_THREADS = 32
 # Names of Parquet files, in any case, as a glob pattern.
 _ANY_PARQUET = "*." + "".join(f"[{letter}{letter.upper()}]" for letter in "parquet")
 
@@ -298,8 +296,7 @@ def _sidecars(tars: list[storage.FileInfo], folder: str | None) -> list[storage.
     if tars[0].location.startswith(("http://", "https://")):
         # Few web servers list their files.
         places = [ShardFiles.beside(tar.location).sidecar for tar in tars]
-        with ThreadPoolExecutor(_STAT_THREADS) as pool:
-            return [info for info in pool.map(storage.stat, places) if info is not None]
+        return [info for info in storage.concurrently(storage.stat, places) if info is not None]
     folders = sorted({storage.parent(tar.location) for tar in tars})
     listings = [storage.glob(storage.join(_escape(place), _ANY_PARQUET)) for place in folders]
     return [info for infos in listings for info in infos]

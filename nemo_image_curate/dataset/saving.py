@@ -8,7 +8,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -228,17 +227,13 @@ def _tell_future(sources: Sequence[Source]) -> None:
         )
 
 
-def summary_if_done(target: Target) -> dict[str, Any] | None:
-    """What a finished target holds, or None when it is missing, half, or of other work."""
-    info = storage.stat(target.location)
-    if info is None:
-        return None
-    try:
-        footer = sidecars.read_footer(target.location)
-    except (ForbiddenError, UnavailableError):
+def _summary_if_done(
+    target: Target, info: storage.FileInfo, footer: sidecars.Footer | DatasetError
+) -> dict[str, Any] | None:
+    if isinstance(footer, (ForbiddenError, UnavailableError)):
         # It may well be done.
-        raise
-    except DatasetError:
+        raise footer
+    if isinstance(footer, DatasetError):
         return None
     record, summary = footer.record, footer.record.get("summary")
     if not is_newer(info, target.newest_input, record):
@@ -251,9 +246,13 @@ def summary_if_done(target: Target) -> dict[str, Any] | None:
 
 
 def summaries(targets: Sequence[Target]) -> list[dict[str, Any] | None]:
-    """`summary_if_done` of many targets, concurrently."""
-    with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(summary_if_done, targets))
+    """What finished targets hold; None for those that are missing, half, or of other work."""
+    infos = list(storage.concurrently(storage.stat, [target.location for target in targets]))
+    footers = sidecars.read_footers([info.location for info in infos if info])
+    return [
+        _summary_if_done(target, info, next(footers)) if info else None
+        for target, info in zip(targets, infos, strict=True)
+    ]
 
 
 def save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +15,13 @@ import pyarrow as pa
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.accounting import Account, total
-from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source
+from nemo_image_curate.dataset.sources import SHARD_COLUMN, Source, bundle_sizes
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError, SchemaError
 from nemo_image_curate.shards import columns, sidecars
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ShardFiles
 from nemo_image_curate.shards.reader import TarShard
 from nemo_image_curate.shards.remote_content import KEPT_BYTES
-
-# Footers are small and latency-bound, above all on object stores.
-_FOOTER_THREADS = 32
 
 # Tars in an object store that one task looks into at once.
 _SCANS_TOGETHER = 16
@@ -70,19 +68,13 @@ def read_footers(
     Then which sidecars, and which tars, cannot be read, and why; their sources are left out. Last
     the faults of texts and columns.
     """
-
-    def read(source: Source) -> sidecars.Footer | DatasetError | None:
-        try:
-            if source.sidecar is None:
-                return None
-            return sidecars.read_footer(source.sidecar_location, source.shard)
-        except DatasetError as error:
-            return error
-
     unread_tars = {source.label: reason for source in sources if (reason := _why_unread(source))}
     sources = [source for source in sources if source.label not in unread_tars]
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        footers = list(pool.map(read, sources))
+    there = [source for source in sources if source.sidecar is not None]
+    read = sidecars.read_footers(
+        [source.sidecar_location for source in there], [source.shard for source in there]
+    )
+    footers = [None if source.sidecar is None else next(read) for source in sources]
     for number in _outgrown(root, sources, footers):
         source = sources[number]
         logger.warning(
@@ -159,7 +151,6 @@ def _outgrown(
     """Which sidecars were made of tars that had other samples then."""
     outgrown: list[int] = []
     samples_then: dict[int, int] = {}
-    counts = []
     for number, (source, footer) in enumerate(zip(sources, footers, strict=True)):
         if not isinstance(footer, sidecars.Footer) or not _is_made_of_tar(source, footer):
             continue
@@ -169,8 +160,11 @@ def _outgrown(
         elif _is_newer_tar(source) and storage.is_local(source.tar.location):
             # A copied dataset has newer tars, too, and keeps what was computed.
             samples_then[number] = _samples_then(footer)
-            counts.append(dask.delayed(_count_samples)(root, source.shard))
-    for (number, then), now in zip(samples_then.items(), dask.compute(*counts), strict=True):
+    doubtful = [sources[number] for number in samples_then]
+    groups = _bundled([source.shard or "" for source in doubtful], doubtful)
+    counts = dask.compute(*(dask.delayed(_count_samples)(root, shards) for shards in groups))
+    samples_now = (count for group in counts for count in group)
+    for (number, then), now in zip(samples_then.items(), samples_now, strict=True):
         if now != then:
             outgrown.append(number)
     return sorted(outgrown)
@@ -204,10 +198,13 @@ def _is_newer_tar(source: Source) -> bool:
     return tar is not None and sidecar is not None and tar.changed > sidecar.changed
 
 
-def _count_samples(root: str, shard: str) -> int:
-    """How many samples a tar has; runs on a worker."""
-    with TarShard(storage.join(root, shard)) as opened:
-        return len(opened.index.samples)
+def _count_samples(root: str, shards: list[str]) -> list[int]:
+    """How many samples tars have; runs on a worker."""
+    counts = []
+    for shard in shards:
+        with TarShard(storage.join(root, shard)) as opened:
+            counts.append(len(opened.index.samples))
+    return counts
 
 
 # Columns of a tar, and what is wrong in them; or why it cannot be read.
@@ -220,16 +217,27 @@ def _scan_schemas(root: str, sources: list[Source], id_col: str) -> list[_Scan]:
     far = sum(tar.size for tar in tars if not storage.is_local(tar.location))
     # What is not kept would be fetched a second time by whatever comes next.
     reads_all = far <= KEPT_BYTES
-    # Requests take longer than what is done with their answers.
-    together = min(_SCANS_TOGETHER, 1 + len(sources) // _SCANS_TOGETHER) if far else 1
-    groups = [sources[start : start + together] for start in range(0, len(sources), together)]
+    shards = [source.shard or "" for source in sources]
+    if far:
+        # Requests take longer than what is done with their answers.
+        together = min(_SCANS_TOGETHER, 1 + len(sources) // _SCANS_TOGETHER)
+        groups = [shards[start : start + together] for start in range(0, len(shards), together)]
+    else:
+        groups = _bundled(shards, sources)
     scan = dask.delayed(_scan_group, pure=False)
-    shards = ([source.shard or "" for source in group] for group in groups)
-    results = dask.compute(*(scan(root, names, id_col, reads_all) for names in shards))
+    results = dask.compute(*(scan(root, some, id_col, reads_all, bool(far)) for some in groups))
     return [one for group in results for one in group]
 
 
-def _scan_group(root: str, shards: list[str], id_col: str, reads_all: bool) -> list[_Scan]:
+def _bundled(shards: list[str], sources: list[Source]) -> list[list[str]]:
+    """Shards by the tasks that look into them."""
+    ends = list(itertools.accumulate(bundle_sizes(sources), initial=0)) if sources else [0]
+    return [shards[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _scan_group(
+    root: str, shards: list[str], id_col: str, reads_all: bool, at_once: bool
+) -> list[_Scan]:
     """The columns of some tars; runs on a worker."""
 
     def scan(shard: str) -> _Scan:
@@ -240,6 +248,8 @@ def _scan_group(root: str, shards: list[str], id_col: str, reads_all: bool) -> l
             return error
         return table.schema, Account.of(shard, faults)
 
+    if not at_once:
+        return [scan(shard) for shard in shards]
     with ThreadPoolExecutor(len(shards)) as pool:
         # Which worker this is, is known to the thread of the task.
         scans = [pool.submit(copy_context().run, scan, shard) for shard in shards]

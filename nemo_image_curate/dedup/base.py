@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,7 +24,7 @@ from nemo_image_curate.dedup.staged import (
     stage,
     stage_measured,
 )
-from nemo_image_curate.shards.sidecars import read_footer
+from nemo_image_curate.shards.sidecars import Footer, read_footers
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 if TYPE_CHECKING:
@@ -171,8 +170,10 @@ def has_made(dataset: ImageTextPairDataset, records: dict[str, Any]) -> bool:
     if not set(records) & set(reader.schema.names):
         return True
     # A save in place that was stopped leaves shards without them, which are read as nulls.
-    with ThreadPoolExecutor(32) as pool:
-        footers = pool.map(
-            lambda source: source.sidecar and read_footer(source.sidecar_location), sources
-        )
-        return all(footer and set(records) <= set(footer.schema.names) for footer in footers)
+    if any(source.sidecar is None for source in sources):
+        return False
+    footers = read_footers([source.sidecar_location for source in sources])
+    return all(
+        isinstance(footer, Footer) and set(records) <= set(footer.schema.names)
+        for footer in footers
+    )
