@@ -106,7 +106,9 @@ class Session:
             # Ctrl-C reaches the whole group of processes. Workers inherit the block, so that only
             # this process stops.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        progress.settings.quiet_seconds = 0
+        # A deduplication has dozens of jobs that take no time.
+        progress.settings.quiet_seconds = 0 if progress.settings.as_json else 1
+        progress.settings.workers_first = True
         try:
             client = get_client(
                 self.backend, self.scheduler, self.scheduler_file, self.workers, **options

@@ -33,11 +33,14 @@ class Settings:
     ----------
     quiet_seconds : float
         Jobs that take no longer are not told of.
+    workers_first : bool
+        Tell who works before the first job; else with its first line.
     as_json : bool
         Tell by `logging`, with figures in the record's ``fields``; also on a terminal.
     """
 
     quiet_seconds: float = 5.0
+    workers_first: bool = False
     as_json: bool = False
 
 
@@ -156,11 +159,14 @@ class Progress:
         """Say something now."""
         self._last_line = time.monotonic()
         self._has_told = True
+        self._tell_workers()
+        say(text, **self.fields())
+
+    def _tell_workers(self) -> None:
         if self._about is not None:
             about, self._about = self._about, None
             with contextlib.suppress(Exception):
                 say(about())
-        say(text, **self.fields())
 
     def _watch(self, ended: threading.Event) -> None:
         """Tell of what takes long, until the job has ended."""
@@ -179,10 +185,10 @@ class Progress:
     @contextlib.contextmanager
     def running(self) -> Iterator[Progress]:
         """Show it while a job runs."""
+        if not self._quiet and (settings.workers_first or not self._in_lines):
+            self._tell_workers()
         if self._in_lines and not settings.quiet_seconds:
             self.tell(f"{self.what}: {self.total:,} partitions")
-        elif self._about is not None and not self._quiet and not self._in_lines:
-            say(self._about())
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="progress")
         watch.start()

@@ -133,7 +133,7 @@ def test_a_performance_report_on_request(root, tmp_path, scheduler):
 def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, number):
     output = tmp_path / "out"
     process = start("stats", root, "--workers", 1, "--output", output)
-    until(process, "save: 40 partitions")
+    until(process, "1 workers with 1 threads")
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     while not list(output.glob("*.parquet")):
@@ -155,7 +155,9 @@ def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, nu
 @pytest.mark.usefixtures("worker")
 def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
     process = start("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
-    until(process, "save: 40 partitions")
+    until(process, "1 workers with 1 threads")
+    while not list((tmp_path / "out").glob("*.parquet")):
+        time.sleep(0.01)
     scheduler[0].kill()
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 1
