@@ -18,6 +18,7 @@ from dask._task_spec import List, Task
 from dask.base import tokenize
 from dask.dataframe import methods
 from dask.dataframe.dask_expr._collection import new_collection
+from dask.dataframe.dask_expr._describe import DescribeNumeric
 from dask.dataframe.dask_expr._expr import (
     Blockwise,
     Index,
@@ -111,13 +112,13 @@ def _is_blind(parent: Any) -> bool:
     """Whether an expression gives the same, however many partitions its operands come in.
 
     Others rely on their number, which was known before the optimiser changed it: what is
-    persisted, has an index set, becomes an array, is joined with other frames, or is reduced by
-    users' functions.
+    persisted, has an index set, becomes an array, is joined with other frames, is reduced by users'
+    functions, or described by quantiles.
     """
     if isinstance(parent, Repartition):
         return bool(parent.operand("new_partitions") == 1)
     if isinstance(parent, ApplyConcatApply):
-        return not isinstance(parent, CustomReduction)
+        return not isinstance(parent, (CustomReduction, DescribeNumeric))
     if not isinstance(parent, Blockwise) or isinstance(parent, Bundled):
         return False
     meta = parent._meta

@@ -95,6 +95,7 @@ COMPUTATIONS = {
     "joined by an index": lambda frame: frame.set_index("key").join(
         frame.set_index("key")[["n"]].rename(columns={"n": "m"})
     ),
+    "described": lambda frame: frame.assign(m=(frame["n"] * 7) % 11).describe(),
     "quantiles": lambda frame: frame["n"].quantile([0.1, 0.5, 0.9]),
     "beside another frame": lambda frame: frame.map_partitions(
         beside, dd.from_map(numbered, range(COUNT)), align_dataframes=False

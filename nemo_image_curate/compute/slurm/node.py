@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -16,10 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from nemo_image_curate.compute.environment import worker_environment
-from nemo_image_curate.version import __version__
+from nemo_image_curate.compute.workers import versions
 
-# What decides values, or whether processes understand each other.
-_PACKAGES = ("dask", "distributed", "numpy", "pandas", "pyarrow", "pillow", "timm", "torch")
 # The rest is for the system, and on the first node for the scheduler and the command.
 _WORKERS_SHARE = 0.9
 
@@ -63,7 +60,7 @@ class NodeDescription:
     node : str
     sees_folder : bool
         Whether the folder in the settings is there.
-    versions : dict of str to str
+    versions : dict of str to str or None
     gpus : str
         ``CUDA_VISIBLE_DEVICES``, or nothing.
     workers : int
@@ -73,21 +70,10 @@ class NodeDescription:
 
     node: str
     sees_folder: bool
-    versions: dict[str, str]
+    versions: dict[str, str | None]
     gpus: str
     workers: int
     command: list[str]
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and what its results depend on."""
-    found = {"python": platform.python_version(), "nemo_image_curate": __version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def node_name(environment: Mapping[str, str]) -> str:

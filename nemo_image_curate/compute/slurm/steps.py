@@ -12,8 +12,8 @@ from nemo_image_curate.compute.slurm.node import (
     NodeDescription,
     NodeSettings,
     node_name,
-    versions,
 )
+from nemo_image_curate.compute.workers import versions
 from nemo_image_curate.errors import BackendError, ConfigError
 
 # Steps run one task on each node, with all that the job has there, whatever the job's own tasks
@@ -57,7 +57,7 @@ def describe_nodes(settings: NodeSettings) -> list[NodeDescription]:
                 "--work-dir that all nodes share."
             )
         differing = [
-            f"{name} {version} instead of {expected[name]}"
+            f"{name} {version or 'not installed'} instead of {expected[name] or 'none'}"
             for name, version in node.versions.items()
             if version != expected[name]
         ]
