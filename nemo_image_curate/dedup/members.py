@@ -29,35 +29,28 @@ class Members:
     def __init__(
         self, layout: Layout, first: int, last: int, ranks: Ranks, roles: RowArrays | None
     ):
-        homes, rows, row_ranks, row_roles, places = [], [], [], [], []
+        homes, rows, places = [], [], []
         for part, base in enumerate(layout.starts()):
             offsets = np.load(layout.file(part, "offsets.npy"), mmap_mode="r")[first : last + 1]
             stored = np.load(layout.file(part, "rows.npy"), mmap_mode="r")[offsets[0] : offsets[-1]]
-            part_rows = base + stored.astype(np.int64)
-            part_roles = (
-                np.full(len(part_rows), 2, np.int8) if roles is None else roles.take(part_rows)
-            )
-            used = np.flatnonzero(part_roles)
-            homes.append(np.repeat(np.arange(last - first), np.diff(offsets))[used])
-            rows.append(part_rows[used])
-            row_ranks.append(ranks.take(part_rows[used]))
-            row_roles.append(part_roles[used])
-            places.append(offsets[0] + used)
-        self._home = np.concatenate(homes)
-        order = np.lexsort((np.concatenate(row_ranks), self._home))
-        self._home = self._home[order]
-        self.rows = np.concatenate(rows)[order]
-        self.ranks = np.concatenate(row_ranks)[order]
-        self.roles = np.concatenate(row_roles)[order]
+            homes.append(np.repeat(np.arange(last - first), np.diff(offsets)))
+            rows.append(base + stored.astype(np.int64))
+            places.append(np.arange(offsets[0], offsets[-1]))
+        parts = np.repeat(np.arange(len(rows)), list(map(len, rows)))
+        home, row, place = (np.concatenate(arrays) for arrays in (homes, rows, places))
+        role = np.full(len(row), 2, np.int8) if roles is None else roles.take(row)
+        used = np.flatnonzero(role)
+        rank = ranks.take(row[used])
+        order = np.lexsort((rank, home[used]))
+        in_order = used[order]
+        self._home, self.rows, self.roles = home[in_order], row[in_order], role[in_order]
+        self.ranks = rank[order]
         self.vectors = _room(len(order), layout)
-        goal = np.empty(len(order), dtype=np.int64)
-        goal[order] = np.arange(len(order))
-        start = 0
-        for part, place in enumerate(places):
-            if len(place):
-                stored = layout.vectors(part)
-                self.vectors[goal[start : start + len(place)]] = stored[place]
-            start += len(place)
+        for part in np.unique(parts[used]):
+            goals = np.flatnonzero(parts[in_order] == part)
+            # Forward through the file.
+            goals = goals[np.argsort(place[in_order[goals]])]
+            self.vectors[goals] = layout.vectors(int(part))[place[in_order[goals]]]
 
     def clusters(self) -> list[tuple[int, int]]:
         """Where each cluster starts and ends."""
