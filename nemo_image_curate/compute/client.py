@@ -236,9 +236,8 @@ def _refuse_while_imported() -> None:
         return
     place = os.environ.get(_WORD, "")
     if os.path.isfile(place):
-        # Not anew: the client may read what another worker has just written.
-        with open(place, "a") as word:
-            word.write("unguarded")
+        # The same from each worker, and possible on a full disk.
+        os.truncate(place, 1)
         sys.exit(1)
     raise ConfigError(_UNGUARDED)
 

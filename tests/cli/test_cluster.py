@@ -48,7 +48,10 @@ def until(process: subprocess.Popen[str], text: str) -> None:
 def dask(*words: object) -> subprocess.Popen[bytes]:
     """A process of Dask's."""
     quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-    return subprocess.Popen([sys.executable, "-m", "dask", *map(str, words)], **quiet)
+    # Any other test's cluster sets it in this process; workers that have it are told of.
+    environment = {name: os.environ[name] for name in os.environ if "MALLOC_TRIM" not in name}
+    command = [sys.executable, "-m", "dask", *map(str, words)]
+    return subprocess.Popen(command, **quiet, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -137,9 +137,9 @@ def test_a_script_without_guard_ends_with_what_to_do(tmp_path):
     stdout, stderr = ended([sys.executable, str(script)])
     assert stdout == ""
     last = stderr.rstrip().splitlines()[-1]
-    assert "ConfigError" in last
+    assert "ConfigError" in last, stderr
     assert last.endswith("if __name__ == '__main__':")
-    assert stderr.count("Traceback") == 1
+    assert stderr.count("Traceback") == 1, stderr
     script.write_text(_PROGRAM.format(guard=_GUARD))
     assert ended([sys.executable, str(script)])[0] == "sum 3\n"
 
