@@ -230,7 +230,7 @@ def _processes_start(are_processes: bool = True) -> Iterator[None]:
                 raise ConfigError(_UNGUARDED) from None
             raise
         finally:
-            del os.environ[_WORD]
+            os.environ.pop(_WORD, None)
 
 
 def _refuse_while_imported() -> None:

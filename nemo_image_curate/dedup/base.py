@@ -24,7 +24,8 @@ from nemo_image_curate.dedup.staged import (
     stage,
     stage_measured,
 )
-from nemo_image_curate.shards.sidecars import Footer, read_footers
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.shards.sidecars import read_footers
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 if TYPE_CHECKING:
@@ -172,8 +173,9 @@ def has_made(dataset: ImageTextPairDataset, records: dict[str, Any]) -> bool:
     # A save in place that was stopped leaves shards without them, which are read as nulls.
     if any(source.sidecar is None for source in sources):
         return False
-    footers = read_footers([source.sidecar_location for source in sources])
-    return all(
-        isinstance(footer, Footer) and set(records) <= set(footer.schema.names)
-        for footer in footers
-    )
+    for footer in read_footers([source.sidecar_location for source in sources]):
+        if isinstance(footer, DatasetError):
+            raise footer
+        if not set(records) <= set(footer.schema.names):
+            return False
+    return True
