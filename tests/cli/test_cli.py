@@ -63,6 +63,7 @@ def test_help_of_every_command():
         ["filter", "x", "--output", "y"],
         ["filter", "x", "--where", "a > 1"],
         ["score", "x"],
+        ["score", "x", "--aesthetic", "--flip"],
         ["pack", "--output", "x"],
         ["pack", "/nowhere/at/all", "--output", "x"],
         ["pack", "/dev/null", "--output", "x", "--image-column", "image"],
