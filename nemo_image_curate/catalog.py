@@ -59,6 +59,12 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "NegClipLoss": Entry(
+        "selection.neg_clip_loss",
+        "pairs",
+        "neg-clip-loss",
+        "neg_clip_loss, the same less what other pairs have",
+    ),
     "NsfwClassifier": Entry(
         "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
     ),

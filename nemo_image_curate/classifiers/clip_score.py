@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +126,8 @@ class ClipScore(ColumnStage):
     def _cosines(self, frame: Any, image_column: str, text_column: str) -> pa.Array:
         images, image_rows = frames.embedding_array(frame[image_column])
         texts, text_rows = frames.embedding_array(frame[text_column])
-        if len(images) and len(texts) and images.shape[1] != texts.shape[1]:
-            raise DatasetError(
-                f"ClipScore: embeddings of {images.shape[1]} values in column {image_column!r}, of "
-                f"{texts.shape[1]} in {text_column!r}: they are of different models."
-            )
+        if len(images) and len(texts):
+            require_one_width(self, {image_column: images.shape[1], text_column: texts.shape[1]})
         row_numbers, of_image, of_text = np.intersect1d(
             image_rows, text_rows, assume_unique=True, return_indices=True
         )
@@ -157,6 +155,23 @@ def require_one_encoder(stage: ColumnStage, dataset: ImageTextPairDataset) -> No
         raise EncoderMismatchError(
             f"{type(stage).__name__} compares embeddings of one encoder, but {known}. Embed images "
             "and captions with one model, or, if you know that they are, pass check_encoder=False."
+        )
+
+
+def require_one_width(stage: ColumnStage, widths: Mapping[str, int]) -> None:
+    """Refuse to compare embeddings of different lengths, by column.
+
+    Raises
+    ------
+    DatasetError
+    """
+    if len(set(widths.values())) > 1:
+        told = ", of ".join(
+            f"{width} {'' if number else 'values '}in {'' if number else 'column '}{name!r}"
+            for number, (name, width) in enumerate(widths.items())
+        )
+        raise DatasetError(
+            f"{type(stage).__name__}: embeddings of {told}: they are of different models."
         )
 
 
