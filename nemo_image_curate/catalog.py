@@ -52,6 +52,7 @@ PUBLIC: dict[str, Entry] = {
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),
+    "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
