@@ -45,6 +45,7 @@ PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "BalancedSample": Entry("selection.balanced"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"

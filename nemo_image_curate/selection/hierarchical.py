@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-import numbers
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.selection.checks import check_integer, is_integer
 from nemo_image_curate.selection.hash_order import HashOrder, usable_vectors
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.vectors.hierarchical import HierarchicalKMeans
@@ -105,20 +106,17 @@ class HierarchicalClusters(Stage):
         ------
         ConfigError
         """
-        for name, least in (("resampling_steps", 0), ("random_state", 0)):
-            if not _is_integer(getattr(self, name), least):
-                raise ConfigError(
-                    f"{name}={getattr(self, name)!r} should be an integer of at least {least}."
-                )
+        check_integer("resampling_steps", self.resampling_steps, 0)
+        check_integer("random_state", self.random_state, 0)
         if self.levels == "auto":
             return
         usable = not isinstance(self.levels, str) and isinstance(self.levels, Sequence)
-        if not usable or not self.levels or not all(_is_integer(k, 1) for k in self.levels):
+        if not usable or not self.levels or not all(is_integer(k, 1) for k in self.levels):
             raise ConfigError(
                 f"levels={self.levels!r} should be 'auto', or how many clusters each level has, "
                 "such as (1000, 100)."
             )
-        if list(self.levels) != sorted(set(self.levels), reverse=True):
+        if any(next_k >= k for k, next_k in itertools.pairwise(self.levels)):
             raise ConfigError(
                 f"levels={self.levels!r} should fall: the finest level first, such as (1000, 100)."
             )
@@ -258,8 +256,3 @@ def _hierarchy_of(changed: int, place: Path) -> tuple[np.ndarray, np.ndarray]:
     """What was written at a time, for all partitions that a process works on."""
     with np.load(place) as arrays:
         return arrays["centroids"], arrays["ancestors"]
-
-
-def _is_integer(value: Any, least: int) -> bool:
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_integer and int(value) >= least

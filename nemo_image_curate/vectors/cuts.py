@@ -83,7 +83,8 @@ class Cuts:
         for column, last in zip(values[::-1], self.last.T[::-1], strict=True):
             cut = last[groups]
             included = (column < cut) | ((column == cut) & included)
-        return included & (groups >= 0) & ~self.empty[groups]
+        included &= (groups >= 0) & ~self.empty[groups]
+        return included
 
     def save(self, path: Path) -> None:
         """Write them to a file, whole or not at all."""

@@ -39,7 +39,7 @@ def water_fill(sizes: np.ndarray, total: int, chance: np.random.Generator) -> np
     # The sum if x were the size of each of them; it rises.
     first_capped = np.searchsorted(before + ascending * larger, total, side="right")
     level = (total - before[first_capped]) // larger[first_capped]
-    quotas = np.minimum(sizes, level)
+    quotas: np.ndarray = np.minimum(sizes, level)
     candidates = np.flatnonzero(sizes > level)
     quotas[chance.permutation(candidates)[: total - quotas.sum()]] += 1
     return quotas
@@ -99,7 +99,7 @@ def whole_shares(shares: np.ndarray, total: int) -> np.ndarray:
     """
     # Next to a whole number a share is that number.
     shares = np.where(np.abs(shares - np.rint(shares)) < 1e-6, np.rint(shares), shares)
-    whole = np.floor(shares).astype(np.int64)
+    whole: np.ndarray = np.floor(shares).astype(np.int64)
     missing = total - int(whole.sum())
     order = np.argsort(whole - shares, kind="stable")
     whole[order[:missing]] += 1
