@@ -50,6 +50,7 @@ PUBLIC: dict[str, Entry] = {
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
+    "ClusterBudget": Entry("selection.cluster_budget"),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),
@@ -75,6 +76,7 @@ PUBLIC: dict[str, Entry] = {
     "Searcher": Entry("search.searcher"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
+    "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),

@@ -112,7 +112,7 @@ class BalancedSample(GroupShares):
         frames.require_columns(dataset.metadata, self.distance_column)
         return _ByColumn(self.distance_column)
 
-    def quotas(self, groups: Groups, folder: Path) -> np.ndarray:
+    def quotas(self, groups: Groups, order: Any) -> np.ndarray:
         """As many rows of each cluster as the smaller ones allow."""
         available = int(groups.sizes.sum())
         if available < self.n:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +23,7 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.results import work_folder
-from nemo_image_curate.dedup.staged import Block, stage
+from nemo_image_curate.dedup.staged import Block, StagedRows, stage
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.selection.groups import Groups
 from nemo_image_curate.stages.base import Stage
@@ -35,7 +34,6 @@ from nemo_image_curate.vectors.sampling import random_score
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-logger = logging.getLogger(__name__)
 # What rows of a group are taken by, the lowest first; of equal ones by a hash of their keys.
 ORDER = "order within the group"
 
@@ -63,8 +61,8 @@ class GroupShares(Stage):
         """The columns that say which group a row belongs to, from coarse to fine."""
 
     @abc.abstractmethod
-    def quotas(self, groups: Groups, folder: Path) -> np.ndarray:
-        """How many rows of each group are taken, int64."""
+    def quotas(self, groups: Groups, order: Any) -> np.ndarray:
+        """How many rows of each group are taken, int64; given what `prepare` made."""
 
     @abc.abstractmethod
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> Order | None:
@@ -112,27 +110,28 @@ class GroupShares(Stage):
             ordered = dataset
             if order:
                 ordered = dataset.with_columns(order, {ORDER: pa.uint64()})
-            needed = [ORDER] if order else []
-            staged = stage(ordered, [*columns, *needed], folder / "rows", None)
+            needed = [*columns, ORDER] if order else columns
+            staged = stage(ordered, needed, folder / "rows", None)
             shares = folder / f"shares-{staged.digest()[:24]}"
             if not _cuts_path(shares).exists():
-                self._decide(staged.blocks, columns, needed, staged.id_col, shares)
+                self._decide(staged, columns, order, shares)
             shutil.rmtree(folder / "rows", ignore_errors=True)
         add = _Selected(shares, order, dataset.id_col, self.random_state, *self.columns())
         return dataset.with_columns(add, self.columns(), self.provenance())
 
     def _decide(
-        self, blocks: list[Block], columns: list[str], needed: list[str], id_col: str, folder: Path
+        self, staged: StagedRows, columns: list[str], order: Order | None, folder: Path
     ) -> None:
         """Write the groups, and where the share of each ends."""
         storage.make_dirs(str(folder))
+        blocks, needed = staged.blocks, [ORDER] if order else []
         groups = Groups.count(blocks, columns, needed)
         groups.save(_groups_path(folder))
-        quotas = np.minimum(self.quotas(groups, folder), groups.sizes)
+        quotas = np.minimum(self.quotas(groups, order), groups.sizes)
         paths = [folder / f"values-{block.number:05d}.npz" for block in blocks]
         call = dask.delayed(_write_values, pure=False)
         tasks = [
-            call(block, path, folder, id_col, self.random_state)
+            call(block, path, folder, staged.id_col, self.random_state)
             for block, path in zip(blocks, paths, strict=True)
         ]
         labels = [f"block {block.number}" for block in blocks]
@@ -162,7 +161,7 @@ def _groups_and_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The group of each row, -1 for none, and what it is taken by, shape (columns, n)."""
     numbers = groups.numbers(table)
-    values = [hash_bits(table[id_col], seed), _hash_of_repeated(table[SHARD_COLUMN], seed)]
+    values = [hash_bits(table[id_col], seed), hash_of_repeated(table[SHARD_COLUMN], seed)]
     if ORDER in table.column_names:
         numbers = np.where(table[ORDER].is_valid().to_numpy(), numbers, -1)
         values.insert(0, pc.fill_null(table[ORDER], 0).to_numpy())
@@ -174,7 +173,7 @@ def hash_bits(texts: pa.ChunkedArray, seed: int) -> np.ndarray:
     return (random_score(texts, seed) * 2.0**53).astype(np.uint64) << np.uint64(11)
 
 
-def _hash_of_repeated(texts: pa.ChunkedArray, seed: int) -> np.ndarray:
+def hash_of_repeated(texts: pa.ChunkedArray, seed: int) -> np.ndarray:
     """The same where few texts are different."""
     encoded = texts.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
