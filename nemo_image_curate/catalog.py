@@ -84,6 +84,7 @@ PUBLIC: dict[str, Entry] = {
     "SemanticDedup": Entry("dedup.semantic"),
     "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
+    "TargetSimilarity": Entry("selection.target_similarity"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
