@@ -51,6 +51,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
     "ClusterBudget": Entry("selection.cluster_budget"),
+    "ClusterTarget": Entry("selection.cluster_target"),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),

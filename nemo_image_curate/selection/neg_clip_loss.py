@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,8 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.classifiers.clip_score import require_one_encoder, require_one_width
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.batches import Batch, Batches, all_pairs, drawn_pairs
+from nemo_image_curate.selection.checks import check_integer, check_one_of, check_positive
 from nemo_image_curate.selection.prepared import PreparedStage
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.vectors.log_sums import log_sums
@@ -125,16 +124,11 @@ class NegClipLoss(PreparedStage):
         ------
         ConfigError
         """
-        temperature = self.temperature
-        is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
-        if not (is_number and 0 < float(temperature) < math.inf):
-            raise ConfigError(f"temperature={temperature!r} should be a positive number.")
+        # Beyond, nothing tells pairs apart.
+        check_positive("temperature", self.temperature, 1000)
         for name, least in (("batch_size", 2), ("repeats", 1), ("random_state", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or int(value) < least:
-                raise ConfigError(f"{name}={value!r} should be an integer of at least {least}.")
-        if self.batch not in ("hash", "all"):
-            raise ConfigError(f"batch={self.batch!r} should be 'hash' or 'all'.")
+            check_integer(name, getattr(self, name), least)
+        check_one_of("batch", self.batch, ("hash", "all"))
 
     def provenance_in(self, dataset: ImageTextPairDataset) -> dict[str, dict[str, Any]]:
         """How the columns are made, from embeddings of which encoders."""
@@ -182,9 +176,10 @@ class NegClipLoss(PreparedStage):
             if len(values):
                 widths[name] = values.shape[1]
         require_one_width(self, widths)
-        row_numbers, *places = np.intersect1d(*rows, assume_unique=True, return_indices=True)
-        images, texts = (own[place] for own, place in zip(vectors, places, strict=True))
-        return images, texts, row_numbers
+        row_numbers, of_image, of_text = np.intersect1d(
+            rows[0], rows[1], assume_unique=True, return_indices=True
+        )
+        return vectors[0][of_image], vectors[1][of_text], row_numbers
 
     def _scores(
         self, images: torch.Tensor, texts: torch.Tensor, batch: Batch, is_in: np.ndarray
@@ -210,9 +205,9 @@ class NegClipLoss(PreparedStage):
                 last = np.where(is_in, _cosines(queries, spare), own)
                 logs = np.logaddexp(logs, last / temperature)
             losses.append(logs)
-        scores = own - temperature / 2 * (losses[0] + losses[1])
-        # Rounding may leave a little more.
-        return np.minimum(scores, 0)
+        # Rounding may leave a little more than 0.
+        scores: np.ndarray = np.minimum(own - temperature / 2 * (losses[0] + losses[1]), 0)
+        return scores
 
 
 def _cosines(vectors: torch.Tensor, others: torch.Tensor) -> np.ndarray:

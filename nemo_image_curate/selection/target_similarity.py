@@ -125,7 +125,9 @@ class TargetSimilarity(TargetStage):
         vectors, row_numbers = self.vectors(frame, target.vectors.dim)
         values = np.full(len(frame), np.nan, dtype=np.float32)
         keys = pa.nulls(len(frame), pa.string())
-        if len(row_numbers) and target.matrix is None:
+        if target.matrix is not None:
+            values[row_numbers] = _norms(vectors, np.load(target.matrix))
+        else:
             nearest, cosines = top_k(vectors, target.vectors.files(), 1, vectors.device.type)
             values[row_numbers] = cosines[:, 0]
             if self._names_nearest():
@@ -133,8 +135,6 @@ class TargetSimilarity(TargetStage):
                 places[row_numbers] = np.arange(len(row_numbers))
                 names = target.vectors.names(nearest[:, 0])["key"].cast(pa.string())
                 keys = names.combine_chunks().take(pa.array(places, mask=places < 0))
-        elif len(row_numbers):
-            values[row_numbers] = _norms(vectors, np.load(target.matrix))
         columns = {self.pred_column: pa.array(values, mask=np.isnan(values))}
         return {**columns, **({str(self.key_column): keys} if self._names_nearest() else {})}
 
@@ -158,7 +158,7 @@ def _sum_of_products(vectors: Gathered) -> Path:
         add = dask.delayed(_add_products, pure=False)
         # In the order of the files, whichever worker was first.
         parts = jobs.compute_all(
-            [add(files[part::_TASKS]) for part in range(min(_TASKS, len(files)))],
+            [add(files[part::_TASKS], vectors.dim) for part in range(min(_TASKS, len(files)))],
             [f"part {part}" for part in range(min(_TASKS, len(files)))],
             "target",
         )
@@ -167,9 +167,13 @@ def _sum_of_products(vectors: Gathered) -> Path:
     return path
 
 
-def _add_products(files: list[Path]) -> np.ndarray:
+def _add_products(files: list[Path], dim: int) -> np.ndarray:
     """The sum of the outer products of the vectors in some files; runs on a worker."""
-    return sum(block.double().T @ block.double() for _, block in blocks_of(files, "cpu")).numpy()
+    products = np.zeros((dim, dim))
+    for _, block in blocks_of(files, "cpu"):
+        vectors = block.double().numpy()
+        products += vectors.T @ vectors
+    return products
 
 
 def _norms(vectors: torch.Tensor, products: np.ndarray) -> np.ndarray:
@@ -177,10 +181,10 @@ def _norms(vectors: torch.Tensor, products: np.ndarray) -> np.ndarray:
     import torch
 
     matrix = torch.from_numpy(products).to(vectors.device)
-    parts = []
+    norms = np.empty(len(vectors), dtype=np.float32)
     for start in range(0, len(vectors), _ROWS):
         block = vectors[start : start + _ROWS].double()
         # Rounding may leave less than 0.
-        parts.append(((block @ matrix) * block).sum(dim=1).clamp(min=0).sqrt())
-    norms: np.ndarray = torch.cat(parts).float().cpu().numpy()
+        squares = ((block @ matrix) * block).sum(dim=1).clamp(min=0)
+        norms[start : start + _ROWS] = squares.sqrt().cpu().numpy()
     return norms

@@ -193,12 +193,12 @@ def test_what_counts_is_part_of_the_token(root, ds, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"temperature": 0}, "temperature=0 should be a positive number"),
+        ({"temperature": 0}, "temperature=0 should be a number above 0"),
         ({"temperature": math.nan}, "temperature=nan"),
         ({"batch_size": 1}, "batch_size=1 should be an integer of at least 2"),
         ({"repeats": 0}, "repeats=0 should be"),
         ({"repeats": 1.5}, "repeats=1.5 should be"),
-        ({"batch": "some"}, "batch='some' should be 'hash' or 'all'"),
+        ({"batch": "some"}, "batch='some' should be one of 'hash', 'all'"),
     ],
 )
 def test_unusable_settings_are_refused(ds, options, reason):
