@@ -32,9 +32,11 @@ REFERENCE = ROOT / "docs" / "api.md"
 
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "ClusterTarget": ("target/",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
+    "TargetSimilarity": ("target/",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),
