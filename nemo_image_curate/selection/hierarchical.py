@@ -116,7 +116,7 @@ class HierarchicalClusters(Stage):
                 f"levels={self.levels!r} should be 'auto', or how many clusters each level has, "
                 "such as (1000, 100)."
             )
-        if any(next_k >= k for k, next_k in itertools.pairwise(self.levels)):
+        if any(int(coarse) >= int(fine) for fine, coarse in itertools.pairwise(self.levels)):
             raise ConfigError(
                 f"levels={self.levels!r} should fall: the finest level first, such as (1000, 100)."
             )

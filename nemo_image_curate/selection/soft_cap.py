@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import numbers
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.dedup.staged import Block, StagedRows, stage
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.selection.checks import check_integer, check_positive
+from nemo_image_curate.selection.checks import check_integer, check_not_negative, check_positive
 from nemo_image_curate.selection.shares import hash_bits, hash_of_repeated
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.vectors.cuts import Cuts, lowest, ordered, write_values
@@ -113,9 +112,7 @@ class SoftCapSample(Stage):
         if self.hard_cap is not None:
             check_integer("hard_cap", self.hard_cap, 1)
         check_positive("temperature", self.temperature)
-        is_number = isinstance(self.penalty, numbers.Real) and not isinstance(self.penalty, bool)
-        if not is_number or not float(self.penalty) >= 0:
-            raise ConfigError(f"penalty={self.penalty!r} should be a number of at least 0.")
+        check_not_negative("penalty", self.penalty)
 
     def columns(self) -> dict[str, pa.DataType]:
         """How often a row is drawn."""
@@ -315,7 +312,8 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     """The output function of SplitMix64."""
     for shift, factor in _MIX:
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-    return bits ^ (bits >> np.uint64(31))
+    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
+    return mixed
 
 
 def _values_path(folder: Path, block: int) -> Path:
