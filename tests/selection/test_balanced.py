@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 
+import dask.dataframe as dd
 import hypothesis.strategies as st
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from scipy.stats import entropy
 
-from nemo_image_curate import BalancedSample, HierarchicalClusters
+from nemo_image_curate import BalancedSample, HierarchicalClusters, ImageTextPairDataset
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.vectors.sampling import random_score
 from tests.dedup.make_embeddings import write_embeddings
@@ -40,15 +43,13 @@ def folder(tmp_path_factory, columns):
 
 
 def opened(folder, backend="cpu"):
-    from nemo_image_curate import ImageTextPairDataset
-
     return ImageTextPairDataset.from_webdataset(folder, backend=backend)
 
 
-def _plain_choice(columns, n, which, seed):
-    """The rows that should be chosen but for remainders, and how many more of which clusters."""
+def _members(columns, which, seed):
+    """The rows of each cluster of each part, in the order in which they are taken."""
     keys = [f"{number:06d}" for number in range(N)]
-    score = random_score(__import__("pyarrow").array(keys), seed)
+    score = random_score(pa.array(keys), seed)
     members: dict[str, dict[int, list[int]]] = {}
     for row in range(N):
         if columns["cluster_1"][row] is not None and columns["cluster_2"][row] is not None:
@@ -73,7 +74,7 @@ def test_each_cluster_gives_as_many_as_the_smaller_ones_allow(
     selected = values(result, "selected")
     assert sum(map(bool, selected)) == 100
     assert [row for row, value in enumerate(selected) if value is None] == [3, 4]
-    members = _plain_choice(columns, 100, which, 3)
+    members = _members(columns, which, 3)
     quotas = {}
     for part, inner in members.items():
         for cluster, rows in inner.items():
@@ -125,8 +126,6 @@ def test_keys_that_repeat_in_other_shards(tmp_path):
     assert table(other).equals(chosen)
     # A row that is there twice cannot be chosen once.
     twice = dataset.replace(dataset.metadata[["key", "shard", "label"]].query("key == '00'"))
-    import dask.dataframe as dd
-
     doubled = twice.replace(dd.concat([twice.metadata, twice.metadata]))
     with pytest.raises(DatasetError, match="Have each sample once"):
         BalancedSample(1, ["label"], work_dir=tmp_path / "twice")(doubled)
@@ -158,8 +157,6 @@ def test_what_cannot_be(folder, tmp_path, options, error, message):
 
 
 def test_files_that_are_gone_are_told(folder, tmp_path):
-    import shutil
-
     result = BalancedSample(5, work_dir=tmp_path / "work")(opened(folder))
     shutil.rmtree(tmp_path / "work")
     with pytest.raises(DatasetError, match="Run the selection again"):
