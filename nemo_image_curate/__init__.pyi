@@ -24,16 +24,23 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.cluster_budget import ClusterBudget
+from nemo_image_curate.selection.hierarchical import HierarchicalClusters
+from nemo_image_curate.selection.soft_cap import SoftCapSample
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "BalancedSample",
     "ChromaStore",
     "ClipScore",
+    "ClusterBudget",
     "ColumnStage",
     "ConseEmbedder",
     "ExactDedup",
+    "HierarchicalClusters",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
@@ -49,6 +56,7 @@ __all__ = [
     "Searcher",
     "SemanticClusters",
     "SemanticDedup",
+    "SoftCapSample",
     "Stage",
     "TextImageEmbedder",
     "TextTower",
