@@ -33,10 +33,24 @@ def check_positive(name: str, value: Any, most: float = float("inf")) -> None:
     ------
     ConfigError
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 < float(value) <= most:
+    if not _is_number(value) or not 0 < float(value) <= most:
         limit = f" and {most:g} at most" if most != float("inf") else ""
         raise ConfigError(f"{name}={value!r} should be a number above 0{limit}.")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Refuse what is no number of at least 0.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if not _is_number(value) or not float(value) >= 0:
+        raise ConfigError(f"{name}={value!r} should be a number of at least 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
