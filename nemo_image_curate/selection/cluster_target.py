@@ -109,7 +109,7 @@ class ClusterTarget(TargetStage):
     # What they hold counts, wherever they are: `config` has a hash.
     centroids: np.ndarray | str | os.PathLike[str] | None = no_effect(None)
     random_state: int = 0
-    prefix: str = no_effect("")
+    prefix: str = ""
 
     def columns(self) -> dict[str, pa.DataType]:
         """Whether the target is near, and the cluster."""

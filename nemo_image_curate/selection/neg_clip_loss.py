@@ -103,7 +103,7 @@ class NegClipLoss(PreparedStage):
     image_embedding_column: str = "image_embedding"
     text_embedding_column: str = "text_embedding"
     random_state: int = 0
-    prefix: str = no_effect("")
+    prefix: str = ""
     check_encoder: bool = no_effect(True)
 
     def columns(self) -> dict[str, pa.DataType]:
