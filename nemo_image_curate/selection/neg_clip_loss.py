@@ -72,8 +72,8 @@ class NegClipLoss(PreparedStage):
     neg_clip_loss : float32
         Null where an image or a caption has no embedding, or one without direction.
     neg_clip_loss_error : float32
-        The mean's standard error over the repeats; null where there is one batch. Repeats are the
-        same for all rows, so that most of the error is common to all and changes no ranks.
+        The mean's standard error over the repeats; null where there is one batch. All rows are
+        compared with the same pairs, so that the errors of rows that are alike are alike.
 
     Raises
     ------

@@ -98,7 +98,9 @@ class TargetStage(PreparedStage):
         )
 
     def _require_encoder(self, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-        if own.get("encoder") == others.get("encoder"):
+        # Two of unknown origin are taken as they are; shards of several encoders are not.
+        differs = own.get("encoder") != others.get("encoder")
+        if not differs and "conflict" not in {**own, **others}:
             return
         raise EncoderMismatchError(
             f"{type(self).__name__} compares embeddings of one encoder, but those of the dataset "
