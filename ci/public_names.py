@@ -32,9 +32,14 @@ REFERENCE = ROOT / "docs" / "api.md"
 
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "BalancedSample": (1000,),
+    "ClusterBudget": (0.3,),
+    "ClusterTarget": ("target/",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
+    "SoftCapSample": ("clip_score", 1000),
+    "TargetSimilarity": ("target/",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),

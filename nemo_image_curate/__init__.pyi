@@ -24,21 +24,33 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.cluster_budget import ClusterBudget
+from nemo_image_curate.selection.cluster_target import ClusterTarget
+from nemo_image_curate.selection.hierarchical import HierarchicalClusters
+from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
+from nemo_image_curate.selection.soft_cap import SoftCapSample
+from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "BalancedSample",
     "ChromaStore",
     "ClipScore",
+    "ClusterBudget",
+    "ClusterTarget",
     "ColumnStage",
     "ConseEmbedder",
     "ExactDedup",
+    "HierarchicalClusters",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "NegClipLoss",
     "NsfwClassifier",
     "OpenCLIPEmbedder",
     "PerceptualDedup",
@@ -49,7 +61,9 @@ __all__ = [
     "Searcher",
     "SemanticClusters",
     "SemanticDedup",
+    "SoftCapSample",
     "Stage",
+    "TargetSimilarity",
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
