@@ -24,6 +24,8 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.concepts import ConceptBalance
+from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
@@ -32,6 +34,7 @@ __all__ = [
     "ChromaStore",
     "ClipScore",
     "ColumnStage",
+    "ConceptBalance",
     "ConseEmbedder",
     "ExactDedup",
     "ImageClassifier",
@@ -58,6 +61,7 @@ __all__ = [
     "__version__",
     "build_captions",
     "build_index",
+    "build_queries",
     "embedder_of",
     "get_client",
     "inspect_dataset",

@@ -50,6 +50,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
     "ColumnStage": Entry("stages.base"),
+    "ConceptBalance": Entry("selection.concepts"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),
     "ImageClassifier": Entry("classifiers.base"),
@@ -81,6 +82,7 @@ PUBLIC: dict[str, Entry] = {
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "build_queries": Entry("selection.queries"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
