@@ -101,7 +101,7 @@ def build_queries(
     Parameters
     ----------
     texts : ImageTextPairDataset, str or path
-        Its captions; or a file, also a compressed one, with a text in each line.
+        Its captions; or a file in UTF-8, not compressed, with a text in each line.
     min_count : int, default 100
         How often words, and pairs, occur at least.
     min_pmi : float, default 6.0

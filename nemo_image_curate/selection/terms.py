@@ -14,11 +14,13 @@ import dask
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.utils import infer_compression
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.matching import PUNCTUATION, spaced
 from nemo_image_curate.tables import serialised
 from nemo_image_curate.vectors.sampling import random_score
@@ -39,12 +41,22 @@ class Texts:
     caption_column : str
         Of a dataset.
     ignore_case : bool
+
+    Raises
+    ------
+    ColumnNotFoundError
+        When there is no such column.
+    NotFoundError
+        When there is no such file.
+    ConfigError
+        When it is compressed.
     """
 
     # No dataclass: Dask would look into it for tasks.
     def __init__(self, source: Any, caption_column: str, ignore_case: bool):
         self.ignore_case = ignore_case
-        self.frame, self.blocks = None, []
+        self.frame: Any = None
+        self.blocks: list[Any] = []
         if hasattr(source, "metadata"):
             frames.require_columns(source.metadata, caption_column)
             self.frame = source.metadata[[caption_column]]
@@ -52,8 +64,15 @@ class Texts:
             from dask.bytes import read_bytes
 
             location = storage.normalise(source)
+            if compression := infer_compression(location):
+                raise ConfigError(
+                    f"{location} is compressed ({compression}), and cannot be read in pieces. "
+                    "Decompress it."
+                )
             with storage.reaching(location):
-                self.blocks = read_bytes(location, b"\n", True, _BLOCK, sample=False)[1][0]
+                _, ((*self.blocks,),) = read_bytes(location, b"\n", blocksize=_BLOCK, sample=False)
+            # Of an empty file.
+            self.blocks = self.blocks or [dask.delayed(b"")]
 
     def __len__(self) -> int:
         return len(self.blocks) if self.frame is None else self.frame.npartitions
