@@ -35,6 +35,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "BalancedSample": (1000,),
     "ClusterBudget": (0.3,),
     "ClusterTarget": ("target/",),
+    "ConceptBalance": (["dog"],),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),

@@ -27,8 +27,10 @@ from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.balanced import BalancedSample
 from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.cluster_target import ClusterTarget
+from nemo_image_curate.selection.concepts import ConceptBalance
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
 from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
+from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.selection.soft_cap import SoftCapSample
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
@@ -42,6 +44,7 @@ __all__ = [
     "ClusterBudget",
     "ClusterTarget",
     "ColumnStage",
+    "ConceptBalance",
     "ConseEmbedder",
     "ExactDedup",
     "HierarchicalClusters",
@@ -72,6 +75,7 @@ __all__ = [
     "__version__",
     "build_captions",
     "build_index",
+    "build_queries",
     "embedder_of",
     "get_client",
     "inspect_dataset",
