@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "OpenCLIPEmbedder": ("ViT-B-32",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
+    "TopFraction": ("clip_score", 0.3),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),
 }
 MADE = "ci/public_names.py makes this file from nemo_image_curate/catalog.py."

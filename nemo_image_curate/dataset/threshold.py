@@ -58,7 +58,7 @@ class Threshold:
         kind, value = self.bound.type, self.bound.as_py()
         if pa.types.is_timestamp(kind):
             # Nanoseconds, which datetime lacks.
-            return pd.Timestamp(value).isoformat()
+            return str(pd.Timestamp(value).isoformat())
         if pa.types.is_date(kind):
             return str(value.isoformat())
         plain: float | int | bool = value
@@ -77,8 +77,8 @@ class Share:
         At least 1; all rows when there are fewer.
     """
 
-    fraction: float | None = None
-    count: int | None = None
+    fraction: Any = None
+    count: Any = None
 
     def check(self) -> None:
         """Refuse what is no share.
@@ -91,13 +91,9 @@ class Share:
             raise ConfigError(
                 f"fraction={self.fraction!r}, count={self.count!r}: give one of the two."
             )
-        share = self.count if self.fraction is None else self.fraction
-        is_number = isinstance(share, numbers.Real) and not isinstance(share, bool)
-        if self.fraction is not None and not (is_number and 0 < self.fraction <= 1):
+        if self.count is None and not (_is(numbers.Real, self.fraction) and 0 < self.fraction <= 1):
             raise ConfigError(f"{self.fraction!r} is no fraction over 0 and at most 1.")
-        if self.count is not None and not (
-            is_number and isinstance(self.count, numbers.Integral) and self.count >= 1
-        ):
+        if self.fraction is None and not (_is(numbers.Integral, self.count) and self.count >= 1):
             raise ConfigError(f"count={self.count!r} should be an integer of at least 1.")
 
     def __str__(self) -> str:
@@ -106,6 +102,11 @@ class Share:
     def of(self, n: int) -> int:
         """How many that is of n rows."""
         return min(n, int(self.count)) if self.fraction is None else int(n * self.fraction)
+
+
+def _is(kind: type, value: Any) -> bool:
+    # In Python True is a number.
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def find_threshold(
@@ -256,14 +257,16 @@ def _keys_of(values: pa.Array) -> np.ndarray:
     if pa.types.is_floating(kind):
         # Adding 0 makes 0 of -0, which equals it.
         bits = (values.to_numpy().astype(np.float64) + 0.0).view(np.uint64)
-        return np.where(bits >= _SIGN, ~bits, bits | _SIGN)
-    if pa.types.is_null(kind):
-        return np.empty(0, np.uint64)
-    if pa.types.is_unsigned_integer(kind) or pa.types.is_boolean(kind):
-        return values.to_numpy(zero_copy_only=False).astype(np.uint64)
-    if _is_time(kind):
-        values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
-    return values.to_numpy().astype(np.int64).view(np.uint64) ^ _SIGN
+        keys: np.ndarray = np.where(bits >= _SIGN, ~bits, bits | _SIGN)
+    elif pa.types.is_null(kind):
+        keys = np.empty(0, np.uint64)
+    elif pa.types.is_unsigned_integer(kind) or pa.types.is_boolean(kind):
+        keys = values.to_numpy(zero_copy_only=False).astype(np.uint64)
+    else:
+        if _is_time(kind):
+            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
+        keys = values.to_numpy().astype(np.int64).view(np.uint64) ^ _SIGN
+    return keys
 
 
 def _value_of(key: int, kind: pa.DataType) -> pa.Scalar:
