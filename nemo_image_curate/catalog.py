@@ -45,16 +45,19 @@ PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "DataCompFilter": Entry("selection.datacomp"),
     "ExactDedup": Entry("dedup.exact"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
+    "ImageNetWords": Entry("selection.imagenet_words"),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
