@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,8 +123,6 @@ class DataCompFilter(Stage):
         Of `ClusterTarget`.
     embedding_column : str, default "image_embedding"
         Of `ClusterTarget`; DataComp's are of ViT-L/14.
-    wordnet : str or path, optional
-        For ``text-based``, as `ImageNetWords` takes it.
     prefix : str, default ""
         Put before the names of the columns, to keep several filters apart.
 
@@ -162,7 +159,6 @@ class DataCompFilter(Stage):
     target: Any = None
     n_clusters: int = 100_000
     embedding_column: str = "image_embedding"
-    wordnet: str | os.PathLike[str] | None = None
     prefix: str = no_effect("")
 
     def check(self) -> None:
@@ -242,8 +238,7 @@ class DataCompFilter(Stage):
         if detect_language or "words" in needed:
             dataset = _made(CaptionStatistics(self.caption_column, detect_language), dataset)
         if "imagenet_word" in needed:
-            words = ImageNetWords(self.caption_column, wordnet=self.wordnet)
-            dataset = _made(words, dataset)
+            dataset = _made(ImageNetWords(self.caption_column), dataset)
         if "target" in needed and self.target is not None:
             cluster_target = catalog.load("ClusterTarget")(
                 self.target, self.n_clusters, embedding_column=self.embedding_column
