@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ClusterBudget": (0.3,),
     "ClusterTarget": ("target/",),
     "ConceptBalance": (["dog"],),
+    "DataCompFilter": ("datacomp-basic",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
@@ -43,6 +44,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "TargetSimilarity": ("target/",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
+    "TopFraction": ("clip_score", 0.3),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),
 }
 MADE = "ci/public_names.py makes this file from nemo_image_curate/catalog.py."

@@ -17,6 +17,7 @@ from nemo_image_curate.embedders.registry import embedder_of
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
+from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
@@ -28,17 +29,21 @@ from nemo_image_curate.selection.balanced import BalancedSample
 from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.cluster_target import ClusterTarget
 from nemo_image_curate.selection.concepts import ConceptBalance
+from nemo_image_curate.selection.datacomp import DataCompFilter
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
+from nemo_image_curate.selection.imagenet_words import ImageNetWords
 from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
 from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.selection.soft_cap import SoftCapSample
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
+from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
     "BalancedSample",
+    "CaptionStatistics",
     "ChromaStore",
     "ClipScore",
     "ClusterBudget",
@@ -46,11 +51,13 @@ __all__ = [
     "ColumnStage",
     "ConceptBalance",
     "ConseEmbedder",
+    "DataCompFilter",
     "ExactDedup",
     "HierarchicalClusters",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
+    "ImageNetWords",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NegClipLoss",
@@ -70,6 +77,7 @@ __all__ = [
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
+    "TopFraction",
     "VectorIndex",
     "ZeroShotClassifier",
     "__version__",

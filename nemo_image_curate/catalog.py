@@ -46,6 +46,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
     "BalancedSample": Entry("selection.balanced"),
+    "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
@@ -55,11 +56,13 @@ PUBLIC: dict[str, Entry] = {
     "ColumnStage": Entry("stages.base"),
     "ConceptBalance": Entry("selection.concepts"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "DataCompFilter": Entry("selection.datacomp"),
     "ExactDedup": Entry("dedup.exact"),
     "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
+    "ImageNetWords": Entry("selection.imagenet_words"),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
@@ -90,6 +93,7 @@ PUBLIC: dict[str, Entry] = {
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
+    "TopFraction": Entry("selection.top_fraction"),
     "VectorIndex": Entry("index.vector_index"),
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),

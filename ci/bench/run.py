@@ -18,7 +18,17 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
-    *("perceptual", "dedup", "balance", "clip_loss", "concepts", "growth", "search", "serve"),
+    *(
+        "perceptual",
+        "dedup",
+        "balance",
+        "clip_loss",
+        "concepts",
+        "threshold",
+        "growth",
+        "search",
+        "serve",
+    ),
 )
 
 
