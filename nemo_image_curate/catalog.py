@@ -51,6 +51,7 @@ PUBLIC: dict[str, Entry] = {
     ),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "Decontaminate": Entry("dedup.decontaminate"),
     "ExactDedup": Entry("dedup.exact"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),

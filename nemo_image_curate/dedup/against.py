@@ -22,8 +22,8 @@ class Nearest(NamedTuple):
     Attributes
     ----------
     rows : numpy.ndarray of int64, shape (m,)
-        Its number; -1 where none was found.
-    similarity : numpy.ndarray of float32, shape (m,)
+        Its number; -1 where none was found. Or (m, k): the nearest k, the nearest first.
+    similarity : numpy.ndarray of float32, of the same shape
         Of that row, at most 1; NaN where none was found.
     compared : numpy.ndarray of bool, shape (m,)
         Whether the row has what the signal compares.

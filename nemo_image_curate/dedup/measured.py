@@ -35,6 +35,9 @@ class MeasuredRows:
     ----------
     known : StagedRows
         With the columns that the dataset has; what tells its rows from others.
+    folder : Path
+    needed : list of str
+        What rows are compared by.
     carried : dict of str to dict or None
         Columns that are made now, and how.
     columns : list of str
@@ -49,14 +52,14 @@ class MeasuredRows:
         folder: Path,
         progress: bool | None,
     ):
-        self._folder = folder
+        self.folder = folder
         self._progress = progress
         self._measured = dataset
         self.carried = dict[str, Any]()
-        needed = list[str]()
+        self.needed = list[str]()
         for measure, inputs in needs:
             records = measure.provenance()
-            needed += inputs
+            self.needed += inputs
             if has_made(dataset, {name: records[name] for name in inputs}):
                 continue
             self._measured = measure(self._measured)
@@ -64,7 +67,7 @@ class MeasuredRows:
             if isinstance(measure, PixelStage):
                 new = {ERROR_COLUMN: records.get(ERROR_COLUMN), **new}
             self.carried |= new
-        self.columns = list(dict.fromkeys([*needed, *more, *self.carried]))
+        self.columns = list(dict.fromkeys([*self.needed, *more, *self.carried]))
         frames.require_columns(self._measured.metadata, *self.columns)
         known = [name for name in self.columns if name not in self.carried]
         rows = None if self.carried else folder / "rows"
@@ -74,10 +77,10 @@ class MeasuredRows:
         """The rows with all columns, in files; a run that was stopped goes on where it was."""
         if not self.carried:
             return self.known
-        folder = self._folder / "measured"
+        folder = self.folder / "measured"
         return stage_measured(self.known, self._measured, self.columns, folder, self._progress)
 
     def remove(self) -> None:
         """Delete the files."""
         for name in ("rows", "measured"):
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)

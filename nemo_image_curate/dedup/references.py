@@ -29,7 +29,7 @@ def check_names(reference: Any) -> list[str]:
     ConfigError
         For something else than datasets and places of datasets, or two of one name.
     """
-    return [name for name, _ in _named(reference)]
+    return [name for name, _ in named_references(reference)]
 
 
 def open_references(reference: Any, backend: str) -> dict[str, ImageTextPairDataset]:
@@ -53,11 +53,18 @@ def open_references(reference: Any, backend: str) -> dict[str, ImageTextPairData
         name: place
         if isinstance(place, ImageTextPairDataset)
         else ImageTextPairDataset.from_webdataset(place, backend=backend)
-        for name, place in _named(reference)
+        for name, place in named_references(reference)
     }
 
 
-def _named(reference: Any) -> list[tuple[str, Place]]:
+def named_references(reference: Any) -> list[tuple[str, Place]]:
+    """References with their names, as they were given.
+
+    Raises
+    ------
+    ConfigError
+        For something else than datasets and places of datasets, or two of one name.
+    """
     if isinstance(reference, Mapping):
         named = [(str(name), place) for name, place in reference.items()]
     elif isinstance(reference, (ImageTextPairDataset, str, os.PathLike)):
@@ -113,10 +120,13 @@ class ReferenceRows:
     ----------
     staged : dict of str to StagedRows
         By the names of the references.
+    columns : list of str
+        What all of them have, beside key and shard.
     """
 
     # No dataclass: Dask would look into it for tasks.
-    def __init__(self, staged: Mapping[str, StagedRows]):
+    def __init__(self, staged: Mapping[str, StagedRows], columns: list[str]):
+        self.columns = columns
         self.names = list(staged)
         self.staged = list(staged.values())
         self.starts = np.cumsum([0, *map(len, self.staged)])
@@ -128,10 +138,10 @@ class ReferenceRows:
         """A hash of names and of what the columns hold."""
         return fingerprint(self.names, [rows.digest() for rows in self.staged])
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A column of all rows."""
-        blocks = [block.table([name]) for rows in self.staged for block in rows.blocks]
-        return pa.concat_tables(blocks)[name]
+    def table(self) -> pa.Table:
+        """The columns of all rows."""
+        blocks = [block.table(self.columns) for rows in self.staged for block in rows.blocks]
+        return pa.concat_tables(blocks).combine_chunks()
 
     def name(self, row_numbers: np.ndarray) -> Names:
         """Keys, shards and datasets of some rows.
@@ -156,4 +166,3 @@ class ReferenceRows:
                         target[wanted] = column.to_numpy()
         datasets = pa.array(self.names, pa.string()).take(pa.array(owner, mask=nothing))
         return Names(pa.array(keys, pa.string()), pa.array(shards, pa.string()), datasets)
-
