@@ -32,6 +32,7 @@ REFERENCE = ROOT / "docs" / "api.md"
 
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "Decontaminate": ("reference",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from nemo_image_curate import frames, locks
+from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.dedup import leaks, results
 from nemo_image_curate.dedup.exact import ExactDedup
+from nemo_image_curate.dedup.leak_page import leak_page
 from nemo_image_curate.dedup.leak_presets import preset_named
 from nemo_image_curate.dedup.leak_search import LeakSearch
+from nemo_image_curate.dedup.leak_summary import LeakSummary, summarise
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.references import check_names, named_references, open_references
 from nemo_image_curate.dedup.semantic import SemanticDedup
@@ -290,6 +292,60 @@ class Decontaminate(Stage):
         return PerceptualDedup(
             self.radius, self.hash, self.flips, orientation=self.orientation, **common
         )
+
+    def report(
+        self,
+        dataset: ImageTextPairDataset,
+        path: str | os.PathLike[str],
+        pairs: int = 48,
+        seed: int = 0,
+        caption_column: str = "caption",
+        progress: bool | None = None,
+    ) -> LeakSummary:
+        """Write the leak page, an HTML file that needs no other, and the list of clean rows.
+
+        Parameters
+        ----------
+        dataset : ImageTextPairDataset
+            With the columns that the stage has added.
+        path : str or path
+            Of the page. The list, Parquet with ``key`` and ``shard``, lies beside it: ``.html``
+            becomes ``.clean.parquet``.
+        pairs : int, default 48
+            How many leaks are shown beside what they are copies of. Of clean rows, the nearest
+            to a reference, a quarter as many.
+        seed : int, default 0
+            For which leaks.
+        caption_column : str, default "caption"
+            Shown with pictures, when there is one.
+        progress : bool, optional
+            Default: on a terminal.
+
+        Returns
+        -------
+        LeakSummary
+            What was counted.
+
+        Raises
+        ------
+        ColumnNotFoundError
+            When the dataset lacks the columns.
+        """
+        location = storage.normalise(path)
+        clean_list = f"{location.removesuffix('.html')}.clean.parquet"
+        summary = summarise(dataset, self.prefix, pairs, seed, caption_column, clean_list, progress)
+        references = open_references(self.reference, dataset.backend)
+        thresholds = {"perceptual": 1 - self.radius / 64, "semantic": 1 - self.eps}
+        thresholds = {name: value for name, value in thresholds.items() if name in self.signals}
+        settings = self.config() | {"dataset": dataset.metadata_path, "seed": seed}
+        settings["reference"] = {
+            name: reference.metadata_path for name, reference in references.items()
+        }
+        page = leak_page(
+            dataset, references, summary, thresholds, settings, PurePosixPath(clean_list).name
+        )
+        storage.write_bytes(location, page.encode("utf-8", "backslashreplace"))
+        return summary
 
     def _check_embeddings(
         self, dataset: ImageTextPairDataset, references: Mapping[str, ImageTextPairDataset]
