@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 """
 
 from nemo_image_curate.cli import (
+    decontaminate,
     dedup,
     demo,
     doctor,
@@ -22,6 +23,7 @@ from nemo_image_curate.cli import (
 from nemo_image_curate.cli.base import main
 
 __all__ = [
+    "decontaminate",
     "dedup",
     "demo",
     "doctor",

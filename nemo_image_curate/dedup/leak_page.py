@@ -124,7 +124,7 @@ def _by_reference(summary: LeakSummary, references: list[str]) -> str:
 
 def _histogram(summary: LeakSummary, thresholds: Mapping[str, float]) -> str:
     """Bars of hundredths on a logarithmic scale, leaks above clean rows, as SVG."""
-    width, height, top, base = 1000, 220, 24, 190
+    width, height, top, base = 700, 230, 46, 200
     total = summary.histogram["leak"] + summary.histogram["clean"]
     if not total.any():
         return "<p>No row has a similarity: hashes are looked for within the radius only.</p>"
@@ -150,16 +150,16 @@ def _histogram(summary: LeakSummary, thresholds: Mapping[str, float]) -> str:
             x = (number - first) * step
             anchor = "end" if number == BINS else "middle"
             shapes.append(
-                f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}" font-size="14" '
+                f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}" font-size="16" '
                 f'fill="currentColor">{number / BINS:.1f}</text>'
             )
     for row, (name, value) in enumerate(thresholds.items()):
         if value < 1:
             x = (value * BINS - first) * step
             shapes.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 8}" y2="{base}" '
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="6" y2="{base}" '
                 'stroke="currentColor" stroke-dasharray="5 4"/>'
-                f'<text x="{x - 5:.1f}" y="{14 + 16 * row}" text-anchor="end" font-size="14" '
+                f'<text x="{x - 5:.1f}" y="{16 + 18 * row}" text-anchor="end" font-size="16" '
                 f'fill="currentColor">{html.escape(name)} {value:.3f}</text>'
             )
     return (

@@ -26,9 +26,9 @@ from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_ta
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "dedup demo doctor embed filter index inspect pack score search serve stats zero-shot".split()
-)
+COMMANDS = """
+decontaminate dedup demo doctor embed filter index inspect pack score search serve stats zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
