@@ -120,7 +120,7 @@ def _send_members(
 
 
 def _touch(touched: Exchange, sender: int, members: Exchange, starts: np.ndarray) -> None:
-    """Tell rows of groups with a leak, that are none, where their group leaks from; on a worker."""
+    """Tell rows that are no leaks, of groups with one, from where these leak; runs on a worker."""
     table = members.read(sender)
     rows, leaks = table["row"].to_numpy(), table["leak"].to_numpy()
     group = table["group"].combine_chunks().dictionary_encode().indices.to_numpy()
