@@ -1,6 +1,19 @@
 """Thresholds that were published for encoders made to find copies.
 
-Embeddings of CLIP are too coarse for copies. The encoders' weights are no part of this package.
+Embeddings of CLIP are too coarse for copies. The encoders' weights are no part of this package;
+an `ImageEmbedder` of your own, called as the preset says, brings them::
+
+    class Sscd(ImageEmbedder):
+        def preprocessing(self):
+            mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            return Preprocessing(320, "squash", 1.0, "bilinear", mean, std)
+
+        def load_embedding_model(self, device):
+            return torch.jit.load("sscd_disc_mixup.torchscript.pt", map_location=device).eval()
+
+    ds = Sscd("sscd_disc_mixup", flip=True)(ds)
+
+A TorchScript file is a program: load only one whose author you trust.
 """
 
 from __future__ import annotations

@@ -82,10 +82,9 @@ class LeakSearch:
         self.groups = groups
         self.folder = folder
         self.reference_folder = folder / "references"
-        self.dataset = self._embedded(dataset, folder / "embedded")
+        self.dataset = self._embedded(dataset)
         self.references = {
-            name: self._embedded(reference, self.reference_folder / f"embedded-{number}")
-            for number, (name, reference) in enumerate(references.items())
+            name: self._embedded(reference) for name, reference in references.items()
         }
 
     def run(self) -> Found:
@@ -118,11 +117,13 @@ class LeakSearch:
         shutil.rmtree(self.reference_folder, ignore_errors=True)
         return Found(decided, own.carried, identity)
 
-    def _embedded(self, dataset: ImageTextPairDataset, folder: Path) -> ImageTextPairDataset:
+    def _embedded(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset, its embeddings computed and stored if they are not yet."""
         if "semantic" not in self.signals.by or self.column in dataset.source()[0].schema.names:
             return dataset
-        return dataset.save_metadata(folder)
+        return dataset.save_metadata(
+            results.work_folder(dataset, self.folder / "embedded", self.column)
+        )
 
     def _needs(
         self, dataset: ImageTextPairDataset, mirrored: bool

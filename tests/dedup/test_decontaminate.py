@@ -177,7 +177,7 @@ def with_vectors(folder: Path, shards: list[np.ndarray], **columns: Any) -> Imag
     return ImageTextPairDataset.from_webdataset(folder)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.02, 0.3, 1.0]))
 def test_embeddings_against_brute_force(tmp_path_factory, seed, eps):
     tmp_path = tmp_path_factory.mktemp("brute")
@@ -385,16 +385,20 @@ def test_the_same_shot_of_cifar_is_named(tmp_path):
         }
     partners = set(partner_of.values())
     write_tar(tmp_path / "test" / "0.tar", _members("cifar10_test.tar", set(partner_of), 0))
-    # An eighth of the others, to save time: with all of them 95 % are named.
-    train = _members("cifair/cifar10_train_part.tar", partners, 8)
+    # A part of the others, to save time: with all of them 96 % are named.
+    train = _members("cifair/cifar10_train_part.tar", partners, 16)
     write_tar(tmp_path / "train" / "0.tar", train)
-    embedder = TimmImageEmbedder("offline", flip=True)
-    reference = embedder(ImageTextPairDataset.from_webdataset(tmp_path / "train"))
-    pool = TimmImageEmbedder("offline")(ImageTextPairDataset.from_webdataset(tmp_path / "test"))
-    told = found(Decontaminate({"train": reference}, work_dir=tmp_path / "work")(pool))
-    named = [told[key][1] == partner for key, partner in partner_of.items()]
+    embedder = TimmImageEmbedder("offline", image_stages=[PerceptualHash(flips=True)])
+    reference, pool = (
+        embedder(ImageTextPairDataset.from_webdataset(tmp_path / name))
+        for name in ("train", "test")
+    )
+    stage = Decontaminate({"train": reference}, eps=0.2, work_dir=tmp_path / "work")
+    told = {row["key"]: row for row in rows(stage(pool).select(["is_leak", "leak_of"]))}
+    named = [told[key]["leak_of"] == partner for key, partner in partner_of.items()]
     assert len(named) == 125
-    assert np.mean(named) >= 0.9
+    assert np.mean(named) >= 0.94
+    assert np.mean([told[key]["is_leak"] for key in partner_of]) >= 0.9
 
 
 def _members(tar: str, keys: set[str], every: int) -> list[tuple[str, bytes]]:
