@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ClusterTarget": ("target/",),
     "ConceptBalance": (["dog"],),
     "DataCompFilter": ("datacomp-basic",),
+    "Decontaminate": ("reference",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),

@@ -27,9 +27,10 @@ from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_ta
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "balance dedup demo doctor embed filter index inspect pack score search serve stats zero-shot"
-).split()
+COMMANDS = """
+balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
+zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
