@@ -24,6 +24,7 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
@@ -47,6 +48,7 @@ __all__ = [
     "Preprocessing",
     "Query",
     "Searcher",
+    "SelectionFile",
     "SemanticClusters",
     "SemanticDedup",
     "Stage",

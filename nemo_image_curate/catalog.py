@@ -71,6 +71,7 @@ PUBLIC: dict[str, Entry] = {
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
     "Searcher": Entry("search.searcher"),
+    "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
     "Stage": Entry("stages.base"),

@@ -447,8 +447,8 @@ class ImageTextPairDataset:
             Show progress bars. Default: on a terminal.
         multiplicity : str, optional
             A column of whole numbers that says how often a row is written, each time with a key
-            of its own, one after the other; rows where it is 0 or null are left out. Shuffle what
-            you train on: copies are neighbours.
+            of its own, one after the other; rows where it is 0 or null are left out. In what is
+            written it is 1. Shuffle what you train on: copies are neighbours.
 
         Returns
         -------

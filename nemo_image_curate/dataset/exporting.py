@@ -269,6 +269,7 @@ class _Locate:
         table = table.append_column(MEMBERS, pa.array(members, kind))
         table = table.append_column(TAR, pa.array(tokens, pa.string()))
         table = table.append_column(COPIES, self.wanted.counts(table))
+        table = self.wanted.once(table)
         table = table.filter(pc.is_valid(table[MEMBERS]))
         samples = pc.sum(table[COPIES]).as_py() or 0
         summary |= {"rows": len(table), "samples": samples, "missing": passing - len(table)}

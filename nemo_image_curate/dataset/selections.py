@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 KEY = "key"
 MULTIPLICITY = "multiplicity"
 WEIGHT = "weight"
+# Rows of a row group at least, if there are so many. Who looks for the rows of one shard reads the
+# footer, which tells the shards of each.
+_GROUP_ROWS = 1 << 16
 # What stands in the record of a selection's footer, and in no other.
 _MARK = "selection"
 
@@ -69,7 +73,7 @@ def write_selection(
     """Write which rows of a dataset are wanted; see its `to_selection`.
 
     Workers write the rows of each partition to a folder beside; the client copies these, one at a
-    time, into a row group each.
+    time, into one file.
     """
     frame, conditions = dataset.unfiltered()
     wanted = replace(wanted, conditions=conditions)
@@ -189,11 +193,21 @@ def _join(
         storage.atomic_write(whole.location) as file,
         pq.ParquetWriter(file, schema) as writer,
     ):
-        for location in locations:
-            table = sidecars.read_sidecar(location)
-            if len(table):
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
+        for table in _groups(locations):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
     return summary
+
+
+def _groups(locations: Iterable[str]) -> Iterator[pa.Table]:
+    """The rows of all parts, in their order, as tables that are not small."""
+    waiting = list[pa.Table]()
+    for location in locations:
+        waiting.append(sidecars.read_sidecar(location))
+        if sum(map(len, waiting)) >= _GROUP_ROWS:
+            yield pa.concat_tables(waiting).combine_chunks()
+            waiting.clear()
+    if any(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()
 
 
 def columns_of(frame: Any, multiplicity: str | None, weight: str | None) -> tuple[str | None, ...]:

@@ -100,6 +100,15 @@ class Wanted:
             return pa.array(np.ones(len(table), dtype=np.int64))
         return table[self.multiplicity].cast(pa.int64()).combine_chunks()
 
+    def once(self, table: pa.Table) -> pa.Table:
+        """The table with a multiplicity of 1, for rows that were repeated: each is one sample."""
+        if self.multiplicity is None:
+            return table
+        number = table.column_names.index(self.multiplicity)
+        field = table.schema.field(number)
+        ones = pa.array(np.ones(len(table), dtype=np.int64)).cast(field.type)
+        return table.set_column(number, field, ones)
+
     def _whole(self, table: pa.Table, name: str, numbers: Any) -> None:
         unusable = pc.less(numbers, 0)
         if pa.types.is_floating(numbers.type):
