@@ -25,6 +25,7 @@ from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.listed import SelectionFile
+from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
@@ -55,6 +56,8 @@ __all__ = [
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
+    "Typicality",
+    "Uniqueness",
     "VectorIndex",
     "ZeroShotClassifier",
     "__version__",

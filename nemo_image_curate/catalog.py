@@ -78,6 +78,8 @@ PUBLIC: dict[str, Entry] = {
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
+    "Typicality": Entry("selection.neighbourhood"),
+    "Uniqueness": Entry("selection.neighbourhood"),
     "VectorIndex": Entry("index.vector_index"),
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
