@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
+    "Retrieve": ("seeds",),
     "SelectionFile": (selection_file(),),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),

@@ -26,6 +26,7 @@ from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
+from nemo_image_curate.selection.retrieval import Retrieve, retrieve
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
@@ -48,6 +49,7 @@ __all__ = [
     "PixelStage",
     "Preprocessing",
     "Query",
+    "Retrieve",
     "Searcher",
     "SelectionFile",
     "SemanticClusters",
@@ -66,4 +68,5 @@ __all__ = [
     "embedder_of",
     "get_client",
     "inspect_dataset",
+    "retrieve",
 ]

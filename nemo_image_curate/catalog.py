@@ -70,6 +70,7 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
     "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
@@ -87,6 +88,7 @@ PUBLIC: dict[str, Entry] = {
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "retrieve": Entry("selection.retrieval"),
 }
 
 
