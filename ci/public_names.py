@@ -51,6 +51,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "SelectionFile": (selection_file(),),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
+    "TopFraction": ("clip_score", 0.3),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),
 }
 MADE = "ci/public_names.py makes this file from nemo_image_curate/catalog.py."

@@ -27,6 +27,7 @@ from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
+from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
@@ -58,6 +59,7 @@ __all__ = [
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
+    "TopFraction",
     "Typicality",
     "Uniqueness",
     "VectorIndex",

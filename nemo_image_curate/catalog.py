@@ -79,6 +79,7 @@ PUBLIC: dict[str, Entry] = {
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
+    "TopFraction": Entry("selection.top_fraction"),
     "Typicality": Entry("selection.neighbourhood"),
     "Uniqueness": Entry("selection.neighbourhood"),
     "VectorIndex": Entry("index.vector_index"),

@@ -19,10 +19,11 @@ from nemo_image_curate.dataset.gallery import Gallery
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.dataset.threshold import Share, find_threshold
 from nemo_image_curate.dataset.wanted import Wanted
 from nemo_image_curate.decode.pillow import decode_image
 from nemo_image_curate.decode.reasons import count_by_kind
-from nemo_image_curate.errors import DatasetError, ImageError
+from nemo_image_curate.errors import ConfigError, DatasetError, ImageError
 from nemo_image_curate.expressions import evaluate
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import ShardFiles
@@ -262,6 +263,61 @@ class ImageTextPairDataset:
         if self._filtered is None or self._filtered.after is not self.metadata:
             return self.metadata, ()
         return self._filtered.before, self._filtered.conditions
+
+    def threshold(
+        self,
+        column: str,
+        top: float | None = None,
+        bottom: float | None = None,
+        count: int | None = None,
+        progress: bool | None = None,
+    ) -> float | int | bool | str:
+        """The exact value that the highest, or lowest, values of a column have or exceed.
+
+        Of N rows that have a value, ``top=0.3`` asks for the n = int(0.3 N) highest, and gives
+        the n-th highest value, counted from 1: ``ds.filter(f"{column} >= {t!r}")`` keeps these n
+        rows, and all others with that very value. Rows whose value is null or NaN do not count.
+        It is the same however rows lie in partitions.
+
+        The column is computed now, twice when there are more than a million rows; save what was
+        dear to compute before.
+
+        Parameters
+        ----------
+        column : str
+            Of numbers, bools, times or dates.
+        top : float, optional
+            The fraction of rows with the highest values, over 0 and at most 1.
+        bottom : float, optional
+            The fraction with the lowest; filter by ``<=`` then.
+        count : int, optional
+            The number of rows with the highest values, instead of a fraction.
+        progress : bool, optional
+            Show a progress bar. Default: on a terminal.
+
+        Returns
+        -------
+        float, int, bool or str
+            As the column's type is; a time or date as a text in ISO 8601, which expressions take.
+
+        Raises
+        ------
+        ColumnNotFoundError
+        ConfigError
+            Unless one of `top`, `bottom` and `count` is given; for a column of other values.
+        DatasetError
+            When that is no row at all.
+        """
+        if sum(share is not None for share in (top, bottom, count)) != 1:
+            raise ConfigError(f"top={top}, bottom={bottom}, count={count}: give one of the three.")
+        share = Share(top if bottom is None else bottom, count)
+        found = find_threshold(self.metadata, column, share, bottom is None, progress)
+        if (value := found.value) is None:
+            raise DatasetError(
+                f"{column!r} has no threshold: {share} of {found.n_with_value:,} rows that have a "
+                f"value is none ({found.n_without_value:,} have none)."
+            )
+        return value
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:
         """Keep these columns, and those that say where a row's bytes are."""

@@ -1,0 +1,285 @@
+"""The exact value that parts the highest or lowest values of a column from all others.
+
+Selection by narrowing: every partition tells evenly spaced order statistics of its values, which
+say between which two values the wanted one lies; then of those that lie between (after Munro and
+Paterson, "Selection and sorting with limited storage", 1980). Up to a million rows in partitions
+of about one size, a single pass over the column does; else it is two, and more only when partitions
+count by the ten thousands.
+"""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset import partitions
+from nemo_image_curate.errors import ConfigError, DatasetError
+
+# Order statistics that the client holds, 32 bytes each, and the least of a partition.
+_POINTS = 1 << 20
+_FEWEST_POINTS = 16
+_SIGN = np.uint64(1 << 63)
+_HIGHEST_KEY = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What parts the highest, or lowest, values of a column from all others.
+
+    Attributes
+    ----------
+    bound : pyarrow.Scalar or None
+        The lowest of the highest values, or the highest of the lowest; None when there are none
+        of them.
+    n_chosen : int
+        The rows that were asked for; more have the bound's value or one beyond it when there are
+        ties.
+    n_with_value : int
+    n_without_value : int
+        Rows whose value is null or NaN; they do not count.
+    """
+
+    bound: pa.Scalar | None
+    n_chosen: int
+    n_with_value: int
+    n_without_value: int
+
+    @property
+    def value(self) -> float | int | bool | str | None:
+        """The bound as a plain value whose ``repr`` an expression takes; a time is a text."""
+        if self.bound is None:
+            return None
+        kind, value = self.bound.type, self.bound.as_py()
+        if pa.types.is_timestamp(kind):
+            # Nanoseconds, which datetime lacks.
+            return str(pd.Timestamp(value).isoformat())
+        if pa.types.is_date(kind):
+            return str(value.isoformat())
+        plain: float | int | bool = value
+        return plain
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of the rows that have a value: a fraction of them, rounded down, or a number.
+
+    Parameters
+    ----------
+    fraction : float, optional
+        Over 0, at most 1.
+    count : int, optional
+        At least 1; all rows when there are fewer.
+    """
+
+    fraction: Any = None
+    count: Any = None
+
+    def check(self) -> None:
+        """Refuse what is no share.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if (self.fraction is None) == (self.count is None):
+            raise ConfigError(
+                f"fraction={self.fraction!r}, count={self.count!r}: give one of the two."
+            )
+        if self.count is None and not (_is(numbers.Real, self.fraction) and 0 < self.fraction <= 1):
+            raise ConfigError(f"{self.fraction!r} is no fraction over 0 and at most 1.")
+        if self.fraction is None and not (_is(numbers.Integral, self.count) and self.count >= 1):
+            raise ConfigError(f"count={self.count!r} should be an integer of at least 1.")
+
+    def __str__(self) -> str:
+        return f"{self.count:,}" if self.fraction is None else f"{self.fraction}"
+
+    def of(self, n: int) -> int:
+        """How many that is of n rows."""
+        return min(n, int(self.count)) if self.fraction is None else int(n * self.fraction)
+
+
+def _is(kind: type, value: Any) -> bool:
+    # In Python True is a number.
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def find_threshold(
+    frame: Any, column: str, share: Share, largest: bool = True, progress: bool | None = None
+) -> Threshold:
+    """The value that so many rows of a frame have, or exceed.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    column : str
+        Of numbers, bools, times or dates.
+    share : Share
+    largest : bool
+        Whether the highest values are wanted, or the lowest.
+    progress : bool, optional
+        Default: on a terminal.
+
+    Returns
+    -------
+    Threshold
+        The same for the same rows, however they lie in partitions.
+
+    Raises
+    ------
+    ColumnNotFoundError
+    ConfigError
+        For a column of other values, or an unusable share.
+    """
+    share.check()
+    frames.require_columns(frame, column)
+    kind = frames.schema(frame[[column]]).field(column).type
+    _check_kind(column, kind)
+    most = max(_FEWEST_POINTS, _POINTS // max(1, frame.npartitions))
+    low, high, rank = 0, _HIGHEST_KEY, None
+    while True:
+        arguments = [(column, low, high, most)] * frame.npartitions
+        summaries = partitions.run(
+            frame[[column]], _summarise, arguments, what="threshold", progress=progress
+        )
+        counts = sum(summary.counts for summary in summaries)
+        if rank is None:
+            kind = _common_kind(column, summaries, kind)
+            n_with_value = int(counts.sum())
+            n_without_value = sum(summary.rows for summary in summaries) - n_with_value
+            n_chosen = share.of(n_with_value)
+            if not n_chosen:
+                return Threshold(None, 0, n_with_value, n_without_value)
+            rank = n_with_value - n_chosen if largest else n_chosen - 1
+        below, at_low, between, _ = map(int, counts)
+        place = rank - below - at_low
+        if place < 0:
+            high = low
+        elif place >= between:
+            low = high
+        else:
+            low, high = _narrow(summaries, place)
+        if low == high:
+            return Threshold(_value_of(low, kind), n_chosen, n_with_value, n_without_value)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What a partition tells of its values between two keys.
+
+    Attributes
+    ----------
+    kind : pyarrow.DataType
+    rows : int
+    counts : numpy.ndarray of int64, shape (4,)
+        Values below the low key, at it, between, and from the high key on.
+    points : numpy.ndarray of uint64
+        Of the keys between, sorted, those at `_positions`.
+    """
+
+    kind: pa.DataType
+    rows: int
+    counts: np.ndarray
+    points: np.ndarray
+
+
+def _summarise(frame: Any, column: str, low: int, high: int, most: int) -> _Summary:
+    """What a computed partition tells of its values; runs on a worker."""
+    values = frames.nan_to_null(frames.column_to_arrow(frame[column]))
+    _check_kind(column, values.type)
+    keys = _keys_of(values.drop_null())
+    between = np.sort(keys[(keys > low) & (keys < high)])
+    below, at_low = np.count_nonzero(keys < low), np.count_nonzero(keys == low)
+    counts = np.array([below, at_low, len(between), len(keys) - below - at_low - len(between)])
+    points = between[_positions(len(between), most)]
+    return _Summary(values.type, len(values), counts, points)
+
+
+def _positions(count: int, most: int) -> np.ndarray:
+    """Evenly spaced positions among so many, the first and the last with them."""
+    return np.linspace(0, max(0, count - 1), min(count, most), dtype=np.int64)
+
+
+def _narrow(summaries: list[_Summary], place: int) -> tuple[int, int]:
+    """The two points between which the key of a place lies; it may be one of them, or both."""
+    keys, up_to, before_next = [], [], []
+    for summary in summaries:
+        count = int(summary.counts[2])
+        positions = _positions(count, len(summary.points))
+        keys.append(summary.points)
+        # A point has these keys up to it since the last one, and the next has these before it.
+        up_to.append(np.diff(positions, prepend=-1))
+        before_next.append(np.diff(positions, append=count))
+    points = np.concatenate(keys)
+    order = np.argsort(points)
+    # At least so many keys are no higher than a point, and at most so many are lower.
+    fewest_up_to = np.cumsum(np.concatenate(up_to)[order])
+    most_before = np.cumsum(np.concatenate(before_next)[order])
+    most_before = np.concatenate([[0], most_before[:-1]])
+    low = order[np.searchsorted(most_before, place, side="right") - 1]
+    high = order[np.searchsorted(fewest_up_to, place, side="right")]
+    return int(points[low]), int(points[high])
+
+
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _check_kind(column: str, kind: pa.DataType) -> None:
+    types = pa.types
+    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
+    if not (_is_time(kind) or any(is_kind(kind) for is_kind in numeric)):
+        raise ConfigError(
+            f"column {column!r} holds {kind}, which has no threshold: numbers, bools, times and "
+            "dates do."
+        )
+
+
+def _common_kind(column: str, summaries: list[_Summary], kind: pa.DataType) -> pa.DataType:
+    """The type of the values, which a frame does not always know."""
+    kinds = {summary.kind for summary in summaries if not pa.types.is_null(summary.kind)}
+    if len(kinds) > 1:
+        raise DatasetError(
+            f"column {column!r} holds {' and '.join(sorted(map(str, kinds)))} in different "
+            "partitions; cast it to one of them."
+        )
+    return kinds.pop() if kinds else kind
+
+
+def _keys_of(values: pa.Array) -> np.ndarray:
+    """Values without nulls as uint64 that are in the same order; floats by their bits."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        # Adding 0 makes 0 of -0, which equals it.
+        bits = (values.to_numpy().astype(np.float64) + 0.0).view(np.uint64)
+        keys: np.ndarray = np.where(bits >= _SIGN, ~bits, bits | _SIGN)
+    elif pa.types.is_null(kind):
+        keys = np.empty(0, np.uint64)
+    elif pa.types.is_unsigned_integer(kind) or pa.types.is_boolean(kind):
+        keys = values.to_numpy(zero_copy_only=False).astype(np.uint64)
+    else:
+        if _is_time(kind):
+            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
+        keys = values.to_numpy().astype(np.int64).view(np.uint64) ^ _SIGN
+    return keys
+
+
+def _value_of(key: int, kind: pa.DataType) -> pa.Scalar:
+    """The value that has a key."""
+    if pa.types.is_floating(kind):
+        bits = np.uint64(key)
+        bits = bits ^ _SIGN if bits >= _SIGN else ~bits
+        return pa.scalar(float(bits.view(np.float64)), kind)
+    if pa.types.is_boolean(kind):
+        return pa.scalar(bool(key))
+    if pa.types.is_unsigned_integer(kind):
+        return pa.scalar(key, kind)
+    number = key - (1 << 63)
+    if _is_time(kind):
+        return pa.scalar(number, pa.int64() if kind.bit_width == 64 else pa.int32()).cast(kind)
+    return pa.scalar(number, kind)
