@@ -24,6 +24,7 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.comparison import compare_with_random
 from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
@@ -67,6 +68,7 @@ __all__ = [
     "__version__",
     "build_captions",
     "build_index",
+    "compare_with_random",
     "embedder_of",
     "get_client",
     "inspect_dataset",

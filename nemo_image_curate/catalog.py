@@ -86,6 +86,7 @@ PUBLIC: dict[str, Entry] = {
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "compare_with_random": Entry("selection.comparison"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
