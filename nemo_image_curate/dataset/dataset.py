@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Filtered:
-    """A frame and what expressions left of it."""
+    """A frame, and the expression of what conditions left of it."""
 
     before: Any
     conditions: tuple[str, ...]
@@ -251,7 +251,7 @@ class ImageTextPairDataset:
             return self.replace(self.metadata[condition])
         before, conditions = self.unfiltered()
         filtered = self.replace(self.metadata[evaluate.mask(self.metadata, condition)])
-        filtered._filtered = _Filtered(before, (*conditions, condition), filtered.metadata)
+        filtered._filtered = _Filtered(before, (*conditions, condition), filtered.metadata.expr)
         return filtered
 
     def unfiltered(self) -> tuple[Any, tuple[str, ...]]:
@@ -260,7 +260,8 @@ class ImageTextPairDataset:
         What is saved or exported is filtered while it is written, so that rows that were dropped
         are counted.
         """
-        if self._filtered is None or self._filtered.after is not self.metadata:
+        # Not the frame: it stays the same when users assign to one of its columns.
+        if self._filtered is None or self._filtered.after is not self.metadata.expr:
             return self.metadata, ()
         return self._filtered.before, self._filtered.conditions
 

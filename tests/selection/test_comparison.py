@@ -105,10 +105,10 @@ def test_what_is_printed(columns, tmp_path):
     heads = [line[:24].strip() for line in text.splitlines()[1:7]]
     assert heads == [
         *("samples", "mean score", "evenness of cluster", "clusters in cluster"),
-        *("concepts", "37.8% kept; random: by a"),
+        *("concepts", "38.9% kept; random: by a"),
     ]
     assert "Below about 30 % kept" in text
-    assert json.loads(json.dumps(result.to_dict()))["random"]["samples"] == 34
+    assert json.loads(json.dumps(result.to_dict()))["random"]["samples"] == 35
     none = compare_with_random(ds.filter("key == 'none'"))
     assert (none.all.samples, none.kept, none.selected.evenness) == (0, 0.0, None)
     assert "none" in str(none)
