@@ -45,13 +45,16 @@ PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "BalancedSample": Entry("selection.balanced"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
+    "ClusterBudget": Entry("selection.cluster_budget"),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),
+    "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
@@ -75,6 +78,7 @@ PUBLIC: dict[str, Entry] = {
     "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
+    "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
