@@ -51,6 +51,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
     "ClusterBudget": Entry("selection.cluster_budget"),
+    "ClusterTarget": Entry("selection.cluster_target"),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
     "ExactDedup": Entry("dedup.exact"),
@@ -62,6 +63,12 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "NegClipLoss": Entry(
+        "selection.neg_clip_loss",
+        "pairs",
+        "neg-clip-loss",
+        "neg_clip_loss, the same less what other pairs have",
+    ),
     "NsfwClassifier": Entry(
         "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
     ),
@@ -80,6 +87,7 @@ PUBLIC: dict[str, Entry] = {
     "SemanticDedup": Entry("dedup.semantic"),
     "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
+    "TargetSimilarity": Entry("selection.target_similarity"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),

@@ -63,6 +63,7 @@ def test_help_of_every_command():
         ["filter", "x", "--output", "y"],
         ["filter", "x", "--where", "a > 1"],
         ["score", "x"],
+        ["score", "x", "--aesthetic", "--flip"],
         ["pack", "--output", "x"],
         ["pack", "/nowhere/at/all", "--output", "x"],
         ["pack", "/dev/null", "--output", "x", "--image-column", "image"],
@@ -283,7 +284,7 @@ def test_a_dataset_that_is_not_there(run, tmp_path):
 
 def test_nothing_to_score(run, made):
     told = run("score", made, code=2)
-    assert "--aesthetic, --clip, --nsfw" in told
+    assert "--aesthetic, --clip, --neg-clip-loss, --nsfw" in told
     told = run("score", made, "--nsfw", "--nsfw-weights", "x", code=2)
     assert "no column 'image_embedding'" in told
 
