@@ -17,6 +17,7 @@ from nemo_image_curate.embedders.registry import embedder_of
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
+from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
@@ -28,20 +29,25 @@ from nemo_image_curate.selection.comparison import compare_with_random
 from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
+from nemo_image_curate.selection.datacomp import DataCompFilter
+from nemo_image_curate.selection.imagenet_words import ImageNetWords
 from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "CaptionStatistics",
     "ChromaStore",
     "ClipScore",
     "ColumnStage",
     "ConseEmbedder",
+    "DataCompFilter",
     "ExactDedup",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
+    "ImageNetWords",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NsfwClassifier",

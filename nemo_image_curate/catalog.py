@@ -46,6 +46,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
     "BalancedSample": Entry("selection.balanced"),
+    "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
@@ -54,11 +55,13 @@ PUBLIC: dict[str, Entry] = {
     "ClusterTarget": Entry("selection.cluster_target"),
     "ColumnStage": Entry("stages.base"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "DataCompFilter": Entry("selection.datacomp"),
     "ExactDedup": Entry("dedup.exact"),
     "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
+    "ImageNetWords": Entry("selection.imagenet_words"),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),

@@ -64,6 +64,14 @@ class Threshold:
         plain: float | int | bool = value
         return plain
 
+    def facts(self) -> dict[str, Any]:
+        """What is recorded of it."""
+        return {
+            "threshold": self.value,
+            "with_value": self.n_with_value,
+            "without_value": self.n_without_value,
+        }
+
 
 @dataclass(frozen=True)
 class Share:
@@ -75,10 +83,14 @@ class Share:
         Over 0, at most 1.
     count : int, optional
         At least 1; all rows when there are fewer.
+    one_more : bool, default False
+        One row more than the fraction, as of DataComp's threshold: it sorts scores downwards, and
+        takes that at the index int(fraction n), which counts from 0.
     """
 
     fraction: Any = None
     count: Any = None
+    one_more: bool = False
 
     def check(self) -> None:
         """Refuse what is no share.
@@ -101,7 +113,8 @@ class Share:
 
     def of(self, n: int) -> int:
         """How many that is of n rows."""
-        return min(n, int(self.count)) if self.fraction is None else int(n * self.fraction)
+        count = self.count if self.fraction is None else int(n * self.fraction) + self.one_more
+        return min(n, int(count))
 
 
 def _is(kind: type, value: Any) -> bool:

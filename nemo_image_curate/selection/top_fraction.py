@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.dataset.threshold import Share, Threshold, find_threshold
+from nemo_image_curate.dataset.threshold import Share, find_threshold
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import Stage, no_effect
 
@@ -100,18 +100,9 @@ class TopFraction(Stage):
                 f"{found.n_without_value + found.n_with_value:,}",
                 self.column,
             )
-        record = self.record(**facts_of(found))
+        record = self.record(**found.facts())
         marks = AtOrBeyond(self.column, found.bound, self.largest, name)
         return dataset.with_columns(marks, self.columns(), {name: record})
-
-
-def facts_of(found: Threshold) -> dict[str, Any]:
-    """What is recorded of a threshold."""
-    return {
-        "threshold": found.value,
-        "with_value": found.n_with_value,
-        "without_value": found.n_without_value,
-    }
 
 
 class AtOrBeyond:
