@@ -44,12 +44,17 @@ def selection_file() -> str:
 
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "BalancedSample": (1000,),
+    "ClusterBudget": (0.3,),
+    "ClusterTarget": ("target",),
     "DataCompFilter": ("datacomp-basic",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
     "Retrieve": ("seeds",),
     "SelectionFile": (selection_file(),),
+    "SoftCapSample": ("clip_score", 1000),
+    "TargetSimilarity": ("target",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
     "TopFraction": ("clip_score", 0.3),

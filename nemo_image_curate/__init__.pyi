@@ -25,31 +25,43 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.cluster_budget import ClusterBudget
+from nemo_image_curate.selection.cluster_target import ClusterTarget
 from nemo_image_curate.selection.comparison import compare_with_random
+from nemo_image_curate.selection.datacomp import DataCompFilter
+from nemo_image_curate.selection.hierarchical import HierarchicalClusters
+from nemo_image_curate.selection.imagenet_words import ImageNetWords
 from nemo_image_curate.selection.listed import SelectionFile
+from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
-from nemo_image_curate.selection.datacomp import DataCompFilter
-from nemo_image_curate.selection.imagenet_words import ImageNetWords
+from nemo_image_curate.selection.soft_cap import SoftCapSample
+from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "BalancedSample",
     "CaptionStatistics",
     "ChromaStore",
     "ClipScore",
+    "ClusterBudget",
+    "ClusterTarget",
     "ColumnStage",
     "ConseEmbedder",
     "DataCompFilter",
     "ExactDedup",
+    "HierarchicalClusters",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
     "ImageNetWords",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "NegClipLoss",
     "NsfwClassifier",
     "OpenCLIPEmbedder",
     "PerceptualDedup",
@@ -62,7 +74,9 @@ __all__ = [
     "SelectionFile",
     "SemanticClusters",
     "SemanticDedup",
+    "SoftCapSample",
     "Stage",
+    "TargetSimilarity",
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
