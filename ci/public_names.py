@@ -48,6 +48,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "ClusterBudget": (0.3,),
     "ClusterTarget": ("target",),
     "DataCompFilter": ("datacomp-basic",),
+    "ConceptBalance": (["dog"],),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),

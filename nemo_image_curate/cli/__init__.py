@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 """
 
 from nemo_image_curate.cli import (
+    balance,
     dedup,
     demo,
     doctor,
@@ -23,6 +24,7 @@ from nemo_image_curate.cli import (
 from nemo_image_curate.cli.base import main
 
 __all__ = [
+    "balance",
     "dedup",
     "demo",
     "doctor",
