@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames, storage
-from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.selection.centroid_sums import centroid_sums
 from nemo_image_curate.selection.checks import check_integer, check_one_of, check_positive
 from nemo_image_curate.selection.groups import Groups
 from nemo_image_curate.selection.hash_order import usable_vectors
+from nemo_image_curate.selection.kept import MadeOfKept, kept
 from nemo_image_curate.selection.shares import ORDER, GroupShares
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.tables import content_digest, serialised
@@ -155,33 +154,22 @@ def _distances_between(centroids: np.ndarray) -> np.ndarray:
     return means
 
 
-class _ByCentroid:
+class _ByCentroid(MadeOfKept):
     """Orders rows by their cosine with the centroid of their cluster."""
 
     def __init__(self, path: Path, digest: str, cluster: str, embedding: str, which: str):
-        self.path = path
+        super().__init__(path)
         self.digest = digest
         self.cluster = cluster
         self.embedding = embedding
         self.which = which
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # With the place: Dask takes expressions of one name for one, and a folder may be gone.
-        return (*self.content_token(), str(self.path))
-
     def content_token(self) -> tuple[Any, ...]:
-        """How rows are ordered, wherever the centroids are."""
         return ("ByCentroid", self.digest, self.cluster, self.embedding, self.which)
 
     def centroids(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
         """Clusters, their centroids (float32, of length 1 or 0), and mean distance from these."""
-        try:
-            return _centroids_of(self.path.stat().st_mtime_ns, self.path)
-        except FileNotFoundError as error:
-            raise DatasetError(
-                f"{self.path} is gone, by which rows are selected. Run ClusterBudget again; give "
-                "work_dir a folder that stays and that all workers share."
-            ) from error
+        return kept(self.path, _read_centroids, "ClusterBudget")
 
     def __call__(self, frame: Any) -> dict[str, pa.Array]:
         import torch
@@ -204,9 +192,7 @@ class _ByCentroid:
         return {ORDER: pa.array(order, mask=missing)}
 
 
-@functools.lru_cache(maxsize=4)
-def _centroids_of(changed: int, path: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """What was written at a time, for all partitions that a process works on."""
+def _read_centroids(path: Path) -> tuple[pa.Array, np.ndarray, np.ndarray]:
     with pa.OSFile(str(path)) as file:
         table = pa.ipc.open_file(file).read_all().combine_chunks()
     lists = table["centroid"].combine_chunks()

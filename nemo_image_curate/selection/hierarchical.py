@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 import os
 import shutil
@@ -18,9 +16,10 @@ import pyarrow as pa
 from nemo_image_curate import frames, locks, storage
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.results import work_folder
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.checks import check_integer, is_integer
 from nemo_image_curate.selection.hash_order import HashOrder, usable_vectors
+from nemo_image_curate.selection.kept import MadeOfKept, kept
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.vectors.hierarchical import HierarchicalKMeans
 from nemo_image_curate.vectors.homes import homes
@@ -108,17 +107,18 @@ class HierarchicalClusters(Stage):
         """
         check_integer("resampling_steps", self.resampling_steps, 0)
         check_integer("random_state", self.random_state, 0)
-        if self.levels == "auto":
+        levels = self.levels
+        if levels == "auto":
             return
-        usable = not isinstance(self.levels, str) and isinstance(self.levels, Sequence)
-        if not usable or not self.levels or not all(is_integer(k, 1) for k in self.levels):
+        is_list = isinstance(levels, Sequence) and not isinstance(levels, str)
+        if not is_list or not levels or not all(is_integer(k, 1) for k in levels):
             raise ConfigError(
-                f"levels={self.levels!r} should be 'auto', or how many clusters each level has, "
-                "such as (1000, 100)."
+                f"levels={levels!r} should be 'auto', or how many clusters each level has, such "
+                "as (1000, 100)."
             )
-        if any(int(coarse) >= int(fine) for fine, coarse in itertools.pairwise(self.levels)):
+        if list(levels) != sorted(set(map(int, levels)), reverse=True):
             raise ConfigError(
-                f"levels={self.levels!r} should fall: the finest level first, such as (1000, 100)."
+                f"levels={levels!r} should fall: the finest level first, such as (1000, 100)."
             )
 
     def columns(self) -> dict[str, pa.DataType]:
@@ -154,7 +154,8 @@ class HierarchicalClusters(Stage):
             found = folder / f"clusters-{vectors.digest[:24]}"
             if not (found / _HIERARCHY).exists():
                 self._find(vectors, found, frames.device_of(dataset.metadata))
-        add = _Clusters(found, self.embedding_column, self.normalize, tuple(self.columns()))
+        names = tuple(self.columns())
+        add = _Clusters(found / _HIERARCHY, self.embedding_column, self.normalize, names)
         return dataset.with_columns(add, self.columns(), self.provenance())
 
     def _find(self, vectors: HashOrder, folder: Path, device: str) -> None:
@@ -188,32 +189,30 @@ class HierarchicalClusters(Stage):
         return [max(1, finest // _AUTO_RATIO**level) for level in range(_AUTO_LEVELS)]
 
 
-class _Clusters:
-    """Adds the clusters of a partition's rows; the function that Dask maps."""
+class _Clusters(MadeOfKept):
+    """The clusters of rows."""
 
     # What Dask's dashboard calls these tasks.
     __name__ = "hierarchical-clusters"
 
-    def __init__(self, folder: Path, column: str, normalize: bool, names: tuple[str, ...]):
-        self.folder = folder
+    def __init__(self, path: Path, column: str, normalize: bool, names: tuple[str, ...]):
+        super().__init__(path)
         self.column = column
         self.normalize = normalize
         self.names = names
-        centroids, ancestors = _hierarchy(folder)
+        centroids, ancestors = self._hierarchy()
         self.digest = fingerprint(centroids.tobytes(), ancestors.tobytes())
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # With the place: Dask takes expressions of one name for one, and a folder may be gone.
-        return (*self.content_token(), str(self.folder))
+    def _hierarchy(self) -> tuple[np.ndarray, np.ndarray]:
+        return kept(self.path, _read_hierarchy, "HierarchicalClusters")
 
     def content_token(self) -> tuple[Any, ...]:
-        """What is added, wherever the centroids are."""
         return ("HierarchicalClusters", self.digest, self.column, self.normalize, *self.names)
 
     def __call__(self, frame: Any) -> dict[str, Any]:
         import torch
 
-        centroids, ancestors = _hierarchy(self.folder)
+        centroids, ancestors = self._hierarchy()
         rows = np.empty(0, dtype=np.int64)
         found = np.empty((len(ancestors), 0), dtype=np.int32)
         distance = np.empty(0)
@@ -239,20 +238,7 @@ def _with_nulls(values: np.ndarray, rows: np.ndarray, count: int) -> pa.Array:
     return pa.array(whole, mask=missing)
 
 
-def _hierarchy(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_hierarchy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Centroids of the finest level, and their numbers in all levels."""
-    place = folder / _HIERARCHY
-    try:
-        return _hierarchy_of(place.stat().st_mtime_ns, place)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{place} is gone, from which clusters are made. Run HierarchicalClusters again; give "
-            "work_dir a folder that stays and that all workers share."
-        ) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _hierarchy_of(changed: int, place: Path) -> tuple[np.ndarray, np.ndarray]:
-    """What was written at a time, for all partitions that a process works on."""
-    with np.load(place) as arrays:
+    with np.load(path) as arrays:
         return arrays["centroids"], arrays["ancestors"]

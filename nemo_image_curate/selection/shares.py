@@ -8,7 +8,6 @@ values what became of it.
 from __future__ import annotations
 
 import abc
-import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,18 +23,20 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.dedup.staged import Block, StagedRows, stage
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.groups import Groups
+from nemo_image_curate.selection.kept import MadeOfKept, kept
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.tables import content_digest
 from nemo_image_curate.vectors.cuts import Cuts, lowest, write_values
-from nemo_image_curate.vectors.sampling import random_score
+from nemo_image_curate.vectors.sampling import hash_bits, hash_bits_of_few
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # What rows of a group are taken by, the lowest first; of equal ones by a hash of their keys.
 ORDER = "order within the group"
+_GROUPS, _CUTS = "groups.arrow", "cuts.npz"
 
 
 class Order(Protocol):
@@ -113,10 +114,12 @@ class GroupShares(Stage):
             needed = [*columns, ORDER] if order else columns
             staged = stage(ordered, needed, folder / "rows", None)
             shares = folder / f"shares-{staged.digest()[:24]}"
-            if not _cuts_path(shares).exists():
+            if not (shares / _CUTS).exists():
                 self._decide(staged, columns, order, shares)
             shutil.rmtree(folder / "rows", ignore_errors=True)
-        add = _Selected(shares, order, dataset.id_col, self.random_state, *self.columns())
+        (name,), own_name = self.columns(), type(self).__name__
+        cuts = shares / _CUTS
+        add = _Selected(cuts, order, dataset.id_col, self.random_state, name, own_name)
         return dataset.with_columns(add, self.columns(), self.provenance())
 
     def _decide(
@@ -126,7 +129,7 @@ class GroupShares(Stage):
         storage.make_dirs(str(folder))
         blocks, needed = staged.blocks, [ORDER] if order else []
         groups = Groups.count(blocks, columns, needed)
-        groups.save(_groups_path(folder))
+        groups.save(folder / _GROUPS)
         quotas = np.minimum(self.quotas(groups, order), groups.sizes)
         paths = [folder / f"values-{block.number:05d}.npz" for block in blocks]
         call = dask.delayed(_write_values, pure=False)
@@ -137,22 +140,14 @@ class GroupShares(Stage):
         labels = [f"block {block.number}" for block in blocks]
         jobs.compute_all(tasks, labels, "choose", None)
         cuts = lowest(paths, quotas, folder, "choose", None)
-        cuts.save(_cuts_path(folder))
+        cuts.save(folder / _CUTS)
         for path in paths:
             path.unlink()
 
 
-def _groups_path(folder: Path) -> Path:
-    return folder / "groups.arrow"
-
-
-def _cuts_path(folder: Path) -> Path:
-    return folder / "cuts.npz"
-
-
 def _write_values(block: Block, path: Path, folder: Path, id_col: str, seed: int) -> None:
     """Write the groups of a block's rows and what they are taken by; runs on a worker."""
-    groups = Groups.load(_groups_path(folder))
+    groups = Groups.load(folder / _GROUPS)
     write_values(path, *_groups_and_values(block.table(), groups, id_col, seed))
 
 
@@ -161,55 +156,42 @@ def _groups_and_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The group of each row, -1 for none, and what it is taken by, shape (columns, n)."""
     numbers = groups.numbers(table)
-    values = [hash_bits(table[id_col], seed), hash_of_repeated(table[SHARD_COLUMN], seed)]
+    values = [hash_bits(table[id_col], seed), hash_bits_of_few(table[SHARD_COLUMN], seed)]
     if ORDER in table.column_names:
         numbers = np.where(table[ORDER].is_valid().to_numpy(), numbers, -1)
         values.insert(0, pc.fill_null(table[ORDER], 0).to_numpy())
     return numbers, np.stack(values)
 
 
-def hash_bits(texts: pa.ChunkedArray, seed: int) -> np.ndarray:
-    """`random_score` of each text as an integer, uint64, that begins with its bits."""
-    return (random_score(texts, seed) * 2.0**53).astype(np.uint64) << np.uint64(11)
-
-
-def hash_of_repeated(texts: pa.ChunkedArray, seed: int) -> np.ndarray:
-    """The same where few texts are different."""
-    encoded = texts.combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    hashes = hash_bits(encoded.dictionary, seed)
-    return hashes[encoded.indices.to_numpy()] if len(hashes) else np.empty(0, dtype=np.uint64)
-
-
-class _Selected:
-    """Adds to a partition which rows are within the share of their group; what Dask maps."""
+class _Selected(MadeOfKept):
+    """Which rows are within the share of their group."""
 
     # What Dask's dashboard calls these tasks.
     __name__ = "selected"
 
-    def __init__(self, folder: Path, order: Order | None, id_col: str, seed: int, name: str):
-        self.folder = folder
+    def __init__(
+        self, path: Path, order: Order | None, id_col: str, seed: int, name: str, stage: str
+    ):
+        super().__init__(path)
         self.order = order
         self.id_col = id_col
         self.seed = seed
         self.name = name
-        groups, cuts = _shares(folder)
+        self.stage = stage
+        groups, cuts = self._shares()
         self.digest = fingerprint(
             content_digest(groups.table), cuts.last.tobytes(), cuts.empty.tobytes()
         )
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # With the place: Dask takes expressions of one name for one, and a folder may be gone.
-        return (*self.content_token(), str(self.folder))
+    def _shares(self) -> tuple[Groups, Cuts]:
+        return kept(self.path, _read_shares, self.stage)
 
     def content_token(self) -> tuple[Any, ...]:
-        """What is selected, wherever the cuts are."""
         how = self.order.content_token() if self.order else ()
         return ("Selected", self.digest, *how, self.id_col, self.seed, self.name)
 
     def __call__(self, frame: Any) -> dict[str, pa.Array]:
-        groups, cuts = _shares(self.folder)
+        groups, cuts = self._shares()
         names = [self.id_col, SHARD_COLUMN, *groups.columns]
         columns = {name: frames.column_to_arrow(frame[name]) for name in names}
         if self.order:
@@ -218,18 +200,5 @@ class _Selected:
         return {self.name: pa.array(cuts.includes(numbers, values), mask=numbers < 0)}
 
 
-def _shares(folder: Path) -> tuple[Groups, Cuts]:
-    """The groups, and where the share of each ends."""
-    try:
-        return _shares_of(_cuts_path(folder).stat().st_mtime_ns, folder)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{folder} is gone, by which rows are selected. Run the selection again; give work_dir "
-            "a folder that stays and that all workers share."
-        ) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _shares_of(changed: int, folder: Path) -> tuple[Groups, Cuts]:
-    """What was written at a time, for all partitions that a process works on."""
-    return Groups.load(_groups_path(folder)), Cuts.load(_cuts_path(folder))
+def _read_shares(cuts_path: Path) -> tuple[Groups, Cuts]:
+    return Groups.load(cuts_path.with_name(_GROUPS)), Cuts.load(cuts_path)

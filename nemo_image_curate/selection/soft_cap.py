@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-import math
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import frames, locks, storage
-from nemo_image_curate.compute import jobs
+from nemo_image_curate import frames, locks
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.results import work_folder
-from nemo_image_curate.dedup.staged import Block, StagedRows, stage
-from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.dedup.staged import stage
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.checks import check_integer, check_not_negative, check_positive
-from nemo_image_curate.selection.shares import hash_bits, hash_of_repeated
+from nemo_image_curate.selection.draws import DRAWS, Draws, Rule, draw
+from nemo_image_curate.selection.kept import MadeOfKept, kept
 from nemo_image_curate.stages.base import Stage, no_effect
-from nemo_image_curate.vectors.cuts import Cuts, lowest, ordered, write_values
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-logger = logging.getLogger(__name__)
-_DRAWS = "draws.npz"
-# Noise is rounded to multiples of this: a logarithm's last bit may depend on what is beside it.
-_GRAIN = 2.0**-30
-# Of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 @dataclass(eq=False)
@@ -145,242 +131,35 @@ class SoftCapSample(Stage):
         with locks.exclusive(str(folder)):
             staged = stage(dataset, [self.weights], folder / "rows", None)
             drawn = folder / f"draws-{staged.digest()[:24]}"
-            if not (drawn / _DRAWS).exists():
-                self._draw(staged, drawn)
+            if not (drawn / DRAWS).exists():
+                draw(staged, self._rule(dataset.id_col), int(self.n), int(self.batch), drawn)
             shutil.rmtree(folder / "rows", ignore_errors=True)
         (name,) = self.columns()
-        add = _Multiplicity(drawn, self._rule(dataset.id_col), name)
+        add = _Multiplicity(drawn / DRAWS, self._rule(dataset.id_col), name)
         return dataset.with_columns(add, self.columns(), self.provenance())
 
-    def _rule(self, id_col: str) -> _Rule:
+    def _rule(self, id_col: str) -> Rule:
         penalty, temperature = float(self.penalty), float(self.temperature)
         seed = int(self.random_state)
-        return _Rule(id_col, self.weights, penalty, temperature, self.hard_cap, seed)
-
-    def _draw(self, staged: StagedRows, folder: Path) -> None:
-        """Draw batch after batch, and write where each ended."""
-        storage.make_dirs(str(folder))
-        rule, progress = self._rule(staged.id_col), folder / "progress.npz"
-        draws = Draws.load(progress) if progress.exists() else Draws()
-        call = dask.delayed(_write_step, pure=False)
-        labels = [f"block {block.number}" for block in staged.blocks]
-        paths = [_values_path(folder, block.number) for block in staged.blocks]
-        while (missing := int(self.n) - sum(draws.sizes)) > 0:
-            tasks = [
-                call(block, folder, rule, draws.cuts[-1:], len(draws.cuts))
-                for block in staged.blocks
-            ]
-            drawable = sum(jobs.compute_all(tasks, labels, "draw", None))
-            size = min(int(self.batch), missing, drawable)
-            if not size:
-                logger.warning(
-                    "SoftCapSample: only %s of n=%s draws were made: no row is left that may be "
-                    "drawn again.",
-                    f"{sum(draws.sizes):,}",
-                    f"{self.n:,}",
-                )
-                break
-            cut = lowest(paths, np.array([size]), folder, "draw", None)
-            draws = Draws([*draws.cuts, cut.last[0]], [*draws.sizes, size])
-            draws.save(progress)
-        draws.save(folder / _DRAWS)
-        for pattern in ("rows-*", "counts-*", "values-*", "progress*"):
-            for leftover in folder.glob(pattern):
-                leftover.unlink()
+        return Rule(id_col, self.weights, penalty, temperature, self.hard_cap, seed)
 
 
-class Draws:
-    """Where each batch ended.
-
-    Parameters
-    ----------
-    cuts : sequence of numpy.ndarray of uint64, shape (2,)
-        The last values that were drawn; see `Cuts`.
-    sizes : sequence of int
-        How many rows were drawn.
-    """
-
-    # No dataclass: Dask would look into it for tasks.
-    def __init__(self, cuts: Sequence[np.ndarray] = (), sizes: Sequence[int] = ()):
-        self.cuts = list(cuts)
-        self.sizes = list(sizes)
-
-    def save(self, path: Path) -> None:
-        """Write them to a file, whole or not at all."""
-        with storage.atomic_write(str(path)) as file:
-            np.savez(file, cuts=np.reshape(self.cuts, (-1, 2)), sizes=np.array(self.sizes, int))
-
-    @classmethod
-    def load(cls, path: Path) -> Draws:
-        """What was saved."""
-        with np.load(path) as arrays:
-            return cls(list(arrays["cuts"].astype(np.uint64)), arrays["sizes"].tolist())
-
-
-class _Rows:
-    """What draws look at of some rows.
-
-    Attributes
-    ----------
-    logits : numpy.ndarray of float64, shape (m,)
-        NaN for rows that are never drawn.
-    noise : numpy.ndarray of uint64, shape (m,)
-        What the noise of each batch begins with.
-    tie : numpy.ndarray of uint64, shape (m,)
-        Tells rows apart that have one value, such as those of one key.
-    """
-
-    def __init__(self, logits: np.ndarray, noise: np.ndarray, tie: np.ndarray):
-        self.logits = logits
-        self.noise = noise
-        self.tie = tie
-
-
-class _Rule:
-    """How rows are drawn.
-
-    Parameters
-    ----------
-    id_col, weights : str
-    penalty, temperature : float
-    most : int or None
-        How often a row is drawn at most.
-    seed : int
-    """
-
-    # No dataclass: Dask would look into it for tasks.
-    def __init__(
-        self,
-        id_col: str,
-        weights: str,
-        penalty: float,
-        temperature: float,
-        most: int | None,
-        seed: int,
-    ):
-        self.id_col = id_col
-        self.weights = weights
-        self.penalty = penalty
-        self.temperature = temperature
-        self.most = most
-        self.seed = seed
-
-    def content_token(self) -> list[Any]:
-        """What decides, in the order of the parameters."""
-        return list(vars(self).values())
-
-    def rows(self, table: pa.Table) -> _Rows:
-        """What draws look at; `table` has key, shard and weights."""
-        scores = table[self.weights].cast(pa.float64()).to_numpy()
-        logits = np.where(np.isfinite(scores), scores, np.nan) / self.temperature
-        noise = _mixed(hash_bits(table[self.id_col], self.seed))
-        shards = hash_of_repeated(table[SHARD_COLUMN], self.seed)
-        return _Rows(logits, noise, _mixed(noise + shards))
-
-    def values(self, rows: _Rows, counts: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Which rows may be drawn in a batch, and by what: the lowest.
-
-        Parameters
-        ----------
-        rows : _Rows
-        counts : numpy.ndarray of int32, shape (m,)
-            How often each was drawn before.
-        step : int
-
-        Returns
-        -------
-        groups : numpy.ndarray of int64, shape (m,)
-            0, or -1 for those that may not.
-        values : numpy.ndarray of uint64, shape (2, m)
-        """
-        drawable = np.isfinite(rows.logits)
-        if self.most is not None:
-            drawable &= counts < self.most
-        mixed = _mixed(rows.noise + np.uint64(_GOLDEN * (step + 1) % 2**64))
-        uniform = ((mixed >> np.uint64(11)) + 0.5) / 2.0**53
-        gumbel = np.rint(-np.log(-np.log(uniform)) / _GRAIN) * _GRAIN
-        perturbed = rows.logits + gumbel
-        if math.isinf(self.penalty):
-            # Draws first; 36 bits of the fraction tell the rest, and then the tie.
-            order = counts.astype(np.uint64) << np.uint64(48) | ordered(-perturbed) >> np.uint64(16)
-        else:
-            order = ordered(self.penalty * counts - perturbed)
-        return np.where(drawable, 0, -1), np.stack([order, rows.tie])
-
-
-def _mixed(bits: np.ndarray) -> np.ndarray:
-    """The output function of SplitMix64."""
-    for shift, factor in _MIX:
-        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-    mixed: np.ndarray = bits ^ (bits >> np.uint64(31))
-    return mixed
-
-
-def _values_path(folder: Path, block: int) -> Path:
-    return folder / f"values-{block:05d}.npz"
-
-
-def _write_step(
-    block: Block, folder: Path, rule: _Rule, last_cut: list[np.ndarray], step: int
-) -> int:
-    """Count what the last batch drew of a block, write what the next goes by; runs on a worker.
-
-    Returns
-    -------
-    int
-        How many rows may be drawn.
-    """
-    rows = _rows_of(block, folder, rule)
-    values_path, counts_path = (
-        _values_path(folder, block.number),
-        folder / f"counts-{block.number:05d}.npz",
-    )
-    counts, done = np.zeros(len(block), dtype=np.int32), 0
-    if counts_path.exists():
-        with np.load(counts_path) as arrays:
-            counts, done = arrays["counts"], int(arrays["done"])
-    # A run that was killed may have counted it.
-    if done < step:
-        cut = Cuts(np.stack(last_cut), np.zeros(1, dtype=bool))
-        with np.load(values_path) as arrays:
-            counts += cut.includes(arrays["groups"], arrays["values"])
-        with storage.atomic_write(str(counts_path)) as file:
-            np.savez(file, counts=counts, done=step)
-    groups, values = rule.values(rows, counts, step)
-    write_values(values_path, groups, values)
-    return int((groups == 0).sum())
-
-
-def _rows_of(block: Block, folder: Path, rule: _Rule) -> _Rows:
-    """What draws look at, hashed once."""
-    path = folder / f"rows-{block.number:05d}.npz"
-    if not path.exists():
-        rows = rule.rows(block.table())
-        with storage.atomic_write(str(path)) as file:
-            np.savez(file, **vars(rows))
-    with np.load(path) as arrays:
-        return _Rows(**arrays)
-
-
-class _Multiplicity:
-    """Adds to a partition how often its rows were drawn; the function that Dask maps."""
+class _Multiplicity(MadeOfKept):
+    """How often rows were drawn."""
 
     # What Dask's dashboard calls these tasks.
     __name__ = "multiplicity"
 
-    def __init__(self, folder: Path, rule: _Rule, name: str):
-        self.folder = folder
+    def __init__(self, path: Path, rule: Rule, name: str):
+        super().__init__(path)
         self.rule = rule
         self.name = name
-        draws = _draws(folder)
-        self.digest = fingerprint([cut.tolist() for cut in draws.cuts])
+        self.digest = fingerprint([cut.tolist() for cut in self._draws().cuts])
 
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        # With the place: Dask takes expressions of one name for one, and a folder may be gone.
-        return (*self.content_token(), str(self.folder))
+    def _draws(self) -> Draws:
+        return kept(self.path, Draws.load, "SoftCapSample")
 
     def content_token(self) -> tuple[Any, ...]:
-        """What was drawn, wherever that is written."""
         return ("Multiplicity", self.digest, *self.rule.content_token(), self.name)
 
     def __call__(self, frame: Any) -> dict[str, pa.Array]:
@@ -388,25 +167,6 @@ class _Multiplicity:
         names = dict.fromkeys((rule.id_col, SHARD_COLUMN, rule.weights))
         rows = rule.rows(pa.table({name: frames.column_to_arrow(frame[name]) for name in names}))
         counts = np.zeros(len(frame), dtype=np.int32)
-        for step, cut in enumerate(_draws(self.folder).cuts):
-            batch = Cuts(cut[None], np.zeros(1, dtype=bool))
-            counts += batch.includes(*rule.values(rows, counts, step))
+        for step, cut in enumerate(self._draws().cuts):
+            counts += rule.drawn(cut, *rule.values(rows, counts, step))
         return {self.name: pa.array(counts)}
-
-
-def _draws(folder: Path) -> Draws:
-    """Where each batch ended."""
-    place = folder / _DRAWS
-    try:
-        return _draws_of(place.stat().st_mtime_ns, place)
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{place} is gone, by which rows were drawn. Run SoftCapSample again; give work_dir a "
-            "folder that stays and that all workers share."
-        ) from error
-
-
-@functools.lru_cache(maxsize=4)
-def _draws_of(changed: int, place: Path) -> Draws:
-    """What was written at a time, for all partitions that a process works on."""
-    return Draws.load(place)

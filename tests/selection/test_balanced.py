@@ -159,7 +159,7 @@ def test_what_cannot_be(folder, tmp_path, options, error, message):
 def test_files_that_are_gone_are_told(folder, tmp_path):
     result = BalancedSample(5, work_dir=tmp_path / "work")(opened(folder))
     shutil.rmtree(tmp_path / "work")
-    with pytest.raises(DatasetError, match="Run the selection again"):
+    with pytest.raises(DatasetError, match="Run BalancedSample again"):
         result.metadata.compute()
 
 

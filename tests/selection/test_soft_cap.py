@@ -11,6 +11,8 @@ from scipy.stats import chi2
 from nemo_image_curate import SoftCapSample
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from nemo_image_curate.selection import soft_cap
+from nemo_image_curate.selection import draws
+from nemo_image_curate.selection.draws import Rule
 from tests.dedup.make_embeddings import write_embeddings
 from tests.make_data import digests
 from tests.selection.make_choices import rearranged, table, values
@@ -75,8 +77,8 @@ def test_without_return_it_is_the_top_of_perturbed_scores(dataset, tmp_path):
 def test_the_first_draw_goes_by_the_softmax(dataset):
     # A temperature of 2 halves twice the logarithms of 1, 2, 3, 4.
     scores = 2 * np.log([1.0, 2, 3, 4])
-    few = table(dataset).slice(0, 4).set_column(0, "score", pa.array(scores))
-    few = few.append_column("key", pa.array(["a", "b", "c", "d"]))
+    few = table(dataset).slice(0, 4)
+    few = few.set_column(few.column_names.index("score"), "score", pa.array(scores))
     firsts = np.zeros(4)
     for seed in range(400):
         rule = Rule("key", "score", 0.15, 2.0, None, seed)
@@ -103,7 +105,7 @@ def test_the_same_for_any_partitions_and_workers(dataset, tmp_path, request):
 def test_a_run_that_was_stopped_goes_on(dataset, tmp_path, monkeypatch, after):
     options = {"weights": "score", "n": 500, "batch": 100}
     whole = drawn(dataset, tmp_path / "whole", **options)
-    lowest, calls = soft_cap.lowest, []
+    lowest, calls = draws.lowest, []
 
     class Stopped(Exception):
         pass
@@ -115,15 +117,15 @@ def test_a_run_that_was_stopped_goes_on(dataset, tmp_path, monkeypatch, after):
             raise Stopped
         return cuts
 
-    save = soft_cap.Draws.save
+    save = draws.Draws.save
 
     def saving(self, path):
         save(self, path)
         if len(self.cuts) == len(calls) == 3 and after == "after the cut":
             raise Stopped
 
-    monkeypatch.setattr(soft_cap, "lowest", stopping)
-    monkeypatch.setattr(soft_cap.Draws, "save", saving)
+    monkeypatch.setattr(draws, "lowest", stopping)
+    monkeypatch.setattr(draws.Draws, "save", saving)
     with pytest.raises(Stopped):
         drawn(dataset, tmp_path / "work", **options)
     assert (drawn(dataset, tmp_path / "work", **options) == whole).all()
