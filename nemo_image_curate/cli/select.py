@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from nemo_image_curate.cli.base import (
 )
 from nemo_image_curate.cli.results import save
 
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
 
 class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
     """``COLUMN=NUMBER``."""
@@ -28,11 +31,9 @@ class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
     ) -> tuple[str, float]:
         column, _, number = str(value).rpartition("=")
         try:
-            if column:
-                return column, float(number)
+            return column, float(number)
         except ValueError:
-            pass
-        self.fail(f"{value!r} should be COLUMN=NUMBER, such as clip_score=0.3.", param, ctx)
+            self.fail(f"{value!r} should be COLUMN=NUMBER, such as clip_score=0.3.", param, ctx)
 
 
 @main.command()
@@ -55,7 +56,7 @@ class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
     show_default=True,
     help="The fraction that is most like the target.",
 )
-@click.option("--retrieve", metavar="SEEDS", help="The nearest rows of each row of this dataset.")
+@click.option("--retrieve", metavar="SEEDS", help="The rows nearest to each row of this dataset.")
 @click.option(
     "-k", type=click.IntRange(min=1), default=4, show_default=True, help="So many of each."
 )
@@ -120,15 +121,15 @@ def select(
         *(soft_cap and (soft_cap[0], int(soft_cap[1])), embedding_column, seed, work_dir),
     )
     with session.client():
-        saved = criteria(session.open(dataset)).save_metadata(output)
         multiplicity = MULTIPLICITY if soft_cap else None
-        compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
-        record: dict[str, Any] = {SELECTED: compared.selected.samples}
-        if selection is not None:
-            listed = saved.filter(SELECTED).to_selection(selection, multiplicity=multiplicity)
-            record["selection"] = listed.path
-        if not as_json:
-            click.echo(f"{compared}\n")
-        comparison = {"comparison": compared.to_dict()}
-        shown = dict.fromkeys(comparison)
-        save(saved, output, as_json, {**record, **comparison}, started, shown)
+
+        def measure(saved: ImageTextPairDataset) -> tuple[dict[str, Any], dict[str, Any]]:
+            compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
+            record: dict[str, Any] = {SELECTED: compared.selected.samples}
+            if selection is not None:
+                chosen = saved.filter(SELECTED)
+                record["selection"] = chosen.to_selection(selection, None, multiplicity).path
+            record["comparison"] = compared.to_dict()
+            return record, {"comparison": f"\n{compared}"}
+
+        save(criteria(session.open(dataset)), output, as_json, started=started, measure=measure)

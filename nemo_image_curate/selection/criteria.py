@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from nemo_image_curate import frames
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.expressions import evaluate
@@ -20,6 +22,7 @@ from nemo_image_curate.selection.retrieval import Retrieve
 from nemo_image_curate.selection.soft_cap import SoftCapSample
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.selection.top_fraction import TopFraction
+from nemo_image_curate.stages.base import Stage, no_effect
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -31,11 +34,11 @@ _AMONG = "__among__"
 
 
 @dataclass(eq=False)
-class Criteria:
+class Criteria(Stage):
     """What rows have to fulfil, each of them among all rows, and how a sample is drawn of the rest.
 
-    Adds ``selected``, and ``multiplicity`` with `soft_cap`; where there are several criteria, one
-    ``NAME_selected`` for each. Rows stay.
+    Adds ``selected``, and ``multiplicity`` with `soft_cap`; for each criterion ``NAME_selected``.
+    Rows stay.
 
     Parameters
     ----------
@@ -50,7 +53,7 @@ class Criteria:
     top_target : float, default 0.2
         The share of all rows that are most like it.
     seeds : path, optional
-        The `k` nearest rows of each of these.
+        The `k` nearest rows of each of these, of those for which `where` is true.
     k : int, default 4
     balanced : int, optional
         So many rows, spread evenly over clusters.
@@ -75,7 +78,15 @@ class Criteria:
     soft_cap: tuple[str, int] | None = None
     embedding_column: str = "image_embedding"
     seed: int = 0
-    work_dir: str | os.PathLike[str] | None = None
+    work_dir: str | os.PathLike[str] | None = no_effect(None)
+
+    def columns(self) -> dict[str, pa.DataType]:
+        """The choice; those of the stages that are called are not among them."""
+        return {SELECTED: pa.bool_()}
+
+    def config(self) -> dict[str, Any]:
+        """All that is asked for."""
+        return self.parameters()
 
     def check(self) -> None:
         """Refuse criteria that say nothing, or contradict each other.
@@ -84,7 +95,7 @@ class Criteria:
         ------
         ConfigError
         """
-        samplers = [self.balanced, self.budget, self.soft_cap]
+        samplers: list[Any] = [self.balanced, self.budget, self.soft_cap]
         if sum(one is not None for one in samplers) > 1:
             raise ConfigError("give one of balanced, budget and soft_cap: each draws the sample.")
         if not (self.top or any((self.where, self.recipe, self.target, self.seeds, *samplers))):
@@ -102,25 +113,24 @@ class Criteria:
         """
         self.check()
         dataset, masks = self._among_all(dataset)
-        if len(masks) == 1 and self.balanced is self.budget is self.soft_cap is None:
-            (mask,) = masks.values()
-            return _with(dataset, {SELECTED: mask(dataset.metadata)})
         named = {f"{name}_{SELECTED}": mask(dataset.metadata) for name, mask in masks.items()}
         dataset = _with(dataset, named)
         passing = [dataset.metadata[name].fillna(False) for name in named]
         candidates = functools.reduce(operator.and_, passing) if passing else None
         if self.balanced is not None or self.budget is not None:
-            return self._by_clusters(dataset, candidates)
-        if self.soft_cap is not None:
-            return self._by_draws(dataset, candidates, *self.soft_cap)
-        return _with(dataset, {SELECTED: candidates})
+            chosen = self._by_clusters(dataset, candidates)
+        elif self.soft_cap is not None:
+            chosen = self._by_draws(dataset, candidates, *self.soft_cap)
+        else:
+            chosen = _with(dataset, {SELECTED: candidates})
+        return chosen.replace(chosen.metadata, self.provenance())
 
     def _among_all(
         self, dataset: ImageTextPairDataset
     ) -> tuple[ImageTextPairDataset, dict[str, Any]]:
         """The dataset with what criteria look at, and a function of its frame for each of them."""
         masks: dict[str, Any] = {}
-        column, common = self.embedding_column, {"work_dir": self.work_dir}
+        column, work_dir = self.embedding_column, self.work_dir
         if self.where:
             masks["where"] = functools.partial(evaluate.mask, expression=self.where)
         recipe_has_target = bool(self.recipe and self.recipe.startswith("image-based"))
@@ -135,13 +145,16 @@ class Criteria:
             dataset = TopFraction(name, fraction, prefix=f"{name}_")(dataset)
             masks[name] = operator.itemgetter(f"{name}_{SELECTED}")
         if self.target and not recipe_has_target:
-            similar = TargetSimilarity(self.target, embedding_column=column, **common)
+            similar = TargetSimilarity(self.target, embedding_column=column, work_dir=work_dir)
             dataset = similar(dataset)
             top = TopFraction(similar.pred_column, self.top_target, prefix="target_")
             dataset = top(dataset)
             masks["target"] = operator.itemgetter(f"target_{SELECTED}")
         if self.seeds:
-            dataset = Retrieve(self.seeds, self.k, embedding_column=column, **common)(dataset)
+            nearest = Retrieve(
+                self.seeds, self.k, self.where, embedding_column=column, work_dir=work_dir
+            )
+            dataset = nearest(dataset)
             masks["retrieved"] = lambda frame: frame["retrieved_rank"].notnull()
         return dataset, masks
 
@@ -167,7 +180,7 @@ class Criteria:
             stage = BalancedSample(self.balanced, seen, **common)
         else:
             stage = ClusterBudget(
-                *(self.budget,),
+                self.budget or 0,
                 cluster_column=seen[0],
                 embedding_column=self.embedding_column,
                 **common,

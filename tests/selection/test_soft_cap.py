@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from nemo_image_curate.selection.draws import Rule
 from scipy.stats import chi2
 
 from nemo_image_curate import SoftCapSample
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
-from nemo_image_curate.selection import soft_cap
 from nemo_image_curate.selection import draws
 from nemo_image_curate.selection.draws import Rule
 from tests.dedup.make_embeddings import write_embeddings
