@@ -120,6 +120,7 @@ def select(
         *(where, dict(top), recipe, target, top_target, retrieve, k, balanced, budget),
         *(soft_cap and (soft_cap[0], int(soft_cap[1])), embedding_column, seed, work_dir),
     )
+    criteria.check()
     with session.client():
         multiplicity = MULTIPLICITY if soft_cap else None
 
