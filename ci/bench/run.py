@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
-    *("perceptual", "dedup", "growth", "concepts", "search", "serve"),
+    *("perceptual", "dedup", "growth", "choices", "concepts", "search", "serve"),
 )
 
 
