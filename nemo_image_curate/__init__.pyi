@@ -29,12 +29,16 @@ from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.balanced import BalancedSample
 from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.cluster_target import ClusterTarget
+from nemo_image_curate.selection.comparison import compare_with_random
 from nemo_image_curate.selection.concepts import ConceptBalance
 from nemo_image_curate.selection.datacomp import DataCompFilter
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
 from nemo_image_curate.selection.imagenet_words import ImageNetWords
+from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
+from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.queries import build_queries
+from nemo_image_curate.selection.retrieval import Retrieve, retrieve
 from nemo_image_curate.selection.soft_cap import SoftCapSample
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.selection.top_fraction import TopFraction
@@ -70,7 +74,9 @@ __all__ = [
     "PixelStage",
     "Preprocessing",
     "Query",
+    "Retrieve",
     "Searcher",
+    "SelectionFile",
     "SemanticClusters",
     "SemanticDedup",
     "SoftCapSample",
@@ -80,13 +86,17 @@ __all__ = [
     "TextTower",
     "TimmImageEmbedder",
     "TopFraction",
+    "Typicality",
+    "Uniqueness",
     "VectorIndex",
     "ZeroShotClassifier",
     "__version__",
     "build_captions",
     "build_index",
     "build_queries",
+    "compare_with_random",
     "embedder_of",
     "get_client",
     "inspect_dataset",
+    "retrieve",
 ]

@@ -85,7 +85,9 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
+    "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
     "SoftCapSample": Entry("selection.soft_cap"),
@@ -95,14 +97,18 @@ PUBLIC: dict[str, Entry] = {
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
     "TopFraction": Entry("selection.top_fraction"),
+    "Typicality": Entry("selection.neighbourhood"),
+    "Uniqueness": Entry("selection.neighbourhood"),
     "VectorIndex": Entry("index.vector_index"),
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "compare_with_random": Entry("selection.comparison"),
     "build_queries": Entry("selection.queries"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "retrieve": Entry("selection.retrieval"),
 }
 
 
