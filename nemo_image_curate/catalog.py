@@ -46,6 +46,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
     "BalancedSample": Entry("selection.balanced"),
+    "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
@@ -53,12 +54,16 @@ PUBLIC: dict[str, Entry] = {
     "ClusterBudget": Entry("selection.cluster_budget"),
     "ClusterTarget": Entry("selection.cluster_target"),
     "ColumnStage": Entry("stages.base"),
+    "ConceptBalance": Entry("selection.concepts"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "DataCompFilter": Entry("selection.datacomp"),
+    "Decontaminate": Entry("dedup.decontaminate"),
     "ExactDedup": Entry("dedup.exact"),
     "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
+    "ImageNetWords": Entry("selection.imagenet_words"),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
@@ -80,7 +85,9 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
+    "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
     "SoftCapSample": Entry("selection.soft_cap"),
@@ -89,13 +96,19 @@ PUBLIC: dict[str, Entry] = {
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
+    "TopFraction": Entry("selection.top_fraction"),
+    "Typicality": Entry("selection.neighbourhood"),
+    "Uniqueness": Entry("selection.neighbourhood"),
     "VectorIndex": Entry("index.vector_index"),
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "compare_with_random": Entry("selection.comparison"),
+    "build_queries": Entry("selection.queries"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "retrieve": Entry("selection.retrieval"),
 }
 
 

@@ -27,9 +27,10 @@ from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_ta
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "dedup demo doctor embed filter index inspect pack score search serve stats zero-shot".split()
-)
+COMMANDS = """
+balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
+zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -421,13 +422,20 @@ def test_dedup_keeps_the_best(run, scored, tmp_path):
     for shard in range(2):
         table = pq.read_table(scored / f"{shard}.parquet")
         table = table.append_column("taste", pa.array([float(shard)] * 6))
+        table = table.append_column("price", pa.array([1 - shard] * 6))
+        table = table.append_column("same", pa.array([True] * 6))
         pq.write_table(table, scored / f"{shard}.parquet")
     shown = run("dedup", scored, "--by", "taste", "--output", tmp_path / "out")
     assert "recall 1.0000" in shown
-    run("dedup", tmp_path / "out", "--method", "exact", "--prefix", "exact_")
+    exact = ("dedup", tmp_path / "out", "--method", "exact", "--prefix")
+    run(*exact, "exact_")
+    run(*exact, "comma_", "--by", "same,-price")
+    run(*exact, "dear_", "--by", "same", "--by", "price")
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
     assert {row["shard"] for row in found if row["is_duplicate"]} == {"0.tar"}
     assert {row["shard"] for row in found if row["exact_is_duplicate"]} == {"1.tar"}
+    assert {row["shard"] for row in found if row["comma_is_duplicate"]} == {"0.tar"}
+    assert {row["shard"] for row in found if row["dear_is_duplicate"]} == {"1.tar"}
 
 
 def test_dedup_says_what_is_wrong(run, copies, scored):
