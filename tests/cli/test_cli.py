@@ -107,12 +107,13 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
     told = json.loads(run("inspect", shards, "--json"))
     assert (told["samples"], told["shards"], told["faults"]) == (6, 2, [])
 
-    words = ["embed", shards, "--model", "offline", "--stats", "--output", scored]
+    words = ["embed", shards, "--model", "offline", "--stats", "--flip", "--output", scored]
     told = json.loads(run(*words, "--json"))
     assert told["samples"] == 6
     assert told["errors"] == {"decode": 1}
     found = rows(ImageTextPairDataset.from_webdataset(scored))
-    assert [len(row["image_embedding"] or ()) for row in found] == [1280] * 5 + [0]
+    for name in ("image_embedding", "image_embedding_flipped"):
+        assert [len(row[name] or ()) for row in found] == [1280] * 5 + [0]
     assert [row["width"] for row in found] == [40, 60, 80, 100, 120, None]
 
     # The same again computes nothing; a lost file is computed, and it alone.
