@@ -82,7 +82,8 @@ class HierarchicalClusters(Stage):
 
     Memory: a worker holds one partition's embeddings, or a file of 16,384 (a 512th of those looked
     at, if that is more), some three times, and the centroids of a level; so does the client.
-    Time: the products of some ``min(n, 256 k) k (6 + 4 resampling_steps) + n k`` pairs of vectors.
+    Time: the products of ``min(n, 256 k) k (11 + 7 resampling_steps) + n k`` pairs of vectors at
+    most, half of that mostly.
 
     Examples
     --------

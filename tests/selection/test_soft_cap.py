@@ -131,6 +131,13 @@ def test_a_run_that_was_stopped_goes_on(dataset, tmp_path, monkeypatch, after):
     assert not list((tmp_path / "work").rglob("values-*")), "only cuts stay"
 
 
+def test_numbers_of_numpy_are_numbers(dataset, tmp_path):
+    stage = SoftCapSample("score", np.int32(50), np.float32(0.5), work_dir=tmp_path / "work")
+    stage(dataset).save_metadata(tmp_path / "saved")
+    saved = dataset.from_webdataset(tmp_path / "saved", backend="cpu")
+    assert sum(values(saved, "multiplicity")) == saved.provenance["multiplicity"]["n"] == 50
+
+
 def test_no_row_is_left(dataset, tmp_path, caplog):
     assert drawn(dataset, tmp_path, "score", 2000, hard_cap=2).sum() == 2 * (N - 2)
     assert "only 796 of n=2,000 draws were made" in caplog.text

@@ -19,9 +19,12 @@ from dask.base import tokenize
 
 from nemo_image_curate import (
     AestheticClassifier,
+    BalancedSample,
     ClipScore,
+    ClusterBudget,
     ConseEmbedder,
     ExactDedup,
+    HierarchicalClusters,
     ImageDigest,
     ImageStatistics,
     ImageTextPairDataset,
@@ -30,6 +33,7 @@ from nemo_image_curate import (
     PerceptualDedup,
     PerceptualHash,
     SemanticDedup,
+    SoftCapSample,
     Stage,
     TimmImageEmbedder,
     ZeroShotClassifier,
@@ -48,9 +52,12 @@ HEADS = [
 ]
 MAKE: dict[str, Callable[[Any], Stage]] = {
     "AestheticClassifier": lambda folder: AestheticClassifier(model_path=HEADS[0]),
+    "BalancedSample": lambda folder: BalancedSample(5),
     "ClipScore": lambda folder: ClipScore(),
+    "ClusterBudget": lambda folder: ClusterBudget(0.5),
     "ConseEmbedder": lambda folder: ConseEmbedder(),
     "ExactDedup": lambda folder: ExactDedup(),
+    "HierarchicalClusters": lambda folder: HierarchicalClusters((5, 2)),
     "ImageDigest": lambda folder: ImageDigest(),
     "ImageStatistics": lambda folder: ImageStatistics(),
     "NsfwClassifier": lambda folder: NsfwClassifier(model_path=HEADS[1]),
@@ -58,6 +65,7 @@ MAKE: dict[str, Callable[[Any], Stage]] = {
     "PerceptualDedup": lambda folder: PerceptualDedup(),
     "PerceptualHash": lambda folder: PerceptualHash(),
     "SemanticDedup": lambda folder: SemanticDedup(n_clusters=2),
+    "SoftCapSample": lambda folder: SoftCapSample("score", 5),
     "TimmImageEmbedder": lambda folder: TimmImageEmbedder("offline"),
     "ZeroShotClassifier": lambda folder: ZeroShotClassifier(ConseEmbedder(), ["a dog", "a cat"]),
 }
