@@ -25,6 +25,7 @@ from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.concepts import ConceptBalance
+from nemo_image_curate.selection.coverage import concept_coverage
 from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
@@ -62,6 +63,7 @@ __all__ = [
     "build_captions",
     "build_index",
     "build_queries",
+    "concept_coverage",
     "embedder_of",
     "get_client",
     "inspect_dataset",

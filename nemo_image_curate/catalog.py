@@ -83,6 +83,7 @@ PUBLIC: dict[str, Entry] = {
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
     "build_queries": Entry("selection.queries"),
+    "concept_coverage": Entry("selection.coverage"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
