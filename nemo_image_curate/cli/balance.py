@@ -105,6 +105,7 @@ def balance(
     Nothing is removed; do that with: filter DATASET --where selected --output DIR
     """
     from nemo_image_curate.selection import queries as lists
+    from nemo_image_curate.selection.comparison import compare_with_random
     from nemo_image_curate.selection.concepts import ConceptBalance
     from nemo_image_curate.selection.coverage import concept_coverage
 
@@ -141,9 +142,12 @@ def balance(
 
         def measure(saved: ImageTextPairDataset) -> tuple[dict[str, Any], dict[str, Any]]:
             coverage = concept_coverage(saved, prefix, work_dir)
+            columns = [f"{prefix}{name}" for name in ("selected", "concepts")]
+            compared = compare_with_random(saved, columns[0], concepts=columns[1], seed=seed)
             record = {"queries": n_queries, **dataclasses.asdict(coverage)}
             del record["rows"]
-            return record, _shown(coverage)
+            record["comparison"] = compared.to_dict()
+            return record, _shown(coverage) | {"comparison": f"\n{compared}"}
 
         save(balanced, output, as_json, started=started, measure=measure)
 
@@ -156,7 +160,7 @@ def _shown(coverage: ConceptCoverage) -> dict[str, str]:
         "expected": f"{coverage.expected:,.1f}",
         "deviation": f"{coverage.deviation:,.1f}",
         "selected_concepts": f"{coverage.selected_concepts:,} of {coverage.concepts:,}",
-        "random_concepts": f"{coverage.random_concepts:,.1f} in as many random rows",
-        "evenness": f"{coverage.evenness:.3f}",
-        "random_evenness": f"{coverage.random_evenness:.3f} in random rows",
+        "random_concepts": f"{coverage.random_concepts:,.1f} expected in as many random rows",
+        "evenness": f"{coverage.evenness:.3f} of concepts among the selected",
+        "random_evenness": f"{coverage.random_evenness:.3f} among random rows",
     }

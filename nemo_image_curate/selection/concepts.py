@@ -81,7 +81,7 @@ class ConceptBalance(Stage):
 
     Notes
     -----
-    Memory: with 500,000 queries a worker holds about 40 MB, and the client, which builds the
+    Memory: with 500,000 queries a worker holds about 50 MB, and the client, which builds the
     automaton, 200 MB for some seconds.
 
     Examples

@@ -36,6 +36,10 @@ def test_balance_by_a_file(run, shards, tmp_path):
     assert told["concepts"] == told["selected_concepts"] == sum(map(bool, counts.values()))
     assert told["without_caption"] == 1
     assert told["random_concepts"] < told["selected_concepts"]
+    compared = told["comparison"]
+    assert compared["selected"]["samples"] == compared["random"]["samples"] == told["selected"]
+    assert compared["selected"]["concepts"] == told["selected_concepts"]
+    assert compared["selected"]["concepts"] > compared["random"]["concepts"]
 
 
 def test_balance_by_what_it_builds(run, shards, tmp_path):
@@ -45,7 +49,7 @@ def test_balance_by_what_it_builds(run, shards, tmp_path):
     counts = counts_of(CAPTIONS, [f"w{number}" for number in range(40)])
     listed = (tmp_path / "q.txt").read_text().split("\n")
     assert {"w0", "w1"} <= set(listed) <= {*counts, ""} | {name for name in listed if " " in name}
-    assert "in as many random rows" in shown
+    assert "expected in as many random rows" in shown
     made = rows(ImageTextPairDataset.from_webdataset(tmp_path / "o"))
     assert 5 < sum(row["c_selected"] for row in made) <= 5 * len(listed)
 
