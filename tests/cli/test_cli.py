@@ -20,15 +20,17 @@ from nemo_image_curate import ImageTextPairDataset, __version__
 from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
+from tests.classifiers.test_clip_score import with_pairs
 from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "dedup demo doctor embed filter index inspect pack score search serve stats zero-shot".split()
-)
+COMMANDS = """
+balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
+zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_help_of_every_command():
         ["filter", "x", "--output", "y"],
         ["filter", "x", "--where", "a > 1"],
         ["score", "x"],
+        ["score", "x", "--aesthetic", "--flip"],
         ["pack", "--output", "x"],
         ["pack", "/nowhere/at/all", "--output", "x"],
         ["pack", "/dev/null", "--output", "x", "--image-column", "image"],
@@ -228,6 +231,21 @@ def test_score_with_the_published_files(run, tmp_path):
     assert len(column(ImageTextPairDataset.from_webdataset(tmp_path / "out2"), "nsfw_score")) == 10
 
 
+def test_scores_of_pairs(run, tmp_path):
+    chance = np.random.default_rng(0)
+    pairs = list(zip(*chance.normal(size=(2, 6, 4)), strict=True))
+    with_pairs(tmp_path / "in", pairs[:4], [*pairs[4:], (None, pairs[0][1])], backend="cpu")
+    words = ["score", tmp_path / "in", "--clip", "--neg-clip-loss"]
+    run(*words, "--output", tmp_path / "out")
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
+    for row in found:
+        assert (row["neg_clip_loss"] is None) == (row["clip_score"] is None)
+        assert row["neg_clip_loss_error"] is None
+    assert [row["key"] for row in found if row["clip_score"] is None] == ["10002"]
+    told = run(*words, "--flip", "--output", tmp_path / "flipped", code=2)
+    assert "no column 'image_embedding_flipped'. Embed the images with flip=True" in told
+
+
 def test_a_wrong_column_is_named_with_the_closest(run, made, tmp_path):
     told = run("filter", made, "--where", "scor > 5", "--output", tmp_path / "out", code=2)
     assert "no column 'scor'" in told
@@ -283,7 +301,7 @@ def test_a_dataset_that_is_not_there(run, tmp_path):
 
 def test_nothing_to_score(run, made):
     told = run("score", made, code=2)
-    assert "--aesthetic, --clip, --nsfw" in told
+    assert "--aesthetic, --clip, --neg-clip-loss, --nsfw" in told
     told = run("score", made, "--nsfw", "--nsfw-weights", "x", code=2)
     assert "no column 'image_embedding'" in told
 
