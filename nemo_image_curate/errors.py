@@ -68,7 +68,10 @@ class ClusterError(CurateError, RuntimeError):
 
 
 class ColumnNotFoundError(CurateError, KeyError):
-    """A column does not exist; the message lists those that do and the closest name."""
+    """A column does not exist; the message lists those that do and the closest name.
+
+    And what to do, where that is known.
+    """
 
     def __init__(self, missing: str, columns: Iterable[str], remedy: str = ""):
         self.missing = missing

@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 """
 
 from nemo_image_curate.cli import (
+    balance,
     decontaminate,
     dedup,
     demo,
@@ -15,6 +16,7 @@ from nemo_image_curate.cli import (
     pack,
     score,
     search,
+    select,
     serve,
     slurm,
     stats,
@@ -23,6 +25,7 @@ from nemo_image_curate.cli import (
 from nemo_image_curate.cli.base import main
 
 __all__ = [
+    "balance",
     "decontaminate",
     "dedup",
     "demo",
@@ -35,6 +38,7 @@ __all__ = [
     "pack",
     "score",
     "search",
+    "select",
     "serve",
     "slurm",
     "stats",

@@ -249,11 +249,9 @@ def stage_options(
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:
-            stages = [name for name, entry in offered.items() if options.pop(entry.option)]
-            files = {
-                name: options.pop(f"{entry.option}_weights", None)
-                for name, entry in offered.items()
-            }
+            keys = {name: entry.option.replace("-", "_") for name, entry in offered.items()}
+            stages = [name for name, key in keys.items() if options.pop(key)]
+            files = {name: options.pop(f"{key}_weights", None) for name, key in keys.items()}
             if weights:
                 options["weights"] = {name: file for name, file in files.items() if file}
             return command(*args, stages=stages, **options)

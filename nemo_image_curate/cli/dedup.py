@@ -21,6 +21,14 @@ from nemo_image_curate.cli.decontaminate import against_help, mark, report_optio
 from nemo_image_curate.cli.results import save
 
 
+def columns_of(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> str | list[str] | None:
+    """One column, or several of them."""
+    columns = [name for text in texts for name in text.split(",")]
+    return columns if len(columns) > 1 else next(iter(columns), None)
+
+
 @main.command()
 @click.argument("dataset")
 @click.option(
@@ -54,7 +62,14 @@ from nemo_image_curate.cli.results import save
     type=click.Choice(["first", "random", "best", "hard", "easy"]),
     help="Which duplicate stays. Default: best with --by, else hard (semantic) or first.",
 )
-@click.option("--by", metavar="COLUMN", help="The duplicate with the highest value stays.")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    multiple=True,
+    callback=columns_of,
+    help="The duplicate with the highest value stays, with -COLUMN the lowest; further columns "
+    "decide where it is equal. Repeat it, or use commas.",
+)
 @click.option(
     "--rule",
     type=click.Choice(["greedy", "reference", "components"]),
@@ -104,7 +119,7 @@ def dedup(
     radius: int | None,
     flips: bool,
     keep: str | None,
-    by: str | None,
+    by: str | list[str] | None,
     rule: str,
     n_clusters: int | None,
     n_probe: int,

@@ -55,7 +55,7 @@ def top_k(
     best_cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
     queries = queries.to(device)
     coarse_queries = coarse(queries)
-    for first, block in _blocks(files, device):
+    for first, block in blocks_of(files, device):
         columns = coarse(block).T
         for start in range(0, len(queries), _ROWS):
             chunk = slice(start, start + _ROWS)
@@ -69,8 +69,19 @@ def top_k(
     return best_rows, best_cosines
 
 
-def _blocks(files: Sequence[Path], device: str) -> Iterator[tuple[int, torch.Tensor]]:
-    """The vectors of all files in blocks, each with the number of its first row."""
+def blocks_of(
+    files: Sequence[Path], device: str, rows: int = _COLUMNS
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The vectors of all files in blocks of some `rows`, each with the number of its first row.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        ``.npy``, shape (n_i, d), float32.
+    device : {"cpu", "cuda"}
+    rows : int
+        At least so many in each block but the last, and less than twice as many.
+    """
     import torch
 
     first, waiting = 0, list[np.ndarray]()
@@ -81,9 +92,9 @@ def _blocks(files: Sequence[Path], device: str) -> Iterator[tuple[int, torch.Ten
 
     for file in files:
         vectors = np.load(file, mmap_mode="r")
-        for start in range(0, len(vectors), _COLUMNS):
-            waiting.append(vectors[start : start + _COLUMNS])
-            if sum(map(len, waiting)) >= _COLUMNS:
+        for start in range(0, len(vectors), rows):
+            waiting.append(vectors[start : start + rows])
+            if sum(map(len, waiting)) >= rows:
                 block = joined()
                 yield first, block
                 first += len(block)
