@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,24 @@ def test_found_once_and_again_when_something_changes(places, tmp_path):
     assert {path.name: path.stat().st_mtime_ns for path in folder.rglob("_done")} == decided
     write_tar(reference / "1.tar", [("y.jpg", noise(51))])
     assert leaks() == ["new0", "new1"]
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path):
+    random = np.random.default_rng(0)
+    pool = with_vectors(tmp_path / "in", [random.normal(size=(6, 4)) for _ in range(3)])
+    reference = with_vectors(tmp_path / "val", [random.normal(size=(5, 4))])
+    stage = Decontaminate({"val": reference}, "semantic", work_dir=tmp_path / "work")
+    whole = rows(stage(pool))
+    (mark,) = (tmp_path / "work").rglob("_done")
+    near = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("near-*.npz")}
+    assert len(near) == 3
+    # As when it was killed after two partitions.
+    shutil.rmtree(mark.parent)
+    gone = max(near)
+    gone.unlink()
+    assert rows(stage(pool)) == whole
+    changed_files = [path for path, time in near.items() if path.stat().st_mtime_ns != time]
+    assert changed_files == [gone]
 
 
 def test_embeddings_that_cannot_be_compared(tmp_path):
