@@ -147,7 +147,8 @@ def dedup(
         if keep or by or n_clusters:
             raise click.UsageError("--keep, --by and --n-clusters do not go with --against.")
         options: dict[str, Any] = {"by": (method,), "of": of, "orientation": orientation}
-        options |= {"eps": eps, "flips": flips, "embedding_column": embedding_column}
+        # Mirrored copies are leaks; decontaminate has an option to leave them alone.
+        options |= {"eps": eps, "embedding_column": embedding_column}
         options |= {} if radius is None else {"radius": radius}
         options |= {"prefix": prefix, "work_dir": work_dir}
         mark(session, dataset, against, options, report, output, as_json)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
+from tests.dedup.photographs import flipped
 from tests.make_data import jpeg, write_tar
 from tests.make_embedders import rows
 
@@ -22,6 +25,8 @@ def places(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("leaks")
     write_tar(folder / "val" / "0.tar", [(f"v{n}.jpg", noise(n)) for n in range(3)])
     write_tar(folder / "test" / "0.tar", [("t9.jpg", noise(9))])
+    mirror = flipped(Image.open(io.BytesIO(noise(9))))
+    write_tar(folder / "mirrored" / "0.tar", [("m.jpg", mirror)])
     pool = [("a.jpg", noise(1)), ("b.jpg", noise(30)), ("c.jpg", b"broken"), ("d.jpg", noise(9))]
     write_tar(folder / "pool" / "0.tar", pool)
     return folder
@@ -59,6 +64,9 @@ def test_dedup_against(run, places, tmp_path):
     assert told["leaks_of"] == {"val": 1}
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
     assert [row["leak_of"] for row in found] == ["v1", None, None, None]
+    mirrored = ["dedup", places / "mirrored", "--against", places / "test", "--json"]
+    told = json.loads(run(*mirrored, "--method", "perceptual", "--output", tmp_path / "m"))
+    assert told["leaks_by"] == {"perceptual": 1}
     assert "do not go with --against" in run(*words, "--keep", "first", code=2)
 
 
