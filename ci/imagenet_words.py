@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nemo_image_curate.models.torchvision_compat import import_timm
 from nemo_image_curate.selection.imagenet_words import PLURALS, WORDS_FILE, noun_forms
@@ -27,7 +28,7 @@ def lines(file: Path) -> Iterator[list[str]]:
 def licence(file: Path) -> str:
     """What WordNet asks to stand in all copies."""
     numbered = [line.split(maxsplit=1) for line in file.read_text().splitlines() if line[0] == " "]
-    return " ".join(text for _, *rest in numbered for text in rest).strip()
+    return " ".join(word for _, *text in numbered for word in " ".join(text).split())
 
 
 def noun_of(word: str, irregular: Irregular, nouns: Container[str]) -> str | None:
@@ -50,7 +51,8 @@ def main() -> None:
     import_timm()
     from timm.data import ImageNetInfo
 
-    class_numbers = {int(name[1:]) for name in ImageNetInfo("imagenet-22k").label_names()}
+    info: Any = ImageNetInfo("imagenet-22k")
+    class_numbers = {int(name[1:]) for name in info.label_names()}
     # lemma, part of speech, number of senses, and at the end as many synsets: wndb(5WN)
     first_sense = {
         fields[0]: int(fields[-int(fields[2])]) for fields in lines(folder / "index.noun")
@@ -64,18 +66,20 @@ def main() -> None:
     irregular: dict[str, list[str]] = {}
 
     def wrong_words() -> Iterator[tuple[str, str | None]]:
+        known = classes | others
         for word in words:
             noun = noun_of(word, all_irregular, first_sense)
             is_class = noun is not None and first_sense[noun] in class_numbers
-            if (noun_of(word, irregular, classes | others) in classes) != is_class:
+            if (noun_of(word, irregular, known) in classes) != is_class:
                 yield word, noun
 
     while wrong := list(wrong_words()):
         for word, noun in wrong:
             if word in all_irregular:
                 irregular[word] = all_irregular[word]
-            if noun is not None and noun not in classes:
-                others.add(noun)
+            if noun is not None:
+                # One irregular plural is that of two words, which stand nowhere else.
+                (classes if first_sense[noun] in class_numbers else others).add(noun)
     text = json.dumps(
         {
             "licence": licence(folder / "index.noun"),

@@ -7,6 +7,7 @@ from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.inspecting import inspect_dataset
 from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
@@ -56,6 +57,7 @@ __all__ = [
     "ConceptBalance",
     "ConseEmbedder",
     "DataCompFilter",
+    "Decontaminate",
     "ExactDedup",
     "HierarchicalClusters",
     "ImageClassifier",

@@ -57,6 +57,7 @@ PUBLIC: dict[str, Entry] = {
     "ConceptBalance": Entry("selection.concepts"),
     "ConseEmbedder": Entry("embedders.conse"),
     "DataCompFilter": Entry("selection.datacomp"),
+    "Decontaminate": Entry("dedup.decontaminate"),
     "ExactDedup": Entry("dedup.exact"),
     "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from nemo_image_curate.cli import (
     balance,
+    decontaminate,
     dedup,
     demo,
     doctor,
@@ -25,6 +26,7 @@ from nemo_image_curate.cli.base import main
 
 __all__ = [
     "balance",
+    "decontaminate",
     "dedup",
     "demo",
     "doctor",

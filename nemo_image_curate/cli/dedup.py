@@ -17,6 +17,7 @@ from nemo_image_curate.cli.base import (
     orientation_option,
     output_option,
 )
+from nemo_image_curate.cli.decontaminate import against_help, mark, report_option
 from nemo_image_curate.cli.results import save
 
 
@@ -92,6 +93,13 @@ def columns_of(
     show_default=True,
     help="semantic: rows to measure the recall on by brute force; 0 for none.",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="DATASET",
+    help=f"Mark what is in another dataset instead: see decontaminate. {against_help}",
+)
+@report_option
 @click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
 @click.option(
     "--prefix",
@@ -117,6 +125,8 @@ def dedup(
     n_probe: int,
     embedding_column: str,
     recall_sample: int,
+    against: tuple[str, ...],
+    report: str | None,
     work_dir: str | None,
     prefix: str,
     output: str | None,
@@ -133,6 +143,17 @@ def dedup(
 
     if method == "semantic" and orientation != "stored":
         raise click.UsageError("embeddings have an orientation already: give it to embed.")
+    if against:
+        if keep or by or n_clusters:
+            raise click.UsageError("--keep, --by and --n-clusters do not go with --against.")
+        options: dict[str, Any] = {"by": (method,), "of": of, "orientation": orientation}
+        options |= {"eps": eps, "flips": flips, "embedding_column": embedding_column}
+        options |= {} if radius is None else {"radius": radius}
+        options |= {"prefix": prefix, "work_dir": work_dir}
+        mark(session, dataset, against, options, report, output, as_json)
+        return
+    if report:
+        raise click.UsageError("--report goes with --against.")
     started = time.perf_counter()
     keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
     with session.client():
@@ -160,7 +181,7 @@ def dedup(
             if work_dir is None:
                 clusters.remove_vectors()
         else:
-            options: dict[str, Any] = {"keep": keep, "by": by, "prefix": prefix}
+            options = {"keep": keep, "by": by, "prefix": prefix}
             options |= {"work_dir": work_dir, "orientation": orientation}
             if method == "perceptual":
                 options |= {"flips": flips, "rule": rule}

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.2
 _CONNECT_SECONDS = 30
-_ENVIRONMENT = "distributed.nanny.pre-spawn-environ"
 # Names the file in which a worker leaves word.
 _WORD = "NEMO_IMAGE_CURATE_WORD"
 _UNGUARDED = (
@@ -36,7 +35,7 @@ _UNGUARDED = (
 )
 # Dask has glibc give memory back at once, whereupon each forward pass asks the system for its
 # activations again (a third of EfficientNet's time here), and each batch for its files.
-_KEEP_FREED = {f"{_ENVIRONMENT}.MALLOC_TRIM_THRESHOLD_": None}
+_KEEP_FREED = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}
 
 
 def get_client(
@@ -220,13 +219,18 @@ def _processes_start(are_processes: bool = True) -> Iterator[None]:
         return
     _require_script()
     with tempfile.NamedTemporaryFile(prefix="nemo-image-curate-") as word:
+        # Not by Dask's configuration: it sets the variable in this process for good, and what is
+        # there has precedence the next time.
+        os.environ[_WORD] = word.name
         try:
-            with dask.config.set({**_KEEP_FREED, f"{_ENVIRONMENT}.{_WORD}": word.name}):
+            with dask.config.set(_KEEP_FREED):
                 yield
         except Exception:
             if word.read():
                 raise ConfigError(_UNGUARDED) from None
             raise
+        finally:
+            del os.environ[_WORD]
 
 
 def _refuse_while_imported() -> None:

@@ -1,10 +1,11 @@
 """The exact value that parts the highest or lowest values of a column from all others.
 
-Selection by narrowing: every partition tells evenly spaced order statistics of its values, which
-say between which two values the wanted one lies; then of those that lie between (after Munro and
-Paterson, "Selection and sorting with limited storage", 1980). Up to a million rows in partitions
-of about one size, a single pass over the column does; else it is two, and more only when partitions
-count by the ten thousands.
+A sixteenth of the partitions tells about where the value lies. Then each of them counts its values
+below, between and above, and tells evenly spaced order statistics of those between, out of which
+comes the value itself, or a smaller interval to look into again (after Floyd and Rivest,
+"Expected time bounds for selection", 1975, and Munro and Paterson, "Selection and sorting with
+limited storage", 1980). Up to some 20 million rows a single pass over the column does, then two;
+a guess that is wrong costs one more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 # Order statistics that the client holds, 32 bytes each, and the least of a partition.
 _POINTS = 1 << 20
 _FEWEST_POINTS = 16
+# One in so many partitions is looked at first, when there are more than a few, and how far the
+# value may be from where it is among their rows, as a fraction of these.
+_SAMPLED = 16
+_FEW_PARTITIONS = 64
+_MARGIN = 0.01
 _SIGN = np.uint64(1 << 63)
 _HIGHEST_KEY = (1 << 64) - 1
 
@@ -154,13 +160,27 @@ def find_threshold(
     kind = frames.schema(frame[[column]]).field(column).type
     _check_kind(column, kind)
     most = max(_FEWEST_POINTS, _POINTS // max(1, frame.npartitions))
-    low, high, rank = 0, _HIGHEST_KEY, None
-    while True:
-        arguments = [(column, low, high, most)] * frame.npartitions
-        summaries = partitions.run(
-            frame[[column]], _summarise, arguments, what="threshold", progress=progress
+
+    def summaries_of(low: int, high: int, numbers: range) -> list[_Summary]:
+        return partitions.run(
+            frame[[column]],
+            _summarise,
+            [(column, low, high, most)] * len(numbers),
+            what="threshold",
+            numbers=numbers,
+            progress=progress,
         )
-        counts = sum(summary.counts for summary in summaries)
+
+    whole = range(frame.npartitions)
+    low, high, rank = 0, _HIGHEST_KEY, None
+    if len(whole) > _FEW_PARTITIONS:
+        sample = whole[::_SAMPLED]
+        low, high = _guess(
+            summaries_of(low, high, sample), len(whole) / len(sample), share, largest
+        )
+    while True:
+        summaries = summaries_of(low, high, whole)
+        counts = _total(summaries)
         if rank is None:
             kind = _common_kind(column, summaries, kind)
             n_with_value = int(counts.sum())
@@ -169,16 +189,41 @@ def find_threshold(
             if not n_chosen:
                 return Threshold(None, 0, n_with_value, n_without_value)
             rank = n_with_value - n_chosen if largest else n_chosen - 1
-        below, at_low, between, _ = map(int, counts)
-        place = rank - below - at_low
+        below, at_low, between, at_high, _ = map(int, counts)
+        place = rank - below
         if place < 0:
+            low, high = 0, low
+        elif place < at_low:
             high = low
-        elif place >= between:
+        elif place < at_low + between:
+            low, high = _narrow(summaries, place - at_low)
+        elif place < at_low + between + at_high:
             low = high
         else:
-            low, high = _narrow(summaries, place)
+            low, high = high, _HIGHEST_KEY
         if low == high:
             return Threshold(_value_of(low, kind), n_chosen, n_with_value, n_without_value)
+
+
+def _guess(summaries: list[_Summary], times: float, share: Share, largest: bool) -> tuple[int, int]:
+    """Two keys between which the value of all rows should be, after so many times fewer."""
+    n_sampled = int(_total(summaries)[2])
+    n = int(n_sampled * times)
+    if not (n_chosen := share.of(n)):
+        return 0, _HIGHEST_KEY
+    place = n_sampled * (n - n_chosen if largest else n_chosen) / n
+    # As wide as the client can hold what is between, by a margin of two.
+    margin = n_sampled * max(_MARGIN, _POINTS / 4 / n)
+    lowest, highest = int(place - margin), int(place + margin)
+    low = _narrow(summaries, lowest)[0] if lowest >= 0 else 0
+    high = _narrow(summaries, highest)[1] if highest < n_sampled else _HIGHEST_KEY
+    return (low, high) if low < high else (0, _HIGHEST_KEY)
+
+
+def _total(summaries: list[_Summary]) -> np.ndarray:
+    """The counts of all summaries."""
+    counts: np.ndarray = np.sum([summary.counts for summary in summaries], axis=0)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -189,8 +234,8 @@ class _Summary:
     ----------
     kind : pyarrow.DataType
     rows : int
-    counts : numpy.ndarray of int64, shape (4,)
-        Values below the low key, at it, between, and from the high key on.
+    counts : numpy.ndarray of int64, shape (5,)
+        Values below the low key, at it, between, at the high key, and above.
     points : numpy.ndarray of uint64
         Of the keys between, sorted, those at `_positions`.
     """
@@ -207,8 +252,10 @@ def _summarise(frame: Any, column: str, low: int, high: int, most: int) -> _Summ
     _check_kind(column, values.type)
     keys = _keys_of(values.drop_null())
     between = np.sort(keys[(keys > low) & (keys < high)])
-    below, at_low = np.count_nonzero(keys < low), np.count_nonzero(keys == low)
-    counts = np.array([below, at_low, len(between), len(keys) - below - at_low - len(between)])
+    sides = (keys < low, keys == low, keys == high)
+    below, at_low, at_high = (np.count_nonzero(side) for side in sides)
+    above = len(keys) - below - at_low - len(between) - at_high
+    counts = np.array([below, at_low, len(between), at_high, above])
     points = between[_positions(len(between), most)]
     return _Summary(values.type, len(values), counts, points)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 import shutil
@@ -20,6 +19,7 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.selection.checks import check_integer, check_positive
 from nemo_image_curate.selection.hash_order import HashOrder
+from nemo_image_curate.selection.kept import kept
 from nemo_image_curate.selection.targets import TargetStage
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.vectors.homes import homes
@@ -109,7 +109,7 @@ class ClusterTarget(TargetStage):
     # What they hold counts, wherever they are: `config` has a hash.
     centroids: np.ndarray | str | os.PathLike[str] | None = no_effect(None)
     random_state: int = 0
-    prefix: str = no_effect("")
+    prefix: str = ""
 
     def columns(self) -> dict[str, pa.DataType]:
         """Whether the target is near, and the cluster."""
@@ -209,14 +209,9 @@ class _TargetClusters:
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Both, read once per process."""
-        return _loaded(self.folder / _CENTROIDS), _loaded(self.hits)
-
-
-# Folders are named by what is in them.
-@functools.lru_cache(maxsize=8)
-def _loaded(path: Path) -> np.ndarray:
-    array: np.ndarray = np.load(path)
-    return array
+        paths = (self.folder / _CENTROIDS, self.hits)
+        centroids, hits = (kept(path, np.load, ClusterTarget.__name__) for path in paths)
+        return centroids, hits
 
 
 def _usable(centroids: Any) -> np.ndarray:

@@ -143,7 +143,7 @@ class ConceptBalance(Stage):
         self.check()
         frames.require_columns(dataset.metadata, self.caption_column)
         kind = frames.schema(dataset.metadata).field(self.caption_column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if kind not in (pa.string(), pa.large_string(), pa.null()):
             raise ConfigError(f"caption_column={self.caption_column!r} holds {kind}, not texts.")
         queries = read_queries(self.queries)
         record = self.record()

@@ -138,7 +138,9 @@ def _send_concepts(frame: Any, sent: Exchange, number: int) -> list[float]:
     list of float
         Rows, selected ones, expected ones and their variance; without caption, without concept.
     """
-    concepts, probability, selected = (frames.column_to_arrow(frame[name]) for name in frame)
+    concepts, probability, selected = (
+        frames.column_to_arrow(frame[name]) for name in frame.columns
+    )
     is_selected = selected.fill_null(False).to_numpy(zero_copy_only=False)
     chance = probability.fill_null(0).to_numpy(zero_copy_only=False)
     own = is_selected[pc.list_parent_indices(concepts).to_numpy()]

@@ -120,12 +120,10 @@ class DataCompFilter(Stage):
     target : dataset, path or array, optional
         For the image-based ones, as `ClusterTarget` takes it: images of ImageNet. Not needed when
         there is a column ``is_near_target``.
-    n_clusters : int, default 100_000
+    n_clusters, work_dir : optional
         Of `ClusterTarget`.
     embedding_column : str, default "image_embedding"
         Of `ClusterTarget`; DataComp's are of ViT-L/14.
-    wordnet : str or path, optional
-        For ``text-based``, as `ImageNetWords` takes it.
     prefix : str, default ""
         Put before the names of the columns, to keep several filters apart.
 
@@ -160,10 +158,10 @@ class DataCompFilter(Stage):
     height_column: str | None = None
     score_column: str | None = None
     target: Any = None
-    n_clusters: int = 100_000
+    n_clusters: int | str = "auto"
     embedding_column: str = "image_embedding"
-    wordnet: str | os.PathLike[str] | None = None
-    prefix: str = no_effect("")
+    work_dir: str | os.PathLike[str] | None = no_effect(None)
+    prefix: str = ""
 
     def check(self) -> None:
         """Refuse unusable parameters with `ConfigError`."""
@@ -242,13 +240,14 @@ class DataCompFilter(Stage):
         if detect_language or "words" in needed:
             dataset = _made(CaptionStatistics(self.caption_column, detect_language), dataset)
         if "imagenet_word" in needed:
-            words = ImageNetWords(self.caption_column, wordnet=self.wordnet)
-            dataset = _made(words, dataset)
+            dataset = _made(ImageNetWords(self.caption_column), dataset)
         if "target" in needed and self.target is not None:
-            cluster_target = catalog.load("ClusterTarget")(
-                self.target, self.n_clusters, embedding_column=self.embedding_column
-            )
-            dataset = cluster_target(dataset)
+            dataset = catalog.load("ClusterTarget")(
+                self.target,
+                n_clusters=self.n_clusters,
+                embedding_column=self.embedding_column,
+                work_dir=self.work_dir,
+            )(dataset)
         elif "target" in needed and _TARGET not in dataset.metadata.columns:
             raise ConfigError(
                 f"recipe={self.recipe!r} needs target=, or the column {_TARGET!r} of ClusterTarget."

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
+from nemo_image_curate.compute.progress import Progress
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dedup.staged import Block, StagedRows
 from nemo_image_curate.vectors.cuts import Cuts, lowest, ordered, write_values
@@ -230,23 +231,24 @@ def draw(staged: StagedRows, rule: Rule, n: int, batch: int, folder: Path) -> No
     call = dask.delayed(_write_step, pure=False)
     labels = [f"block {block.number}" for block in staged.blocks]
     paths = [_values_path(folder, block.number) for block in staged.blocks]
-    while (missing := n - sum(draws.sizes)) > 0:
-        tasks = [
-            call(block, folder, rule, draws.cuts[-1:], len(draws.cuts)) for block in staged.blocks
-        ]
-        drawable = sum(jobs.compute_all(tasks, labels, "draw", None))
-        size = min(batch, missing, drawable)
-        if not size:
-            logger.warning(
-                "SoftCapSample: only %s of n=%s draws were made: no row is left that may be "
-                "drawn again.",
-                f"{sum(draws.sizes):,}",
-                f"{n:,}",
-            )
-            break
-        cut = lowest(paths, np.array([size]), folder, "draw", None)
-        draws = Draws([*draws.cuts, cut.last[0]], [*draws.sizes, size])
-        draws.save(progress)
+    with Progress("draw", -(-n // batch), None, unit="batches").running() as shown:
+        while (missing := n - sum(draws.sizes)) > 0:
+            step = (draws.cuts[-1:], len(draws.cuts))
+            tasks = [call(block, folder, rule, *step) for block in staged.blocks]
+            drawable = sum(jobs.compute_all(tasks, labels, "draw", False))
+            size = min(batch, missing, drawable)
+            if not size:
+                logger.warning(
+                    "SoftCapSample: only %s of n=%s draws were made: no row is left that may be "
+                    "drawn again.",
+                    f"{sum(draws.sizes):,}",
+                    f"{n:,}",
+                )
+                break
+            cut = lowest(paths, np.array([size]), folder, "draw", False)
+            draws = Draws([*draws.cuts, cut.last[0]], [*draws.sizes, size])
+            draws.save(progress)
+            shown.end(None)
     draws.save(folder / DRAWS)
     for pattern in ("rows-*", "counts-*", "values-*", "progress*"):
         for leftover in folder.glob(pattern):

@@ -169,7 +169,7 @@ class Matcher:
         query_numbers : numpy.ndarray of int64, shape (m,)
             Ascending within a row.
         """
-        captions = captions.fill_null("")
+        captions = captions.cast(pa.large_string()).fill_null("")
         captions = spaced(pc.utf8_lower(captions) if self.ignore_case else captions)
         pieces = [
             self._match_some(captions.slice(start, _SEARCHED_ROWS), start)

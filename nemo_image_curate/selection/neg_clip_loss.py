@@ -72,8 +72,8 @@ class NegClipLoss(PreparedStage):
     neg_clip_loss : float32
         Null where an image or a caption has no embedding, or one without direction.
     neg_clip_loss_error : float32
-        The mean's standard error over the repeats; null where there is one batch. Repeats are the
-        same for all rows, so that most of the error is common to all and changes no ranks.
+        The mean's standard error over the repeats; null where there is one batch. All rows are
+        compared with the same pairs, so that the errors of rows that are alike are alike.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class NegClipLoss(PreparedStage):
     image_embedding_column: str = "image_embedding"
     text_embedding_column: str = "text_embedding"
     random_state: int = 0
-    prefix: str = no_effect("")
+    prefix: str = ""
     check_encoder: bool = no_effect(True)
 
     def columns(self) -> dict[str, pa.DataType]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nemo_image_curate import frames, locks
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dedup.results import work_folder
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from nemo_image_curate.stages.gathered import Gathered
 
@@ -112,7 +113,14 @@ class _Rows:
         return [*self.content_token(), str(self.stage.basis.folder)]
 
     def __call__(self, frame: Any) -> dict[str, Any]:
-        return self.stage.run(frame)
+        try:
+            return self.stage.run(frame)
+        except FileNotFoundError as error:
+            name = type(self.stage).__name__
+            raise DatasetError(
+                f"{error.filename} is gone, by which columns are made. Run {name} again; give "
+                "work_dir a folder that stays and that all workers share."
+            ) from error
 
 
 def gathered_once(gather: Callable[[Path], Gathered], folder: Path) -> Gathered:

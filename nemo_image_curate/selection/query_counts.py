@@ -95,8 +95,8 @@ class QueryCounts:
             with storage.atomic_write(str(result)) as file:
                 np.save(file, np.array([counts, thresholds]))
             storage.write_bytes(str(noted), json.dumps(digests).encode())
-            for path in self.folder.glob("matches-*"):
-                path.unlink()
+        for path in self.folder.glob("matches-*"):
+            path.unlink()
         return result
 
     def path(self, number: int, digest: str) -> Path:

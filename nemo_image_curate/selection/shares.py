@@ -139,7 +139,7 @@ class GroupShares(Stage):
         ]
         labels = [f"block {block.number}" for block in blocks]
         jobs.compute_all(tasks, labels, "choose", None)
-        cuts = lowest(paths, quotas, folder, "choose", None)
+        cuts = lowest(paths, quotas, folder, "choose", False)
         cuts.save(folder / _CUTS)
         for path in paths:
             path.unlink()

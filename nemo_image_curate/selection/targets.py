@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-    Target = ImageTextPairDataset | str | os.PathLike[str] | np.ndarray
-
 
 @dataclass(eq=False)
 class TargetStage(PreparedStage):
@@ -46,7 +44,9 @@ class TargetStage(PreparedStage):
     """
 
     # What it holds counts, wherever it is: `config` has a hash.
-    target: Target = dataclasses.field(metadata=NO_EFFECT)
+    target: ImageTextPairDataset | str | os.PathLike[str] | np.ndarray = dataclasses.field(
+        metadata=NO_EFFECT
+    )
     _: KW_ONLY
     embedding_column: str = "image_embedding"
     target_column: str | None = None
@@ -87,17 +87,20 @@ class TargetStage(PreparedStage):
     def _opened(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset | np.ndarray:
         from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-        if isinstance(self.target, (str, os.PathLike)):
-            return ImageTextPairDataset.from_webdataset(self.target, backend=dataset.backend)
-        if isinstance(self.target, (ImageTextPairDataset, np.ndarray)):
-            return self.target
+        target: Any = self.target
+        if isinstance(target, (str, os.PathLike)):
+            return ImageTextPairDataset.from_webdataset(target, backend=dataset.backend)
+        if isinstance(target, (ImageTextPairDataset, np.ndarray)):
+            return target
         raise ConfigError(
-            f"target is {type(self.target).__name__}; it should be a dataset, the path of one, or "
+            f"target is {type(target).__name__}; it should be a dataset, the path of one, or "
             "an array of embeddings of shape (m, d)."
         )
 
     def _require_encoder(self, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-        if own.get("encoder") == others.get("encoder"):
+        # Two of unknown origin are taken as they are; shards of several encoders are not.
+        differs = own.get("encoder") != others.get("encoder")
+        if not differs and "conflict" not in {**own, **others}:
             return
         raise EncoderMismatchError(
             f"{type(self).__name__} compares embeddings of one encoder, but those of the dataset "

@@ -13,7 +13,7 @@ from nemo_image_curate import frames
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dataset.threshold import Share, find_threshold
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.stages.base import Stage, no_effect
+from nemo_image_curate.stages.base import Stage
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -59,7 +59,7 @@ class TopFraction(Stage):
     fraction: float | None = None
     count: int | None = None
     largest: bool = True
-    prefix: str = no_effect("")
+    prefix: str = ""
 
     @property
     def share(self) -> Share:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_image_curate import storage
+from nemo_image_curate.compute.progress import Progress
 from nemo_image_curate.vectors.blocks import Block, Blocks
 from nemo_image_curate.vectors.cuts import Cuts, lowest, ordered, write_values
 from nemo_image_curate.vectors.homes import homes
@@ -84,14 +85,17 @@ class HierarchicalKMeans:
         """
         import torch
 
-        centroids = [self._level(0, paths)]
-        ancestors = [np.arange(len(centroids[0]))]
-        for number in range(1, len(self.levels)):
-            below = centroids[-1]
-            centroids.append(self._level(number, self._files(below, f"level-{number}-vectors")))
-            children, parents = (torch.from_numpy(each) for each in (below, centroids[-1]))
-            home, _ = homes(children, parents, self.spherical)
-            ancestors.append(home.numpy()[ancestors[-1]])
+        what, rounds = "hierarchical k-means", len(self.levels) * (self.steps + 1)
+        with Progress(what, rounds, self.progress, unit="rounds").running() as shown:
+            centroids = [self._level(0, paths, shown)]
+            ancestors = [np.arange(len(centroids[0]))]
+            for number in range(1, len(self.levels)):
+                below = centroids[-1]
+                files = self._files(below, f"level-{number}-vectors")
+                centroids.append(self._level(number, files, shown))
+                children, parents = (torch.from_numpy(each) for each in (below, centroids[-1]))
+                home, _ = homes(children, parents, self.spherical)
+                ancestors.append(home.numpy()[ancestors[-1]])
         return centroids[0], np.stack(ancestors).astype(np.int32)
 
     def _files(self, vectors: np.ndarray, name: str) -> list[Path]:
@@ -102,7 +106,7 @@ class HierarchicalKMeans:
                 np.save(file, vectors[start : start + _ROWS])
         return paths
 
-    def _level(self, number: int, paths: Sequence[Path]) -> np.ndarray:
+    def _level(self, number: int, paths: Sequence[Path], shown: Progress) -> np.ndarray:
         """The centroids of a level, from where an earlier run stopped."""
         centroids = np.empty((0, 0), dtype=np.float32)
         for step in range(self.steps + 1):
@@ -113,6 +117,7 @@ class HierarchicalKMeans:
                 with storage.atomic_write(str(place)) as file:
                     np.save(file, centroids)
             centroids = np.load(place)
+            shown.end(None)
         return centroids
 
     def _kmeans(self, paths: Sequence[Path], number: int, step: int) -> np.ndarray:
@@ -123,7 +128,7 @@ class HierarchicalKMeans:
             seed,
             self.folder,
             self.device,
-            self.progress,
+            False,
             spherical=self.spherical,
             max_iter=_MAX_ITER,
             tol=_TOL[self.spherical],
@@ -131,12 +136,12 @@ class HierarchicalKMeans:
 
     def _nearest_vectors(self, paths: Sequence[Path], centroids: np.ndarray) -> list[Path]:
         """Files of the vectors nearest to each centroid: half of what a cluster has on average."""
-        blocks = Blocks(paths, self.folder, self.device, self.progress, self.spherical)
+        blocks = Blocks(paths, self.folder, self.device, False, self.spherical)
         shifted = blocks.shifted(centroids)
         sizes = np.sum(blocks.map(_write_homes, shifted), axis=0)
         quota = max(1, round(sum(blocks.sizes) / len(centroids) / 2))
         homes_paths = [_homes_path(block) for block in blocks]
-        cuts = lowest(homes_paths, np.minimum(sizes, quota), self.folder, "resample", self.progress)
+        cuts = lowest(homes_paths, np.minimum(sizes, quota), self.folder, "resample", False)
         cuts.save(self.folder / "nearest.npz")
         return blocks.map(_write_nearest, shifted, self.folder / "nearest.npz")
 

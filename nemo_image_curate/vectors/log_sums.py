@@ -14,10 +14,10 @@ from nemo_image_curate.vectors.neighbours import blocks_of
 if TYPE_CHECKING:
     import torch
 
-# Queries, and vectors, whose products are held at once: 8 MB on a CPU, which its cache takes; a
+# Queries, and vectors, whose products are held at once: 4 MB on a CPU, which its cache takes; a
 # GPU would wait for each small step.
 _ROWS = {"cpu": 1024, "cuda": 4096}
-_COLUMNS = {"cpu": 2048, "cuda": 8192}
+_COLUMNS = {"cpu": 1024, "cuda": 8192}
 # Queries are filled up to a multiple of this: products of few are rounded otherwise (of 3 and less
 # with MKL, seen).
 _ROW_UNIT = 16

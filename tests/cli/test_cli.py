@@ -20,15 +20,17 @@ from nemo_image_curate import ImageTextPairDataset, __version__
 from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
+from tests.classifiers.test_clip_score import with_pairs
 from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "balance dedup demo doctor embed filter index inspect pack score search serve stats zero-shot"
-).split()
+COMMANDS = """
+balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
+zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +229,21 @@ def test_score_with_the_published_files(run, tmp_path):
     assert "someone/else" in told
     run(*words, "--no-check-encoder")
     assert len(column(ImageTextPairDataset.from_webdataset(tmp_path / "out2"), "nsfw_score")) == 10
+
+
+def test_scores_of_pairs(run, tmp_path):
+    chance = np.random.default_rng(0)
+    pairs = list(zip(*chance.normal(size=(2, 6, 4)), strict=True))
+    with_pairs(tmp_path / "in", pairs[:4], [*pairs[4:], (None, pairs[0][1])], backend="cpu")
+    words = ["score", tmp_path / "in", "--clip", "--neg-clip-loss"]
+    run(*words, "--output", tmp_path / "out")
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
+    for row in found:
+        assert (row["neg_clip_loss"] is None) == (row["clip_score"] is None)
+        assert row["neg_clip_loss_error"] is None
+    assert [row["key"] for row in found if row["clip_score"] is None] == ["10002"]
+    told = run(*words, "--flip", "--output", tmp_path / "flipped", code=2)
+    assert "no column 'image_embedding_flipped'. Embed the images with flip=True" in told
 
 
 def test_a_wrong_column_is_named_with_the_closest(run, made, tmp_path):

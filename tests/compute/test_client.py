@@ -131,7 +131,9 @@ def ended(command: list[str], program: str = "") -> tuple[str, str]:
     return stdout, stderr
 
 
-def test_a_script_without_guard_ends_with_what_to_do(tmp_path):
+def test_a_script_without_guard_ends_with_what_to_do(tmp_path, monkeypatch):
+    # As from a process that has started a cluster itself.
+    monkeypatch.setenv("NEMO_IMAGE_CURATE_WORD", str(tmp_path / "gone"))
     script = tmp_path / "script.py"
     script.write_text(_PROGRAM.format(guard="if True:"))
     stdout, stderr = ended([sys.executable, str(script)])

@@ -63,6 +63,9 @@ def test_as_of_the_sorted_whole(column, fraction, largest, points):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threshold, "_POINTS", points)
         patch.setattr(threshold, "_FEWEST_POINTS", 3)
+        # A first guess, often a wrong one, of every second partition.
+        patch.setattr(threshold, "_FEW_PARTITIONS", 1)
+        patch.setattr(threshold, "_SAMPLED", 2)
         found = find_threshold(frame, "x", Share(fraction), largest)
     values = [value for part in parts for value in part]
     whole = sorted(value for value in values if value is not None and value == value)

@@ -157,6 +157,12 @@ def test_other_captions_are_counted_anew(tmp_path):
     ]
 
 
+def test_no_captions_at_all(tmp_path):
+    ds = dataset(tmp_path / "in", [None, None])
+    for row in rows(ConceptBalance(["a"], work_dir=tmp_path)(ds)):
+        assert [row["concepts"], row["keep_probability"], row["selected"]] == [None, None, False]
+
+
 def test_lost_counts_are_told(tmp_path):
     ds = dataset(tmp_path / "in", ["a b", "a"])
     out = ConceptBalance(["a"], work_dir=tmp_path / "work")(ds)

@@ -24,13 +24,8 @@ CAPTIONS = [
     *("A dog runs along the beach with a red ball", "two boys play football", "a cat", "cats"),
     *("the", "I am", "a b c", "a bc d", "ab cdef", "it is so", "the view over the whole valley"),
     *("Ein Hund läuft mit einem Ball am Strand", "un chien court sur la plage avec une balle"),
-    *(
-        "собака бежит по пляжу с мячом",
-        "犬がビーチを走っている",
-        "a  photo\nof my   house",
-        " ",
-        "",
-    ),
+    *("собака бежит по пляжу с мячом", "犬がビーチを走っている", " ", ""),
+    *("a  photo\nof my   house", "The Tree. (oak)", "Three Geese in a row"),
 ]
 
 
@@ -100,8 +95,10 @@ def reference(recipe: str, table: pa.Table) -> np.ndarray:
         return (caption & df.is_near_target).to_numpy()
     if recipe == "image-based-clip-score":
         return (caption & df.is_near_target & best).to_numpy()
-    animals = {"dog", "cat", "cats", "football", "ball", "house", "beach", "valley", "view"}
-    named = [any(word.lower() in animals for word in one.split()) for one in text]
+    # Of the words above; "d" is a vitamin, and "tree." has a point.
+    classes = {"dog", "beach", "ball", "football", "cat", "cats", "house", "geese"}
+    classes |= {"d", "valley"}
+    named = [any(word.lower() in classes for word in one.split()) for one in text]
     return english & np.array(named)
 
 
@@ -115,7 +112,7 @@ def test_the_rows_of_the_reference(recipe, ds, table):
     # Every row that was dropped has a condition that says so.
     passes = [name for name in marked.columns if name.startswith("passes_")]
     assert passes == [f"passes_{name}" for name in RECIPES[recipe].conditions]
-    assert (marked[passes].all(axis=1).to_numpy() == selected).all()
+    assert (marked[passes].fillna(False).all(axis=1).to_numpy() == selected).all()
 
 
 def test_the_two_rules_of_words_and_each_condition(ds, table):

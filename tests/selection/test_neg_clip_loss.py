@@ -185,7 +185,7 @@ def test_what_counts_is_part_of_the_token(root, ds, tmp_path):
 
     assert token() == token(check_encoder=False) == token(work_dir=tmp_path / "b")
     others = [token(random_state=1), token(repeats=2), token(batch="all"), token(temperature=0.02)]
-    assert len({token(), *others}) == 5
+    assert len({token(), token(prefix="own_"), *others}) == 6
     # Other rows are compared with.
     assert token(ds.filter("key != '0004'")) != token()
 

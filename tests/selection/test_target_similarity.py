@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -174,3 +175,10 @@ def test_texts_may_be_the_target(made, tmp_path):
     assert column(found, "target_similarity")[10] == 1
     assert "target_of" not in found.metadata.columns
     assert pa.types.is_float32(stage.columns()["target_similarity"])
+
+
+def test_lost_files_are_told(made, tmp_path):
+    ds = TargetSimilarity(TARGETS, work_dir=tmp_path / "work")(made[0])
+    shutil.rmtree(tmp_path / "work")
+    with pytest.raises(DatasetError, match=r"is gone.* Run TargetSimilarity again; give work_dir"):
+        ds.metadata.compute()
