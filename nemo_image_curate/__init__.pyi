@@ -31,6 +31,7 @@ from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.cluster_target import ClusterTarget
 from nemo_image_curate.selection.comparison import compare_with_random
 from nemo_image_curate.selection.concepts import ConceptBalance
+from nemo_image_curate.selection.coverage import concept_coverage
 from nemo_image_curate.selection.datacomp import DataCompFilter
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
 from nemo_image_curate.selection.imagenet_words import ImageNetWords
@@ -95,6 +96,7 @@ __all__ = [
     "build_index",
     "build_queries",
     "compare_with_random",
+    "concept_coverage",
     "embedder_of",
     "get_client",
     "inspect_dataset",

@@ -105,6 +105,7 @@ PUBLIC: dict[str, Entry] = {
     "build_index": Entry("index.vector_index"),
     "compare_with_random": Entry("selection.comparison"),
     "build_queries": Entry("selection.queries"),
+    "concept_coverage": Entry("selection.coverage"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),

@@ -110,12 +110,12 @@ class QueryCounts:
         self, dataset: ImageTextPairDataset, known: list[str], progress: bool | None
     ) -> list[str]:
         """Match the captions of all partitions that are not known; a digest of each."""
-        names = [self.caption_column, *([] if self.cap is None else [self.id_col])]
+        names = {self.caption_column} if self.cap is None else {self.caption_column, self.id_col}
         count = dataset.metadata.npartitions
         if len(known) != count:
             known = [""] * count
         arguments = [(self, number, digest) for number, digest in enumerate(known)]
-        frame = dataset.metadata[names]
+        frame = dataset.metadata[sorted(names)]
         return partitions.run(frame, _match_partition, arguments, what="match", progress=progress)
 
     def _sum(self, groups: list[list[Path]], query_count: int, progress: bool | None) -> np.ndarray:
