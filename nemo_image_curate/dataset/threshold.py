@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.ordered_keys import HIGHEST_KEY, check_ordered, keys_of, value_of
 from nemo_image_curate.errors import ConfigError, DatasetError
 
 # Order statistics that the client holds, 32 bytes each, and the least of a partition.
@@ -30,8 +31,6 @@ _FEWEST_POINTS = 16
 _SAMPLED = 16
 _FEW_PARTITIONS = 64
 _MARGIN = 0.01
-_SIGN = np.uint64(1 << 63)
-_HIGHEST_KEY = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def find_threshold(
     share.check()
     frames.require_columns(frame, column)
     kind = frames.schema(frame[[column]]).field(column).type
-    _check_kind(column, kind)
+    check_ordered(column, kind)
     most = max(_FEWEST_POINTS, _POINTS // max(1, frame.npartitions))
 
     def summaries_of(low: int, high: int, numbers: range) -> list[_Summary]:
@@ -172,7 +171,7 @@ def find_threshold(
         )
 
     whole = range(frame.npartitions)
-    low, high, rank = 0, _HIGHEST_KEY, None
+    low, high, rank = 0, HIGHEST_KEY, None
     if len(whole) > _FEW_PARTITIONS:
         sample = whole[::_SAMPLED]
         low, high = _guess(
@@ -200,9 +199,9 @@ def find_threshold(
         elif place < at_low + between + at_high:
             low = high
         else:
-            low, high = high, _HIGHEST_KEY
+            low, high = high, HIGHEST_KEY
         if low == high:
-            return Threshold(_value_of(low, kind), n_chosen, n_with_value, n_without_value)
+            return Threshold(value_of(low, kind), n_chosen, n_with_value, n_without_value)
 
 
 def _guess(summaries: list[_Summary], times: float, share: Share, largest: bool) -> tuple[int, int]:
@@ -210,14 +209,14 @@ def _guess(summaries: list[_Summary], times: float, share: Share, largest: bool)
     n_sampled = int(_total(summaries)[2])
     n = int(n_sampled * times)
     if not (n_chosen := share.of(n)):
-        return 0, _HIGHEST_KEY
+        return 0, HIGHEST_KEY
     place = n_sampled * (n - n_chosen if largest else n_chosen) / n
     # As wide as the client can hold what is between, by a margin of two.
     margin = n_sampled * max(_MARGIN, _POINTS / 4 / n)
     lowest, highest = int(place - margin), int(place + margin)
     low = _narrow(summaries, lowest)[0] if lowest >= 0 else 0
-    high = _narrow(summaries, highest)[1] if highest < n_sampled else _HIGHEST_KEY
-    return (low, high) if low < high else (0, _HIGHEST_KEY)
+    high = _narrow(summaries, highest)[1] if highest < n_sampled else HIGHEST_KEY
+    return (low, high) if low < high else (0, HIGHEST_KEY)
 
 
 def _total(summaries: list[_Summary]) -> np.ndarray:
@@ -249,8 +248,8 @@ class _Summary:
 def _summarise(frame: Any, column: str, low: int, high: int, most: int) -> _Summary:
     """What a computed partition tells of its values; runs on a worker."""
     values = frames.nan_to_null(frames.column_to_arrow(frame[column]))
-    _check_kind(column, values.type)
-    keys = _keys_of(values.drop_null())
+    check_ordered(column, values.type)
+    keys = keys_of(values.drop_null())
     between = np.sort(keys[(keys > low) & (keys < high)])
     sides = (keys < low, keys == low, keys == high)
     below, at_low, at_high = (np.count_nonzero(side) for side in sides)
@@ -286,20 +285,6 @@ def _narrow(summaries: list[_Summary], place: int) -> tuple[int, int]:
     return int(points[low]), int(points[high])
 
 
-def _is_time(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
-
-
-def _check_kind(column: str, kind: pa.DataType) -> None:
-    types = pa.types
-    numeric = (types.is_integer, types.is_floating, types.is_boolean, types.is_null)
-    if not (_is_time(kind) or any(is_kind(kind) for is_kind in numeric)):
-        raise ConfigError(
-            f"column {column!r} holds {kind}, which has no threshold: numbers, bools, times and "
-            "dates do."
-        )
-
-
 def _common_kind(column: str, summaries: list[_Summary], kind: pa.DataType) -> pa.DataType:
     """The type of the values, which a frame does not always know."""
     kinds = {summary.kind for summary in summaries if not pa.types.is_null(summary.kind)}
@@ -309,37 +294,3 @@ def _common_kind(column: str, summaries: list[_Summary], kind: pa.DataType) -> p
             "partitions; cast it to one of them."
         )
     return kinds.pop() if kinds else kind
-
-
-def _keys_of(values: pa.Array) -> np.ndarray:
-    """Values without nulls as uint64 that are in the same order; floats by their bits."""
-    kind = values.type
-    if pa.types.is_floating(kind):
-        # Adding 0 makes 0 of -0, which equals it.
-        bits = (values.to_numpy().astype(np.float64) + 0.0).view(np.uint64)
-        keys: np.ndarray = np.where(bits >= _SIGN, ~bits, bits | _SIGN)
-    elif pa.types.is_null(kind):
-        keys = np.empty(0, np.uint64)
-    elif pa.types.is_unsigned_integer(kind) or pa.types.is_boolean(kind):
-        keys = values.to_numpy(zero_copy_only=False).astype(np.uint64)
-    else:
-        if _is_time(kind):
-            values = values.cast(pa.int64() if kind.bit_width == 64 else pa.int32())
-        keys = values.to_numpy().astype(np.int64).view(np.uint64) ^ _SIGN
-    return keys
-
-
-def _value_of(key: int, kind: pa.DataType) -> pa.Scalar:
-    """The value that has a key."""
-    if pa.types.is_floating(kind):
-        bits = np.uint64(key)
-        bits = bits ^ _SIGN if bits >= _SIGN else ~bits
-        return pa.scalar(float(bits.view(np.float64)), kind)
-    if pa.types.is_boolean(kind):
-        return pa.scalar(bool(key))
-    if pa.types.is_unsigned_integer(kind):
-        return pa.scalar(key, kind)
-    number = key - (1 << 63)
-    if _is_time(kind):
-        return pa.scalar(number, pa.int64() if kind.bit_width == 64 else pa.int32()).cast(kind)
-    return pa.scalar(number, kind)
