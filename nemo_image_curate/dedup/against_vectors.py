@@ -255,9 +255,11 @@ def _named(
     queries: Any, files: Sequence[_File], count: int, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """`top_k`, with the numbers that rows have among all of the references."""
+    # Where there is no vector, its length is not known either.
+    if not files or not len(queries):
+        shape = (len(queries), count)
+        return np.full(shape, -1, dtype=np.int64), np.full(shape, np.nan, dtype=np.float32)
     places, cosines = top_k(queries, [file.path for file in files], count, device)
-    if not files:
-        return places, cosines
     numbers = np.concatenate([np.load(file.numbers) for file in files])
     return np.where(places >= 0, numbers[places], -1), cosines
 

@@ -172,8 +172,9 @@ class _Candidates:
 
     def add(self, signal: int, nearest: Nearest) -> None:
         """Add what a signal found: one row or several for each."""
-        rows = nearest.rows.reshape(len(self.rows), -1)
-        cosines = nearest.similarity.reshape(rows.shape)
+        rows, cosines = nearest.rows, nearest.similarity
+        if rows.ndim == 1:
+            rows, cosines = rows[:, None], cosines[:, None]
         if SIGNALS[signal] == "semantic":
             # Those before may be among them.
             for column in range(self.rows.shape[1]):

@@ -122,6 +122,11 @@ def test_no_mirrors_and_files_only(places, tmp_path):
     pool = opened(places, "pool")
     plain = Decontaminate(places / "val", ["exact", "perceptual"], flips=False, work_dir=tmp_path)
     assert found(plain(pool))["mirror4"] == CLEAN
+    # Hashes that were saved without those of mirror images serve; the references have both.
+    hashed = PerceptualHash()(pool).save_metadata(tmp_path / "hashed")
+    told = Decontaminate(places / "val", "perceptual", work_dir=tmp_path)(hashed)
+    assert found(told)["mirror4"] == (True, "v4", "1.tar", "val", "perceptual", None)
+    assert "phash_flipped" not in told.metadata.columns
     files = found(Decontaminate(places / "val", by="exact", work_dir=tmp_path)(pool))
     assert files["copy1"] == (True, "v1", "0.tar", "val", "exact", None)
     assert files["small2"] == files["broken"] == CLEAN
@@ -209,6 +214,25 @@ def test_embeddings_against_brute_force(tmp_path_factory, seed, eps):
         assert row["leak_of"] == keys[nearest]
         assert row["leak_similarity"] == pytest.approx(cosines[nearest], abs=1e-6)
         assert row["is_leak"] == (cosines[nearest] >= 1 - eps - 1e-6)
+
+
+def test_nothing_to_compare(tmp_path):
+    vectors = np.eye(3, dtype=np.float32)
+    pool = with_vectors(tmp_path / "in", [vectors, np.full((2, 3), np.nan), vectors[:0]])
+    reference = with_vectors(tmp_path / "val", [np.full((2, 3), np.nan), vectors[:1]])
+
+    def leaks(ds: ImageTextPairDataset, other: ImageTextPairDataset) -> list[tuple[Any, ...]]:
+        stage = Decontaminate({"val": other}, ["exact", "semantic"], work_dir=tmp_path / "work")
+        return [(row["is_leak"], row["leak_of"], row["leak_error"]) for row in rows(stage(ds))]
+
+    neither = (False, None, "no digest, no embedding")
+    near = (False, "1-0", None)
+    assert leaks(pool, reference) == [(True, "1-0", None), near, near, neither, neither]
+    nothing = reference.filter("key == 'none'")
+    assert leaks(pool, nothing) == [(False, None, None)] * 3 + [neither] * 2
+    assert leaks(pool.filter("key == 'none'"), reference) == []
+    stage = Decontaminate({"val": nothing}, "perceptual", work_dir=tmp_path / "work")
+    assert [row["leak_error"] for row in rows(stage(pool))] == ["no hash"] * 5
 
 
 def test_any_partitioning_and_any_workers(tmp_path, client):
@@ -386,7 +410,7 @@ def test_the_same_shot_of_cifar_is_named(tmp_path):
     partners = set(partner_of.values())
     write_tar(tmp_path / "test" / "0.tar", _members("cifar10_test.tar", set(partner_of), 0))
     # A part of the others, to save time: with all of them 96 % are named.
-    train = _members("cifair/cifar10_train_part.tar", partners, 16)
+    train = _members("cifair/cifar10_train_part.tar", partners, 32)
     write_tar(tmp_path / "train" / "0.tar", train)
     embedder = TimmImageEmbedder("offline", image_stages=[PerceptualHash(flips=True)])
     reference, pool = (
