@@ -128,7 +128,7 @@ def run(scratch: Path, rounds: int, rows: int = ROWS) -> list[dict[str, Any]]:
             f"4 nearest of {rows:,} x {DIM} for {len(seeds):,} seeds / bare products",
             *(times, "retrieved", 0.25),
         ),
-        _row(f"{listed} / pandas in memory", times, "listed", 0.5),
+        _row(f"{listed} / pandas in memory", times, "listed", 0.3),
     ]
 
 

@@ -25,7 +25,7 @@ from nemo_image_curate.shards.writer import TarWriter
 MEMBERS = "__members__"
 # The staged column that says which content of the tar that is.
 TAR = "__tar__"
-# The staged column that says how often each row is written.
+# The staged column that says how often each row is written, where that is not once.
 COPIES = "__copies__"
 
 
@@ -75,7 +75,7 @@ def write_shard(
     written = _write_tar(files.tar, table, keys, root, naming)
     storage.write_bytes(files.index, format_idx(written).encode("utf-8", "surrogateescape"))
     old = table[naming.id_col]
-    table = table.drop_columns([MEMBERS, TAR, COPIES])
+    table = table.drop_columns([MEMBERS, TAR])
     table = _replace(table, naming.id_col, pa.array(keys, pa.string()))
     table = _replace(
         table, SHARD_COLUMN, pa.array([naming.shard(number) + ".tar"] * len(keys), pa.string())
@@ -88,10 +88,11 @@ def write_shard(
 def _samples(location: str, start: int, stop: int) -> pa.Table:
     """Samples of a staged file: its rows in order, each as often as it is written."""
     table = sidecars.read_sidecar(location)
-    ends = np.cumsum(table[COPIES].to_numpy())
-    if len(table) == (ends[-1] if len(ends) else 0):
+    if COPIES not in table.column_names:
         return table.slice(start, stop - start)
-    return table.take(np.searchsorted(ends, np.arange(start, stop), side="right"))
+    ends = np.cumsum(table[COPIES].to_numpy())
+    rows = np.searchsorted(ends, np.arange(start, stop), side="right")
+    return table.take(rows).drop_columns(COPIES)
 
 
 def _replace(table: pa.Table, name: str, values: Any) -> pa.Table:

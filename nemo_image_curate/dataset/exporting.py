@@ -102,7 +102,8 @@ def export(
         manifest = {"fingerprints": prints, "naming": repr(naming), "staged": summaries}
         manifest |= saving.time_of(newest, time.time())
     staged = manifest["staged"]
-    plan = _plan([summary["samples"] for summary in staged], naming)
+    samples = [summary.get("samples", summary["rows"]) for summary in staged]
+    plan = _plan(samples, naming)
     if fresh:
         _write_manifest(path, manifest)
     outputs = [
@@ -140,7 +141,7 @@ def export(
     return ExportSummary(
         path,
         len(plan),
-        sum(summary["samples"] for summary in staged),
+        sum(samples),
         sum(summary["rows"] for summary in staged),
         dropped.by_condition + dropped.by_null,
         dropped.by_null,
@@ -268,11 +269,12 @@ class _Locate:
         )
         table = table.append_column(MEMBERS, pa.array(members, kind))
         table = table.append_column(TAR, pa.array(tokens, pa.string()))
-        table = table.append_column(COPIES, self.wanted.counts(table))
-        table = self.wanted.once(table)
+        if self.wanted.multiplicity is not None:
+            table = self.wanted.once(table.append_column(COPIES, self.wanted.counts(table)))
         table = table.filter(pc.is_valid(table[MEMBERS]))
-        samples = pc.sum(table[COPIES]).as_py() or 0
-        summary |= {"rows": len(table), "samples": samples, "missing": passing - len(table)}
+        summary |= {"rows": len(table), "missing": passing - len(table)}
+        if self.wanted.multiplicity is not None:
+            summary["samples"] = pc.sum(table[COPIES]).as_py() or 0
         return table, summary
 
     def _members(

@@ -101,7 +101,7 @@ class Wanted:
         return table[self.multiplicity].cast(pa.int64()).combine_chunks()
 
     def once(self, table: pa.Table) -> pa.Table:
-        """The table with a multiplicity of 1, for rows that were repeated: each is one sample."""
+        """The table with a multiplicity of 1: where rows are repeated, each is one sample."""
         if self.multiplicity is None:
             return table
         number = table.column_names.index(self.multiplicity)

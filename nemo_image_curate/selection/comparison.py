@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,21 +72,21 @@ class Comparison:
 
     def __str__(self) -> str:
         samples = (self.selected, self.random, self.all)
-        lines: list[tuple[str, Iterable[Any]]] = [
+        lines: list[tuple[str, Sequence[str]]] = [
             ("", SAMPLES),
-            ("samples", (f"{one.samples:,}" for one in samples)),
+            ("samples", [f"{one.samples:,}" for one in samples]),
         ]
         lines += [
-            (f"mean {name}", (_number(one.means[name]) for one in samples))
+            (f"mean {name}", [_number(one.means[name]) for one in samples])
             for name in self.selected.means
         ]
         if self.clusters:
             lines += [
-                (f"evenness of {self.clusters}", (_number(one.evenness) for one in samples)),
-                (f"clusters in {self.clusters}", (f"{one.clusters:,}" for one in samples)),
+                (f"evenness of {self.clusters}", [_number(one.evenness) for one in samples]),
+                (f"clusters in {self.clusters}", [f"{one.clusters:,}" for one in samples]),
             ]
         if self.concepts:
-            lines.append((self.concepts, (f"{one.concepts:,}" for one in samples)))
+            lines.append((self.concepts, [f"{one.concepts:,}" for one in samples]))
         width = max(len(name) for name, _ in lines)
         table = [name.ljust(width) + "".join(f"{one:>12}" for one in own) for name, own in lines]
         kept = f"{self.kept:.1%} kept; random: by a hash of shard and key, seed {self.seed}."

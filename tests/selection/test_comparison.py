@@ -108,9 +108,11 @@ def test_what_is_printed(columns, tmp_path):
         *("concepts", "38.9% kept; random: by a"),
     ]
     assert "Below about 30 % kept" in text
-    two = str(compare_with_random(ds, columns=["score", "width"])).splitlines()
-    means = (result.all.means["score"], sum(columns["width"]) / N)
-    assert [line.split()[-1] for line in two[2:4]] == [f"{mean:.4g}" for mean in means]
+    both = compare_with_random(ds, columns=["score", "width"])
+    lines = [line.split() for line in str(both).splitlines()[2:4]]
+    for name, line in zip(("score", "width"), lines, strict=True):
+        samples = (both.selected, both.random, both.all)
+        assert line == ["mean", name, *(f"{one.means[name]:.4g}" for one in samples)]
     assert json.loads(json.dumps(result.to_dict()))["random"]["samples"] == 35
     none = compare_with_random(ds.filter("key == 'none'"))
     assert (none.all.samples, none.kept, none.selected.evenness) == (0, 0.0, None)
