@@ -111,3 +111,10 @@ def test_saved_once(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in times} == times
     Uniqueness(2, work_dir=tmp_path / "work")(ds).save_metadata(tmp_path / "meta")
     assert {path: path.stat().st_mtime_ns for path in times} != times
+
+
+def test_another_prefix_is_another_column(vectors, tmp_path):
+    ds = write_embeddings(tmp_path / "ds", vectors, 50)
+    for prefix in ("a_", "b_"):
+        saved = Uniqueness(prefix=prefix)(ds).save_metadata(tmp_path / "out", progress=False)
+        assert saved.metadata[f"{prefix}uniqueness"].count().compute() == N - 3
