@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ from nemo_image_curate.selection.totals import (
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-# Columns that are looked at when none are named, where they are there.
-_CLUSTERS = ("cluster_1", "cluster")
+# Columns that are looked at when none are named, where they are there: of the levels of
+# `HierarchicalClusters` the coarsest, which is balanced first.
+_LEVEL = re.compile(r"cluster_(\d+)")
+_CLUSTER = "cluster"
 _CONCEPTS = "concepts"
 # Partitions whose results the client holds at once.
 _WAVE = 256
@@ -119,8 +122,8 @@ def compare_with_random(
     columns : sequence of str, optional
         Of numbers, whose means are compared. Default: all columns of floats.
     clusters : str, optional
-        A column of the cluster that each row is in. Default: ``cluster_1`` or ``cluster``, where
-        there is one.
+        A column of the cluster that each row is in. Default: the last of ``cluster_1``,
+        ``cluster_2``, ..., or ``cluster``, where there is one.
     concepts : str, optional
         A column of lists. Default: ``concepts``, where there is one.
     seed : int, default 0
@@ -151,7 +154,7 @@ def compare_with_random(
     names = list(dataset.metadata.columns)
     frames.require_columns(dataset.metadata, how_often, *(columns or ()))
     frames.require_columns(dataset.metadata, *filter(None, (clusters, concepts)))
-    clusters = clusters or next((name for name in _CLUSTERS if name in names), None)
+    clusters = clusters or _coarsest(names)
     concepts = concepts or (_CONCEPTS if _CONCEPTS in names else None)
     if columns is None:
         columns = [field.name for field in schema if pa.types.is_floating(field.type)]
@@ -184,6 +187,14 @@ def compare_with_random(
         totals = Totals.sum([totals, *parts])
     samples = {name: totals.sample(name, columns, clusters, concepts) for name in SAMPLES}
     return Comparison(**samples, seed=seed, clusters=clusters, concepts=concepts)
+
+
+def _coarsest(names: Sequence[str]) -> str | None:
+    """The column of the largest clusters, if there is one."""
+    levels = [int(match[1]) for match in map(_LEVEL.fullmatch, names) if match]
+    if levels:
+        return f"cluster_{max(levels)}"
+    return _CLUSTER if _CLUSTER in names else None
 
 
 def _check(

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 # Vectors for each cluster of the finest level at most: as many as FAISS's k-means takes.
 _PER_CLUSTER = 256
-# Of levels="auto": how many there are, and how many clusters a level has for one of the next.
-_AUTO_LEVELS, _AUTO_RATIO = 3, 5
+# Of levels="auto": how many there are, how many clusters a level has for one of the next at most,
+# and how many the coarsest has at least, where there are so many.
+_AUTO_LEVELS, _AUTO_RATIO, _AUTO_LEAST = 3, 5, 10
 _AUTO_MEAN_SIZE = 30
 _HIERARCHY = "hierarchy.npz"
 
@@ -51,7 +52,7 @@ class HierarchicalClusters(Stage):
     levels : sequence of int or "auto"
         How many clusters each level has, the finest first; falling. Default: three levels, the
         finest with 4 sqrt(n) clusters, or n / 30 if that is less, each other one with a fifth of
-        those before.
+        those before, or more where the coarsest would have less than 10.
     resampling_steps : int, default 10
         How many times a level is found again, from the half of an average cluster that is nearest
         to each centroid. 0: plain k-means of each level.
@@ -187,7 +188,9 @@ class HierarchicalClusters(Stage):
         if not isinstance(self.levels, str):
             return [min(int(k), max(n, 1)) for k in self.levels]
         finest = min(n // _AUTO_MEAN_SIZE, round(4 * math.sqrt(n)))
-        return [max(1, finest // _AUTO_RATIO**level) for level in range(_AUTO_LEVELS)]
+        steps = _AUTO_LEVELS - 1
+        ratio = min(_AUTO_RATIO, max(1.0, (finest / _AUTO_LEAST) ** (1 / steps)))
+        return [max(1, round(finest / ratio**level)) for level in range(_AUTO_LEVELS)]
 
 
 class _Clusters(MadeOfKept):
