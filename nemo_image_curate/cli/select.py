@@ -128,8 +128,11 @@ def select(
             compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
             record: dict[str, Any] = {SELECTED: compared.selected.samples}
             if selection is not None:
-                chosen = saved.filter(SELECTED)
-                record["selection"] = chosen.to_selection(selection, None, multiplicity).path
+                # How often an earlier run drew rows is no part of this choice.
+                names = [one for one in saved.metadata.columns if soft_cap or one != MULTIPLICITY]
+                chosen = saved.select(names).filter(SELECTED)
+                listed = chosen.to_selection(selection, None, multiplicity)
+                record |= {"selection": listed.path, "listed": listed.rows}
             record["comparison"] = compared.to_dict()
             return record, {"comparison": f"\n{compared}"}
 

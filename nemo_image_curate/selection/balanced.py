@@ -98,12 +98,8 @@ class BalancedSample(GroupShares):
         """The columns of clusters, the coarsest first."""
         if self.clusters is not None:
             return list(dict.fromkeys(self.clusters))[::-1]
-        names = itertools.takewhile(
-            lambda name: name in dataset.metadata.columns,
-            (f"cluster_{level}" for level in itertools.count(1)),
-        )
         # Without any, the first is missed by name.
-        return list(names)[::-1] or ["cluster_1"]
+        return cluster_levels(dataset)[::-1] or ["cluster_1"]
 
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> Order | None:
         """The order by distance."""
@@ -122,6 +118,19 @@ class BalancedSample(GroupShares):
                 f"{self.n:,}",
             )
         return groups.even_quotas(min(int(self.n), available), self.random_state)
+
+
+def cluster_levels(dataset: ImageTextPairDataset) -> list[str]:
+    """``cluster_1``, ``cluster_2``, ..., as far as they are of one hierarchy; the finest first."""
+    how = dataset.provenance.get("cluster_1")
+    names = (f"cluster_{level}" for level in itertools.count(1))
+    # Coarser ones may be left of another run, which had more levels.
+    return list(
+        itertools.takewhile(
+            lambda name: name in dataset.metadata.columns and dataset.provenance.get(name) == how,
+            names,
+        )
+    )
 
 
 class _ByColumn:

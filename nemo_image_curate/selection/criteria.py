@@ -14,7 +14,7 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.expressions import evaluate
-from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.balanced import BalancedSample, cluster_levels
 from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.datacomp import DataCompFilter
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
@@ -160,19 +160,17 @@ class Criteria(Stage):
 
     def _by_clusters(self, dataset: ImageTextPairDataset, candidates: Any) -> ImageTextPairDataset:
         """A sample of the candidates over clusters: those that are there, else new ones."""
-        names = [name for name in dataset.metadata.columns if name.startswith("cluster_")]
         if self.budget is not None and "cluster" in dataset.metadata.columns:
             clusters = ["cluster"]
         else:
-            if "cluster_1" not in names:
+            if not cluster_levels(dataset):
                 made = HierarchicalClusters(
                     embedding_column=self.embedding_column,
                     random_state=self.seed,
                     work_dir=self.work_dir,
                 )
                 dataset = made(dataset)
-                names = [one for one in dataset.metadata.columns if one.startswith("cluster_")]
-            clusters = sorted(names, key=lambda name: (len(name), name))
+            clusters = cluster_levels(dataset)
         dataset, seen = _hidden(dataset, clusters, candidates)
         common: dict[str, Any] = {"random_state": self.seed, "work_dir": self.work_dir}
         stage: BalancedSample | ClusterBudget

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from nemo_image_curate import frames, storage
 from nemo_image_curate.dataset.selections import KEY, MULTIPLICITY, WEIGHT
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
-from nemo_image_curate.errors import SchemaError
+from nemo_image_curate.errors import DatasetError, SchemaError
 from nemo_image_curate.shards import sidecars
 from nemo_image_curate.stages.base import NO_EFFECT, Stage
 
@@ -64,13 +64,26 @@ class ListedRows:
     def __call__(self, frame: Any) -> dict[str, Any]:
         keys, shards = (frames.column_to_arrow(frame[name]) for name in (self.id_col, SHARD_COLUMN))
         listed = self._read(shards.unique().drop_null())
-        places = pc.index_in(
-            _names(shards, keys), _names(listed[SHARD_COLUMN], listed[KEY]), skip_nulls=True
-        )
+        known = _names(listed[SHARD_COLUMN], listed[KEY])
+        if self.flag:
+            self._refuse_repeats(listed, known)
+        places = pc.index_in(_names(shards, keys), known, skip_nulls=True)
         columns = {name: listed[name].combine_chunks().take(places) for name in self.names}
         if MULTIPLICITY in columns:
             columns[MULTIPLICITY] = columns[MULTIPLICITY].fill_null(0)
         return columns | ({self.flag: places.is_valid()} if self.flag else {})
+
+    def _refuse_repeats(self, listed: pa.Table, known: Any) -> None:
+        """Refuse a file that lists a sample more than once: which line counts nobody can tell."""
+        counts = pc.value_counts(known)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        if len(repeated):
+            row = pc.index(known, repeated[0]).as_py()
+            raise DatasetError(
+                f"{self.path} lists the sample {listed[KEY][row]} of {listed[SHARD_COLUMN][row]} "
+                f"more than once. Have a line for each sample, with how often it is taken in a "
+                f"column {MULTIPLICITY!r}."
+            )
 
     def _read(self, shards: pa.Array) -> pa.Table:
         """What is listed of some shards; of the file, only the row groups that may have them."""
@@ -104,6 +117,11 @@ class SelectionFile(Stage):
     path : str or path
         Any Parquet file with the columns ``key`` and ``shard`` is a selection, if it has each
         sample once.
+
+    Raises
+    ------
+    DatasetError
+        When computed: when the file lists a sample more than once.
 
     Notes
     -----

@@ -61,7 +61,7 @@ class NegClipLoss(PreparedStage):
         Put before the names of the columns: those of two encoders stand side by side, and their
         difference is learnability (Evans et al., arXiv 2406.17711, 2024).
     check_encoder : bool, default True
-        Refuse columns that are not recorded to be of one encoder.
+        Refuse columns that are recorded to be of different encoders, or only one of them.
     work_dir : str or path, optional
         A folder for the drawn pairs, that all workers share, and that stays until the columns are
         computed: 8 `d` bytes for each of ``repeats * batch_size`` pairs, or for each row with
@@ -138,7 +138,8 @@ class NegClipLoss(PreparedStage):
 
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> Batches:
         """Draw the batches."""
-        if self.check_encoder:
+        # Two of unknown origin are taken as they are, as those of a target.
+        if self.check_encoder and any(dataset.provenance.get(name) for name in self.inputs()):
             require_one_encoder(self, dataset)
         if self.batch == "all":
             return all_pairs(dataset, self.inputs(), folder)

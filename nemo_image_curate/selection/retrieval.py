@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from nemo_image_curate import frames, locks, storage
+from nemo_image_curate import frames, locks
 from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.selection.checks import check_integer
 from nemo_image_curate.selection.hits import Search
 from nemo_image_curate.selection.listed import ListedRows
+from nemo_image_curate.selection.targets import opened_target, require_encoder
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.stages.gathered import gather_target
 
@@ -53,6 +55,8 @@ class Retrieve(Stage):
     work_dir : str or path, optional
         A folder for what is found, that all workers share; the columns are read from it when they
         are needed. Default: in the system's temporary folder.
+    check_encoder : bool, default True
+        Refuse seeds whose embeddings are recorded to be of another encoder than the dataset's.
 
     Columns
     -------
@@ -81,6 +85,7 @@ class Retrieve(Stage):
     seed_column: str | None = None
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)
+    check_encoder: bool = no_effect(True)
 
     def check(self) -> None:
         """Refuse unusable parameters.
@@ -89,8 +94,7 @@ class Retrieve(Stage):
         ------
         ConfigError
         """
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ConfigError(f"k={self.k!r} should be an integer of at least 1.")
+        check_integer("k", self.k, 1)
         least = self.least_similarity
         if least is not None and not -1 <= least <= 1:
             raise ConfigError(f"least_similarity={least!r} should be a cosine, from -1 to 1.")
@@ -110,6 +114,8 @@ class Retrieve(Stage):
             For unusable parameters, or seeds without an embedding.
         ColumnNotFoundError
             When there is no embedding column, or `where` names a column that there is not.
+        EncoderMismatchError
+            When seeds are of another encoder.
         DatasetError
             When embeddings of seeds and rows differ in length.
         """
@@ -117,19 +123,22 @@ class Retrieve(Stage):
         frames.require_columns(dataset.metadata, self.embedding_column)
         column = self.seed_column or self.embedding_column
         folder = work_folder(dataset, self.work_dir, "retrieve", self.embedding_column, self.where)
+        opened = self._opened(dataset, column)
         with locks.exclusive(str(folder)):
-            seeds = gather_target(self.seeds, column, folder / "seeds", dataset.backend)
+            seeds = gather_target(opened, column, folder / "seeds")
             if not len(seeds):
                 raise ConfigError(f"no seed has an embedding in its column {column!r}.")
+            # Whichever folder their columns lie in.
+            are_rows = not isinstance(opened, np.ndarray) and opened.path == dataset.path
             search = Search(
-                *(dataset, seeds, self.embedding_column, self.where, self.k),
-                *(self.least_similarity, self._are_rows_of(dataset), folder),
+                *(dataset, seeds, self.embedding_column, self.where, int(self.k)),
+                *(self.least_similarity, are_rows, folder),
             )
             result = search.result(list(self.columns()))
         own = self.columns()
         find = ListedRows(str(result), dataset.id_col, tuple(own), search.digest)
         record = self.record(
-            k=self.k,
+            k=int(self.k),
             where=self.where,
             least_similarity=self.least_similarity,
             embedding_column=self.embedding_column,
@@ -137,13 +146,16 @@ class Retrieve(Stage):
         )
         return dataset.with_columns(find, own, dict.fromkeys(own, record))
 
-    def _are_rows_of(self, dataset: ImageTextPairDataset) -> bool:
-        """Whether seeds may be rows of the dataset."""
-        if isinstance(self.seeds, np.ndarray):
-            return False
-        if isinstance(self.seeds, (str, os.PathLike)):
-            return storage.normalise(self.seeds) in (dataset.path, dataset.metadata_path)
-        return self.seeds.path == dataset.path
+    def _opened(
+        self, dataset: ImageTextPairDataset, column: str
+    ) -> ImageTextPairDataset | np.ndarray:
+        """The seeds, of the dataset's encoder if they should be."""
+        seeds = opened_target(self.seeds, dataset.backend)
+        if self.check_encoder and not isinstance(seeds, np.ndarray):
+            frames.require_columns(seeds.metadata, column)
+            own = dataset.provenance.get(self.embedding_column, {})
+            require_encoder(type(self).__name__, own, seeds.provenance.get(column, {}))
+        return seeds
 
 
 def retrieve(

@@ -73,40 +73,17 @@ class TargetStage(PreparedStage):
         DatasetError
             When it has no embedding.
         """
-        target, column = self._opened(dataset), self.target_column or self.embedding_column
+        column = self.target_column or self.embedding_column
+        target = opened_target(self.target, dataset.backend)
         if not isinstance(target, np.ndarray):
             frames.require_columns(target.metadata, column)
             if self.check_encoder:
                 own = dataset.provenance.get(self.embedding_column, {})
-                self._require_encoder(own, target.provenance.get(column, {}))
+                require_encoder(type(self).__name__, own, target.provenance.get(column, {}))
         vectors = gathered_once(lambda place: gather_target(target, column, place), folder)
         if not len(vectors):
             raise DatasetError(f"the target has no embedding in its column {column!r}.")
         return vectors
-
-    def _opened(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset | np.ndarray:
-        from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-        target: Any = self.target
-        if isinstance(target, (str, os.PathLike)):
-            return ImageTextPairDataset.from_webdataset(target, backend=dataset.backend)
-        if isinstance(target, (ImageTextPairDataset, np.ndarray)):
-            return target
-        raise ConfigError(
-            f"target is {type(target).__name__}; it should be a dataset, the path of one, or "
-            "an array of embeddings of shape (m, d)."
-        )
-
-    def _require_encoder(self, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-        # Two of unknown origin are taken as they are; shards of several encoders are not.
-        differs = own.get("encoder") != others.get("encoder")
-        if not differs and "conflict" not in {**own, **others}:
-            return
-        raise EncoderMismatchError(
-            f"{type(self).__name__} compares embeddings of one encoder, but those of the dataset "
-            f"are {origin(own)}, those of the target {origin(others)}. Embed both with one model, "
-            "or, if you know that they are, pass check_encoder=False."
-        )
 
     def vectors(self, frame: Any, dim: int) -> tuple[torch.Tensor, np.ndarray]:
         """The unit vectors of a computed partition, and which rows they are of.
@@ -124,3 +101,48 @@ class TargetStage(PreparedStage):
             )
         unit, rows = unit_vectors(values, frames.device_of(frame))
         return unit, embedded_rows[rows]
+
+
+def opened_target(target: Any, backend: str) -> ImageTextPairDataset | np.ndarray:
+    """A target: the dataset that a path is of, else as it is.
+
+    Raises
+    ------
+    ConfigError
+        When it is no target.
+    """
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+    if isinstance(target, (str, os.PathLike)):
+        return ImageTextPairDataset.from_webdataset(target, backend=backend)
+    if isinstance(target, (ImageTextPairDataset, np.ndarray)):
+        return target
+    raise ConfigError(
+        f"target is {type(target).__name__}; it should be a dataset, the path of one, or "
+        "an array of embeddings of shape (m, d)."
+    )
+
+
+def require_encoder(stage: str, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    """Refuse to compare embeddings that are recorded to be of different encoders.
+
+    Parameters
+    ----------
+    stage : str
+        Its name, for the message.
+    own, others : mapping
+        The records of the columns of the dataset and of the target.
+
+    Raises
+    ------
+    EncoderMismatchError
+    """
+    # Two of unknown origin are taken as they are; shards of several encoders are not.
+    differs = own.get("encoder") != others.get("encoder")
+    if not differs and "conflict" not in {**own, **others}:
+        return
+    raise EncoderMismatchError(
+        f"{stage} compares embeddings of one encoder, but those of the dataset are {origin(own)}, "
+        f"those of the target {origin(others)}. Embed both with one model, or, if you know that "
+        "they are, pass check_encoder=False."
+    )

@@ -54,3 +54,19 @@ def test_select_tells_what_it_selected_and_lists_it(tmp_path, run):
     assert "a random choice is a strong baseline" in told
     assert "rows in sidecars" in told
     assert "should be COLUMN=NUMBER" in run("select", tmp_path / "ds", "--top", "clip", code=2)
+
+
+def test_a_selection_lists_what_is_told_whatever_was_drawn_before(tmp_path, run):
+    columns = {"score": [n / 40 for n in range(40)], "cluster_1": [n % 4 for n in range(40)]}
+    columns["cluster_size"] = list(range(40))
+    write_embeddings(tmp_path / "ds", [None] * 40, 15, **columns)
+    chosen = tmp_path / "chosen.parquet"
+    run("select", tmp_path / "ds", "--soft-cap", "score=20", "--selection", chosen)
+    assert pd.read_parquet(chosen).multiplicity.sum() == 20
+    words = ("--balanced", 24, "--selection", chosen, "--json")
+    told = json.loads(run("select", tmp_path / "ds", *words))
+    assert told["selected"] == told["listed"] == 24
+    assert list(pd.read_parquet(chosen).columns) == ["key", "shard"]
+    rows = [row for row in rows_of(open_dataset(tmp_path / "ds")) if row["selected"]]
+    # A column that is called like one of clusters is none.
+    assert [sum(row["cluster_1"] == number for row in rows) for number in range(4)] == [6] * 4

@@ -136,6 +136,8 @@ def test_nothing_left(made, tmp_path):
     dataset.metadata["good"] = dataset.metadata.score > 1e9
     summary = dataset.to_webdataset(tmp_path / "new2", "good")
     assert (summary.shards, summary.samples, summary.filtered) == (0, 0, 12)
+    with pytest.raises(DatasetError, match="is an export of no samples"):
+        open_dataset(tmp_path / "new2")
 
 
 def test_empty_partitions_and_one_row_shards(tmp_path):

@@ -177,3 +177,15 @@ def test_five_rings_are_drawn_from_evenly(tmp_path):
     drawn = Counter(rings[selected].tolist())
     evenness = entropy([drawn[ring] for ring in range(5)]) / np.log(5)
     assert evenness > 0.93
+
+
+def test_coarser_clusters_of_another_run_are_none(tmp_path):
+    ds = write_embeddings(tmp_path / "ds", np.random.default_rng(0).normal(size=(120, 8)), 50)
+    options = {"resampling_steps": 0, "work_dir": tmp_path / "work"}
+    once = HierarchicalClusters((30, 9, 2), **options)(ds).save_metadata(tmp_path / "once")
+    again = HierarchicalClusters((20, 5), **options)(once).save_metadata(tmp_path / "again")
+    assert "cluster_3" in again.metadata.columns
+    for dataset in (again, ImageTextPairDataset.from_webdataset(tmp_path / "again")):
+        ours = values(BalancedSample(40, work_dir=tmp_path / "work")(dataset), "selected")
+        named = BalancedSample(40, ["cluster_1", "cluster_2"], work_dir=tmp_path / "work")(dataset)
+        assert ours == values(named, "selected")

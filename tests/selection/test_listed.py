@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from nemo_image_curate import SelectionFile
-from nemo_image_curate.errors import NotFoundError, SchemaError
+from nemo_image_curate.errors import DatasetError, NotFoundError, SchemaError
 from tests.dataset.opened import open_dataset, rows_of
 from tests.make_data import make_dataset
 
@@ -68,3 +68,11 @@ def test_other_files_are_refused(made, tmp_path):
         SelectionFile(tmp_path / "keys")(open_dataset(made.root))
     with pytest.raises(NotFoundError):
         SelectionFile(tmp_path / "none")(open_dataset(made.root))
+
+
+def test_a_sample_that_is_listed_twice_is_refused(made, tmp_path):
+    row = {"key": "1", "shard": next(made.root.glob("*.tar")).name}
+    pd.DataFrame([row, row]).to_parquet(tmp_path / "twice")
+    ds = SelectionFile(tmp_path / "twice")(open_dataset(made.root))
+    with pytest.raises(DatasetError, match=r"lists the sample .* more than once"):
+        ds.metadata.compute()

@@ -214,6 +214,15 @@ def test_columns_of_two_encoders_are_refused(ds, tmp_path):
     assert column(made, "neg_clip_loss")[0] < 0
 
 
+def test_columns_of_unknown_encoders_are_taken_as_they_are(ds, tmp_path):
+    ds.provenance.clear()
+    made = NegClipLoss(batch="all", work_dir=tmp_path)(ds)
+    assert column(made, "neg_clip_loss")[0] < 0
+    ds.provenance["text_embedding"] = {"encoder": "someone/else"}
+    with pytest.raises(EncoderMismatchError, match="of unknown origin"):
+        NegClipLoss(work_dir=tmp_path)(ds)
+
+
 def test_different_widths_are_refused(tmp_path):
     ds = write(tmp_path / "in", [[([1, 0, 0], [1, 0]), ([0, 1, 0], [0, 1])]])
     with pytest.raises(DatasetError, match="3 values in column 'image_embedding', of 2 in"):

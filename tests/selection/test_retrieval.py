@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from nemo_image_curate import ImageTextPairDataset, Retrieve, retrieve
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import (
+    ColumnNotFoundError,
+    ConfigError,
+    DatasetError,
+    EncoderMismatchError,
+)
 from nemo_image_curate.selection import hits
 from nemo_image_curate.tables import serialised
 from nemo_image_curate.vectors.nearest import GRAIN
@@ -158,3 +163,23 @@ def test_what_cannot_be(pool, tmp_path):
         Retrieve(np.zeros((2, 32)), **options)(ds)
     with pytest.raises(DatasetError, match=r"embeddings of 32 values .* seeds of 5"):
         Retrieve(np.eye(5), **options)(ds)
+
+
+def test_seeds_that_are_rows_of_the_pool_with_columns_elsewhere(pool, tmp_path):
+    ds = write_embeddings(tmp_path / "ds", pool, 40)
+    ds.save_metadata(tmp_path / "meta")
+    found = Retrieve(tmp_path / "meta", np.int64(2), work_dir=tmp_path / "work")(ds)
+    usable = [n for n, vector in enumerate(pool) if vector is not None and np.any(vector)]
+    best = expected(pool, [pool[n] for n in usable], 2, itself=usable)
+    check(found, best, lambda seed: f"{usable[seed]:06d}")
+
+
+def test_seeds_of_another_encoder(pool, tmp_path):
+    ds = write_embeddings(tmp_path / "ds", pool, 150)
+    seeds = write_embeddings(tmp_path / "seeds", pool[:3], 40)
+    seeds.provenance["image_embedding"] = {"encoder": "someone/else"}
+    with pytest.raises(EncoderMismatchError, match=r"Retrieve .*'someone/else'.*check_encoder"):
+        Retrieve(seeds, work_dir=tmp_path / "work")(ds)
+    assert Retrieve(seeds, check_encoder=False, work_dir=tmp_path / "work")(ds)
+    with pytest.raises(ConfigError, match="target is list; it should be a dataset"):
+        Retrieve([[1.0] * 32], work_dir=tmp_path / "work")(ds)
