@@ -25,7 +25,7 @@ def columns_of(
     context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
 ) -> str | list[str] | None:
     """One column, or several of them."""
-    columns = [name for text in texts for name in text.split(",")]
+    columns = [name.strip() for text in texts for name in text.split(",")]
     return columns if len(columns) > 1 else next(iter(columns), None)
 
 
