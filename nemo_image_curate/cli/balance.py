@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 @click.option(
     "--wrap-queries", is_flag=True, help="Match concepts with . , or ; in them: 'St. Louis'."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
 @click.option("--prefix", default="", metavar="TEXT", help="Put before the columns' names.")
 @output_option

@@ -115,8 +115,14 @@ class Session:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with client, self._reported():
-            yield client
+        try:
+            with self._reported():
+                yield client
+        finally:
+            # Workers of a busy machine can take longer to end than Dask waits; what was asked for
+            # is done by then, and they end with this process.
+            with contextlib.suppress(TimeoutError):
+                client.close()
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ def columns_of(
     context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
 ) -> str | list[str] | None:
     """One column, or several of them."""
-    columns = [name for text in texts for name in text.split(",")]
+    columns = [name.strip() for text in texts for name in text.split(",")]
     return columns if len(columns) > 1 else next(iter(columns), None)
 
 
@@ -144,8 +144,10 @@ def dedup(
     if method == "semantic" and orientation != "stored":
         raise click.UsageError("embeddings have an orientation already: give it to embed.")
     if against:
-        if keep or by or n_clusters:
-            raise click.UsageError("--keep, --by and --n-clusters do not go with --against.")
+        source = click.get_current_context().get_parameter_source
+        for name in ("keep", "by", "rule", "n_clusters", "n_probe", "recall_sample"):
+            if source(name) is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{name.replace('_', '-')} does not go with --against.")
         options: dict[str, Any] = {"by": (method,), "of": of, "orientation": orientation}
         # Mirrored copies are leaks; decontaminate has an option to leave them alone.
         options |= {"eps": eps, "embedding_column": embedding_column}

@@ -106,7 +106,8 @@ def select(
     """Choose rows: column selected, and multiplicity with --soft-cap.
 
     Rows have to fulfil all that is given, each among all rows; --balanced, --budget or --soft-cap
-    then draws of those that do. Told is what a random choice of the same size has.
+    then draws of those that do. Told is how many fulfil each, and what a random choice of the
+    same size has.
 
     Nothing is removed; do that with: filter DATASET --where selected --output DIR
     """
@@ -114,6 +115,9 @@ def select(
     from nemo_image_curate.selection.criteria import MULTIPLICITY, SELECTED, Criteria
 
     started = time.perf_counter()
+    columns = [column for column, _ in top]
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        raise click.UsageError(f"--top names {twice[0]} more than once: give each column once.")
     if soft_cap is not None and not soft_cap[1].is_integer():
         raise click.UsageError(f"--soft-cap: {soft_cap[1]} should be a number of draws.")
     criteria = Criteria(
@@ -127,6 +131,9 @@ def select(
         def measure(saved: ImageTextPairDataset) -> tuple[dict[str, Any], dict[str, Any]]:
             compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
             record: dict[str, Any] = {SELECTED: compared.selected.samples}
+            if names := criteria.names:
+                passing = saved.metadata[[f"{name}_{SELECTED}" for name in names]].sum().compute()
+                record["fulfil"] = dict(zip(names, map(int, passing), strict=True))
             if selection is not None:
                 # How often an earlier run drew rows is no part of this choice.
                 names = [one for one in saved.metadata.columns if soft_cap or one != MULTIPLICITY]

@@ -118,8 +118,10 @@ class Share:
 
     def of(self, n: int) -> int:
         """How many that is of n rows."""
-        count = self.count if self.fraction is None else int(n * self.fraction) + self.one_more
-        return min(n, int(count))
+        if self.fraction is None:
+            return min(n, int(self.count))
+        # A fraction of half precision times n would be of half precision, too: 65,504 at most.
+        return min(n, int(n * float(self.fraction)) + self.one_more)
 
 
 def _is(kind: type, value: Any) -> bool:

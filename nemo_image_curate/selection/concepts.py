@@ -16,6 +16,11 @@ from nemo_image_curate import frames, locks
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.errors import ConfigError, DatasetError, NotFoundError
+from nemo_image_curate.selection.checks import (
+    check_integer,
+    check_not_negative,
+    check_one_of,
+)
 from nemo_image_curate.selection.matching import MatcherFiles
 from nemo_image_curate.selection.queries import read_queries
 from nemo_image_curate.selection.query_counts import QueryCounts
@@ -106,11 +111,11 @@ class ConceptBalance(Stage):
 
     def check(self) -> None:
         """Refuse unusable parameters."""
-        if self.rule not in ("probability", "cap"):
-            raise ConfigError(f"rule={self.rule!r} should be 'probability' or 'cap'.")
-        if self.per_query < 1:
-            raise ConfigError(f"per_query={self.per_query} should be a positive integer.")
-        if not 0 <= self.unmatched <= 1:
+        check_one_of("rule", self.rule, ("probability", "cap"))
+        check_integer("per_query", self.per_query, 1)
+        check_integer("random_state", self.random_state, 0)
+        check_not_negative("unmatched", self.unmatched)
+        if self.unmatched > 1:
             raise ConfigError(f"unmatched={self.unmatched} should be a probability, from 0 to 1.")
 
     def columns(self) -> dict[str, pa.DataType]:

@@ -88,6 +88,18 @@ class Criteria(Stage):
         """All that is asked for."""
         return self.parameters()
 
+    @property
+    def names(self) -> list[str]:
+        """What criteria are called; ``NAME_selected`` says which rows fulfil one."""
+        target = None if self._recipe_has_target else self.target
+        own = {"where": self.where, "recipe": self.recipe, "target": target}
+        own["retrieved"] = self.seeds
+        return [*(name for name, given in own.items() if given), *self.top]
+
+    @property
+    def _recipe_has_target(self) -> bool:
+        return bool(self.recipe and self.recipe.startswith("image-based"))
+
     def check(self) -> None:
         """Refuse criteria that say nothing, or contradict each other.
 
@@ -102,6 +114,10 @@ class Criteria(Stage):
             raise ConfigError(
                 "say which rows to select: by where, top, recipe, target, seeds, balanced, budget "
                 "or soft_cap."
+            )
+        if twice := {name for name in self.names if self.names.count(name) > 1}:
+            raise ConfigError(
+                f"the column {twice.pop()!r} of top is called like another criterion: rename it."
             )
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
@@ -133,9 +149,8 @@ class Criteria(Stage):
         column, work_dir = self.embedding_column, self.work_dir
         if self.where:
             masks["where"] = functools.partial(evaluate.mask, expression=self.where)
-        recipe_has_target = bool(self.recipe and self.recipe.startswith("image-based"))
         if self.recipe:
-            target = self.target if recipe_has_target else None
+            target = self.target if self._recipe_has_target else None
             stage = DataCompFilter(
                 self.recipe, target=target, embedding_column=column, prefix="recipe_"
             )
@@ -144,7 +159,7 @@ class Criteria(Stage):
         for name, fraction in self.top.items():
             dataset = TopFraction(name, fraction, prefix=f"{name}_")(dataset)
             masks[name] = operator.itemgetter(f"{name}_{SELECTED}")
-        if self.target and not recipe_has_target:
+        if self.target and not self._recipe_has_target:
             similar = TargetSimilarity(self.target, embedding_column=column, work_dir=work_dir)
             dataset = similar(dataset)
             top = TopFraction(similar.pred_column, self.top_target, prefix="target_")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import reprlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.selection.checks import check_integer
 from nemo_image_curate.selection.terms import FrequentTerms, Texts
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ def read_queries(queries: str | os.PathLike[str] | Sequence[str]) -> list[str]:
     """
     if isinstance(queries, (str, os.PathLike)):
         queries = _read(storage.normalise(queries))
+    if not isinstance(queries, Iterable) or isinstance(queries, (bytes, Iterator, Set)):
+        # They are read more than once, and their order is that of the column.
+        raise ConfigError(
+            f"queries={reprlib.repr(queries)} should be a file of queries, or a list of them."
+        )
     for place, query in enumerate(queries):
         if not isinstance(query, str):
             raise ConfigError(f"queries: number {place} is {query!r}; give texts.")
@@ -134,8 +141,7 @@ def build_queries(
     NotFoundError
         When there is no such file or folder.
     """
-    if min_count < 1:
-        raise ConfigError(f"min_count={min_count} should be a positive integer.")
+    check_integer("min_count", min_count, 1)
     names: list[str] = []
     if wordnet == "auto":
         wordnet = WORDNET if os.path.isdir(WORDNET) else None

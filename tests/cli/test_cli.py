@@ -429,7 +429,7 @@ def test_dedup_keeps_the_best(run, scored, tmp_path):
     assert "recall 1.0000" in shown
     exact = ("dedup", tmp_path / "out", "--method", "exact", "--prefix")
     run(*exact, "exact_")
-    run(*exact, "comma_", "--by", "same,-price")
+    run(*exact, "comma_", "--by", "same, -price")
     run(*exact, "dear_", "--by", "same", "--by", "price")
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
     assert {row["shard"] for row in found if row["is_duplicate"]} == {"0.tar"}

@@ -67,7 +67,8 @@ def test_dedup_against(run, places, tmp_path):
     mirrored = ["dedup", places / "mirrored", "--against", places / "test", "--json"]
     told = json.loads(run(*mirrored, "--method", "perceptual", "--output", tmp_path / "m"))
     assert told["leaks_by"] == {"perceptual": 1}
-    assert "do not go with --against" in run(*words, "--keep", "first", code=2)
+    for option in (["--keep", "first"], ["--rule", "components"], ["--recall-sample", "5"]):
+        assert f"{option[0]} does not go with --against" in run(*words, *option, code=2)
 
 
 def test_what_is_wrong(run, places):

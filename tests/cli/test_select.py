@@ -51,6 +51,10 @@ def test_select_tells_what_it_selected_and_lists_it(tmp_path, run):
     assert all(row["cluster_1"] == 0 for row in rows if row["selected"])
     assert len(pd.read_parquet(tmp_path / "chosen.parquet")) == n_selected
     assert "mean clip_score" in told
+    high = sum(row["clip_score_selected"] for row in rows)
+    assert f"80 where, {high} clip_score\n" in told
+    twice = ["--top", "clip_score=0.3", "--top", "clip_score=0.9"]
+    assert "clip_score more than once" in run("select", tmp_path / "ds", *twice, code=2)
     assert "a random choice is a strong baseline" in told
     assert "rows in sidecars" in told
     assert "should be COLUMN=NUMBER" in run("select", tmp_path / "ds", "--top", "clip", code=2)

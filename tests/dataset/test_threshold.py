@@ -214,3 +214,8 @@ def test_unusable_columns():
         ds.threshold("x", top=0.3)
     with pytest.raises(ColumnNotFoundError, match="no column 'y'"):
         ds.threshold("y", top=0.3)
+
+
+def test_fractions_of_numpys_types():
+    for kind in (np.float16, np.float32, np.float64):
+        assert Share(kind(0.5)).of(1_000_000) == 500_000

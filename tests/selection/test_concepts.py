@@ -174,8 +174,12 @@ def test_lost_counts_are_told(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"rule": "both"}, ConfigError, "rule='both' should be 'probability' or 'cap'"),
-        ({"per_query": 0}, ConfigError, "per_query=0 should be a positive integer"),
+        ({"rule": "both"}, ConfigError, "rule='both' should be one of 'probability', 'cap'"),
+        ({"per_query": 0}, ConfigError, "per_query=0 should be an integer of at least 1"),
+        ({"per_query": math.nan}, ConfigError, "per_query=nan should be an integer"),
+        ({"per_query": "20"}, ConfigError, "per_query='20' should be an integer"),
+        ({"random_state": "x"}, ConfigError, "random_state='x' should be an integer"),
+        ({"unmatched": "all"}, ConfigError, "unmatched='all' should be a number"),
         ({"unmatched": 2}, ConfigError, "unmatched=2 should be a probability"),
         ({"queries": []}, ConfigError, "there are no queries"),
         ({"queries": "absent.txt"}, NotFoundError, "absent.txt"),

@@ -84,6 +84,7 @@ def test_by_budget_over_clusters_that_are_made(ds, tmp_path):
         ({"balanced": 5, "budget": 0.5}, ConfigError, "give one of balanced, budget and soft_cap"),
         ({"recipe": "best"}, ConfigError, "recipe='best' should be one of datacomp-basic"),
         ({"top": {"clip_scor": 0.3}}, ColumnNotFoundError, "Did you mean 'clip_score'"),
+        ({"where": "a > 0", "top": {"where": 0.3}}, ConfigError, "called like another criterion"),
         ({"soft_cap": ("clip_scor", 3)}, ColumnNotFoundError, "Did you mean 'clip_score'"),
     ],
 )

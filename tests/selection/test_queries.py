@@ -75,6 +75,9 @@ def test_lists_that_hold_something_else(tmp_path):
         read_queries(["dog", 5])
     with pytest.raises(ConfigError, match="there are no queries"):
         read_queries(["", " "])
+    for unordered in (iter(["dog"]), {"dog"}, None, 5, b"dog"):
+        with pytest.raises(ConfigError, match="should be a file of queries, or a list of them"):
+            read_queries(unordered)
     with pytest.raises(NotFoundError, match="absent"):
         read_queries(tmp_path / "absent")
 
@@ -121,7 +124,7 @@ def test_wordnet_that_is_not_installed_is_told(tmp_path, monkeypatch, caplog):
 
 
 def test_what_cannot_be_built(tmp_path):
-    with pytest.raises(ConfigError, match="min_count=0 should be a positive integer"):
+    with pytest.raises(ConfigError, match="min_count=0 should be an integer of at least 1"):
         build_queries(tmp_path / "corpus.txt", 0)
     with pytest.raises(NotFoundError, match=r"corpus\.txt"):
         build_queries(tmp_path / "corpus.txt", wordnet=None)
