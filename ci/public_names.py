@@ -15,11 +15,13 @@ import importlib
 import inspect
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nemo_image_curate import catalog
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
@@ -30,13 +32,34 @@ PACKAGE = "nemo_image_curate"
 STUB = ROOT / PACKAGE / "__init__.pyi"
 REFERENCE = ROOT / "docs" / "api.md"
 
+
+def selection_file() -> str:
+    """A file with all that a selection can have."""
+    columns = {name: pa.array([], pa.string()) for name in ("key", "shard")}
+    columns |= {"multiplicity": pa.array([], pa.int64()), "weight": pa.array([], pa.float64())}
+    path = Path(tempfile.mkdtemp()) / "selection.parquet"
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "BalancedSample": (1000,),
+    "ClusterBudget": (0.3,),
+    "ClusterTarget": ("target/",),
+    "ConceptBalance": (["dog"],),
+    "DataCompFilter": ("datacomp-basic",),
+    "Decontaminate": ("reference",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
     "OpenCLIPEmbedder": ("ViT-B-32",),
+    "Retrieve": ("seeds",),
+    "SelectionFile": (selection_file(),),
+    "SoftCapSample": ("clip_score", 1000),
+    "TargetSimilarity": ("target/",),
     "TextImageEmbedder": ("of your own",),
     "TimmImageEmbedder": ("offline",),
+    "TopFraction": ("clip_score", 0.3),
     "ZeroShotClassifier": (catalog.load("ConseEmbedder")(), ["dog", "cat"]),
 }
 MADE = "ci/public_names.py makes this file from nemo_image_curate/catalog.py."

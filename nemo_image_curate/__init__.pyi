@@ -7,6 +7,7 @@ from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.inspecting import inspect_dataset
 from nemo_image_curate.decode.preprocessing import Preprocessing
+from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
@@ -17,6 +18,7 @@ from nemo_image_curate.embedders.registry import embedder_of
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
+from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
@@ -24,21 +26,48 @@ from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
+from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.cluster_budget import ClusterBudget
+from nemo_image_curate.selection.cluster_target import ClusterTarget
+from nemo_image_curate.selection.comparison import compare_with_random
+from nemo_image_curate.selection.concepts import ConceptBalance
+from nemo_image_curate.selection.coverage import concept_coverage
+from nemo_image_curate.selection.datacomp import DataCompFilter
+from nemo_image_curate.selection.hierarchical import HierarchicalClusters
+from nemo_image_curate.selection.imagenet_words import ImageNetWords
+from nemo_image_curate.selection.listed import SelectionFile
+from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
+from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
+from nemo_image_curate.selection.queries import build_queries
+from nemo_image_curate.selection.retrieval import Retrieve, retrieve
+from nemo_image_curate.selection.soft_cap import SoftCapSample
+from nemo_image_curate.selection.target_similarity import TargetSimilarity
+from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
 from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "BalancedSample",
+    "CaptionStatistics",
     "ChromaStore",
     "ClipScore",
+    "ClusterBudget",
+    "ClusterTarget",
     "ColumnStage",
+    "ConceptBalance",
     "ConseEmbedder",
+    "DataCompFilter",
+    "Decontaminate",
     "ExactDedup",
+    "HierarchicalClusters",
     "ImageClassifier",
     "ImageDigest",
     "ImageEmbedder",
+    "ImageNetWords",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "NegClipLoss",
     "NsfwClassifier",
     "OpenCLIPEmbedder",
     "PerceptualDedup",
@@ -46,19 +75,30 @@ __all__ = [
     "PixelStage",
     "Preprocessing",
     "Query",
+    "Retrieve",
     "Searcher",
+    "SelectionFile",
     "SemanticClusters",
     "SemanticDedup",
+    "SoftCapSample",
     "Stage",
+    "TargetSimilarity",
     "TextImageEmbedder",
     "TextTower",
     "TimmImageEmbedder",
+    "TopFraction",
+    "Typicality",
+    "Uniqueness",
     "VectorIndex",
     "ZeroShotClassifier",
     "__version__",
     "build_captions",
     "build_index",
+    "build_queries",
+    "compare_with_random",
+    "concept_coverage",
     "embedder_of",
     "get_client",
     "inspect_dataset",
+    "retrieve",
 ]

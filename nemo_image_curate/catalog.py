@@ -45,20 +45,35 @@ PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "BalancedSample": Entry("selection.balanced"),
+    "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
         "classifiers.clip_score", "pairs", "clip", "clip_score, of images with their captions"
     ),
+    "ClusterBudget": Entry("selection.cluster_budget"),
+    "ClusterTarget": Entry("selection.cluster_target"),
     "ColumnStage": Entry("stages.base"),
+    "ConceptBalance": Entry("selection.concepts"),
     "ConseEmbedder": Entry("embedders.conse"),
+    "DataCompFilter": Entry("selection.datacomp"),
+    "Decontaminate": Entry("dedup.decontaminate"),
     "ExactDedup": Entry("dedup.exact"),
+    "HierarchicalClusters": Entry("selection.hierarchical"),
     "ImageClassifier": Entry("classifiers.base"),
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
+    "ImageNetWords": Entry("selection.imagenet_words"),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "NegClipLoss": Entry(
+        "selection.neg_clip_loss",
+        "pairs",
+        "neg-clip-loss",
+        "neg_clip_loss, the same less what other pairs have",
+    ),
     "NsfwClassifier": Entry(
         "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
     ),
@@ -70,20 +85,31 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
+    "SelectionFile": Entry("selection.listed"),
     "SemanticClusters": Entry("dedup.semantic"),
     "SemanticDedup": Entry("dedup.semantic"),
+    "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
+    "TargetSimilarity": Entry("selection.target_similarity"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
     "TimmImageEmbedder": Entry("embedders.timm"),
+    "TopFraction": Entry("selection.top_fraction"),
+    "Typicality": Entry("selection.neighbourhood"),
+    "Uniqueness": Entry("selection.neighbourhood"),
     "VectorIndex": Entry("index.vector_index"),
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "compare_with_random": Entry("selection.comparison"),
+    "build_queries": Entry("selection.queries"),
+    "concept_coverage": Entry("selection.coverage"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "retrieve": Entry("selection.retrieval"),
 }
 
 

@@ -21,6 +21,7 @@ _PACKAGES = (
     "open_clip_torch",
     "faiss-cpu",
     "chromadb",
+    "daachorse",
     "fastapi",
     "streamlit",
     "dask",

@@ -68,17 +68,22 @@ class ClusterError(CurateError, RuntimeError):
 
 
 class ColumnNotFoundError(CurateError, KeyError):
-    """A column does not exist; the message lists those that do and the closest name."""
+    """A column does not exist; the message lists those that do and the closest name.
 
-    def __init__(self, missing: str, columns: Iterable[str]):
+    And what to do, where that is known.
+    """
+
+    def __init__(self, missing: str, columns: Iterable[str], remedy: str = ""):
         self.missing = missing
         self.columns = [str(column) for column in columns]
-        super().__init__(missing, self.columns)
+        self.remedy = remedy
+        super().__init__(missing, self.columns, remedy)
 
     def __str__(self) -> str:
         close = difflib.get_close_matches(self.missing, self.columns, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"no column {self.missing!r}.{hint} Columns: {', '.join(self.columns)}"
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"no column {self.missing!r}.{remedy}{hint} Columns: {', '.join(self.columns)}"
 
 
 def require(module: str, extra: str, user: str) -> None:

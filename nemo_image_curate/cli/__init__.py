@@ -4,6 +4,8 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 """
 
 from nemo_image_curate.cli import (
+    balance,
+    decontaminate,
     dedup,
     demo,
     doctor,
@@ -14,6 +16,7 @@ from nemo_image_curate.cli import (
     pack,
     score,
     search,
+    select,
     serve,
     slurm,
     stats,
@@ -22,6 +25,8 @@ from nemo_image_curate.cli import (
 from nemo_image_curate.cli.base import main
 
 __all__ = [
+    "balance",
+    "decontaminate",
     "dedup",
     "demo",
     "doctor",
@@ -33,6 +38,7 @@ __all__ = [
     "pack",
     "score",
     "search",
+    "select",
     "serve",
     "slurm",
     "stats",

@@ -115,8 +115,14 @@ class Session:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with client, self._reported():
-            yield client
+        try:
+            with self._reported():
+                yield client
+        finally:
+            # Workers of a busy machine can take longer to end than Dask waits; what was asked for
+            # is done by then, and they end with this process.
+            with contextlib.suppress(TimeoutError):
+                client.close()
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -249,11 +255,9 @@ def stage_options(
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:
-            stages = [name for name, entry in offered.items() if options.pop(entry.option)]
-            files = {
-                name: options.pop(f"{entry.option}_weights", None)
-                for name, entry in offered.items()
-            }
+            keys = {name: entry.option.replace("-", "_") for name, entry in offered.items()}
+            stages = [name for name, key in keys.items() if options.pop(key)]
+            files = {name: options.pop(f"{key}_weights", None) for name, key in keys.items()}
             if weights:
                 options["weights"] = {name: file for name, file in files.items() if file}
             return command(*args, stages=stages, **options)

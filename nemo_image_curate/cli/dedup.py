@@ -17,7 +17,16 @@ from nemo_image_curate.cli.base import (
     orientation_option,
     output_option,
 )
+from nemo_image_curate.cli.decontaminate import against_help, mark, report_option
 from nemo_image_curate.cli.results import save
+
+
+def columns_of(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> str | list[str] | None:
+    """One column, or several of them."""
+    columns = [name.strip() for text in texts for name in text.split(",")]
+    return columns if len(columns) > 1 else next(iter(columns), None)
 
 
 @main.command()
@@ -53,7 +62,14 @@ from nemo_image_curate.cli.results import save
     type=click.Choice(["first", "random", "best", "hard", "easy"]),
     help="Which duplicate stays. Default: best with --by, else hard (semantic) or first.",
 )
-@click.option("--by", metavar="COLUMN", help="The duplicate with the highest value stays.")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    multiple=True,
+    callback=columns_of,
+    help="The duplicate with the highest value stays, with -COLUMN the lowest; further columns "
+    "decide where it is equal. Repeat it, or use commas.",
+)
 @click.option(
     "--rule",
     type=click.Choice(["greedy", "reference", "components"]),
@@ -77,6 +93,13 @@ from nemo_image_curate.cli.results import save
     show_default=True,
     help="semantic: rows to measure the recall on by brute force; 0 for none.",
 )
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="DATASET",
+    help=f"Mark what is in another dataset instead: see decontaminate. {against_help}",
+)
+@report_option
 @click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
 @click.option(
     "--prefix",
@@ -96,12 +119,14 @@ def dedup(
     radius: int | None,
     flips: bool,
     keep: str | None,
-    by: str | None,
+    by: str | list[str] | None,
     rule: str,
     n_clusters: int | None,
     n_probe: int,
     embedding_column: str,
     recall_sample: int,
+    against: tuple[str, ...],
+    report: str | None,
     work_dir: str | None,
     prefix: str,
     output: str | None,
@@ -118,6 +143,20 @@ def dedup(
 
     if method == "semantic" and orientation != "stored":
         raise click.UsageError("embeddings have an orientation already: give it to embed.")
+    if against:
+        source = click.get_current_context().get_parameter_source
+        for name in ("keep", "by", "rule", "n_clusters", "n_probe", "recall_sample"):
+            if source(name) is not click.core.ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{name.replace('_', '-')} does not go with --against.")
+        options: dict[str, Any] = {"by": (method,), "of": of, "orientation": orientation}
+        # Mirrored copies are leaks; decontaminate has an option to leave them alone.
+        options |= {"eps": eps, "embedding_column": embedding_column}
+        options |= {} if radius is None else {"radius": radius}
+        options |= {"prefix": prefix, "work_dir": work_dir}
+        mark(session, dataset, against, options, report, output, as_json)
+        return
+    if report:
+        raise click.UsageError("--report goes with --against.")
     started = time.perf_counter()
     keep = keep or ("best" if by else "hard" if method == "semantic" else "first")
     with session.client():
@@ -145,7 +184,7 @@ def dedup(
             if work_dir is None:
                 clusters.remove_vectors()
         else:
-            options: dict[str, Any] = {"keep": keep, "by": by, "prefix": prefix}
+            options = {"keep": keep, "by": by, "prefix": prefix}
             options |= {"work_dir": work_dir, "orientation": orientation}
             if method == "perceptual":
                 options |= {"flips": flips, "rule": rule}

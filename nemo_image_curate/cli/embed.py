@@ -44,6 +44,7 @@ from nemo_image_curate.cli.results import save
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @threads_option
 @orientation_option
+@click.option("--flip", is_flag=True, help="Embed each picture mirrored, too: see score --flip.")
 @stage_options("images", "embeddings")
 @click.option("--use-index-files", is_flag=True, help="Find images with the .idx files.")
 @retry_option
@@ -59,6 +60,7 @@ def embed(
     batch_size: int,
     threads: int,
     orientation: str,
+    flip: bool,
     use_index_files: bool,
     stages: list[str],
     retry: bool,
@@ -84,6 +86,7 @@ def embed(
         classifiers=chosen("embeddings"),
         image_stages=chosen("images", orientation=orientation),
         orientation=orientation,
+        flip=flip,
         use_index_files=use_index_files,
     )
     with session.client():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -166,6 +166,7 @@ def save(
     started: float | None = None,
     shown: dict[str, Any] | None = None,
     retry: bool = False,
+    measure: Callable[[ImageTextPairDataset], tuple[dict[str, Any], dict[str, Any]]] | None = None,
 ) -> None:
     """Compute and save a dataset's frame, then `finish` with what came of it.
 
@@ -182,18 +183,22 @@ def save(
         What people see in place of some of the record.
     retry : bool
         Compute rows again that failed.
+    measure : callable, optional
+        What is yet to be told of the saved dataset: more for the record, and in its place for
+        people.
     """
     started = time.perf_counter() if started is None else started
     saved = dataset.save_metadata(output, retry=retry)
+    measured, measured_shown = measure(saved) if measure else ({}, {})
     seconds = time.perf_counter() - started
-    record: dict[str, Any] = saved.summary() | (extra or {})
+    record: dict[str, Any] = saved.summary() | (extra or {}) | measured
     record |= {"seconds": round(seconds, 1), "output": output or saved.metadata_path}
     counts = images(saved, record)
     uncompared = record.get("not_compared") == record["samples"]
     finish(
         *(record, saved.account(), saved.metadata_path, as_json),
         nothing_read=counts.get("read") == 0 or uncompared,
-        shown=record | (shown or {}),
+        shown=record | (shown or {}) | measured_shown,
         **counts,
     )
 

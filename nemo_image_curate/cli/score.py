@@ -25,6 +25,9 @@ from nemo_image_curate.cli.results import save
 @embedding_option
 @click.option("--text-embedding-column", default="text_embedding", show_default=True)
 @click.option(
+    "--flip", is_flag=True, help="--clip: also of the mirrored pictures, which embed --flip embeds."
+)
+@click.option(
     "--no-check-encoder",
     is_flag=True,
     help="Score embeddings that are not recorded to be of the right model.",
@@ -38,12 +41,15 @@ def score(
     weights: dict[str, str],
     embedding_column: str,
     text_embedding_column: str,
+    flip: bool,
     no_check_encoder: bool,
     output: str | None,
     as_json: bool,
     session: Session,
 ) -> None:
     """Score embeddings that are there already."""
+    if flip and "ClipScore" not in stages:
+        raise click.UsageError("--flip goes with --clip.")
     chosen: list[Any] = []
     for name in catalog.offered("embeddings", "pairs"):
         if name not in stages:
@@ -52,6 +58,8 @@ def score(
         if catalog.PUBLIC[name].sees == "pairs":
             options["image_embedding_column"] = embedding_column
             options["text_embedding_column"] = text_embedding_column
+            if name == "ClipScore":
+                options["flip"] = flip
         else:
             options["embedding_column"] = embedding_column
             if name in weights:

@@ -59,11 +59,14 @@ class Progress:
     total : int
         How many partitions.
     shown : bool or None
-        None: as a bar on a terminal, else in lines.
+        None: as a bar on a terminal, else in lines. False: not at all, and it is not among the
+        jobs that `finished` tells of.
     waits_for : callable, optional
         Tells what hinders work from going on, if something does.
     about : callable, optional
         Tells of the workers, before anything else is told.
+    unit : str, default "partitions"
+        What is counted.
     """
 
     def __init__(
@@ -73,8 +76,9 @@ class Progress:
         shown: bool | None,
         waits_for: Callable[[], str | None] = lambda: None,
         about: Callable[[], str] | None = None,
+        unit: str = "partitions",
     ):
-        self.what, self.total = what, total
+        self.what, self.total, self.unit = what, total, unit
         self.done = self.rows = 0
         self.rejected: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -82,7 +86,8 @@ class Progress:
         self._about = about
         self._began = self._last_line = self._last_end = time.monotonic()
         is_bar = sys.stderr.isatty() and not settings.as_json
-        self._quiet = shown is False or not total
+        self._is_told = shown is not False
+        self._quiet = not self._is_told or not total
         self._bar = tqdm(total=total, desc=what, unit="part", disable=self._quiet or not is_bar)
         self._in_lines = not self._quiet and not is_bar
         self._has_told = False
@@ -149,7 +154,7 @@ class Progress:
 
     def status(self) -> str:
         """One line of how far it is."""
-        parts = [f"{self.what}: {self.done:,} of {self.total:,} partitions", self._counts()]
+        parts = [f"{self.what}: {self.done:,} of {self.total:,} {self.unit}", self._counts()]
         left = self.fields()["seconds_left"]
         if left and self.done < self.total:
             parts.append(f"{_duration(left)} left")
@@ -188,7 +193,7 @@ class Progress:
         if not self._quiet and (settings.workers_first or not self._in_lines):
             self._tell_workers()
         if self._in_lines and not settings.quiet_seconds:
-            self.tell(f"{self.what}: {self.total:,} partitions")
+            self.tell(f"{self.what}: {self.total:,} {self.unit}")
         ended = threading.Event()
         watch = threading.Thread(target=self._watch, args=(ended,), daemon=True, name="progress")
         watch.start()
@@ -199,7 +204,8 @@ class Progress:
             _running.remove(self)
             ended.set()
             self._bar.close()
-            _finished.append(self.fields())
+            if self._is_told:
+                _finished.append(self.fields())
             if self._in_lines and self._has_told:
                 self.tell(f"{self.status()}, took {_duration(self.seconds)}")
 

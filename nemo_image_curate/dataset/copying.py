@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import storage
@@ -24,6 +25,8 @@ from nemo_image_curate.shards.writer import TarWriter
 MEMBERS = "__members__"
 # The staged column that says which content of the tar that is.
 TAR = "__tar__"
+# The staged column that says how often each row is written, where that is not once.
+COPIES = "__copies__"
 
 
 @dataclass(frozen=True)
@@ -60,17 +63,13 @@ def write_shard(
     ----------
     number : int
     slices : list of (str, int, int)
-        Staged Parquet file, first row, and the row after the last, in order.
+        Staged Parquet file, first sample, and the one after the last, in order.
     target : Target
         The sidecar to write.
     root : str
         What the staged rows' shards are relative to.
     """
-    pieces = [
-        sidecars.read_sidecar(location).slice(start, stop - start)
-        for location, start, stop in slices
-    ]
-    table = pa.concat_tables(pieces)
+    table = pa.concat_tables(_samples(*one) for one in slices)
     keys = [naming.key(number, row) for row in range(len(table))]
     files = ShardFiles.beside(target.location)
     written = _write_tar(files.tar, table, keys, root, naming)
@@ -84,6 +83,16 @@ def write_shard(
     if naming.old_id_col is not None:
         table = _replace(table, naming.old_id_col, old)
     saving.write_table(table, target, provenance, {})
+
+
+def _samples(location: str, start: int, stop: int) -> pa.Table:
+    """Samples of a staged file: its rows in order, each as often as it is written."""
+    table = sidecars.read_sidecar(location)
+    if COPIES not in table.column_names:
+        return table.slice(start, stop - start)
+    ends = np.cumsum(table[COPIES].to_numpy())
+    rows = np.searchsorted(ends, np.arange(start, stop), side="right")
+    return table.take(rows).drop_columns(COPIES)
 
 
 def _replace(table: pa.Table, name: str, values: Any) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nemo_image_curate import frames, locks, storage
-from nemo_image_curate.dataset import exporting, saving
+from nemo_image_curate.dataset import exporting, saving, selections
 from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.fingerprints import Lineage
@@ -19,9 +19,11 @@ from nemo_image_curate.dataset.gallery import Gallery
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
+from nemo_image_curate.dataset.threshold import Share, find_threshold
+from nemo_image_curate.dataset.wanted import Wanted
 from nemo_image_curate.decode.pillow import decode_image
 from nemo_image_curate.decode.reasons import count_by_kind
-from nemo_image_curate.errors import DatasetError, ImageError
+from nemo_image_curate.errors import ConfigError, DatasetError, ImageError
 from nemo_image_curate.expressions import evaluate
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import ShardFiles
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Filtered:
-    """A frame and what expressions left of it."""
+    """A frame, and the expression of what conditions left of it."""
 
     before: Any
     conditions: tuple[str, ...]
@@ -249,7 +251,7 @@ class ImageTextPairDataset:
             return self.replace(self.metadata[condition])
         before, conditions = self.unfiltered()
         filtered = self.replace(self.metadata[evaluate.mask(self.metadata, condition)])
-        filtered._filtered = _Filtered(before, (*conditions, condition), filtered.metadata)
+        filtered._filtered = _Filtered(before, (*conditions, condition), filtered.metadata.expr)
         return filtered
 
     def unfiltered(self) -> tuple[Any, tuple[str, ...]]:
@@ -258,9 +260,65 @@ class ImageTextPairDataset:
         What is saved or exported is filtered while it is written, so that rows that were dropped
         are counted.
         """
-        if self._filtered is None or self._filtered.after is not self.metadata:
+        # Not the frame: it stays the same when users assign to one of its columns.
+        if self._filtered is None or self._filtered.after is not self.metadata.expr:
             return self.metadata, ()
         return self._filtered.before, self._filtered.conditions
+
+    def threshold(
+        self,
+        column: str,
+        top: float | None = None,
+        bottom: float | None = None,
+        count: int | None = None,
+        progress: bool | None = None,
+    ) -> float | int | bool | str:
+        """The exact value that the highest, or lowest, values of a column have or exceed.
+
+        Of N rows that have a value, ``top=0.3`` asks for the n = int(0.3 N) highest, and gives
+        the n-th highest value, counted from 1: ``ds.filter(f"{column} >= {t!r}")`` keeps these n
+        rows, and all others with that very value. Rows whose value is null or NaN do not count.
+        It is the same however rows lie in partitions.
+
+        The column is computed now, for more than 64 shards by a sixteenth of them a second time,
+        and wholly from some 20 million rows on; save what was dear to compute before.
+
+        Parameters
+        ----------
+        column : str
+            Of numbers, bools, times or dates.
+        top : float, optional
+            The fraction of rows with the highest values, over 0 and at most 1.
+        bottom : float, optional
+            The fraction with the lowest; filter by ``<=`` then.
+        count : int, optional
+            The number of rows with the highest values, instead of a fraction.
+        progress : bool, optional
+            Show a progress bar. Default: on a terminal.
+
+        Returns
+        -------
+        float, int, bool or str
+            As the column's type is; a time or date as a text in ISO 8601, which expressions take.
+
+        Raises
+        ------
+        ColumnNotFoundError
+        ConfigError
+            Unless one of `top`, `bottom` and `count` is given; for a column of other values.
+        DatasetError
+            When that is no row at all.
+        """
+        if sum(share is not None for share in (top, bottom, count)) != 1:
+            raise ConfigError(f"top={top}, bottom={bottom}, count={count}: give one of the three.")
+        share = Share(top if bottom is None else bottom, count)
+        found = find_threshold(self.metadata, column, share, bottom is None, progress)
+        if (value := found.value) is None:
+            raise DatasetError(
+                f"{column!r} has no threshold: {share} of {found.n_with_value:,} rows that have a "
+                f"value is none ({found.n_without_value:,} have none)."
+            )
+        return value
 
     def select(self, columns: Sequence[str]) -> ImageTextPairDataset:
         """Keep these columns, and those that say where a row's bytes are."""
@@ -421,6 +479,7 @@ class ImageTextPairDataset:
         old_id_col: str | None = None,
         use_index_files: bool = False,
         progress: bool | None = None,
+        multiplicity: str | None = None,
     ) -> exporting.ExportSummary:
         """Write the samples of the frame as new shards: ``.tar``, ``.parquet`` and ``.idx`` each.
 
@@ -443,6 +502,10 @@ class ImageTextPairDataset:
             Find members with the ``.idx`` files beside the input tars.
         progress : bool, optional
             Show progress bars. Default: on a terminal.
+        multiplicity : str, optional
+            A column of whole numbers that says how often a row is written, each time with a key
+            of its own, one after the other; rows where it is 0 or null are left out. In what is
+            written it is 1. Shuffle what you train on: copies are neighbours.
 
         Returns
         -------
@@ -454,11 +517,68 @@ class ImageTextPairDataset:
             For unusable arguments.
         DatasetError
             When `path` holds something else.
+        JobError, DatasetError
+            When a multiplicity is negative or no whole number, with the row.
         """
         naming = Naming(samples_per_shard, max_shards, self.id_col, old_id_col)
         output = storage.normalise(path)
         with locks.exclusive(output):
-            return exporting.export(self, output, naming, filter_column, use_index_files, progress)
+            wanted = Wanted(self.id_col, (), filter_column, multiplicity)
+            return exporting.export(self, output, naming, wanted, use_index_files, progress)
+
+    def to_selection(
+        self,
+        path: str | os.PathLike[str],
+        filter_column: str | None = None,
+        multiplicity: str | None = None,
+        weight: str | None = None,
+        progress: bool | None = None,
+    ) -> selections.SelectionSummary:
+        """Write which samples of the frame were chosen, without new tars.
+
+        One Parquet file, in the order of the rows: ``key``, ``shard`` (relative to `path` of the
+        dataset), and ``multiplicity`` (int64) and ``weight`` (float64) where there are such
+        columns. ``docs/selection.md`` shows how webdataset and open_clip read it; the stage
+        `SelectionFile` marks its rows in a dataset. Stopped runs continue where they were.
+
+        Parameters
+        ----------
+        path : str or path
+            Of the file. An earlier selection there is replaced, when it is of other rows.
+        filter_column : str, optional
+            A bool column; rows where it is false or null are left out.
+        multiplicity : str, optional
+            A column of whole numbers: how often a row is taken. Rows where it is 0 or null are
+            left out. Default: ``multiplicity``, where the frame has it.
+        weight : str, optional
+            A column of numbers from 0 on: how probable a row is to be drawn, in proportion. Rows
+            where it is 0 or null are left out. Default: ``weight``, where the frame has it.
+        progress : bool, optional
+            Show progress bars. Default: on a terminal.
+
+        Returns
+        -------
+        SelectionSummary
+
+        Raises
+        ------
+        ColumnNotFoundError, ConfigError
+            When a column is not there, or of another kind.
+        DatasetError
+            When `path` holds something else.
+        JobError, DatasetError
+            When a multiplicity is negative or no whole number, or a weight negative, with the row.
+
+        Notes
+        -----
+        A selection has some 20 bytes for each row. The client copies it part by part.
+        """
+        output = storage.normalise(path)
+        columns = selections.columns_of(self.metadata, multiplicity, weight)
+        wanted = Wanted(self.id_col, (), filter_column, *columns)
+        folder = storage.parent(output)
+        with locks.exclusive(folder, output.removeprefix(folder).strip("/")):
+            return selections.write_selection(self, output, wanted, progress)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:
         """What the frame reads, before anything was done to it.

@@ -16,14 +16,15 @@ import dask
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset import saving
-from nemo_image_curate.dataset.conditions import Dropped, drop, drop_rows
-from nemo_image_curate.dataset.copying import MEMBERS, TAR, Naming, write_shard
+from nemo_image_curate.dataset.conditions import Dropped
+from nemo_image_curate.dataset.copying import COPIES, MEMBERS, TAR, Naming, write_shard
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST, STAGING
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.dataset.wanted import Wanted
 from nemo_image_curate.errors import ConfigError, DamagedError, DatasetError
 from nemo_image_curate.shards.lookup import Tars
 from nemo_image_curate.shards.names import TAR_ENDINGS, ShardFiles
@@ -42,8 +43,10 @@ class ExportSummary:
     shards : int
     samples : int
         Written to the output.
+    rows : int
+        Of the input that were written: fewer than `samples` where some are there several times.
     filtered : int
-        Left out because a condition, or `filter_column`, was not true.
+        Left out because a condition, or `filter_column`, was not true, or the multiplicity 0.
     null : int
         Of these, how many because it was null.
     null_columns : dict of str to int
@@ -55,6 +58,7 @@ class ExportSummary:
     path: str
     shards: int
     samples: int
+    rows: int
     filtered: int
     null: int
     null_columns: dict[str, int]
@@ -65,22 +69,23 @@ def export(
     dataset: ImageTextPairDataset,
     path: str,
     naming: Naming,
-    filter_column: str | None,
+    wanted: Wanted,
     use_index_files: bool,
     progress: bool | None,
 ) -> ExportSummary:
     """Write the samples of a dataset below `path`; see its `to_webdataset`."""
     frame, conditions = dataset.unfiltered()
+    wanted = replace(wanted, conditions=conditions)
     sources, root = dataset.source()[1], dataset.path
     provenance = dataset.provenance
-    _check(frame, root, path, naming, filter_column)
+    _check(frame, root, path, naming, wanted)
     staging = storage.join(path, STAGING)
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
     config = (
-        *("export", filter_column, naming.id_col, *dataset.tars.content_token()),
-        *([conditions] if conditions else []),
+        *("export", wanted.filter_column, naming.id_col, *dataset.tars.content_token()),
+        *wanted.config(),
     )
     targets = [
         replace(target, reads_tar=True)
@@ -90,14 +95,15 @@ def export(
     storage.make_dirs(path)
     newest = max((target.newest_input for target in targets), default=0.0)
     manifest = _read_manifest(path, prints, naming, newest)
-    locate = _Locate(dataset.tars, naming.id_col, conditions, filter_column, use_index_files)
+    locate = _Locate(dataset.tars, wanted, use_index_files)
     fresh = manifest is None
     if manifest is None:
         summaries = saving.save(frame, targets, provenance, "staging", progress, locate)
         manifest = {"fingerprints": prints, "naming": repr(naming), "staged": summaries}
         manifest |= saving.time_of(newest, time.time())
     staged = manifest["staged"]
-    plan = _plan([summary["rows"] for summary in staged], naming)
+    samples = [summary.get("samples", summary["rows"]) for summary in staged]
+    plan = _plan(samples, naming)
     if fresh:
         _write_manifest(path, manifest)
     outputs = [
@@ -135,6 +141,7 @@ def export(
     return ExportSummary(
         path,
         len(plan),
+        sum(samples),
         sum(summary["rows"] for summary in staged),
         dropped.by_condition + dropped.by_null,
         dropped.by_null,
@@ -143,8 +150,8 @@ def export(
     )
 
 
-def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str | None) -> None:
-    frames.require_columns(frame, naming.id_col, SHARD_COLUMN)
+def _check(frame: Any, root: str, path: str, naming: Naming, wanted: Wanted) -> None:
+    wanted.check(frame)
     if naming.samples_per_shard < 1:
         raise ConfigError(
             f"samples_per_shard={naming.samples_per_shard} should be a positive integer."
@@ -153,16 +160,8 @@ def _check(frame: Any, root: str, path: str, naming: Naming, filter_column: str 
         raise ConfigError(f"max_shards={naming.max_shards} should be a positive number of digits.")
     if naming.old_id_col in frame.columns:
         raise ConfigError(f"old_id_col={naming.old_id_col!r} is the name of another column.")
-    for name in {MEMBERS, TAR} & set(frame.columns):
+    for name in {MEMBERS, TAR, COPIES} & set(frame.columns):
         raise ConfigError(f"the column name {name!r} is needed by the export; rename yours.")
-    if filter_column is not None:
-        frames.require_columns(frame, filter_column)
-        kind = str(frame.dtypes[filter_column])
-        if not kind.startswith("bool"):
-            raise ConfigError(
-                f"filter_column {filter_column!r} is {kind}, not bool. Assign a comparison to it, "
-                f"such as metadata[{filter_column!r}] > 0."
-            )
     if path == root or root.startswith(path + "/"):
         raise ConfigError(f"the output {path} would overwrite the input {root}.")
 
@@ -210,18 +209,18 @@ def _write_manifest(path: str, manifest: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class _Slice:
-    """Rows ``start`` to ``stop`` of one staged partition."""
+    """Samples ``start`` to ``stop`` of one staged partition."""
 
     part: int
     start: int
     stop: int
 
 
-def _plan(rows: list[int], naming: Naming) -> list[list[_Slice]]:
+def _plan(samples: list[int], naming: Naming) -> list[list[_Slice]]:
     """Which staged rows go to which output shard: in order, all shards full but the last."""
     plan: list[list[_Slice]] = []
     space = 0
-    for part, count in enumerate(rows):
+    for part, count in enumerate(samples):
         start = 0
         while start < count:
             if space == 0:
@@ -256,27 +255,13 @@ def _output_target(
 class _Locate:
     """Keeps the wanted rows of a partition and adds where the members of each lie."""
 
-    def __init__(
-        self,
-        tars: Tars,
-        id_col: str,
-        conditions: tuple[str, ...],
-        filter_column: str | None,
-        use_index_files: bool,
-    ):
+    def __init__(self, tars: Tars, wanted: Wanted, use_index_files: bool):
         self.tars = tars
-        self.id_col = id_col
-        self.conditions = conditions
-        self.filter_column = filter_column
+        self.wanted = wanted
         self.use_index_files = use_index_files
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        table, summary = drop_rows(table, self.conditions)
-        if self.filter_column is not None:
-            mask = table[self.filter_column]
-            table, by_column = drop(table, mask, [self.filter_column])
-            parts = [summary, {"dropped": vars(by_column)}]
-            summary = {"dropped": vars(Dropped.total(parts))}
+        table, summary = self.wanted.rows(table)
         passing = len(table)
         members, tokens = self._members(table)
         kind = pa.list_(
@@ -284,14 +269,19 @@ class _Locate:
         )
         table = table.append_column(MEMBERS, pa.array(members, kind))
         table = table.append_column(TAR, pa.array(tokens, pa.string()))
+        if self.wanted.multiplicity is not None:
+            table = self.wanted.once(table.append_column(COPIES, self.wanted.counts(table)))
         table = table.filter(pc.is_valid(table[MEMBERS]))
-        return table, {"rows": len(table), "missing": passing - len(table), **summary}
+        summary |= {"rows": len(table), "missing": passing - len(table)}
+        if self.wanted.multiplicity is not None:
+            summary["samples"] = pc.sum(table[COPIES]).as_py() or 0
+        return table, summary
 
     def _members(
         self, table: pa.Table
     ) -> tuple[list[list[dict[str, Any]] | None], list[str | None]]:
         """Where the members of each row lie, and in which content of its tar."""
-        keys, shards = table[self.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
+        keys, shards = table[self.wanted.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
         members: list[list[dict[str, Any]] | None] = [None] * len(keys)
         tokens: list[str | None] = [None] * len(keys)
         for opened, rows in self.tars.open_shards(keys, shards, self.use_index_files):

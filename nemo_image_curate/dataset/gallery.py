@@ -55,12 +55,12 @@ class Gallery:
         keys, shards = table[dataset.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist()
         texts = table[captions].to_pylist() if captions in names else [None] * len(keys)
         places = [f"{shard}: {key}" for shard, key in zip(shards, keys, strict=True)]
-        pictures = [_reason(f"{place}: missing") for place in places]
-        for row, content, reason in dataset.tars.image_bytes(keys, shards, use_index_files=True):
+        pictures = [reason(f"{place}: missing") for place in places]
+        for row, content, problem in dataset.tars.image_bytes(keys, shards, use_index_files=True):
             if content is not None:
-                pictures[row] = _picture(content, places[row])
+                pictures[row] = picture(content, places[row])
             else:
-                pictures[row] = _reason(f"{places[row]}: {reason}")
+                pictures[row] = reason(f"{places[row]}: {problem}")
         cells = map(_cell, pictures, keys, texts)
         style = "display:flex;flex-wrap:wrap;gap:8px;font:12px sans-serif"
         return cls(f'<div style="{style}">{"".join(cells)}</div>', keys)
@@ -72,15 +72,25 @@ def _cell(picture: str, key: str | None, caption: object) -> str:
     return f'<figure style="width:{_THUMBNAIL}px;margin:0">{picture}<br>{text}</figure>'
 
 
-def _reason(text: str) -> str:
+def reason(text: str) -> str:
+    """HTML that stands in the place of a picture."""
     return f"<em>{html.escape(text)}</em>"
 
 
-def _picture(content: bytes, place: str) -> str:
+def picture(content: bytes, place: str) -> str:
+    """An image as HTML that needs no file, at most 192 pixels wide and high.
+
+    Parameters
+    ----------
+    content : bytes
+        Encoded.
+    place : str
+        Where it is from, for what stands in its place when it cannot be decoded.
+    """
     try:
         image = Image.fromarray(decode_rgb(content))
     except ImageError as error:
-        return _reason(f"{place}: {error}")
+        return reason(f"{place}: {error}")
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)

@@ -161,7 +161,11 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
                 for info in _tars_of(storage.normalise(location)):
                     tars[info.location] = info
     if not tars:
-        raise other_inputs.no_shards_in([storage.normalise(one) for one in patterns], path)
+        folders = [storage.normalise(one) for one in patterns]
+        for folder in folders:
+            if storage.stat(storage.join(folder, EXPORT_MANIFEST)):
+                raise DatasetError(f"{folder} is an export of no samples: none was wanted.")
+        raise other_inputs.no_shards_in(folders, path)
     return list(tars.values())
 
 

@@ -127,11 +127,11 @@ class AddColumns:
         self.reads_tars = getattr(function, "reads_tars", False)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("AddColumns", normalize_token(self.function))
+        return ("AddColumns", normalize_token(self.function), self.names)
 
     def content_token(self) -> list[Any]:
         """What it computes, wherever files lie."""
-        return ["AddColumns", describe(self.function)]
+        return ["AddColumns", describe(self.function), self.names]
 
     def __call__(self, frame: Any) -> Any:
         columns = self.function(frame)

@@ -15,7 +15,7 @@ from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dedup import deciding, results
 from nemo_image_curate.dedup.equals import send_values
 from nemo_image_curate.dedup.exchange import Exchange
-from nemo_image_curate.dedup.keep import check_keep
+from nemo_image_curate.dedup.keep import By, check_keep, keep_columns
 from nemo_image_curate.dedup.ranks import Order, rank_rows
 from nemo_image_curate.dedup.staged import (
     Block,
@@ -39,7 +39,7 @@ class ColumnDedup(Stage):
     """
 
     keep: str
-    by: str | None
+    by: By
     random_state: int
     prefix: str
     work_dir: Any
@@ -98,7 +98,7 @@ class ColumnDedup(Stage):
         ConfigError
             For unusable parameters.
         ColumnNotFoundError
-            When there is no column `by`.
+            When a column of `by` is missing.
         """
         self.check()
         measure = self.measure()
@@ -110,7 +110,7 @@ class ColumnDedup(Stage):
             if ERROR_COLUMN in measured.metadata.columns and isinstance(measure, PixelStage):
                 new.insert(0, ERROR_COLUMN)
             carried = {name: records.get(name) for name in new}
-        columns = list(dict.fromkeys([*self.inputs(), *([self.by] if self.by else []), *carried]))
+        columns = list(dict.fromkeys([*self.inputs(), *keep_columns(self.by), *carried]))
         frames.require_columns(measured.metadata, *columns)
         folder = results.work_folder(measured, self.work_dir, type(self).__name__, self.config())
         with locks.exclusive(str(folder)):

@@ -84,6 +84,24 @@ def write(
         "decide",
         progress,
     )
+    mark_complete(folder, staged, written)
+
+
+def mark_complete(folder: Path, staged: StagedRows, written: list[tuple[str, list[str]]]) -> None:
+    """Note where the decisions about each partition are: the mark that they are all there.
+
+    Parameters
+    ----------
+    folder : Path
+    staged : StagedRows
+    written : list of (str, list of str)
+        What `write_table` gave for each block.
+
+    Raises
+    ------
+    DatasetError
+        When partitions hold the same rows, whose decisions could not be told apart.
+    """
     places: dict[str, tuple[int, int]] = {}
     for block, (_, names) in zip(staged.blocks, written, strict=True):
         for batch, name in enumerate(names):
@@ -135,15 +153,7 @@ def _no_names(id_col: str) -> pa.Table:
 def _write_block(
     folder: Path, named: Exchange, block: Block, id_col: str, facts: RowFacts, why_not: str
 ) -> tuple[str, list[str]]:
-    """Write the decisions about a block; runs on a worker.
-
-    Returns
-    -------
-    digest : str
-        Of all decisions about the block.
-    names : list of str
-        The name of each partition, by its rows.
-    """
+    """Write the decisions about a block, as `write_table`; runs on a worker."""
     names, equals, own = block.table([id_col, SHARD_COLUMN]), facts.equals(block), block.rows()
     own -= block.start
     compared = equals >= 0
@@ -170,9 +180,34 @@ def _write_block(
         "duplicate_of_shard": partner(SHARD_COLUMN, "duplicate_of_shard"),
         "duplicate_similarity": pa.array(similarity[place], mask=~removed),
     }
+    return write_table(folder, block, names, id_col, decided | facts.columns(block))
+
+
+def write_table(
+    folder: Path, block: Block, names: pa.Table, id_col: str, columns: dict[str, Any]
+) -> tuple[str, list[str]]:
+    """Write the columns that were made of a block's rows.
+
+    Parameters
+    ----------
+    folder : Path
+    block : Block
+    names : pyarrow.Table
+        Key and shard of its rows.
+    id_col : str
+    columns : dict of str to pyarrow.Array
+        In the order of the rows.
+
+    Returns
+    -------
+    digest : str
+        Of all that was written.
+    names : list of str
+        The name of each partition, by its rows.
+    """
     parts = np.repeat(np.arange(len(block.counts)), block.counts)
     order = row_order(names[id_col], names[SHARD_COLUMN], parts)
-    table = small_texts(pa.table(decided | facts.columns(block)).take(order))
+    table = small_texts(pa.table(columns).take(order))
     ends = list(itertools.accumulate(block.counts))
     write_batches(block_file(folder, block.number), table, ends)
     names = small_texts(names.take(order))

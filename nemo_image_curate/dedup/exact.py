@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.equals import point_to_first
 from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.keep import By
 from nemo_image_curate.dedup.staged import StagedRows
 from nemo_image_curate.quality.digest import DIGEST_COLUMN, ImageDigest
 from nemo_image_curate.stages.base import no_effect
@@ -24,8 +25,10 @@ class ExactDedup(ColumnDedup):
         that other metadata or another lossless format makes no difference.
     keep : {"first", "random", "best"}
         Which of several duplicates is kept: the first in the dataset, a random one, or the one
-        with the highest value in the column `by`.
-    by : str, optional
+        with the best value in the columns `by`.
+    by : str or list of str, optional
+        Columns of numbers or times. The next one decides where the last are equal; a minus before
+        its name means the lowest value: ``["width", "-bytes"]``. Rows without a value come last.
     random_state : int, default 0
         For ``keep="random"``.
     prefix : str, default ""
@@ -59,7 +62,7 @@ class ExactDedup(ColumnDedup):
 
     of: str = "bytes"
     keep: str = "first"
-    by: str | None = None
+    by: By = None
     random_state: int = 0
     prefix: str = no_effect("")
     work_dir: str | os.PathLike[str] | None = no_effect(None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,9 +12,21 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.vectors.sampling import random_score
 
 KEEP = ("first", "random", "best", "hard", "easy")
+# One column, or several of which the next decides where the last ones are equal. A minus before a
+# name: the lowest value is the best.
+By = str | Sequence[str] | None
 
 
-def check_keep(keep: str, by: str | None, policies: tuple[str, ...] = KEEP) -> None:
+def keep_columns(by: By) -> list[str]:
+    """The columns that ``best`` goes by."""
+    return [name.removeprefix("-") for name in _terms(by)]
+
+
+def _terms(by: By) -> list[str]:
+    return [] if by is None else [by] if isinstance(by, str) else list(by)
+
+
+def check_keep(keep: str, by: By, policies: tuple[str, ...] = KEEP) -> None:
     """Refuse a keep policy that does not exist, or that does not go with `by`.
 
     Raises
@@ -25,23 +39,31 @@ def check_keep(keep: str, by: str | None, policies: tuple[str, ...] = KEEP) -> N
         raise ConfigError("keep='best' needs by=COLUMN, whose highest value is kept.")
     if by is not None and keep != "best":
         raise ConfigError(f"by={by!r} goes with keep='best', not with keep={keep!r}.")
+    if by is None:
+        return
+    is_list = isinstance(by, (list, tuple)) and all(isinstance(term, str) for term in by)
+    if not by or not (isinstance(by, str) or is_list):
+        raise ConfigError(f"by={by!r} should be a column, or a list of columns.")
+    names = keep_columns(by)
+    if "" in names or len(set(names)) < len(names):
+        raise ConfigError(f"by={by!r} should name each column once.")
 
 
-def keep_score(
+def keep_scores(
     keep: str,
-    by: str | None,
+    by: By,
     seed: int,
     table: pa.Table,
     id_col: str,
     home_similarity: np.ndarray | None = None,
-) -> np.ndarray:
+) -> list[np.ndarray]:
     """What the keep order goes by, but for ``first``: the highest score first.
 
     Parameters
     ----------
     keep : {"random", "best", "hard", "easy"}
-    by : str or None
-        The column of numbers or times that ``best`` goes by.
+    by : str, sequence of str, or None
+        The columns of numbers or times that ``best`` goes by, the first one first.
     seed : int
         Of ``random``.
     table : pyarrow.Table, n rows
@@ -53,8 +75,8 @@ def keep_score(
 
     Returns
     -------
-    numpy.ndarray of float64, shape (n,)
-        NaN, which comes last, where there is none.
+    list of numpy.ndarray of float64, shape (n,)
+        The next decides where the last ones are equal. NaN, which comes last, where there is none.
 
     Raises
     ------
@@ -62,29 +84,36 @@ def keep_score(
         When `by` holds something else.
     """
     if keep == "random":
-        return random_score(table[id_col], seed)
+        return [random_score(table[id_col], seed)]
     if keep == "best":
-        assert by is not None, "check_keep saw to it"
-        return _score_of(by, table)
+        return [
+            -_score_of(term[1:], table) if term.startswith("-") else _score_of(term, table)
+            for term in _terms(by)
+        ]
     assert home_similarity is not None, "only policies of embeddings go by it"
     sign = 1.0 if keep == "easy" else -1.0
-    return sign * home_similarity.astype(float)
+    return [sign * home_similarity.astype(float)]
 
 
-def sort_table(score: np.ndarray, keys: pa.Array | pa.ChunkedArray, rows: np.ndarray) -> pa.Table:
-    """A table of what rows are sorted by, columns ``place``, ``key`` and ``row``."""
-    return pa.table({"place": pa.array(-score, from_pandas=True), "key": keys, "row": rows})
+def sort_table(
+    scores: Sequence[np.ndarray], keys: pa.Array | pa.ChunkedArray, rows: np.ndarray
+) -> pa.Table:
+    """A table of what rows are sorted by, in its columns' order; the last are ``key``, ``row``."""
+    places = {
+        f"place-{number}": pa.array(-score, from_pandas=True) for number, score in enumerate(scores)
+    }
+    return pa.table(places | {"key": keys, "row": rows})
 
 
 def keep_sorted(table: pa.Table) -> np.ndarray:
-    """The keep order of a `sort_table`: highest score first, NaN last, ties by key, then row.
+    """The keep order of a `sort_table`: highest scores first, NaN last, ties by key, then row.
 
     Returns
     -------
     numpy.ndarray of int64, shape (n,)
         The places of its rows.
     """
-    sort_keys = [(name, "ascending") for name in ("place", "key", "row")]
+    sort_keys = [(name, "ascending") for name in table.column_names]
     order: np.ndarray = pc.sort_indices(table, sort_keys=sort_keys).to_numpy()
     return order
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.equals import follow
 from nemo_image_curate.dedup.exchange import Exchange
+from nemo_image_curate.dedup.keep import By
 from nemo_image_curate.dedup.near import find_pairs
 from nemo_image_curate.dedup.rules import check_rule
 from nemo_image_curate.dedup.settle import settle
@@ -37,8 +38,10 @@ class PerceptualDedup(ColumnDedup):
         Mirrored images are duplicates, too.
     keep : {"first", "random", "best"}
         Which of several duplicates comes first in the keep order: the first in the dataset, a
-        random one, or the one with the highest value in the column `by`.
-    by : str, optional
+        random one, or the one with the best value in the columns `by`.
+    by : str or list of str, optional
+        Columns of numbers or times. The next one decides where the last are equal; a minus before
+        its name means the lowest value: ``["width", "-bytes"]``. Rows without a value come last.
     rule : {"greedy", "reference", "components"}
         See `nemo_image_curate.dedup.rules`.
     random_state : int, default 0
@@ -101,7 +104,7 @@ class PerceptualDedup(ColumnDedup):
     hash: str = "phash"
     flips: bool = False
     keep: str = "first"
-    by: str | None = None
+    by: By = None
     rule: str = "greedy"
     random_state: int = 0
     prefix: str = no_effect("")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dedup.exchange import Exchange
-from nemo_image_curate.dedup.keep import keep_score, keep_sorted, sort_table
+from nemo_image_curate.dedup.keep import By, keep_columns, keep_scores, keep_sorted, sort_table
 from nemo_image_curate.dedup.staged import Block, RowArrays, StagedRows, owners
 
 if TYPE_CHECKING:
@@ -34,16 +34,14 @@ class Order:
     Parameters
     ----------
     keep : str
-    by : str or None
+    by : str, sequence of str, or None
     seed : int
     id_col : str
     layout : Layout, optional
         Tells how near embeddings are to the centroids of their clusters.
     """
 
-    def __init__(
-        self, keep: str, by: str | None, seed: int, id_col: str, layout: Layout | None = None
-    ):
+    def __init__(self, keep: str, by: By, seed: int, id_col: str, layout: Layout | None = None):
         self.keep = keep
         self.by = by
         self.seed = seed
@@ -52,11 +50,10 @@ class Order:
 
     def table(self, block: Block) -> pa.Table:
         """What the rows of a block are sorted by, in that order."""
-        columns = list(dict.fromkeys([self.id_col, *([self.by] if self.by else [])]))
-        table = block.table(columns)
+        table = block.table(list(dict.fromkeys([self.id_col, *keep_columns(self.by)])))
         homes = self.layout.homes(block.parts)["similarity"] if self.layout else None
-        score = keep_score(self.keep, self.by, self.seed, table, self.id_col, homes)
-        sortable = sort_table(score, table[self.id_col], block.rows())
+        scores = keep_scores(self.keep, self.by, self.seed, table, self.id_col, homes)
+        sortable = sort_table(scores, table[self.id_col], block.rows())
         return sortable.take(keep_sorted(sortable))
 
 

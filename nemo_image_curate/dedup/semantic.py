@@ -19,7 +19,7 @@ from nemo_image_curate.dedup import deciding, results
 from nemo_image_curate.dedup.clustering import CONTENT, KEPT, ROWS, Clustering
 from nemo_image_curate.dedup.cost import Cost, choose_clusters
 from nemo_image_curate.dedup.extraction import extract
-from nemo_image_curate.dedup.keep import check_keep
+from nemo_image_curate.dedup.keep import By, check_keep, keep_columns
 from nemo_image_curate.dedup.layout import LAYOUT, Layout
 from nemo_image_curate.dedup.ranks import Order, rank_rows
 from nemo_image_curate.dedup.recall import RecallEstimate, measure_recall
@@ -52,9 +52,11 @@ class SemanticDedup(Stage):
     keep : {"hard", "easy", "random", "first", "best"}
         Which of several duplicates is kept: the one least (``hard``) or most (``easy``) similar
         to its cluster's centroid, a random one, the first of the dataset, or the one with the
-        highest value in the column `by`. Ties by key.
-    by : str, optional
-        A column of numbers or times, for ``keep="best"``, such as ``aesthetic_score``.
+        best value in the columns `by`. Ties by key.
+    by : str or list of str, optional
+        Columns of numbers or times, for ``keep="best"``, such as ``aesthetic_score``. The next one
+        decides where the last are equal; a minus before its name means the lowest value:
+        ``["aesthetic_score", "-bytes"]``. Rows without a value come last.
     rule : {"greedy", "reference", "components"}
         What is removed; see `nemo_image_curate.dedup.rules`. With ``greedy`` no two kept rows are
         duplicates of each other, and every removed one has a kept duplicate.
@@ -101,7 +103,7 @@ class SemanticDedup(Stage):
     eps: float = 0.05
     n_clusters: int | str = "auto"
     keep: str = "hard"
-    by: str | None = None
+    by: By = None
     rule: str = "greedy"
     n_probe: int = 4
     embedding_column: str = "image_embedding"
@@ -125,7 +127,7 @@ class SemanticDedup(Stage):
         ConfigError
             For unusable parameters, or a `work_dir` that workers do not see.
         ColumnNotFoundError
-            When there is no embedding column, or no column `by`.
+            When there is no embedding column, or a column of `by` is missing.
         DatasetError
             When embeddings differ in length.
         """
@@ -175,7 +177,7 @@ class SemanticDedup(Stage):
             dataset = dataset.save_metadata(str(folder / KEPT), progress=progress)
         # A copy: users assign to `metadata` of theirs.
         dataset = dataset.replace(dataset.metadata)
-        staged = stage(dataset, [self.by] if self.by else [], folder / ROWS, progress)
+        staged = stage(dataset, keep_columns(self.by), folder / ROWS, progress)
         clustering = Clustering(
             dataset,
             column,
@@ -213,7 +215,7 @@ class SemanticDedup(Stage):
     def _check_dataset(self, dataset: ImageTextPairDataset) -> None:
         self.check()
         column = self.embedding_column
-        frames.require_columns(dataset.metadata, column, *([self.by] if self.by else []))
+        frames.require_columns(dataset.metadata, column, *keep_columns(self.by))
         kind = frames.schema(dataset.metadata).field(column).type
         if not str(kind).startswith(("list", "fixed_size_list", "large_list", "null")):
             raise ConfigError(f"column {column!r} holds {kind}, not embeddings.")
@@ -270,7 +272,7 @@ class SemanticClusters:
         self,
         eps: float | None = None,
         keep: str | None = None,
-        by: str | None = None,
+        by: By = None,
         rule: str | None = None,
         progress: bool | None = None,
     ) -> ImageTextPairDataset:
@@ -361,15 +363,16 @@ class _Extraction:
         clusters: SemanticClusters,
         eps: float,
         keep: str,
-        by: str | None,
+        by: By,
         rule: str,
         progress: bool | None,
     ) -> _Extraction:
         config = {"eps": float(eps), "keep": keep, "by": by, "rule": rule}
         staged = clusters.staged
-        if by and by != clusters.stage.by:
-            staged = stage(clusters.dataset, [by], clusters.folder / f"{ROWS}-by", progress)
-        # Keys, shards and the column `by`; the folder goes with the embeddings.
+        columns = keep_columns(by)
+        if columns and columns != keep_columns(clusters.stage.by):
+            staged = stage(clusters.dataset, columns, clusters.folder / f"{ROWS}-by", progress)
+        # Keys, shards and the columns of `by`; the folder goes with the embeddings.
         name = fingerprint(sorted(config.items(), key=str), staged.digest())[:16]
         return cls(clusters, config, staged, name, progress)
 

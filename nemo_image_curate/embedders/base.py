@@ -71,6 +71,10 @@ class ImageEmbedder(PixelStage):
         Whether pictures stay as they are stored, which is what timm and open_clip do, or are
         turned as EXIF says before anything else. TIFF and HEIC are upright in any case. The
         `image_stages` have the same.
+    flip : bool, default False
+        Also embed each picture mirrored, in a second forward pass over the same pixels, into a
+        column named as that of the embeddings with ``_flipped`` after it. Letters cannot be read
+        in a mirror, while things stay what they are: see `ClipScore`.
     max_pixels : int
         Larger images are not decoded; they get ``too large`` in ``image_error``.
     on_error : {"null", "raise"}
@@ -92,6 +96,8 @@ class ImageEmbedder(PixelStage):
     classifiers: Sequence[ImageClassifier] = no_effect(())
     image_stages: Sequence[PixelStage] = no_effect(())
     autocast: bool = True
+    # It adds a column, and changes no other.
+    flip: bool = no_effect(False)
     max_pixels: int = no_effect(DEFAULT_MAX_PIXELS)
     on_error: str = no_effect("null")
 
@@ -160,8 +166,10 @@ class ImageEmbedder(PixelStage):
         return super().content_token()
 
     def content_token(self) -> list[Any]:
-        """`encoder_token`, and what the classifiers make in the same pass."""
-        return [*self.encoder_token(), *map(describe, self.classifiers)]
+        """`encoder_token`, and what else is made in the same pass."""
+        # Nothing without: values that were saved before there was a choice are still right.
+        flip = ["flip"] if self.flip else []
+        return [*self.encoder_token(), *map(describe, self.classifiers), *flip]
 
     def check(self) -> None:
         """Refuse unusable settings, and classifiers that were trained on another encoder.
@@ -255,21 +263,27 @@ class ImageEmbedder(PixelStage):
         return embeddings, errors
 
     def columns(self) -> dict[str, pa.DataType]:
-        """The embedding column and those of the classifiers, with their types."""
+        """The embedding columns and those of the classifiers, with their types."""
         check_columns(self.classifiers)
-        columns = {self.image_embedding_column: frames.embedding_type()}
+        columns = dict.fromkeys(self._embedding_columns(), frames.embedding_type())
         for classifier in self.classifiers:
-            if self.image_embedding_column in classifier.columns():
-                raise ConfigError(
-                    f"two stages of one pass write the column {self.image_embedding_column!r}."
-                )
+            for name in self._embedding_columns():
+                if name in classifier.columns():
+                    raise ConfigError(f"two stages of one pass write the column {name!r}.")
             columns |= classifier.columns()
         return columns
+
+    def _embedding_columns(self) -> list[str]:
+        """Of the pictures as they are, and mirrored where that is asked for."""
+        name = self.image_embedding_column
+        return [name, flipped_column(name)] if self.flip else [name]
 
     def provenance(self) -> dict[str, dict[str, Any]]:
         """How each column is made."""
         record = self.record()
         provenance = {self.image_embedding_column: record}
+        if self.flip:
+            provenance[flipped_column(self.image_embedding_column)] = self.record(flip=True)
         for classifier in self.classifiers:
             provenance |= classifier.provenance_of(self.image_embedding_column, record)
         return provenance
@@ -277,14 +291,27 @@ class ImageEmbedder(PixelStage):
     def load(self, device: str) -> _Forward:
         """Model and classifiers on a device, ready for batches."""
         heads = [classifier.load(device) for classifier in self.classifiers]
-        return _Forward(self, self.load_embedding_model(device), heads, device)
+        return _Forward(self, self.load_embedding_model(device), heads, device, self.flip)
+
+
+def flipped_column(embedding_column: str) -> str:
+    """The column of the embeddings of the same pictures, mirrored."""
+    return f"{embedding_column}_flipped"
 
 
 class _Forward:
     """Turns a decoded batch into column values."""
 
-    def __init__(self, embedder: ImageEmbedder, model: Any, heads: list[Any], device: str):
+    def __init__(
+        self,
+        embedder: ImageEmbedder,
+        model: Any,
+        heads: list[Any],
+        device: str,
+        flip: bool = False,
+    ):
         self.column = embedder.image_embedding_column
+        self.flip = flip
         self.normalize = embedder.normalize_embeddings
         self.model = model
         self.heads = heads
@@ -299,12 +326,15 @@ class _Forward:
 
         with self._lock, torch.inference_mode():
             assert batch.pixels is not None, "the pass of an embedder has a preprocessing"
-            embeddings = self._forward(batch.pixels.to(self.device))
-            values: dict[str, Any] = {self.column: embeddings}
+            pixels = batch.pixels.to(self.device)
+            vectors = {self.column: self._forward(pixels)}
+            if self.flip:
+                vectors[flipped_column(self.column)] = self._forward(pixels.flip(3))
+            values: dict[str, Any] = dict(vectors)
             for head in self.heads:
-                values |= head(embeddings)
+                values |= head(vectors[self.column])
             if self.device == "cpu":
-                values[self.column] = embeddings.numpy()
+                values |= {name: tensor.numpy() for name, tensor in vectors.items()}
         return values
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:

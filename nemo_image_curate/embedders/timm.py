@@ -32,6 +32,7 @@ class PassOptions(TypedDict, total=False):
     """Parameters of `ImageEmbedder` that have no place in the published order."""
 
     image_stages: Sequence[PixelStage]
+    flip: bool
     max_pixels: int
     on_error: str
     orientation: str

@@ -36,6 +36,8 @@ _NODES = (
     *(ast.Gt, ast.GtE, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant, ast.List, ast.Tuple),
     *(ast.Call, ast.keyword, ast.Attribute),
 )
+# As Python writes it; a column of this name comes first.
+INFINITY = "inf"
 EXAMPLE = "Compare columns with values, for example: width >= 256 and label == 'cat'"
 
 
@@ -69,6 +71,8 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
             raise _refused(expression, type(node).__name__)
         if isinstance(node, ast.Name):
             name = quoted.get(node.id, node.id)
+            if node.id == INFINITY and name not in columns:
+                continue
             if name not in columns:
                 raise ColumnNotFoundError(name, columns)
             used.add(name)

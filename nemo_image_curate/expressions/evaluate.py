@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.expressions.check import EXAMPLE, check, parse
+from nemo_image_curate.expressions.check import EXAMPLE, INFINITY, check, parse
 from nemo_image_curate.expressions.operations import (
     METHODS,
     TAKE_COLUMNS,
@@ -150,6 +151,8 @@ class _Evaluation:
     def value(self, node: ast.expr) -> Value:
         """An Arrow array, a plain value, or a list of them."""
         if isinstance(node, ast.Name):
+            if node.id == INFINITY and INFINITY not in self.table.column_names:
+                return math.inf
             return self._column(self.quoted.get(node.id, node.id))
         if isinstance(node, ast.Constant):
             return node.value

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.fingerprints import describe, describe_code
 from nemo_image_curate.decode.batch import DecodedBatch
@@ -91,7 +93,8 @@ class Stage(abc.ABC):
             if not field.metadata.get("affects_values", True)
         }
         return {
-            name: value
+            # Counts often come as NumPy's numbers, which JSON does not know.
+            name: value.item() if isinstance(value, np.generic) else value
             for name, value in sorted(vars(self).items())
             if not name.startswith("_") and name not in without
         }

@@ -63,14 +63,24 @@ class Block:
     scale : float
         What they are divided by then: a power of two, so that no digit is lost, and no value
         exceeds 1.
+    start : int, default 0
+        How many vectors the files before it have.
     """
 
     # No dataclass: Dask would look into it for tasks.
-    def __init__(self, path: Path, device: str, origin: np.ndarray | None, scale: float):
+    def __init__(
+        self,
+        path: Path,
+        device: str,
+        origin: np.ndarray | None,
+        scale: float,
+        start: int = 0,
+    ):
         self.path = path
         self.device = device
         self.origin = origin
         self.scale = scale
+        self.start = start
 
     @property
     def spherical(self) -> bool:
@@ -128,7 +138,11 @@ class Blocks:
         origin, scale, self.variance = None, 1.0, 1.0
         if not spherical:
             origin, scale, self.variance = self._extent(paths)
-        self._blocks = [Block(path, device, origin, scale) for path in paths]
+        starts = np.cumsum([0, *self.sizes[:-1]]).tolist()
+        self._blocks = [
+            Block(path, device, origin, scale, start)
+            for path, start in zip(paths, starts, strict=True)
+        ]
 
     def _extent(self, paths: Sequence[Path]) -> tuple[np.ndarray, float, float]:
         sums, squares, least, most = zip(*self._map(_moments, paths), strict=True)
@@ -143,9 +157,9 @@ class Blocks:
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
         """Vectors by their number, counted through all files; in the order of the files."""
-        starts = np.cumsum([0, *self.sizes[:-1]])
         rows = []
-        for block, start, size in zip(self, starts, self.sizes, strict=True):
+        for block, size in zip(self, self.sizes, strict=True):
+            start = block.start
             within = numbers[(numbers >= start) & (numbers < start + size)] - start
             rows.append(block.rows(np.sort(within)))
         return np.concatenate(rows)
@@ -154,6 +168,11 @@ class Blocks:
         """Rows as they would be without shift and scale."""
         first = self._blocks[0]
         return rows if first.origin is None else rows * first.scale + first.origin
+
+    def shifted(self, rows: np.ndarray) -> np.ndarray:
+        """Rows with shift and scale, as blocks have them; undoes `original`."""
+        first = self._blocks[0]
+        return rows if first.origin is None else (rows - first.origin) / first.scale
 
     def close(self) -> None:
         """Remove the file of the centroids."""

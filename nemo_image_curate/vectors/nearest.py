@@ -55,7 +55,7 @@ def nearest(
     parts = []
     for start in range(0, len(vectors), _ROWS):
         products = (convert(vectors[start : start + _ROWS]) @ columns).float()
-        parts.append(_top(products if lead is None else products - lead, n))
+        parts.append(top(products if lead is None else products - lead, n))
     if not parts:
         empty = torch.empty(0, n, device=vectors.device)
         return empty.long(), empty
@@ -63,7 +63,7 @@ def nearest(
     return index, similarity
 
 
-def _top(similarity: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def top(similarity: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Columns of the `n` largest values of each row, and those values; changes `similarity`."""
     import torch
 

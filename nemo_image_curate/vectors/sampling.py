@@ -24,3 +24,26 @@ def random_score(keys: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
     hash_key = f"{seed % 10**16:016d}"
     hashed: np.ndarray = pd.util.hash_array(texts, hash_key=hash_key, categorize=False)
     return (hashed >> 11) / 2.0**53
+
+
+def hash_bits(texts: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
+    """`random_score` of each text as an integer that begins with its 53 bits.
+
+    Parameters
+    ----------
+    texts : pyarrow.Array of string, length n
+
+    Returns
+    -------
+    numpy.ndarray of uint64, shape (n,)
+    """
+    bits: np.ndarray = (random_score(texts, seed) * 2.0**53).astype(np.uint64) << np.uint64(11)
+    return bits
+
+
+def hash_bits_of_few(texts: pa.Array | pa.ChunkedArray, seed: int) -> np.ndarray:
+    """`hash_bits` where most texts are the same, such as names of shards."""
+    whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    encoded = whole.dictionary_encode()
+    bits: np.ndarray = hash_bits(encoded.dictionary, seed)[encoded.indices.to_numpy()]
+    return bits

@@ -181,3 +181,39 @@ def test_one_score_is_filtered_by_in_the_same_run(tmp_path, client):
     ds = with_pairs(tmp_path, [([1, 0], [1, 0]), ([1, 0], [0, 1])], [(None, [1, 0])])
     kept = ClipScore()(ds).filter("clip_score >= 0.3").save_metadata(tmp_path / "out")
     assert column(kept, "key") == ["00000"]
+
+
+def test_scores_of_mirrored_pictures(tmp_path, backend):
+    """Beside the others, which stay what they are."""
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(4, 3, 7)).astype(np.float32)
+    names = ["image_embedding", "image_embedding_flipped", "text_embedding"]
+    columns = {
+        name: pa.array([*part, None], LISTS)
+        for name, part in zip(names, vectors.swapaxes(0, 1), strict=True)
+    }
+    records = {name: {"encoder": "acme/encoder"} for name in names}
+    table = pa.table({"key": pa.array(list("abcde")), **columns}).replace_schema_metadata(
+        {"nemo_image_curate": json.dumps({"columns": records}).encode()}
+    )
+    write_tar(tmp_path / "0.tar", [(f"{key}.txt", b"x") for key in "abcde"])
+    write_sidecar(tmp_path / "0.parquet", table)
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    saved = ClipScore(flip=True)(ds).save_metadata(tmp_path / "out")
+    unit = vectors / np.linalg.norm(vectors, axis=2, keepdims=True)
+    for name, images in (("clip_score", unit[:, 0]), ("clip_score_flipped", unit[:, 1])):
+        assert column(saved, name)[4] is None
+        expected = (images * unit[:, 2]).sum(axis=1)
+        np.testing.assert_allclose(column(saved, name)[:4], expected, atol=1e-6)
+    assert column(ClipScore()(ds), "clip_score") == column(saved, "clip_score")
+    assert saved.provenance["clip_score"] == ClipScore()(ds).provenance["clip_score"]
+    record = saved.provenance["clip_score_flipped"]
+    assert record["embedding_columns"] == ["image_embedding_flipped", "text_embedding"]
+    tokens = {Lineage(ClipScore(flip=flip)(ds).metadata).token for flip in (True, False)}
+    assert len(tokens) == 2
+
+
+def test_scores_of_mirrored_pictures_need_their_embeddings(tmp_path):
+    ds = with_pairs(tmp_path, [([1, 0], [1, 0])])
+    with pytest.raises(ColumnNotFoundError, match=r"'image_embedding_flipped'. Embed .* flip=True"):
+        ClipScore(flip=True)(ds)

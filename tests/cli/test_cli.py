@@ -20,15 +20,17 @@ from nemo_image_curate import ImageTextPairDataset, __version__
 from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
+from tests.classifiers.test_clip_score import with_pairs
 from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
-COMMANDS = (
-    "dedup demo doctor embed filter index inspect pack score search serve stats zero-shot".split()
-)
+COMMANDS = """
+balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
+zero-shot
+""".split()
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,7 @@ def test_help_of_every_command():
         ["filter", "x", "--output", "y"],
         ["filter", "x", "--where", "a > 1"],
         ["score", "x"],
+        ["score", "x", "--aesthetic", "--flip"],
         ["pack", "--output", "x"],
         ["pack", "/nowhere/at/all", "--output", "x"],
         ["pack", "/dev/null", "--output", "x", "--image-column", "image"],
@@ -104,12 +107,13 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
     told = json.loads(run("inspect", shards, "--json"))
     assert (told["samples"], told["shards"], told["faults"]) == (6, 2, [])
 
-    words = ["embed", shards, "--model", "offline", "--stats", "--output", scored]
+    words = ["embed", shards, "--model", "offline", "--stats", "--flip", "--output", scored]
     told = json.loads(run(*words, "--json"))
     assert told["samples"] == 6
     assert told["errors"] == {"decode": 1}
     found = rows(ImageTextPairDataset.from_webdataset(scored))
-    assert [len(row["image_embedding"] or ()) for row in found] == [1280] * 5 + [0]
+    for name in ("image_embedding", "image_embedding_flipped"):
+        assert [len(row[name] or ()) for row in found] == [1280] * 5 + [0]
     assert [row["width"] for row in found] == [40, 60, 80, 100, 120, None]
 
     # The same again computes nothing; a lost file is computed, and it alone.
@@ -228,6 +232,21 @@ def test_score_with_the_published_files(run, tmp_path):
     assert len(column(ImageTextPairDataset.from_webdataset(tmp_path / "out2"), "nsfw_score")) == 10
 
 
+def test_scores_of_pairs(run, tmp_path):
+    chance = np.random.default_rng(0)
+    pairs = list(zip(*chance.normal(size=(2, 6, 4)), strict=True))
+    with_pairs(tmp_path / "in", pairs[:4], [*pairs[4:], (None, pairs[0][1])], backend="cpu")
+    words = ["score", tmp_path / "in", "--clip", "--neg-clip-loss"]
+    run(*words, "--output", tmp_path / "out")
+    found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
+    for row in found:
+        assert (row["neg_clip_loss"] is None) == (row["clip_score"] is None)
+        assert row["neg_clip_loss_error"] is None
+    assert [row["key"] for row in found if row["clip_score"] is None] == ["10002"]
+    told = run(*words, "--flip", "--output", tmp_path / "flipped", code=2)
+    assert "no column 'image_embedding_flipped'. Embed the images with flip=True" in told
+
+
 def test_a_wrong_column_is_named_with_the_closest(run, made, tmp_path):
     told = run("filter", made, "--where", "scor > 5", "--output", tmp_path / "out", code=2)
     assert "no column 'scor'" in told
@@ -283,7 +302,7 @@ def test_a_dataset_that_is_not_there(run, tmp_path):
 
 def test_nothing_to_score(run, made):
     told = run("score", made, code=2)
-    assert "--aesthetic, --clip, --nsfw" in told
+    assert "--aesthetic, --clip, --neg-clip-loss, --nsfw" in told
     told = run("score", made, "--nsfw", "--nsfw-weights", "x", code=2)
     assert "no column 'image_embedding'" in told
 
@@ -403,13 +422,20 @@ def test_dedup_keeps_the_best(run, scored, tmp_path):
     for shard in range(2):
         table = pq.read_table(scored / f"{shard}.parquet")
         table = table.append_column("taste", pa.array([float(shard)] * 6))
+        table = table.append_column("price", pa.array([1 - shard] * 6))
+        table = table.append_column("same", pa.array([True] * 6))
         pq.write_table(table, scored / f"{shard}.parquet")
     shown = run("dedup", scored, "--by", "taste", "--output", tmp_path / "out")
     assert "recall 1.0000" in shown
-    run("dedup", tmp_path / "out", "--method", "exact", "--prefix", "exact_")
+    exact = ("dedup", tmp_path / "out", "--method", "exact", "--prefix")
+    run(*exact, "exact_")
+    run(*exact, "comma_", "--by", "same, -price")
+    run(*exact, "dear_", "--by", "same", "--by", "price")
     found = rows(ImageTextPairDataset.from_webdataset(tmp_path / "out"))
     assert {row["shard"] for row in found if row["is_duplicate"]} == {"0.tar"}
     assert {row["shard"] for row in found if row["exact_is_duplicate"]} == {"1.tar"}
+    assert {row["shard"] for row in found if row["comma_is_duplicate"]} == {"0.tar"}
+    assert {row["shard"] for row in found if row["dear_is_duplicate"]} == {"1.tar"}
 
 
 def test_dedup_says_what_is_wrong(run, copies, scored):

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import psutil
 import pytest
 
+from nemo_image_curate.cli.base import Session
 from tests.make_data import make_dataset
 
 COMMAND = Path(sys.executable).with_name("nemo-image-curate")
@@ -168,3 +170,17 @@ def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
     assert len(lines) == 1, stderr
     assert lines[0].startswith("error: the scheduler was lost while save ran")
     assert "of 40 partitions are done and kept" in lines[0]
+
+
+def test_workers_that_end_late_fail_no_command(client, monkeypatch):
+    close = distributed.Client.close
+
+    def late(self: distributed.Client, *arguments: Any) -> None:
+        close(self, *arguments)
+        raise TimeoutError
+
+    monkeypatch.setattr(distributed.Client, "close", late)
+    session = Session("cpu", None, client.scheduler.address, None)
+    with session.client() as own:
+        assert own.submit(abs, -1).result() == 1
+    assert own.status == "closed"

@@ -83,3 +83,10 @@ def test_what_is_done_after_a_filter_counts(tmp_path, change):
     saved = ds.save_metadata(tmp_path / "out")
     rows: pd.DataFrame = saved.metadata.compute()
     assert rows.key.tolist() == (["3", "4"] if change == "assign" else ["4"])
+
+
+def test_a_column_that_is_assigned_after_a_filter_is_written(tmp_path):
+    ds = dataset(tmp_path / "in", SCORES).filter("score > 2")
+    ds.metadata["twice"] = ds.metadata.score * 2
+    saved = ds.save_metadata(tmp_path / "saved")
+    assert saved.metadata.compute()["twice"].tolist() == [10, 12]

@@ -136,6 +136,8 @@ def test_nothing_left(made, tmp_path):
     dataset.metadata["good"] = dataset.metadata.score > 1e9
     summary = dataset.to_webdataset(tmp_path / "new2", "good")
     assert (summary.shards, summary.samples, summary.filtered) == (0, 0, 12)
+    with pytest.raises(DatasetError, match="is an export of no samples"):
+        open_dataset(tmp_path / "new2")
 
 
 def test_empty_partitions_and_one_row_shards(tmp_path):
@@ -603,3 +605,55 @@ def test_links_updates_and_concatenated_tars_are_exported_whole(tmp_path):
     open_dataset(tmp_path / "in").to_webdataset(tmp_path / "out")
     contents = list(read_tar(tmp_path / "out" / "00000.tar").values())
     assert contents == [jpeg(2), jpeg(1), jpeg(3)]
+
+
+# --- samples that come several times -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_shard", [3, 100])
+def test_rows_are_written_as_often_as_a_column_says(made, tmp_path, backend, per_shard):
+    dataset = open_dataset(made.root, backend=backend)
+    frame = dataset.metadata
+    frame["copies"] = (frame.width - 32).where(frame.width != 33, None)
+    new = tmp_path / "new"
+
+    def run() -> object:
+        return dataset.to_webdataset(
+            new, samples_per_shard=per_shard, old_id_col="old", multiplicity="copies"
+        )
+
+    done = run()
+    wanted = [row for row in made.rows if row["width"] > 33]
+    samples = [row for row in wanted for _ in range(row["width"] - 32)]
+    assert (done.rows, done.samples, done.filtered) == (len(wanted), len(samples), 6)
+    assert (done.null, done.null_columns) == (3, {"copies": 3})
+    check(new, made, samples, per_shard)
+    # Each is one sample now: exported by that column again it would be the same.
+    assert {row["copies"] for row in rows_of(open_dataset(new))} == {1}
+    content, before = digests(new), times(new)
+    assert run() == done
+    assert times(new) == before
+    for name in ("00000.tar", "_export.json"):
+        (new / name).unlink()
+    for rest in new.glob("*.tar"):
+        rest.unlink()
+    assert run() == done
+    assert digests(new) == content
+
+
+def test_how_often_is_part_of_what_was_exported(made, tmp_path):
+    dataset = open_dataset(made.root)
+    dataset.metadata = dataset.metadata.assign(once=1, twice=2)
+    dataset.to_webdataset(tmp_path / "new", multiplicity="once")
+    with pytest.raises(DatasetError, match="holds an export of other rows or settings"):
+        dataset.to_webdataset(tmp_path / "new", multiplicity="twice")
+    assert dataset.to_webdataset(tmp_path / "plain").samples == len(made.rows)
+
+
+def test_a_row_cannot_be_written_half(made, tmp_path):
+    dataset = open_dataset(made.root)
+    dataset.metadata["copies"] = dataset.metadata.width / 32
+    with pytest.raises(DatasetError, match=r"'copies' holds 1\.03\d* for the sample 000000001 of"):
+        dataset.filter("shard == '00000.tar'").to_webdataset(
+            tmp_path / "new", multiplicity="copies"
+        )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nemo_image_curate import ExactDedup, ImageTextPairDataset, PerceptualDedup, SemanticDedup
 from nemo_image_curate.dedup import extraction, staged
-from nemo_image_curate.dedup.keep import keep_score, keep_sorted, sort_table
+from nemo_image_curate.dedup.keep import keep_scores, keep_sorted, sort_table
 from nemo_image_curate.dedup.rules import RULES, Pairs, decide
 from nemo_image_curate.stages.base import Stage
 from tests.make_embedders import rows
@@ -45,6 +45,7 @@ def make(folder: Path, seed: int, sizes: list[int]) -> ImageTextPairDataset:
             "phash_flipped": pa.array(hashes[1], mask=no_hash),
             "image_sha256": pa.array([str(chance.choice(contents)) for _ in range(n)], pa.string()),
             "score": pa.array([SCORES[one] for one in chance.integers(0, 6, n)], pa.float64()),
+            "size": pa.array(chance.integers(0, 3, n), mask=chance.random(n) < 0.2),
             "image_embedding": pa.array(
                 [None if one[0] > 1.5 else one for one in vectors.astype(np.float32)],
                 pa.list_(pa.float32()),
@@ -60,8 +61,11 @@ def make(folder: Path, seed: int, sizes: list[int]) -> ImageTextPairDataset:
 
 
 def keeps(*policies: str) -> st.SearchStrategy[dict]:
-    return st.sampled_from(policies).map(
-        lambda keep: {"keep": keep, "by": "score" if keep == "best" else None}
+    by = st.sampled_from(["score", ["score", "-size"], ["-size", "score"]])
+    return st.builds(
+        lambda keep, by: {"keep": keep, "by": by if keep == "best" else None},
+        st.sampled_from(policies),
+        by,
     )
 
 
@@ -111,12 +115,13 @@ def run(stage: Stage, ds: ImageTextPairDataset, work: Path) -> list[dict]:
 def in_memory(stage: ExactDedup | PerceptualDedup, rows_before: list[dict]) -> Iterator[tuple]:
     """Whether each row goes, for which, and how near that is: every pair of rows compared."""
     n = len(rows_before)
-    names = ("key", "score")
-    table = pa.table({name: [row[name] for row in rows_before] for name in names})
+    kinds = {"key": pa.string(), "score": pa.float64(), "size": pa.int64()}
+    columns = {name: [row[name] for row in rows_before] for name in kinds}
+    table = pa.table(columns, schema=pa.schema(kinds))
     order = np.arange(n)
     if stage.keep != "first":
-        score = keep_score(stage.keep, stage.by, stage.random_state, table, "key")
-        order = keep_sorted(sort_table(score, table["key"], order))
+        scores = keep_scores(stage.keep, stage.by, stage.random_state, table, "key")
+        order = keep_sorted(sort_table(scores, table["key"], order))
     values = [[row[name] for name in stage.inputs()] for row in rows_before]
     later, earlier, similarity = [], [], []
     for place in range(n):

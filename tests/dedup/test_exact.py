@@ -11,7 +11,7 @@ from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
 from nemo_image_curate.dedup.exact import ExactDedup
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from nemo_image_curate.quality.digest import ImageDigest
 from tests.dedup.datasets import dataset, standing
 from tests.make_data import digests, jpeg, write_sidecar
@@ -109,12 +109,20 @@ def test_rows_in_any_order_find_their_bytes(tmp_path):
 
 def test_which_one_is_kept(tmp_path):
     dataset(tmp_path / "in", {f"{key}.jpg": jpeg(1) for key in "abc"})
-    write_sidecar(tmp_path / "in" / "0.parquet", {"key": list("abc"), "score": [1, None, 2]})
+    write_sidecar(
+        tmp_path / "in" / "0.parquet",
+        {"key": list("abc"), "score": [1, None, 2], "flag": [True, None, True]},
+    )
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "in")
     work = tmp_path / "work"
     assert set(standing(ExactDedup(work_dir=work)(ds)).values()) == {"a"}
     best = ExactDedup(keep="best", by="score", work_dir=work)(ds)
     assert set(standing(best).values()) == {"c"}
+    lowest = ExactDedup(keep="best", by=["flag", "-score"], work_dir=work)(ds)
+    assert set(standing(lowest).values()) == {"a"}
+    assert lowest.provenance["is_duplicate"]["by"] == ["flag", "-score"]
+    with pytest.raises(ColumnNotFoundError, match="Did you mean 'score'"):
+        ExactDedup(keep="best", by=["flag", "-scores"], work_dir=work)(ds)
 
 
 def test_a_digest_that_is_there_is_used(tmp_path):

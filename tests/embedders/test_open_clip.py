@@ -30,14 +30,15 @@ def folder(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue(f"{request.param}_folder")
 
 
-def own_encode(folder: str) -> tuple[np.ndarray, np.ndarray, torch.nn.Module]:
+def own_encode(folder: str, mirror: bool = False) -> tuple[np.ndarray, np.ndarray, torch.nn.Module]:
     """What open_clip itself makes of the pictures and texts."""
     open_clip = import_open_clip()
     model, _, transform = open_clip.create_model_and_transforms(folder)
     tokenize = open_clip.get_tokenizer(folder)
     pixels = [transform(Image.open(io.BytesIO(data)).convert("RGB")) for data in PICTURES]
     with torch.inference_mode():
-        images = model.eval().encode_image(torch.stack(pixels), normalize=True)
+        batch = torch.stack(pixels)
+        images = model.eval().encode_image(batch.flip(3) if mirror else batch, normalize=True)
         texts = model.encode_text(tokenize(TEXTS), normalize=True)
     return images.numpy(), texts.numpy(), model
 
@@ -69,14 +70,18 @@ def test_images_and_texts_are_those_of_open_clip(folder):
 
 def test_a_dataset_gets_both_columns(folder, tmp_path, backend):
     images, texts, _ = own_encode(folder)
-    embedder = OpenCLIPEmbedder(folder)
-    ds = ClipScore()(embedder(dataset(tmp_path, backend)))
+    mirrored, _, _ = own_encode(folder, mirror=True)
+    embedder = OpenCLIPEmbedder(folder, flip=True)
+    ds = ClipScore(flip=True)(embedder(dataset(tmp_path, backend)))
     saved = ds.save_metadata(tmp_path / "out")
     assert (1 - (embeddings(saved) * images).sum(1)).max() < 1e-3
     assert (1 - (embeddings(saved, "text_embedding") * texts).sum(1)).max() < 1e-3
     scores = column(saved, "clip_score")
     assert scores[:3] == pytest.approx((images[:3] * texts).sum(1), abs=2e-2)
     assert scores[3] is None
+    assert (1 - (embeddings(saved, "image_embedding_flipped") * mirrored).sum(1)).max() < 1e-3
+    flipped = column(saved, "clip_score_flipped")
+    assert flipped[:3] == pytest.approx((mirrored[:3] * texts).sum(1), abs=2e-2)
     for name in ("image_embedding", "text_embedding"):
         assert saved.provenance[name]["encoder"] == embedder.encoder()
         assert saved.provenance[name]["weights_sha256"] == embedder.weights_sha256()

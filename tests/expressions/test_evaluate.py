@@ -146,6 +146,14 @@ def test_numbers_of_all_types_are_compared():
         assert matching_rows(frame, expression).tolist() == [True], expression
 
 
+def test_infinity_as_python_writes_it():
+    table = pa.table({"x": [1.0, float("inf"), float("-inf"), None], "n": [1, 2, 3, 4]})
+    assert matching_rows(table, "x >= inf").tolist() == [False, True, False, False]
+    assert matching_rows(table, "x > -inf and n < inf").tolist() == [True, True, False, False]
+    named = table.rename_columns(["x", "inf"])
+    assert matching_rows(named, "inf >= 3").tolist() == [False, False, True, True]
+
+
 def test_frames_of_other_makers():
     plain = frames.to_arrow(pd.DataFrame({"o": ["a", None], "c": pd.Categorical(["x", "y"])}))
     assert matching_rows(plain, "o in ['a']").tolist() == [True, False]

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dask.base import tokenize
 
 from nemo_image_curate import (
     AestheticClassifier,
+    BalancedSample,
+    CaptionStatistics,
     ClipScore,
+    ClusterBudget,
+    ClusterTarget,
+    ConceptBalance,
     ConseEmbedder,
+    DataCompFilter,
+    Decontaminate,
     ExactDedup,
+    HierarchicalClusters,
     ImageDigest,
+    ImageNetWords,
     ImageStatistics,
     ImageTextPairDataset,
+    NegClipLoss,
     NsfwClassifier,
     OpenCLIPEmbedder,
     PerceptualDedup,
     PerceptualHash,
+    Retrieve,
+    SelectionFile,
     SemanticDedup,
+    SoftCapSample,
     Stage,
+    TargetSimilarity,
     TimmImageEmbedder,
+    TopFraction,
+    Typicality,
+    Uniqueness,
     ZeroShotClassifier,
     catalog,
     frames,
@@ -46,19 +68,46 @@ HEADS = [
     str(SHARED / "weights" / name)
     for name in ("sac+logos+ava1-l14-linearMSE.pth", "clip_autokeras_binary_nsfw.zip")
 ]
+
+
+@functools.cache
+def selection_file() -> str:
+    """A file of chosen rows."""
+    path = Path(tempfile.mkdtemp()) / "chosen.parquet"
+    pq.write_table(pa.table({"key": ["a"], "shard": ["0.tar"]}), path)
+    return str(path)
+
+
 MAKE: dict[str, Callable[[Any], Stage]] = {
     "AestheticClassifier": lambda folder: AestheticClassifier(model_path=HEADS[0]),
+    "BalancedSample": lambda folder: BalancedSample(5),
+    "CaptionStatistics": lambda folder: CaptionStatistics(detect_language=False),
     "ClipScore": lambda folder: ClipScore(),
+    "ClusterBudget": lambda folder: ClusterBudget(0.5),
+    "ClusterTarget": lambda folder: ClusterTarget(np.eye(3, dtype=np.float32)),
+    "ConceptBalance": lambda folder: ConceptBalance(["dog"]),
     "ConseEmbedder": lambda folder: ConseEmbedder(),
+    "DataCompFilter": lambda folder: DataCompFilter("datacomp-basic"),
+    "Decontaminate": lambda folder: Decontaminate("reference"),
     "ExactDedup": lambda folder: ExactDedup(),
+    "HierarchicalClusters": lambda folder: HierarchicalClusters((5, 2)),
     "ImageDigest": lambda folder: ImageDigest(),
+    "ImageNetWords": lambda folder: ImageNetWords(),
     "ImageStatistics": lambda folder: ImageStatistics(),
+    "NegClipLoss": lambda folder: NegClipLoss(),
     "NsfwClassifier": lambda folder: NsfwClassifier(model_path=HEADS[1]),
     "OpenCLIPEmbedder": lambda folder: OpenCLIPEmbedder(folder),
     "PerceptualDedup": lambda folder: PerceptualDedup(),
     "PerceptualHash": lambda folder: PerceptualHash(),
+    "Retrieve": lambda folder: Retrieve(np.eye(3, dtype=np.float32)),
+    "SelectionFile": lambda folder: SelectionFile(selection_file()),
     "SemanticDedup": lambda folder: SemanticDedup(n_clusters=2),
+    "SoftCapSample": lambda folder: SoftCapSample("score", 5),
+    "TargetSimilarity": lambda folder: TargetSimilarity(np.eye(3, dtype=np.float32), 2),
     "TimmImageEmbedder": lambda folder: TimmImageEmbedder("offline"),
+    "TopFraction": lambda folder: TopFraction("score", 0.5),
+    "Typicality": lambda folder: Typicality(),
+    "Uniqueness": lambda folder: Uniqueness(),
     "ZeroShotClassifier": lambda folder: ZeroShotClassifier(ConseEmbedder(), ["a dog", "a cat"]),
 }
 # Bases of users' own, which are not complete without what these define.
@@ -191,6 +240,7 @@ class Dimmed(ImageStatistics):
 """
 SAVE = """
 import sys
+import tempfile
 sys.path.insert(0, sys.argv[1])
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 ds = ImageTextPairDataset.from_webdataset(sys.argv[2], backend="cpu")

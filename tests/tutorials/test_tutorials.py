@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
+import pandas as pd
+from nbclient import NotebookClient
 from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
 from tests.dedup.photographs import flickr, flipped, scaled
 from tests.make_data import make_dataset
 from tests.make_embedders import embeddings
-from tests.shared import needs_shared
+from tests.shared import SHARED, needs_shared
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
 
@@ -67,6 +71,30 @@ def test_duplicates_side_by_side(tmp_path):
         assert name in group
     clean = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "clean")
     assert set(clean.metadata["file"].compute()) == {path.name for path in flickr(12)}
+
+
+def test_photographs_are_chosen_in_a_notebook(tmp_path):
+    environment = {**os.environ, "OUTPUT": str(tmp_path / "out"), "WANTED": "10"}
+    photographs = 11  # of the demo
+    if SHARED.is_dir():
+        photographs = 30
+        environment["PHOTOGRAPHS"] = str(tmp_path / "photographs")
+        (tmp_path / "photographs").mkdir()
+        for path in flickr(photographs):
+            (tmp_path / "photographs" / path.name).write_bytes(path.read_bytes())
+    notebook = nbformat.read(TUTORIALS / "choose_photographs.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300).execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
+    assert shown.count("<img") > 12
+    told = "".join(output.get("text", "") for output in outputs)
+    in_benchmark = len(range(0, photographs, 3))
+    assert f"{in_benchmark} of {photographs} are in the benchmark, too" in told
+    assert (tmp_path / "out" / "leaks.html").is_file()
+    chosen = pd.read_parquet(tmp_path / "out" / "chosen.parquet")
+    exported = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "chosen", backend="cpu")
+    assert len(chosen) == len(exported) > 0
 
 
 def test_search_by_words(tmp_path):
