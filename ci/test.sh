@@ -41,7 +41,7 @@ step "environment" bash ci/env.sh test
 if [[ -z ${SKIP_CHECKS:-} ]]; then
     step "ruff check" .venv/bin/python -m ruff check --quiet .
     step "ruff format" .venv/bin/python -m ruff format --quiet --check .
-    step "mypy" .venv/bin/python -m mypy --no-error-summary
+    step "mypy" .venv/bin/python -m mypy --num-workers=2 --no-error-summary
     step "public names" .venv/bin/python ci/public_names.py --check
     step "README's GPU table" .venv/bin/python ci/gpu/results.py --check
     step "lower bounds" .venv/bin/python ci/lower_bounds.py
