@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -61,8 +60,8 @@ class ChromaStore:
         self.embedder = embedder
         self.device = device
         self._database = Database(path, embedder.encoder)
-        self.images = ChromaVectors(functools.partial(self._database.collection, "images"))
-        self.texts = ChromaVectors(functools.partial(self._database.collection, "texts"))
+        self.images = ChromaVectors(self._database, "images")
+        self.texts = ChromaVectors(self._database, "texts")
 
     def add_images(
         self,
