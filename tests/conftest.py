@@ -13,9 +13,19 @@ import pytest
 from nemo_image_curate import frames
 from tests.s3_proxy import Traffic, proxied
 
+# What takes a minute and more comes first, so that no process is left alone with it at the end.
+LONG = ("tests/cli", "tests/tutorials", "tests/compute/slurm", "tests/test_kill.py")
+
 # How long an example takes says nothing of the code on a machine that has other work.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    def is_short(item: pytest.Item) -> bool:
+        return not item.path.relative_to(config.rootpath).as_posix().startswith(LONG)
+
+    items.sort(key=is_short)
 
 
 @pytest.fixture(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tests.forked import REPOSITORY, Forked
 from tests.make_data import make_dataset
 
-KILLS = 20
+KILLS = 12
 
 
 def _start(root: Path, output: Path, log: Path, run: int, workers: int) -> Forked:
