@@ -44,7 +44,7 @@ def decision_columns(prefix: str) -> dict[str, pa.DataType]:
 
 
 def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> Path:
-    """The folder for the intermediate files of one deduplication; the same one after a restart.
+    """The folder for the intermediate files of one stage; the same one after a restart.
 
     It goes with where the tars are, their sizes and times, and with all that is done to the frame
     after reading. What the sidecars hold is for the caller to compare.
@@ -81,7 +81,7 @@ def work_folder(dataset: ImageTextPairDataset, work_dir: Any, *config: Any) -> P
         for source in sources
     ]
     parts = (lineage.token, inputs, dataset.metadata.npartitions, config)
-    folder = Path(base) / f"dedup-{fingerprint(__version__, *parts)[:24]}"
+    folder = Path(base) / f"stage-{fingerprint(__version__, *parts)[:24]}"
     storage.make_dirs(str(folder))
     return folder
 

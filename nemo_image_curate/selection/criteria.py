@@ -152,7 +152,11 @@ class Criteria(Stage):
         if self.recipe:
             target = self.target if self._recipe_has_target else None
             stage = DataCompFilter(
-                self.recipe, target=target, embedding_column=column, prefix="recipe_"
+                self.recipe,
+                target=target,
+                embedding_column=column,
+                prefix="recipe_",
+                work_dir=work_dir,
             )
             dataset = stage(dataset)
             masks["recipe"] = operator.itemgetter(f"recipe_{SELECTED}")
