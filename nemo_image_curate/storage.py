@@ -219,7 +219,7 @@ def _trouble(location: str, error: Exception) -> DatasetError | None:
 def _not_there(location: str) -> str:
     folder, host = parent(location), socket.gethostname()
     if os.path.isdir(folder):
-        return f"{location} does not exist on {host}. Is it spelled right, or was it moved while it was in use?"
+        return f"{location} does not exist on {host}. Is the name right, or was it moved meanwhile?"
     return f"{location} does not exist on {host}, nor does {folder}. Is the disk mounted there?"
 
 
