@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tests.forked import REPOSITORY, Forked
 from tests.make_data import make_dataset
 
-KILLS = 12
+KILLS = 20
 
 
 def _start(root: Path, output: Path, log: Path, run: int, workers: int) -> Forked:
