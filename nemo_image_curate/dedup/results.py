@@ -92,6 +92,7 @@ def complete(folder: Path) -> bool:
 
 
 def block_file(folder: Path, block: int) -> Path:
+    """Where the decisions about a block of partitions are."""
     # Not Parquet: in a dataset's folder it would be taken for a sidecar.
     return folder / f"block-{block:05d}.arrow"
 

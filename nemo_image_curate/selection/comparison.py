@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dataset.threshold import Share, find_threshold
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.selection.balanced import cluster_levels
 from nemo_image_curate.selection.totals import (
     SAMPLES,
     SCORE,
@@ -28,9 +28,7 @@ from nemo_image_curate.selection.totals import (
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-# Columns that are looked at when none are named, where they are there: of the levels of
-# `HierarchicalClusters` the coarsest, which is balanced first.
-_LEVEL = re.compile(r"cluster_(\d+)")
+# Columns that are looked at when none are named, where they are there.
 _CLUSTER = "cluster"
 _CONCEPTS = "concepts"
 # Partitions whose results the client holds at once.
@@ -154,7 +152,7 @@ def compare_with_random(
     names = list(dataset.metadata.columns)
     frames.require_columns(dataset.metadata, how_often, *(columns or ()))
     frames.require_columns(dataset.metadata, *filter(None, (clusters, concepts)))
-    clusters = clusters or _coarsest(names)
+    clusters = clusters or _coarsest(dataset)
     concepts = concepts or (_CONCEPTS if _CONCEPTS in names else None)
     if columns is None:
         columns = [field.name for field in schema if pa.types.is_floating(field.type)]
@@ -189,12 +187,11 @@ def compare_with_random(
     return Comparison(**samples, seed=seed, clusters=clusters, concepts=concepts)
 
 
-def _coarsest(names: Sequence[str]) -> str | None:
-    """The column of the largest clusters, if there is one."""
-    levels = [int(match[1]) for match in map(_LEVEL.fullmatch, names) if match]
-    if levels:
-        return f"cluster_{max(levels)}"
-    return _CLUSTER if _CLUSTER in names else None
+def _coarsest(dataset: ImageTextPairDataset) -> str | None:
+    """The column of the largest clusters, if there is one; they are balanced first."""
+    if levels := cluster_levels(dataset):
+        return levels[-1]
+    return _CLUSTER if _CLUSTER in dataset.metadata.columns else None
 
 
 def _check(

@@ -15,7 +15,7 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.checks import check_integer
 from nemo_image_curate.selection.hits import Search
 from nemo_image_curate.selection.listed import ListedRows
-from nemo_image_curate.selection.targets import opened_target, require_encoder
+from nemo_image_curate.selection.targets import opened_target
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.stages.gathered import gather_target
 
@@ -123,7 +123,7 @@ class Retrieve(Stage):
         frames.require_columns(dataset.metadata, self.embedding_column)
         column = self.seed_column or self.embedding_column
         folder = work_folder(dataset, self.work_dir, "retrieve", self.embedding_column, self.where)
-        opened = self._opened(dataset, column)
+        opened = opened_target(self, "seeds", dataset, column)
         with locks.exclusive(str(folder)):
             seeds = gather_target(opened, column, folder / "seeds")
             if not len(seeds):
@@ -145,17 +145,6 @@ class Retrieve(Stage):
             seeds=seeds.digest,
         )
         return dataset.with_columns(find, own, dict.fromkeys(own, record))
-
-    def _opened(
-        self, dataset: ImageTextPairDataset, column: str
-    ) -> ImageTextPairDataset | np.ndarray:
-        """The seeds, of the dataset's encoder if they should be."""
-        seeds = opened_target(self.seeds, dataset.backend)
-        if self.check_encoder and not isinstance(seeds, np.ndarray):
-            frames.require_columns(seeds.metadata, column)
-            own = dataset.provenance.get(self.embedding_column, {})
-            require_encoder(type(self).__name__, own, seeds.provenance.get(column, {}))
-        return seeds
 
 
 def retrieve(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,12 +73,7 @@ class TargetStage(PreparedStage):
             When it has no embedding.
         """
         column = self.target_column or self.embedding_column
-        target = opened_target(self.target, dataset.backend)
-        if not isinstance(target, np.ndarray):
-            frames.require_columns(target.metadata, column)
-            if self.check_encoder:
-                own = dataset.provenance.get(self.embedding_column, {})
-                require_encoder(type(self).__name__, own, target.provenance.get(column, {}))
+        target = opened_target(self, "target", dataset, column)
         vectors = gathered_once(lambda place: gather_target(target, column, place), folder)
         if not len(vectors):
             raise DatasetError(f"the target has no embedding in its column {column!r}.")
@@ -103,46 +97,50 @@ class TargetStage(PreparedStage):
         return unit, embedded_rows[rows]
 
 
-def opened_target(target: Any, backend: str) -> ImageTextPairDataset | np.ndarray:
-    """A target: the dataset that a path is of, else as it is.
-
-    Raises
-    ------
-    ConfigError
-        When it is no target.
-    """
-    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-    if isinstance(target, (str, os.PathLike)):
-        return ImageTextPairDataset.from_webdataset(target, backend=backend)
-    if isinstance(target, (ImageTextPairDataset, np.ndarray)):
-        return target
-    raise ConfigError(
-        f"target is {type(target).__name__}; it should be a dataset, the path of one, or "
-        "an array of embeddings of shape (m, d)."
-    )
-
-
-def require_encoder(stage: str, own: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-    """Refuse to compare embeddings that are recorded to be of different encoders.
+def opened_target(
+    stage: Any, name: str, dataset: ImageTextPairDataset, column: str
+) -> ImageTextPairDataset | np.ndarray:
+    """What a dataset is compared with: another one, which a path is of, or an array.
 
     Parameters
     ----------
-    stage : str
-        Its name, for the message.
-    own, others : mapping
-        The records of the columns of the dataset and of the target.
+    stage : Stage
+        With ``embedding_column`` and ``check_encoder``.
+    name : str
+        Of its parameter.
+    dataset : ImageTextPairDataset
+    column : str
+        The embeddings of the other one.
 
     Raises
     ------
+    ColumnNotFoundError
+    ConfigError
+        When it is nothing of the kind.
     EncoderMismatchError
+        When both are recorded to be of different encoders.
     """
-    # Two of unknown origin are taken as they are; shards of several encoders are not.
-    differs = own.get("encoder") != others.get("encoder")
-    if not differs and "conflict" not in {**own, **others}:
-        return
-    raise EncoderMismatchError(
-        f"{stage} compares embeddings of one encoder, but those of the dataset are {origin(own)}, "
-        f"those of the target {origin(others)}. Embed both with one model, or, if you know that "
-        "they are, pass check_encoder=False."
-    )
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+    target = getattr(stage, name)
+    if isinstance(target, np.ndarray):
+        return target
+    if isinstance(target, (str, os.PathLike)):
+        target = ImageTextPairDataset.from_webdataset(target, backend=dataset.backend)
+    if not isinstance(target, ImageTextPairDataset):
+        raise ConfigError(
+            f"{name} is {type(target).__name__}; it should be a dataset, the path of one, or "
+            "an array of embeddings of shape (m, d)."
+        )
+    frames.require_columns(target.metadata, column)
+    if stage.check_encoder:
+        own = dataset.provenance.get(stage.embedding_column, {})
+        others = target.provenance.get(column, {})
+        # Two of unknown origin are taken as they are; shards of several encoders are not.
+        if own.get("encoder") != others.get("encoder") or "conflict" in {**own, **others}:
+            raise EncoderMismatchError(
+                f"{type(stage).__name__} compares embeddings of one encoder, but those of the "
+                f"dataset are {origin(own)}, those of the {name} {origin(others)}. Embed both with "
+                "one model, or, if you know that they are, pass check_encoder=False."
+            )
+    return target

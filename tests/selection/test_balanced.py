@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from scipy.stats import entropy
 
-from nemo_image_curate import BalancedSample, HierarchicalClusters, ImageTextPairDataset
+from nemo_image_curate import (
+    BalancedSample,
+    HierarchicalClusters,
+    ImageTextPairDataset,
+    compare_with_random,
+)
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.vectors.sampling import random_score
 from tests.dedup.make_embeddings import write_embeddings
@@ -189,3 +194,4 @@ def test_coarser_clusters_of_another_run_are_none(tmp_path):
         ours = values(BalancedSample(40, work_dir=tmp_path / "work")(dataset), "selected")
         named = BalancedSample(40, ["cluster_1", "cluster_2"], work_dir=tmp_path / "work")(dataset)
         assert ours == values(named, "selected")
+        assert compare_with_random(named).clusters == "cluster_2"

@@ -181,5 +181,5 @@ def test_seeds_of_another_encoder(pool, tmp_path):
     with pytest.raises(EncoderMismatchError, match=r"Retrieve .*'someone/else'.*check_encoder"):
         Retrieve(seeds, work_dir=tmp_path / "work")(ds)
     assert Retrieve(seeds, check_encoder=False, work_dir=tmp_path / "work")(ds)
-    with pytest.raises(ConfigError, match="target is list; it should be a dataset"):
+    with pytest.raises(ConfigError, match="seeds is list; it should be a dataset"):
         Retrieve([[1.0] * 32], work_dir=tmp_path / "work")(ds)

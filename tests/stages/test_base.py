@@ -240,7 +240,6 @@ class Dimmed(ImageStatistics):
 """
 SAVE = """
 import sys
-import tempfile
 sys.path.insert(0, sys.argv[1])
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
 ds = ImageTextPairDataset.from_webdataset(sys.argv[2], backend="cpu")
