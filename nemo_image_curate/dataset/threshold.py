@@ -109,7 +109,9 @@ class Share:
                 f"fraction={self.fraction!r}, count={self.count!r}: give one of the two."
             )
         if self.count is None and not (_is(numbers.Real, self.fraction) and 0 < self.fraction <= 1):
-            raise ConfigError(f"{self.fraction!r} is no fraction over 0 and at most 1.")
+            raise ConfigError(
+                f"{self.fraction!r} is no fraction over 0 and at most 1 (30 % is 0.3)."
+            )
         if self.fraction is None and not (_is(numbers.Integral, self.count) and self.count >= 1):
             raise ConfigError(f"count={self.count!r} should be an integer of at least 1.")
 

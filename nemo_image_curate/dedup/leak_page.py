@@ -148,7 +148,7 @@ def _histogram(summary: LeakSummary, thresholds: Mapping[str, float]) -> str:
     for number in range(first, BINS + 1):
         if number % 10 == 0:
             x = (number - first) * step
-            anchor = "end" if number == BINS else "middle"
+            anchor = {first: "start", BINS: "end"}.get(number, "middle")
             shapes.append(
                 f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}" font-size="16" '
                 f'fill="currentColor">{number / BINS:.1f}</text>'

@@ -72,9 +72,10 @@ class Groups:
         call = dask.delayed(_count, pure=False)
         tasks = [blocks[start::_TASKS] for start in range(min(_TASKS, len(blocks)))]
         labels = [f"blocks {number}" for number in range(len(tasks))]
-        tables = jobs.compute_all(
+        counts = jobs.compute_all(
             [call(some, list(columns), list(needed)) for some in tasks], labels, "count", None
         )
+        tables = [pa.ipc.open_file(content).read_all() for content in counts]
         return cls(_added_up(pa.concat_tables(tables), list(columns)))
 
     @staticmethod
@@ -149,14 +150,18 @@ class Groups:
             return cls(pa.ipc.open_file(file).read_all())
 
 
-def _count(blocks: Sequence[Block], columns: list[str], needed: list[str]) -> pa.Table:
-    """The different values of columns in some blocks, and their rows; runs on a worker."""
+def _count(blocks: Sequence[Block], columns: list[str], needed: list[str]) -> bytes:
+    """The different values of columns in some blocks, and their rows; runs on a worker.
+
+    Arrow groups only by what lies aligned in memory without a warning, and buffers of a table that
+    Dask sends do not.
+    """
     counts = []
     for block in blocks:
         rows = block.table([*columns, *needed]).drop_null().select(columns)
         sizes = pa.array(np.ones(len(rows), dtype=np.int64))
         counts.append(_added_up(rows.append_column(_SIZE, sizes), columns))
-    return _added_up(pa.concat_tables(counts), columns)
+    return serialised(_added_up(pa.concat_tables(counts), columns))
 
 
 def _added_up(table: pa.Table, columns: list[str]) -> pa.Table:
