@@ -61,12 +61,12 @@ def log_to_stderr(formatter: logging.Formatter) -> logging.Logger:
     return logger
 
 
-def _log_json() -> None:
+def _log_json() -> contextlib.AbstractContextManager[None]:
     from nemo_image_curate.compute import progress
     from nemo_image_curate.compute.logs import JsonFormatter
 
     log_to_stderr(JsonFormatter()).setLevel(logging.INFO)
-    progress.settings.as_json = True
+    return progress.changed(as_json=True)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class Session:
             # this process stops.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         # A deduplication has dozens of jobs that take no time.
-        progress.settings.quiet_seconds = 0 if progress.settings.as_json else 1
-        progress.settings.workers_first = True
+        quiet_seconds = 0 if progress.settings.as_json else 1
+        told = progress.changed(quiet_seconds=quiet_seconds, workers_first=True)
         try:
             client = get_client(
                 self.backend, self.scheduler, self.scheduler_file, self.workers, **options
@@ -116,7 +116,7 @@ class Session:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
-            with self._reported():
+            with told, self._reported():
                 yield client
         finally:
             # Workers of a busy machine can take longer to end than Dask waits; what was asked for
@@ -170,13 +170,11 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         log_json: bool,
         **options: Any,
     ) -> Any:
-        if log_json:
-            _log_json()
         session = Session(
             *(backend, workers, scheduler, scheduler_file, image_member),
             *(wait, not allow_version_mismatch, performance_report),
         )
-        with stoppable():
+        with _log_json() if log_json else contextlib.nullcontext(), stoppable():
             return command(*args, session=session, **options)
 
     for option in (

@@ -49,6 +49,17 @@ _running: list[Progress] = []
 _finished: deque[dict[str, Any]] = deque(maxlen=1000)
 
 
+@contextlib.contextmanager
+def changed(**changes: Any) -> Iterator[None]:
+    """Other `Settings` for a while."""
+    before = dict(vars(settings))
+    vars(settings).update(changes)
+    try:
+        yield
+    finally:
+        vars(settings).update(before)
+
+
 class Progress:
     """What one job has done so far.
 

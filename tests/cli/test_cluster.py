@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from nemo_image_curate.cli.base import Session
+from nemo_image_curate.compute import progress
 from tests.make_data import make_dataset
 
 COMMAND = Path(sys.executable).with_name("nemo-image-curate")
@@ -184,3 +185,10 @@ def test_workers_that_end_late_fail_no_command(client, monkeypatch):
     with session.client() as own:
         assert own.submit(abs, -1).result() == 1
     assert own.status == "closed"
+
+
+def test_a_process_that_ran_a_command_tells_of_jobs_as_before(client):
+    session = Session("cpu", None, client.scheduler.address, None)
+    with session.client():
+        assert progress.settings == progress.Settings(quiet_seconds=1, workers_first=True)
+    assert progress.settings == progress.Settings()
