@@ -61,12 +61,20 @@ def log_to_stderr(formatter: logging.Formatter) -> logging.Logger:
     return logger
 
 
-def _log_json() -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _log_json() -> Iterator[None]:
+    """Have what is told of jobs be lines of JSON."""
     from nemo_image_curate.compute import progress
     from nemo_image_curate.compute.logs import JsonFormatter
 
-    log_to_stderr(JsonFormatter()).setLevel(logging.INFO)
-    return progress.changed(as_json=True)
+    logger = log_to_stderr(JsonFormatter())
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with progress.changed(as_json=True):
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ _PATTERNS = frozenset({"contains", "match", "fullmatch"})
 # What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
 # gigabytes, and Arrow crashes on rounding to digits that there are not.
 _MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
+_ASSIGNMENT = re.compile(r"(?<![=!<>])=(?!=)")
 # Nobody means one in a text: they are what Python makes of \b and its like.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _ACCESSORS = frozenset(name.rpartition(".")[0] for name in METHODS) - {""}
@@ -123,8 +124,10 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
     try:
         tree = ast.parse(_booleans(plain), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        problem = error.msg if isinstance(error, SyntaxError) else error
+        hint = " What is equal is written ==." if _ASSIGNMENT.search(plain) else ""
         raise ConfigError(
-            f"cannot use the expression {expression!r}: {error}. {EXAMPLE}"
+            f"cannot use the expression {expression!r}: {problem}.{hint} {EXAMPLE}"
         ) from error
     # Two backticks inside texts look like quotes of all that is between them.
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

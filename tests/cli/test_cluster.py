@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from typing import Any
 import distributed
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from nemo_image_curate.cli import main
 from nemo_image_curate.cli.base import Session
 from nemo_image_curate.compute import progress
 from tests.make_data import make_dataset
@@ -187,7 +190,12 @@ def test_workers_that_end_late_fail_no_command(client, monkeypatch):
     assert own.status == "closed"
 
 
-def test_a_process_that_ran_a_command_tells_of_jobs_as_before(client):
+def test_a_process_that_ran_a_command_tells_of_jobs_as_before(client, root):
+    logger = logging.getLogger("nemo_image_curate")
+    level = logger.level
+    words = ["inspect", str(root), "--scheduler", client.scheduler.address, "--log-json"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert (progress.settings, logger.level) == (progress.Settings(), level)
     session = Session("cpu", None, client.scheduler.address, None)
     with session.client():
         assert progress.settings == progress.Settings(quiet_seconds=1, workers_first=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.expressions.check import check
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,11 @@ def test_tabs_newlines_and_raw_patterns_are_fine(dataset):
         r"caption == '\\bdog'",
     ):
         assert len(dataset.filter(expression)) == 0
+
+
+@pytest.mark.parametrize(("expression", "is_meant"), [("width = 3", True), ("width == ", False)])
+def test_one_sign_of_equality_is_told_to_be_two(expression, is_meant):
+    with pytest.raises(ConfigError) as told:
+        check(expression, ["width"])
+    assert ("What is equal is written ==." in str(told.value)) == is_meant
+    assert "unknown" not in str(told.value)
