@@ -20,9 +20,11 @@ from nemo_image_curate.vectors.kmeans import kmeans
 from nemo_image_curate.vectors.nearest import nearest
 
 # Lloyd's steps at most, and how little they may gain (see `kmeans`): with 20 steps the rings of the
-# paper are drawn from no more evenly (0.968 and 0.967 after 0.980 and 0.965, seeds 0 and 1).
+# paper are drawn from no more evenly (0.968 and 0.967 after 0.980 and 0.965, seeds 0 and 1). Of
+# 90,000 unit vectors and 900 centroids 7 steps are taken: the mean cosine is 0.7587 then, 0.7596
+# after 10, and that of FAISS's 10 steps from random starts 0.7557; evenness does not change.
 _MAX_ITER = 10
-_TOL = {True: 1e-4, False: 1e-5}
+_TOL = {True: 1e-3, False: 1e-5}
 # Vectors of a file, where centroids are written to some.
 _ROWS = 1 << 16
 

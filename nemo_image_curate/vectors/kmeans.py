@@ -16,6 +16,7 @@ MAX_ITER = 5
 # Sums are made of integers, multiples of this, since a GPU adds in any order. Values are at most 1:
 # there is room for 2^31 of them.
 _UNIT = 2.0**-32
+_ROWS = 1024
 _INITS = {"k-means++": plus_plus, "random": random_rows}
 
 
@@ -102,7 +103,9 @@ def _sums(block: Block, centroids_path: Path) -> tuple[np.ndarray, np.ndarray, f
     index, similarity = nearest(vectors, centroids, 1, block.spherical)
     home = index[:, 0]
     sums = torch.zeros_like(centroids, dtype=torch.int64)
-    sums.index_add_(0, home, (vectors / _UNIT).long())
+    # Integers are twice as large: few at a time, which takes a third of the time.
+    for some, homes in zip(vectors.split(_ROWS), home.split(_ROWS), strict=True):
+        sums.index_add_(0, homes, (some / _UNIT).long())
     counts = torch.bincount(home, minlength=len(centroids))
     exact = sums.cpu().numpy() * _UNIT
     return counts.cpu().numpy(), exact, float(similarity.double().sum())
