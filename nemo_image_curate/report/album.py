@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from nemo_image_curate import html
+from nemo_image_curate import frames, html
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report.settings import Settings
 
@@ -153,6 +153,12 @@ class Album:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def plain_columns(dataset: ImageTextPairDataset) -> list[str]:
+    """The columns that an entry shows: all but lists and structs, such as embeddings."""
+    schema = frames.schema(dataset.metadata)
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
 
 
 def grid(cells: Iterable[str]) -> str:
