@@ -38,7 +38,8 @@ def summary(data: Columns) -> str:
         link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
         spark = html.sparkline(drawn(one)[1] or [count for _, count in one.categories])
         low, mean, high = (
-            html.number(value) if value is not None else "" for value in (one.low, one.mean, one.high)
+            html.number(value) if value is not None else ""
+            for value in (one.low, one.mean, one.high)
         )
         span = f"{low} to {high}, mean {mean}" if one.kind == "number" else _values(one)
         rows.append([html.Markup(link), html.Markup(spark), span, one.nulls])
@@ -80,7 +81,9 @@ def _numbers(column: Column, album: Album) -> str:
         facts += f", {one.infinite:,} infinite, which are in no bar"
     if threshold is None:
         return f"<p class=note>{facts}</p>"
-    facts += f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
+    facts += (
+        f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
+    )
     edges, counts = drawn(one)
     marks = {str(limit.value): limit.value for limit in [threshold.limit, *threshold.others]}
     shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
@@ -94,8 +97,9 @@ def _numbers(column: Column, album: Album) -> str:
     return (
         f"<p class=note>{facts}.{axis}</p>{shown}"
         f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {one.rows:,} rows stay "
-        f"({html.share(threshold.kept, one.rows)})</output> by <code>{html.escape(expression)}</code> "
-        f"<span class=note>({threshold.origin})</span></p><div class=brushed></div>{strips}"
+        f"({html.share(threshold.kept, one.rows)})</output> by "
+        f"<code>{html.escape(expression)}</code> <span class=note>({threshold.origin})</span></p>"
+        f"<div class=brushed></div>{strips}"
     )
 
 
@@ -118,7 +122,9 @@ def _categories(one: Distribution) -> str:
         values.append((f"{one.n_others:,} other values", one.others))
     if one.nulls:
         values.append(("null", one.nulls))
-    return html.bars(values, one.rows, "value") + "<p class=cut hidden></p><div class=brushed></div>"
+    return (
+        html.bars(values, one.rows, "value") + "<p class=cut hidden></p><div class=brushed></div>"
+    )
 
 
 def for_script(data: Columns, album: Album) -> str:
@@ -131,7 +137,6 @@ def for_script(data: Columns, album: Album) -> str:
             columns[one.column] |= {
                 "edges": one.edges.tolist(),
                 "counts": one.counts.tolist(),
-                "whole": one.whole,
                 "value": threshold.limit.value,
                 "operator": threshold.limit.operator,
             }

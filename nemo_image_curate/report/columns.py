@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from nemo_image_curate.dataset.looking.choices import View, choose
 from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
@@ -94,7 +95,9 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     ]
     strips: dict[str, dict[str, Rows]] = {}
     chosen = (
-        choose(dataset, views, settings.pictures, plain_columns(dataset), progress=settings.progress)
+        choose(
+            dataset, views, settings.pictures, plain_columns(dataset), progress=settings.progress
+        )
         if views
         else []
     )
@@ -110,28 +113,33 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
 def _thresholds(
     dataset: ImageTextPairDataset, settings: Settings, shown: list[Distribution]
 ) -> dict[str, Threshold]:
-    """The threshold of each column of numbers: given, a condition's, or the median."""
+    """The threshold of each column of numbers, with the rows on its side, counted in one pass."""
     drawn = limits(settings.conditions)
-    chosen: dict[str, tuple[Limit, str, list[Limit]]] = {}
-    for one in shown:
-        if one.kind != "number" or not len(one.counts):
-            continue
-        own, (first, *others) = one.column in settings.thresholds, drawn.get(one.column) or [None]
-        if own:
-            value = settings.thresholds[one.column]
-            operator = first.operator if first else ">="
-            chosen[one.column] = Limit(operator, value), "as asked for", others
-        elif first is not None:
-            chosen[one.column] = first, "from the conditions", others
-        else:
-            chosen[one.column] = Limit(">=", _median(one)), "about the median", []
-    conditions = [limit.expression(column) for column, (limit, _, _) in chosen.items()]
-    steps = funnel(dataset, conditions, settings.progress).steps if conditions else []
-    n_rows = shown[0].rows if shown else 0
-    return {
-        column: Threshold(limit, n_rows - step.drops, origin, others)
-        for (column, (limit, origin, others)), step in zip(chosen.items(), steps, strict=True)
+    cuts = {
+        one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
+        for one in shown
+        if one.kind == "number" and len(one.counts)
     }
+    if not cuts:
+        return {}
+    conditions = [limits[0].expression(column) for column, (_, limits) in cuts.items()]
+    counted = funnel(dataset, conditions, settings.progress)
+    return {
+        column: Threshold(first, counted.rows - step.drops, origin, others)
+        for (column, (origin, (first, *others))), step in zip(
+            cuts.items(), counted.steps, strict=True
+        )
+    }
+
+
+def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
+    """Why a column is cut where, and the limits, that which is looked at first."""
+    if given is not None:
+        operator = drawn[0].operator if drawn else ">="
+        return "as asked for", [Limit(operator, given), *drawn]
+    if drawn:
+        return "from the conditions", drawn
+    return "about the median", [Limit(">=", _median(one))]
 
 
 def _median(one: Distribution) -> float:
