@@ -39,14 +39,15 @@ class Distribution:
     rows, nulls : int
         NaN counts as null.
     infinite : int
-        Values that are no nulls and on no axis.
+        Infinite values: they are neither nulls nor in a bar.
     low, high, mean : float or None
         Of finite numbers; None when there are none.
     edges : numpy.ndarray of float64, shape (b + 1,)
-        Of the bars. The first is `low`, the last `high`; those between are multiples of a power of
-        two, or on a logarithmic axis eighths, quarters, ... of octaves.
+        Of the bars. The first is `low`; the last `high`, or one more for whole numbers. Those
+        between are multiples of a power of two, or on a logarithmic axis eighths, quarters, ... of
+        octaves. There is one bar without width where all values are the same and not whole.
     counts : numpy.ndarray of int64, shape (b,)
-        Of values from one edge up to, but for the last, the next.
+        Of values from one edge up to the next; the last bar includes its upper edge.
     log : bool
         Whether the bars are for a logarithmic axis: nearly all values would be in a few others.
     categories : list of (str, int)
@@ -134,7 +135,6 @@ class _Summary:
     infinite: int = 0
     total: Fraction | int = 0
     bins: Bins | None = None
-    whole: bool = False
     values: pa.StructArray | None = None
 
 
@@ -160,14 +160,12 @@ def _summary(column: pa.Array, bins: int) -> _Summary:
         return _Summary("other", *counted)
     numbers = values.drop_null().cast(pa.float64(), safe=False).to_numpy()
     finite = numbers[np.isfinite(numbers)]
-    whole = types.is_integer(kind)
     return _Summary(
         "number",
         *counted,
         infinite=len(numbers) - len(finite),
         total=exact_sum(finite),
-        bins=Bins.of(finite, bins, whole),
-        whole=whole,
+        bins=Bins.of(finite, bins, types.is_integer(kind)),
     )
 
 
@@ -182,9 +180,8 @@ def _merged(name: str, parts: list[_Summary], bins: int) -> Distribution:
     kind: Kind = "other"
     if kinds == {"number"}:
         kind = "number"
-        whole = any(part.whole for part in parts)
         all_bins = [part.bins for part in parts if part.bins is not None]
-        if (merged := Bins.merged(all_bins, bins, whole)) is not None:
+        if (merged := Bins.merged(all_bins, bins)) is not None:
             low, high = merged.low, merged.high
             mean = float(sum(part.total for part in parts) / merged.count)
             edges, counts, log = merged.bars(bins)
