@@ -50,6 +50,8 @@ class Distribution:
         Of values from one edge up to the next; the last bar includes its upper edge.
     log : bool
         Whether the bars are for a logarithmic axis: nearly all values would be in a few others.
+    whole : bool
+        The column is of whole numbers.
     categories : list of (str, int)
         The `NAMED_CATEGORIES` most frequent values; "true" and "false" of bools.
     others : int
@@ -69,6 +71,7 @@ class Distribution:
     edges: np.ndarray
     counts: np.ndarray
     log: bool
+    whole: bool
     categories: list[tuple[str, int]]
     others: int
     n_others: int
@@ -174,7 +177,7 @@ def _merged(name: str, parts: list[_Summary], bins: int) -> Distribution:
     kinds = {part.kind for part in parts} - {None}
     infinite = sum(part.infinite for part in parts)
     low = high = mean = None
-    edges, counts, log = np.empty(0), np.empty(0, np.int64), False
+    edges, counts, log, whole = np.empty(0), np.empty(0, np.int64), False, False
     categories: list[tuple[str, int]] = []
     others: list[tuple[str, int]] = []
     kind: Kind = "other"
@@ -185,13 +188,15 @@ def _merged(name: str, parts: list[_Summary], bins: int) -> Distribution:
             low, high = merged.low, merged.high
             mean = float(sum(part.total for part in parts) / merged.count)
             edges, counts, log = merged.bars(bins)
+            whole = merged.whole
     elif kinds == {"category"}:
         ordered = _frequencies([part.values for part in parts if part.values is not None])
         if len(ordered) <= MAX_CATEGORIES:
             kind = "category"
             categories, others = ordered[:NAMED_CATEGORIES], ordered[NAMED_CATEGORIES:]
     return Distribution(
-        *(name, kind, rows, nulls, infinite, low, high, mean, edges, counts, log, categories),
+        *(name, kind, rows, nulls, infinite, low, high, mean, edges, counts, log, whole),
+        categories,
         others=sum(count for _, count in others),
         n_others=len(others),
     )

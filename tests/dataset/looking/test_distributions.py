@@ -94,6 +94,7 @@ def test_columns_of_every_kind(tmp_path, backend):
     score, width, flag = found["score"], found["width"], found["flag"]
     assert (score.kind, score.rows, score.nulls, score.infinite) == ("number", 6, 2, 1)
     assert (score.low, score.high, score.mean, score.counts.sum()) == (-1.0, 2.5, 1.0, 3)
+    assert (score.whole, width.whole) == (False, True)
     assert (width.low, width.high, width.mean, width.nulls) == (10, 60, 36, 1)
     assert (flag.kind, flag.nulls, flag.categories) == ("category", 2, [("true", 3), ("false", 1)])
     assert found["label"].categories == [("cat", 3), ("bird", 1), ("dog", 1)]
