@@ -71,6 +71,7 @@ def write_report(
         against=against,
         progress=progress,
     )
+    settings.check(dataset)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(storage.normalise(path), text.encode())
 
