@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,15 @@ class Origin:
         Columns whose values come from the files; all others are computed when they are needed.
     is_whole : bool
         No row was left out.
+    read : dask.dataframe.DataFrame
+        All that the files have.
     """
 
     reader: MetadataReader
     sources: list[Source]
     stored: list[str]
     is_whole: bool
+    read: Any
 
     @property
     def rows(self) -> int | None:
@@ -60,7 +63,20 @@ def origin_of(frame: Any) -> Origin | None:
         return None
     reader, sources = node.operand("func"), list(node.operand("iterables")[0])
     stored = [name for name in frame.columns if name not in made]
-    return Origin(reader, sources, stored, is_whole)
+    return Origin(reader, sources, stored, is_whole, _dask.collection(node))
+
+
+def with_columns(frame: Any, names: Iterable[str]) -> Any:
+    """Some columns of a frame, by no more work than they need.
+
+    Dask runs a stage, such as an embedder, for its other columns, too, since it does not know that
+    stages keep rows as they are.
+    """
+    names = list(names)
+    origin = origin_of(frame)
+    if origin is None or not origin.is_whole or not set(names) <= set(origin.stored):
+        return frame[names]
+    return origin.read[names]
 
 
 def _assigned(operands: list[tuple[str | None, Any]]) -> Iterator[str]:
