@@ -13,6 +13,7 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.bins import Bins, exact_sum
+from nemo_image_curate.dataset.looking.origin import with_columns
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -115,7 +116,7 @@ def distributions(
         return {}
     names = list(dict.fromkeys(columns))
     parts = partitions.run(
-        frame[names],
+        with_columns(frame, names),
         _summarise,
         [(names, bins)] * frame.npartitions,
         what="distributions",
