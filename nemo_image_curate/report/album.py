@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from nemo_image_curate import html
+from nemo_image_curate import frames, html
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report.settings import Settings
 
@@ -111,15 +111,20 @@ class Album:
         shrunk = int(side * min(1, _MANY / max(1, len(self._entries))) ** 0.5)
         return min(side, max(_SMALLEST_SIDE, shrunk))
 
-    def show(self, rows: Rows, *columns: str, caption: str = "caption") -> str:
-        """A grid of the rows' pictures, each with its values of some columns, as links."""
-        cells = []
-        for row in rows.table.to_pylist():
-            told = [f"{name} {html.number(row[name])}" for name in columns]
-            told.append(shortened(row.get(caption), _CAPTION))
-            key, shard = str(row[rows.dataset.id_col]), str(row[SHARD_COLUMN])
-            cells.append(self.cell(key, shard, *told, name=rows.name))
-        return grid(cells)
+    def show(self, rows: Rows, caption: str = "caption") -> str:
+        """A grid of the rows' pictures with their captions, as links to their entries."""
+        return grid(
+            self.cell(key, shard, key, shortened(row.get(caption), _CAPTION), name=rows.name)
+            for key, shard, row in _named(rows)
+        )
+
+    def strip(self, rows: Rows, column: str) -> str:
+        """The rows' pictures, each with its value of a column, smaller than those of `show`."""
+        cells = [
+            self.cell(key, shard, html.number(row[column]), name=rows.name)
+            for key, shard, row in _named(rows)
+        ]
+        return f"<div class=strip>{''.join(cells)}</div>"
 
     def cell(self, key: str, shard: str, *lines: object, name: str = "") -> str:
         """One picture that was asked for, as a link to its entry, with lines of text below."""
@@ -128,7 +133,7 @@ class Album:
         return html.figure(link, *lines)
 
     def symbols(self) -> str:
-        """The pictures themselves, which `cell` refers to; after all sections, which then are read first."""
+        """The pictures that `cell` refers to; they stand last, so that what is read comes first."""
         shapes = "".join(
             f'<symbol id="i{entry.anchor}" viewBox="0 0 {entry.width} {entry.height}">'
             f'<image width="{entry.width}" height="{entry.height}" href="data:image/jpeg;base64,'
@@ -153,6 +158,18 @@ class Album:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def plain_columns(dataset: ImageTextPairDataset) -> list[str]:
+    """The columns that an entry shows: all but lists and structs, such as embeddings."""
+    schema = frames.schema(dataset.metadata)
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _named(rows: Rows) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each row with its key and shard."""
+    for row in rows.table.to_pylist():
+        yield str(row[rows.dataset.id_col]), str(row[SHARD_COLUMN]), row
 
 
 def grid(cells: Iterable[str]) -> str:
