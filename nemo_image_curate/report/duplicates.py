@@ -128,14 +128,15 @@ def _group(group: Group, one: Deduplication, album: Album) -> str:
     cells = []
     for place, row in enumerate(rows):
         stays = group.has_kept and place == 0
+        key = row[one.dataset.id_col], row[SHARD_COLUMN]
         similarity = row[f"{one.prefix}duplicate_similarity"]
         lines = [
-            row[one.dataset.id_col],
+            key[0],
             f"stays: {reason_of(one.record)}" if stays else f"similarity {html.number(similarity)}",
             *_values(row, one),
-            _pixels(row),
+            album.stored(*key),
         ]
-        cell = album.cell(row[one.dataset.id_col], row[SHARD_COLUMN], *lines)
+        cell = album.cell(*key, *lines)
         cells.append(f"<div class=stays>{cell}</div>" if stays else cell)
     more = group.size - len(rows)
     told = f"{group.size:,} rows" + (f", {more:,} of them not shown" if more > 0 else "")
@@ -158,11 +159,6 @@ def _values(row: Row, one: Deduplication) -> list[str]:
     """What the choice of the row that stays went by."""
     names = keep_columns(one.record.get("by"))
     return [f"{name} {html.number(row.get(name))}" for name in names if name in row]
-
-
-def _pixels(row: Row) -> str:
-    width, height = row.get("width"), row.get("height")
-    return f"{width} x {height} pixels" if width and height else ""
 
 
 def reason_of(record: Mapping[str, Any]) -> str:

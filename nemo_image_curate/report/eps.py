@@ -28,11 +28,12 @@ from nemo_image_curate.vectors.nearest import GRAIN
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-TITLE = "How strict a semantic deduplication?"
+TITLE = "Duplicates by eps"
 # Values of eps that have examples, how many pairs each, and steps of the slider between them.
 _SHOWN, _PAIRS, _STEPS = 6, 3, 10
 # The curve ends where half of the rows are gone, and no sooner than here.
-_HALF, _LEAST_EPS = 0.5, 0.1
+# In steps of hundredths for the shown ones, thousandths for the others.
+_HALF, _LEAST_EPS, _GRID = 0.5, 0.12, 0.06
 # Two-sided, of a normal distribution: 95 %.
 _Z = 1.96
 _NEAREST, _NEAREST_SHARD, _SIMILARITY = "nearest", "nearest_shard", "nearest_similarity"
@@ -115,8 +116,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | None:
 def _values(similarity: np.ndarray) -> list[float]:
     """The values of eps that are looked at, 0 the first."""
     middle = float(np.quantile(similarity, 1 - _HALF, method="higher"))
-    # In steps that people would choose: twentieths for each of the shown ones together.
-    last = min(1.0, max(_LEAST_EPS, math.ceil((1 - middle) / 0.05) * 0.05))
+    last = min(1.02, max(_LEAST_EPS, math.ceil((1 - middle) / _GRID) * _GRID))
     steps = _SHOWN * _STEPS
     return [round(last * step / steps, 6) for step in range(steps + 1)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,9 @@ from nemo_image_curate.report.settings import Settings
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+_SCRIPTS = ("page.js", "eps.js")
+_STYLES = ("page.css", "sections.css")
 
 
 def write_report(
@@ -102,12 +105,13 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         f"<header><h1>{html.escape(name)}</h1></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _file("page.js"), _file("page.css"))
+    return html.page(name, body, _files(_SCRIPTS), _files(_STYLES))
 
 
 def _identifier(title: str) -> str:
     return "".join(one if one.isalnum() else "-" for one in title.lower())
 
 
-def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+def _files(names: Iterable[str]) -> str:
+    folder = resources.files(__package__)
+    return "".join(folder.joinpath(name).read_text("utf-8") for name in names)

@@ -77,11 +77,12 @@ class Pairs:
         for row in self.rows.to_pylist():
             place = (row[self.key], row[self.shard])
             partner = known.get(place)
-            own = album.cell(row[self.dataset.id_col], row[SHARD_COLUMN], row[self.dataset.id_col])
+            key, shard = row[self.dataset.id_col], row[SHARD_COLUMN]
+            own = album.cell(key, shard, key, album.stored(key, shard))
             other = (
                 html.figure(html.reason(f"{place[1]}: not in this dataset"), place[0])
                 if partner is None
-                else album.cell(place[0], place[1], place[0], name=self.name)
+                else album.cell(*place, place[0], album.stored(*place, self.name), name=self.name)
             )
             shown.append(pair(own, other, *tell(row, partner)))
         return f"<div class=pairs>{''.join(shown)}</div>"
