@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -86,6 +87,9 @@ class Album:
             place = _Place(rows.name, shard, key)
             entry = self._entries.setdefault(place, _Entry(_anchor(place)))
             entry.values.update(row)
+            # In the order of the dataset, whichever section came first.
+            order = map(str, rows.dataset.metadata.columns)
+            entry.values = {name: entry.values[name] for name in order if name in entry.values}
 
     def read(self) -> None:
         """Read all pictures that were asked for, those of a shard together."""
@@ -156,7 +160,7 @@ class Album:
         return "".join(_article(place, self._entries[place]) for place in sorted(self._entries))
 
     def values(self, columns: Iterable[str]) -> dict[str, list[Any]]:
-        """The numbers of some columns of the report's own rows, by anchor."""
+        """The values of some columns of the report's own rows, by anchor."""
         names = list(columns)
         return {
             entry.anchor: [_plain(entry.values.get(column)) for column in names]
@@ -220,7 +224,10 @@ def _article(place: _Place, entry: _Entry) -> str:
     )
 
 
-def _plain(value: Any) -> float | int | None:
-    """A number as JSON has it."""
-    is_number = isinstance(value, int | float) and value == value and abs(value) != float("inf")
-    return value if is_number else None
+def _plain(value: Any) -> float | int | str | None:
+    """A value as JSON has it; bools as `Distribution` names them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else None

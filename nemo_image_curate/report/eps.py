@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 TITLE = "Duplicates by eps"
-# Values of eps that have examples, how many pairs each, and steps of the slider between them.
-_SHOWN, _PAIRS, _STEPS = 6, 3, 10
-# The curve ends where half of the rows are gone, and no sooner than here.
-# In steps of hundredths for the shown ones, thousandths for the others.
-_HALF, _LEAST_EPS, _GRID = 0.5, 0.12, 0.06
+# Values of eps that have examples, and how many pairs each.
+_SHOWN, _PAIRS = 6, 3
+# The curve ends where half of the rows are gone, and no sooner than here: at so many hundredths
+# that those with examples are hundredths, too.
+_HALF, _FEWEST, _MOST = 0.5, 12, 102
+# Steps of the slider to a hundredth: fine ones on a short curve.
+_FINE, _COARSE = 5, 2
 # Two-sided, of a normal distribution: 95 %.
 _Z = 1.96
 _NEAREST, _NEAREST_SHARD, _SIMILARITY = "nearest", "nearest_shard", "nearest_similarity"
@@ -73,7 +75,9 @@ class Curve:
         Rows that were compared with all, and those of the sample without an embedding.
     seed : int
     removals : list of Removal
-        By eps, rising; every `_STEPS`-th from there on has examples.
+        By eps, rising from 0.
+    each : int
+        Every so many of them have examples, 0 has none.
     examples : list of Pairs
         At each of these: the pairs least similar that go there, and not at the one before.
     done : Removal or None
@@ -86,6 +90,7 @@ class Curve:
     without: int
     seed: int
     removals: list[Removal]
+    each: int
     examples: list[Pairs]
     done: Removal | None
 
@@ -98,9 +103,9 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | None:
     nearest = nearest_earlier(
         dataset, column, plain_columns(dataset), settings.seed, settings.progress
     )
-    values = _values(nearest.similarity)
+    values, each = _values(nearest.similarity)
     removals = [_removal(nearest, eps) for eps in values]
-    examples = _examples(dataset, nearest, [0.0, *values[_STEPS::_STEPS]], settings)
+    examples = _examples(dataset, nearest, values[::each], settings)
     return Curve(
         column,
         nearest.sample.of,
@@ -108,17 +113,20 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | None:
         nearest.sample.without,
         settings.seed,
         removals,
+        each,
         examples,
         _done(dataset, column, settings),
     )
 
 
-def _values(similarity: np.ndarray) -> list[float]:
-    """The values of eps that are looked at, 0 the first."""
+def _values(similarity: np.ndarray) -> tuple[list[float], int]:
+    """The values of eps that are looked at, 0 the first, and every which of them has examples."""
     middle = float(np.quantile(similarity, 1 - _HALF, method="higher"))
-    last = min(1.02, max(_LEAST_EPS, math.ceil((1 - middle) / _GRID) * _GRID))
-    steps = _SHOWN * _STEPS
-    return [round(last * step / steps, 6) for step in range(steps + 1)]
+    hundredths = _SHOWN * math.ceil(min(100 * (1 - middle), _MOST) / _SHOWN)
+    hundredths = max(_FEWEST, hundredths)
+    steps = _FINE if hundredths < 4 * _SHOWN else _COARSE
+    values = [step / (100 * steps) for step in range(hundredths * steps + 1)]
+    return values, hundredths * steps // _SHOWN
 
 
 def _removal(nearest: Nearest, eps: float) -> Removal:
@@ -219,16 +227,11 @@ def _method(data: Curve) -> str:
 
 def _slider(data: Curve) -> str:
     steps = [[one.eps, one.count, one.low, one.high] for one in data.removals]
-    start = _SHOWN * _STEPS // 2
+    start = len(data.removals) // 2
     if data.done is not None:
         start = int(np.argmin([abs(one.eps - data.done.eps) for one in data.removals]))
-    told = html.data("eps-data", {"steps": steps, "rows": data.rows, "each": _STEPS})
-    return (
-        f"<div class=eps>{_chart(data)}"
-        f'<div class=control hidden><label>eps <input type="range" min="0" '
-        f'max="{len(steps) - 1}" value="{start}"></label> <output></output> '
-        f"<p><code></code> <button type=button class=copy>Copy</button></p></div>{told}</div>"
-    )
+    told = html.data("eps-data", {"steps": steps, "rows": data.rows, "each": data.each})
+    return f'<div class=eps data-start="{start}">{_chart(data)}{told}</div>'
 
 
 def _chart(data: Curve) -> str:
@@ -263,7 +266,7 @@ def _chart(data: Curve) -> str:
 
 
 def _table(data: Curve) -> str:
-    shown = data.removals[_STEPS::_STEPS]
+    shown = data.removals[data.each :: data.each]
     rows = [
         [one.eps, one.count, html.share(one.count, data.rows), f"{one.low:,} to {one.high:,}"]
         for one in shown
@@ -274,7 +277,7 @@ def _table(data: Curve) -> str:
 def _pairs(data: Curve, album: Album) -> str:
     parts = []
     before = 0.0
-    for one, pairs in zip(data.removals[_STEPS::_STEPS], data.examples, strict=True):
+    for one, pairs in zip(data.removals[data.each :: data.each], data.examples, strict=True):
         span = f"between {1 - one.eps:.3f} and {1 - before:.3f}"
         shown = (
             pairs.show(album, _told)

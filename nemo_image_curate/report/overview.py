@@ -124,11 +124,11 @@ def _pretty(record: dict[str, Any]) -> str:
 def _seconds(run: dict[str, Any]) -> str:
     """The jobs of the last command, with the seconds that each took."""
     stages = [one for one in run.get("stages") or [] if isinstance(one, dict)]
-    rows = [[one.get("job", ""), one.get("rows"), one.get("seconds")] for one in stages]
+    rows = [[one.get("job", ""), one["seconds"]] for one in stages if one.get("seconds")]
     if not rows:
         return ""
     title = f"The last command: {run.get('command')}"
-    return f"<h3>{html.escape(title)}</h3>" + html.table(["job", "rows", "seconds"], rows)
+    return f"<h3>{html.escape(title)}</h3>" + html.table(["job", "seconds"], rows)
 
 
 def _versions(data: Overview) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from nemo_image_curate.report.settings import Settings
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-_SCRIPTS = ("page.js", "eps.js")
-_STYLES = ("page.css", "sections.css")
+# Each uses only what comes before it.
+SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map")
 
 
 def write_report(
@@ -24,6 +24,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     against: ImageTextPairDataset | None = None,
+    references: Mapping[str, ImageTextPairDataset] | None = None,
     where: str | Sequence[str] = (),
     columns: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -41,6 +42,9 @@ def write_report(
         Of the file; it may be a URL.
     against : ImageTextPairDataset, optional
         Another dataset, or another run, to compare with.
+    references : mapping of str to ImageTextPairDataset, optional
+        What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
+        those that are given.
     where : str or sequence of str, optional
         Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
     columns : sequence of str, optional
@@ -69,6 +73,7 @@ def write_report(
         seed=seed,
         pictures=pictures,
         against=against,
+        references=dict(references or {}),
         progress=progress,
     )
     text = report_page(dataset.replace(before), settings)
@@ -105,13 +110,18 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         f"<header><h1>{html.escape(name)}</h1></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _files(_SCRIPTS), _files(_STYLES))
+    return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))
 
 
 def _identifier(title: str) -> str:
     return "".join(one if one.isalnum() else "-" for one in title.lower())
 
 
-def _files(names: Iterable[str]) -> str:
-    folder = resources.files(__package__)
-    return "".join(folder.joinpath(name).read_text("utf-8") for name in names)
+def _script() -> str:
+    """All scripts as one, whose names no other script sees."""
+    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{code}}})();\n'
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")

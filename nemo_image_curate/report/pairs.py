@@ -34,6 +34,8 @@ class Pairs:
         Of the rows, and of the others.
     name : str
         Of the others' dataset, when it is not the one that the report is of.
+    missing : str
+        Why another one is not shown that is not among `partners`.
     """
 
     rows: pa.Table
@@ -43,6 +45,7 @@ class Pairs:
     dataset: ImageTextPairDataset
     of: ImageTextPairDataset
     name: str = ""
+    missing: str = "not in this dataset"
 
     @classmethod
     def find(
@@ -80,7 +83,7 @@ class Pairs:
             key, shard = row[self.dataset.id_col], row[SHARD_COLUMN]
             own = album.cell(key, shard, key, album.stored(key, shard))
             other = (
-                html.figure(html.reason(f"{place[1]}: not in this dataset"), place[0])
+                html.figure(html.reason(f"{place[1]}: {self.missing}"), place[0])
                 if partner is None
                 else album.cell(*place, place[0], album.stored(*place, self.name), name=self.name)
             )
