@@ -13,7 +13,7 @@ import pyarrow as pa
 from nemo_image_curate import frames, html
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.choices import rows_of
-from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
+from nemo_image_curate.dataset.looking.distributions import distributions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report import joined
 from nemo_image_curate.report.album import Album, Rows, plain_columns, shortened
@@ -46,6 +46,11 @@ class Overlay:
     edges: list[float]
     counts: list[list[int]]
     nulls: list[int]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether nothing of the two differs."""
+        return self.counts[0] == self.counts[1] and self.nulls[0] == self.nulls[1]
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,8 @@ def _examples(
 def _overlays(
     datasets: Sequence[ImageTextPairDataset], columns: Sequence[str], settings: Settings
 ) -> list[Overlay]:
-    """Columns of numbers, counted between edges that both share."""
+    """Columns of numbers, counted between edges that both share; not those of names."""
+    columns = [name for name in columns if not _is_name(name, datasets[0])]
     both = [distributions(one, columns, progress=settings.progress) for one in datasets]
     edges = {}
     for name in columns:
@@ -153,7 +159,8 @@ def _overlays(
         highs = [one.high for one in known if one.kind == "number" and one.high is not None]
         if len(lows) == len(known) and min(lows) < max(highs):
             edges[name] = np.linspace(min(lows), max(highs), _BARS + 1)
-    edges = dict(list(edges.items())[:_HISTOGRAMS])
+    # Scores come after what was measured: of many columns the last are those that were decided by.
+    edges = dict(list(edges.items())[-_HISTOGRAMS:])
     if not edges:
         return []
     counted = [
@@ -171,14 +178,16 @@ def _overlays(
             name,
             edges[name].tolist(),
             [np.sum([part[name] for part in parts], axis=0).tolist() for parts in counted],
-            [_nulls(one[name]) for one in both],
+            [one[name].nulls for one in both],
         )
         for name in edges
     ]
 
 
-def _nulls(one: Distribution) -> int:
-    return one.nulls
+def _is_name(column: str, dataset: ImageTextPairDataset) -> bool:
+    """Whether numbers of a column only tell things apart, as those of clusters and hashes do."""
+    kind = frames.schema(dataset.metadata).field(column).type
+    return "cluster" in column or bool(pa.types.is_uint64(kind))
 
 
 def _counts(frame: Any, edges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -216,19 +225,31 @@ def _rows(data: Compared, album: Album) -> str:
         else "they have no shard of one name and size"
     )
     warning = ""
-    if data.join.unequal:
+    if data.join.by_shard and data.join.unequal:
         warning = (
-            f"<p class=warn>{data.join.unequal:,} of {data.join.shared:,} shards of one name differ "
-            "in size: rows of one name there may be other pictures.</p>"
+            f"<p class=warn>{data.join.unequal:,} of {data.join.shared:,} shards of one name "
+            "differ in size: rows of one name there may be other pictures.</p>"
         )
+    if not data.join.by_shard:
+        warning = "<p class=note>Whether rows with one key are one picture was not looked at.</p>"
     if found.both + found.only[0] != data.rows[0] or found.both + found.only[1] != data.rows[1]:
         warning += "<p class=warn>Keys repeat: each pair of rows with one key is counted.</p>"
     table = html.table(
         ["rows", "", f"of {data.names[0]}", f"of {data.names[1]}"],
         [
             ["in both", found.both, *(html.share(found.both, rows) for rows in data.rows)],
-            [f"only in {data.names[0]}", found.only[0], html.share(found.only[0], data.rows[0]), ""],
-            [f"only in {data.names[1]}", found.only[1], "", html.share(found.only[1], data.rows[1])],
+            [
+                f"only in {data.names[0]}",
+                found.only[0],
+                html.share(found.only[0], data.rows[0]),
+                "",
+            ],
+            [
+                f"only in {data.names[1]}",
+                found.only[1],
+                "",
+                html.share(found.only[1], data.rows[1]),
+            ],
         ],
     )
     shown = "".join(
@@ -238,7 +259,8 @@ def _rows(data: Compared, album: Album) -> str:
     )
     return (
         f"<p><b>{first}</b> with {data.rows[0]:,} rows against <b>{second}</b> with "
-        f"{data.rows[1]:,}.</p><p class=note>Joined by {by}, since {why}.</p>{warning}{table}{shown}"
+        f"{data.rows[1]:,}.</p><p class=note>Joined by {by}, since {why}.</p>"
+        f"{warning}{table}{shown}"
     )
 
 
@@ -272,8 +294,12 @@ def _changes(data: Compared) -> str:
     """Values that differ, by column."""
     found = data.found
     rows = [
-        [column, count, html.share(count, found.both), html.number(found.largest[column])
-         if column in found.largest else ""]
+        [
+            column,
+            count,
+            html.share(count, found.both),
+            html.number(found.largest[column]) if column in found.largest else "",
+        ]
         for column, count in found.changed.most_common()
         if column not in found.decisions
     ]
@@ -295,6 +321,7 @@ def _histograms(data: Compared) -> str:
     """Columns of both, one over the other."""
     if not data.overlays:
         return ""
+    same = [one.column for one in data.overlays if one.is_same]
     few, many = sorted(data.rows)
     as_shares = many - few > _ALIKE * many
     unit = f"Per {_PER:,} rows of each" if as_shares else "Rows"
@@ -303,6 +330,8 @@ def _histograms(data: Compared) -> str:
         f"<span class=warn>{html.escape(data.names[1])}</span>.</p><div class=overlays>"
     ]
     for one in data.overlays:
+        if one.is_same:
+            continue
         factors = [_PER / max(1, rows) if as_shares else 1 for rows in data.rows]
         series = [
             html.Series(name, [round(count * factor) for count in counts], round(nulls * factor))
@@ -312,7 +341,10 @@ def _histograms(data: Compared) -> str:
         ]
         shown = html.histogram(one.edges, series)
         parts.append(f"<div><h4>{html.escape(one.column)}</h4>{shown}</div>")
-    return "".join(parts) + "</div>"
+    parts.append("</div>")
+    if same:
+        parts.append(f"<p class=note>The same in both: {html.escape(', '.join(same))}.</p>")
+    return "".join(parts)
 
 
 def _provenance(data: Compared) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -157,11 +158,10 @@ def _examples(
     order = np.argsort(nearest.similarity, kind="stable")
     sorted_similarity = nearest.similarity[order]
     chosen = []
-    for before, eps in zip(bounds, bounds[1:], strict=False):
+    for before, eps in itertools.pairwise(bounds):
         first = np.searchsorted(sorted_similarity, 1 - eps - GRAIN)
-        end = np.searchsorted(sorted_similarity, 1 - before - GRAIN)
         # Copies belong to the smallest.
-        end = len(order) if before == 0 else end
+        end = np.searchsorted(sorted_similarity, 1 - before - GRAIN if before else np.inf)
         chosen.append(order[first:end][:_PAIRS])
     places = np.concatenate(chosen)
     others = rows_at(
@@ -181,7 +181,7 @@ def _examples(
             *(rows.slice(start, end - start), _NEAREST, _NEAREST_SHARD),
             *(others.slice(start, end - start), dataset, dataset),
         )
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in itertools.pairwise(ends)
     ]
 
 
@@ -214,7 +214,7 @@ def _method(data: Curve) -> str:
         f"An estimate: {data.sampled:,} rows chosen at random (seed {data.seed}){lacking} were "
         f"each compared with all {data.rows:,} rows by <code>{html.escape(data.column)}</code>, "
         "exactly. A row counts as removed when one before it, in a random order, has a cosine "
-        "similarity of at least 1 - eps: SemDeDup's rule. <code>rule=\"greedy\"</code>, the "
+        'similarity of at least 1 - eps: SemDeDup\'s rule. <code>rule="greedy"</code>, the '
         "default, removes these or fewer. The band is the 95 % interval of the sample (Wilson)."
     )
     if data.done is not None:
@@ -254,7 +254,9 @@ def _chart(data: Curve) -> str:
         f"Rows removed, by eps: from {data.removals[0].count:,} at 0 to {final.count:,} at "
         f"{html.number(last)}"
     )
-    ticks = "".join(f"<span>{html.number(last * part / _SHOWN)}</span>" for part in range(_SHOWN + 1))
+    ticks = "".join(
+        f"<span>{html.number(last * part / _SHOWN)}</span>" for part in range(_SHOWN + 1)
+    )
     return (
         f'<div class=hist><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio=none role=img '
         f'aria-label="{label}"><polygon class=band points="{" ".join(band)}"/>'

@@ -128,7 +128,7 @@ def compare(
     if join.by_shard and _same_partitions(first, second):
         import dask.dataframe as dd
 
-        meta = _merge(*(frame._meta for frame in narrow), join.on)
+        meta = _merge(frames.empty(narrow[0]), frames.empty(narrow[1]), join.on)
         frame = dd.map_partitions(
             _merge, *narrow, join.on, meta=meta, align_dataframes=False, enforce_metadata=False
         )
@@ -186,9 +186,7 @@ def _narrowed(one: ImageTextPairDataset, kinds: dict[str, str], side: str) -> An
     """A dataset's frame with its keys, and eight bytes or less of each column."""
     frame = one.metadata[list(dict.fromkeys([one.id_col, SHARD_COLUMN, *kinds]))]
     meta = _narrow(frames.empty(frame), one.id_col, kinds, side)
-    return frame.map_partitions(
-        _narrow, one.id_col, kinds, side, meta=meta, enforce_metadata=False
-    )
+    return frame.map_partitions(_narrow, one.id_col, kinds, side, meta=meta, enforce_metadata=False)
 
 
 def _narrow(frame: Any, id_col: str, kinds: dict[str, str], side: str) -> Any:
