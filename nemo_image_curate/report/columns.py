@@ -81,7 +81,6 @@ class Columns:
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     """Distributions in one pass over the rows, pictures in another."""
-    frames.require_columns(dataset.metadata, *settings.columns, *settings.thresholds)
     found = distributions(dataset, bins=_STEPS, progress=settings.progress)
     schema = frames.schema(dataset.metadata)
     shown = [

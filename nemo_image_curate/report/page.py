@@ -76,6 +76,7 @@ def write_report(
         references=dict(references or {}),
         progress=progress,
     )
+    settings.check(dataset)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(storage.normalise(path), text.encode())
 

@@ -23,30 +23,36 @@ class Axis {
     return step + Math.min(1, Math.max(0, inside));
   }
 
-  /** The x of a place, in units of the drawing. */
-  xOf(place) {
-    const bar = Math.min(Math.floor(place / this.perBar), this.bars - 1);
+  /** A bar's first step, and how many it has: the last bar may have fewer. */
+  stepsOf(bar) {
     const start = bar * this.perBar;
-    const size = Math.min(this.perBar, this.counts.length - start);
-    return this.barWidth * (bar + (place - start) / size);
+    return [start, Math.min(this.perBar, this.counts.length - start)];
   }
 
-  /** The step whose beginning is nearest to a pointer. */
-  stepAt(event) {
+  /** The x of a place, in bars. */
+  xOf(place) {
+    const bar = Math.min(Math.floor(place / this.perBar), this.bars - 1);
+    const [start, size] = this.stepsOf(bar);
+    return bar + (place - start) / size;
+  }
+
+  /** The step that begins nearest to an x. */
+  stepAt(x) {
+    const bar = Math.min(Math.floor(x), this.bars - 1);
+    const [start, size] = this.stepsOf(bar);
+    return Math.round(start + (x - bar) * size);
+  }
+
+  /** The x of a pointer, inside the drawing. */
+  xOfPointer(event) {
     const box = this.svg.getBoundingClientRect();
-    const part = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
-    const at = part * this.bars;
-    const bar = Math.min(Math.floor(at), this.bars - 1);
-    const start = bar * this.perBar;
-    const size = Math.min(this.perBar, this.counts.length - start);
-    return Math.round(start + (at - bar) * size);
+    return this.bars * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
   }
 
   /** How many pixels a pointer is from a place. */
   pixelsTo(place, event) {
-    const box = this.svg.getBoundingClientRect();
-    const x = box.left + (this.xOf(place) / (this.bars * this.barWidth)) * box.width;
-    return Math.abs(event.clientX - x);
+    const bars = Math.abs(this.xOfPointer(event) - this.xOf(place));
+    return (bars / this.bars) * this.svg.getBoundingClientRect().width;
   }
 
   /** The rows of some steps. */

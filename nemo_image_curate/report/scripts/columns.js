@@ -2,27 +2,31 @@
 
 const NEAR = 14; // Pixels from a threshold within which a pointer takes hold of it.
 const MOST_SHOWN = 60;
+const EACH_SIDE = 12;
 const shown = data("columns-data");
 
-/** The pictures of this page whose value is wanted, by value, below a line of text. */
-function showPictures(section, isWanted, text, condition) {
+/** The pictures of this page that have a value, as [anchor, value], by value. */
+function picturesBy(section) {
   const { place } = shown.columns[section.dataset.column];
-  const found = Object.entries(shown.pictures)
+  return Object.entries(shown.pictures)
     .map(([anchor, values]) => [anchor, values[place]])
-    .filter(([, value]) => value !== null && isWanted(value))
+    .filter(([, value]) => value !== null)
     .sort(([, a], [, b]) => (a < b ? -1 : a > b ? 1 : 0));
+}
+
+/** Show pictures below a line of text, and how rows like them are chosen. */
+function showPictures(section, found, text, condition) {
+  const holder = section.querySelector(".brushed");
   const code = element("code", {}, filterCall(condition));
   const clear = element("button", { type: "button" }, "Clear");
-  const holder = section.querySelector(".brushed");
   clear.addEventListener("click", () => {
     holder.replaceChildren();
     section.querySelector(".selected")?.remove();
   });
   const cells = found.slice(0, MOST_SHOWN).map(([anchor, value]) => pictureCell(anchor, readable(value)));
   const more = found.length > MOST_SHOWN ? `, the first ${MOST_SHOWN} shown` : "";
-  const told = `${text}; ${counted(found.length)} of them on this page${more}`;
   holder.replaceChildren(
-    element("h4", { role: "status" }, told),
+    element("h4", { role: "status" }, `${text}; ${counted(found.length)} on this page${more}`),
     element("div", { class: "controls" }, code, copyButton(() => code.textContent), clear),
     element("div", { class: "strip" }, ...cells.filter(Boolean)),
   );
@@ -47,11 +51,12 @@ class NumberColumn {
 
   addControls(figure) {
     const name = this.section.dataset.column;
-    const last = this.axis.counts.length - 1;
     this.slider = element("input", {
-      type: "range", min: 0, max: last, step: 1, "aria-label": `Threshold of ${name}`,
+      type: "range", min: 0, max: this.axis.bars, step: 1 / this.axis.perBar,
+      "aria-label": `Threshold of ${name}`,
     });
-    this.slider.addEventListener("input", () => this.moveTo(Number(this.slider.value)));
+    this.slider.addEventListener("input", () => this.moveTo(this.axis.stepAt(Number(this.slider.value)), false));
+    this.slider.addEventListener("change", () => this.showNear());
     figure.append(this.slider);
     this.side = element("select", { "aria-label": `Which side of the threshold of ${name} stays` },
       element("option", { value: "high" }, "keep from it on"),
@@ -81,7 +86,7 @@ class NumberColumn {
   }
 
   /** Put the threshold at the beginning of a step, where the count is exact. */
-  moveTo(step) {
+  moveTo(step, movesSlider = true) {
     this.place = Math.min(Math.max(step, 0), this.axis.counts.length - 1);
     const value = this.axis.edges[this.place];
     const kept = this.keepsHigh
@@ -91,13 +96,14 @@ class NumberColumn {
     this.output.replaceChildren(total, ` of ${counted(rows)} rows stay (${share(kept, rows)})`);
     this.code.textContent = filterCall(`${name} ${this.keepsHigh ? ">=" : "<"} ${value}`);
     this.origin.textContent = "";
-    this.draw();
+    this.draw(movesSlider);
   }
 
-  draw() {
-    const x = this.axis.xOf(this.place);
+  draw(movesSlider = true) {
+    const bars = this.axis.xOf(this.place);
+    const x = bars * this.axis.barWidth;
+    if (movesSlider) this.slider.value = bars;
     for (const end of ["x1", "x2"]) this.mark?.setAttribute(end, x);
-    this.slider.value = Math.round(this.place);
     this.slider.setAttribute("aria-valuetext", this.code?.textContent ?? "");
     for (const bar of this.svg.querySelectorAll(".series-0 rect")) {
       const middle = bar.x.baseVal.value + bar.width.baseVal.value / 2;
@@ -108,23 +114,21 @@ class NumberColumn {
   /** Take hold of the threshold, or begin to brush a range. */
   grab(event) {
     const isThreshold = this.axis.pixelsTo(this.place, event) < NEAR;
-    const start = this.axis.stepAt(event);
+    const stepAt = (pointer) => this.axis.stepAt(this.axis.xOfPointer(pointer));
+    const start = stepAt(event);
     this.svg.setPointerCapture(event.pointerId);
     const move = (moved) => {
-      const step = this.axis.stepAt(moved);
+      const step = stepAt(moved);
       if (isThreshold) this.moveTo(step);
       else this.select(Math.min(start, step), Math.max(start, step));
     };
     const end = (ended) => {
       this.svg.removeEventListener("pointermove", move);
-      if (isThreshold || ended.type === "pointercancel") return;
-      let [from, to] = [start, this.axis.stepAt(ended)].sort((a, b) => a - b);
-      if (from === to) {
-        // A click takes the bar.
-        from = Math.floor(Math.min(from, this.axis.counts.length - 1) / this.axis.perBar) * this.axis.perBar;
-        to = Math.min(from + this.axis.perBar, this.axis.counts.length);
-      }
-      this.brush(from, to);
+      if (ended.type === "pointercancel") return;
+      const [from, to] = [start, stepAt(ended)].sort((a, b) => a - b);
+      if (isThreshold) this.showNear();
+      else if (from < to) this.brush(from, to);
+      else this.brushBar(Math.min(Math.floor(this.axis.xOfPointer(ended)), this.axis.bars - 1));
     };
     this.svg.addEventListener("pointermove", move);
     this.svg.addEventListener("pointerup", end, { once: true });
@@ -140,8 +144,27 @@ class NumberColumn {
       area.setAttribute("height", this.svg.viewBox.baseVal.height);
       this.svg.append(area);
     }
-    area.setAttribute("x", this.axis.xOf(from));
-    area.setAttribute("width", this.axis.xOf(to) - this.axis.xOf(from));
+    const [left, right] = [from, to].map((place) => this.axis.xOf(place) * this.axis.barWidth);
+    area.setAttribute("x", left);
+    area.setAttribute("width", right - left);
+  }
+
+  /** Show the pictures of a bar that was clicked. */
+  brushBar(bar) {
+    const [start, size] = this.axis.stepsOf(bar);
+    this.brush(start, start + size);
+  }
+
+  /** Show the pictures of this page that are nearest to where the threshold is now. */
+  showNear() {
+    const value = this.axis.edges[this.place];
+    const all = picturesBy(this.section);
+    const first = all.findIndex(([, own]) => own >= value);
+    const middle = first < 0 ? all.length : first;
+    const near = all.slice(Math.max(0, middle - EACH_SIDE), middle + EACH_SIDE);
+    const condition = `${this.column.name} ${this.keepsHigh ? ">=" : "<"} ${value}`;
+    this.section.querySelector(".selected")?.remove();
+    showPictures(this.section, near, `Nearest to ${readable(value)}`, condition);
   }
 
   /** Show the pictures between two edges. */
@@ -153,7 +176,8 @@ class NumberColumn {
     const text = `${counted(this.axis.rows(from, to))} rows from ${readable(low)} to ${readable(high)}`;
     const condition = `${low} <= ${this.column.name} ${isLast ? "<=" : "<"} ${high}`;
     const isWanted = (value) => value >= low && (value < high || (isLast && value <= high));
-    showPictures(this.section, isWanted, text, condition);
+    const found = picturesBy(this.section).filter(([, value]) => isWanted(value));
+    showPictures(this.section, found, text, condition);
   }
 }
 
@@ -163,7 +187,8 @@ function addCategories(section) {
     const button = element("button", { type: "button", class: "value" }, span.textContent);
     const { value, condition } = span.dataset;
     button.addEventListener("click", () => {
-      showPictures(section, (own) => String(own) === value, `Rows with ${value}`, condition);
+      const found = picturesBy(section).filter(([, own]) => String(own) === value);
+      showPictures(section, found, `Rows with ${value}`, condition);
     });
     span.replaceWith(button);
   }
