@@ -234,6 +234,11 @@ def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
     return bits
 
 
+def _is_large(value: object) -> bool:
+    """Whether only integers without a sign hold it."""
+    return isinstance(value, int) and value >= 2**63
+
+
 def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
     """The rows of a partition with some keys; runs on a worker."""
     is_wanted = pc.is_in(frames.column_to_arrow(frame[id_col]), value_set=wanted)
@@ -283,7 +288,7 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            bound = pa.scalar(view.value)
+            bound = pa.scalar(view.value, pa.uint64() if _is_large(view.value) else None)
             if isinstance(view.value, str):
                 bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
