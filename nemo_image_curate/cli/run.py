@@ -174,7 +174,7 @@ def _finish(done: RecipeRun, as_json: bool) -> None:
     finish(
         record,
         done.account,
-        done.home,
+        done.home if done.plan.todo else None,
         as_json,
         nothing_read=done.counts.get("read") == 0,
         shown={**shown, "output": done.home},

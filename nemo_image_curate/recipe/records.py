@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nemo_image_curate import storage
+from nemo_image_curate.dataset.accounting import Account
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import describe, fingerprint
 from nemo_image_curate.dataset.manifest import read_manifest
+from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.recipe.places import inputs_of, location_of
-from nemo_image_curate.recipe.steps import Step
+from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.version import __version__
 
@@ -107,6 +109,29 @@ def read_done(
     return found
 
 
+def foreign_exports(
+    steps: Sequence[Step], prints: Sequence[str], done: Sequence[Done | None]
+) -> Iterator[Problem]:
+    """Exports that would be refused, because their folder holds another one."""
+    for number, (step, own, finished) in enumerate(zip(steps, prints, done, strict=True), 1):
+        location = location_of(step)
+        if step.name != "export" or location is None or finished or not storage.is_dir(location):
+            continue
+        others = [one for one in _read(location).values() if one.name == "export"]
+        held = "an export of other rows or settings, or of inputs that have changed since"
+        if any(one.fingerprint != own for one in others):
+            text = f"{location} holds {held}. Choose another folder, or delete this one."
+        elif not others and not _is_export(location) and storage.find(location, ".tar"):
+            text = f"{location} already holds .tar files. Choose an empty folder."
+        else:
+            continue
+        yield Problem(step.place, f"step {number} ({step.name})", text)
+
+
+def _is_export(location: str) -> bool:
+    return storage.stat(storage.join(location, EXPORT_MANIFEST)) is not None
+
+
 def _read(home: str) -> dict[int, Done]:
     try:
         run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
@@ -114,6 +139,17 @@ def _read(home: str) -> dict[int, Done]:
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         # There is none, or another command's.
         return {}
+
+
+def read_account(home: str) -> Account | None:
+    """The account of its input that a run recorded in a folder."""
+    try:
+        run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
+        names = [field.name for field in fields(Account)]
+        counts = {**run["account"], "named": run["named"]}
+        return Account.from_record({name: counts[name] for name in names})
+    except (OSError, DatasetError, ValueError, KeyError, TypeError):
+        return None
 
 
 def written_by(step: Step, result: dict[str, Any]) -> str:
