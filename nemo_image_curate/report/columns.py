@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import Choice, View, choose
+from nemo_image_curate.dataset.looking.choices import View, choose
 from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.report.album import Album, Rows, plain_columns
+from nemo_image_curate.report.along import along
 from nemo_image_curate.report.column_view import for_script, render_column, summary
 from nemo_image_curate.report.funnel import funnel
 from nemo_image_curate.report.limits import Limit, limits
@@ -111,10 +112,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
         )
     ]
     strips = _strips(dataset, settings, views)
-    room = _MOST_PICTURES // max(1, len(thresholds)) - 4 * settings.pictures
-    n_along = min(_ALONG, max(0, room))
-    along = [view for one in shown if one.column in thresholds for view in _along(one, n_along)]
-    for column, rows in _one_each(dataset, settings, along).items():
+    for column, rows in _along(dataset, settings, shown, thresholds).items():
         strips[column]["along"] = rows
     return Columns(
         [
@@ -138,37 +136,36 @@ def _strips(
     dataset: ImageTextPairDataset, settings: Settings, views: list[View]
 ) -> dict[str, dict[str, Rows]]:
     """The rows of views, by column and what they are."""
+    if not views:
+        return {}
     strips: dict[str, dict[str, Rows]] = {}
-    for choice in _chosen(dataset, settings, views, settings.pictures):
+    columns = plain_columns(dataset)
+    for choice in choose(dataset, views, settings.pictures, columns, progress=settings.progress):
         strips.setdefault(str(choice.view.by), {})[choice.view.how] = Rows(choice.rows, dataset)
     return strips
 
 
-def _along(one: Distribution, n: int) -> list[View]:
-    """A view at each of some places along a column's axis."""
-    edges = one.edges[:-1]
-    places = np.linspace(0, len(edges) - 1, min(len(edges), n)).round().astype(int)
-    return [View("above", one.column, float(edges[place])) for place in places]
-
-
-def _one_each(
-    dataset: ImageTextPairDataset, settings: Settings, views: list[View]
+def _along(
+    dataset: ImageTextPairDataset,
+    settings: Settings,
+    shown: list[Distribution],
+    thresholds: dict[str, Threshold],
 ) -> dict[str, Rows]:
-    """A row for each view, by column; where there is none between two places, one for both."""
-    parts: dict[str, list[pa.Table]] = {}
-    for choice in _chosen(dataset, settings, views, 1):
-        rows = parts.setdefault(str(choice.view.by), [])
-        if not rows or choice.rows != rows[-1]:
-            rows.append(choice.rows)
-    return {column: Rows(pa.concat_tables(tables), dataset) for column, tables in parts.items()}
+    """A row for each of some parts of a column's axis, where there is room for them."""
+    room = _MOST_PICTURES // max(1, len(thresholds)) - 4 * settings.pictures
+    n = min(_ALONG, room)
+    edges = {one.column: _parts(one, n) for one in shown if one.column in thresholds}
+    if n < 1 or not edges:
+        return {}
+    found = along(dataset, edges, plain_columns(dataset), settings.seed, settings.progress)
+    return {column: Rows(rows, dataset) for column, rows in found.items()}
 
 
-def _chosen(
-    dataset: ImageTextPairDataset, settings: Settings, views: list[View], n: int
-) -> list[Choice]:
-    if not views:
-        return []
-    return choose(dataset, views, n, plain_columns(dataset), progress=settings.progress)
+def _parts(one: Distribution, n: int) -> np.ndarray:
+    """Edges of so many parts of a column's axis, or of fewer."""
+    places = np.linspace(0, len(one.edges) - 1, min(len(one.edges), n + 1)).round().astype(int)
+    edges: np.ndarray = one.edges[places]
+    return edges
 
 
 def _thresholds(
