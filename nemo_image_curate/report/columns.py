@@ -65,10 +65,13 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     """Distributions in one pass over the rows, pictures in another."""
     found = distributions(dataset, bins=_STEPS, progress=settings.progress)
     schema = frames.schema(dataset.metadata)
+    # Hashes, of 64 bits without a sign, are numbers that mean nothing.
+    hashes = {field.name for field in schema if pa.types.is_uint64(field.type)}
     shown = [
         one
         for one in found.values()
         if one.kind != "other"
+        and one.column not in hashes
         and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
         and (not settings.columns or one.column in settings.columns)
     ]
@@ -88,7 +91,11 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
             )
             for one in shown
         ],
-        [one for one in found.values() if one.kind == "other" and one.column != dataset.id_col],
+        [
+            one
+            for one in found.values()
+            if (one.kind == "other" or one.column in hashes) and one.column != dataset.id_col
+        ],
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.ordered_keys import check_ordered, keys_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
@@ -144,7 +144,7 @@ def choose(
     by = [view.by for view in views if view.by is not None]
     names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *by, *columns]))
     frames.require_columns(frame, *names)
-    frame = with_columns(frame, names)
+    frame = projection(frame, names)
     schema = frames.schema(frame)
     for view in views:
         view.check(schema)
@@ -201,7 +201,7 @@ def rows_of(
     frames.require_columns(dataset.metadata, *names)
     wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
     parts = partitions.run(
-        with_columns(dataset.metadata, names),
+        projection(dataset.metadata, names),
         _with_keys,
         [(id_col, wanted)] * dataset.metadata.npartitions,
         what="look",
@@ -232,6 +232,11 @@ def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
     # From another seed: a shard and a key of the same name would always give 0.
     bits ^= hash_bits_of_few(table[SHARD_COLUMN], seed + 1)
     return bits
+
+
+def _is_large(value: object) -> bool:
+    """Whether only integers without a sign hold it."""
+    return isinstance(value, int) and value >= 2**63
 
 
 def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
@@ -283,7 +288,7 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            bound = pa.scalar(view.value)
+            bound = pa.scalar(view.value, pa.uint64() if _is_large(view.value) else None)
             if isinstance(view.value, str):
                 bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
