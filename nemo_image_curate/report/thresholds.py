@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
+from nemo_image_curate import frames
 from nemo_image_curate.dataset.looking.distributions import Distribution
 from nemo_image_curate.report.funnel import funnel
 from nemo_image_curate.report.limits import Limit, limits
@@ -47,10 +49,13 @@ def thresholds_of(
     Bars tell how many are on either side of an edge, such as the median; other values take a pass.
     """
     drawn = limits(settings.conditions)
+    schema = frames.schema(dataset.metadata)
     cuts = {
         one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
         for one in shown
         if one.kind == "number" and one.low != one.high
+        # Decimals are drawn, and have no order for `choose`.
+        if not pa.types.is_decimal(schema.field(one.column).type)
     }
     asked = [column for column, (origin, _) in cuts.items() if origin != _MEDIAN]
     steps = {}
