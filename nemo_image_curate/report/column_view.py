@@ -179,6 +179,7 @@ def for_script(data: Columns, album: Album) -> str:
                 "counts": one.counts.tolist(),
                 "value": threshold.limit.value,
                 "operator": threshold.limit.operator,
+                "infinite": one.infinite,
             }
     names = [column.distribution.column for column in data.columns]
     return html.data("columns-data", {"columns": columns, "pictures": album.values(names)})

@@ -57,7 +57,11 @@ def thresholds_of(
         # Decimals are drawn, and have no order for `choose`.
         if not pa.types.is_decimal(schema.field(one.column).type)
     }
-    asked = [column for column, (origin, _) in cuts.items() if origin != _MEDIAN]
+    asked = [
+        one.column
+        for one in shown
+        if one.column in cuts and (cuts[one.column][0] != _MEDIAN or one.infinite)
+    ]
     steps = {}
     if asked:
         conditions = [cuts[column][1][0].expression(column) for column in asked]
@@ -77,7 +81,7 @@ def thresholds_of(
 
 
 def _from(one: Distribution, limit: Limit) -> int:
-    """The values from an edge on; those that are infinite are in no bar."""
+    """The values from an edge on, where none is infinite: such are in no bar."""
     return int(one.counts[np.searchsorted(one.edges, limit.value) :].sum())
 
 

@@ -91,9 +91,10 @@ class NumberColumn {
     const value = this.axis.edges[this.place];
     const kept = this.keepsHigh
       ? this.axis.rows(this.place) : this.axis.rows(0, this.place);
-    const { rows, name } = this.column;
+    const { rows, name, infinite } = this.column;
+    const apart = infinite ? `, ${counted(infinite)} infinite ones not counted` : "";
     const total = element("strong", {}, counted(kept));
-    this.output.replaceChildren(total, ` of ${counted(rows)} rows stay (${share(kept, rows)})`);
+    this.output.replaceChildren(total, ` of ${counted(rows)} rows stay (${share(kept, rows)}${apart})`);
     this.code.textContent = filterCall(`${name} ${this.keepsHigh ? ">=" : "<"} ${value}`);
     this.origin.textContent = "";
     this.draw(movesSlider);
