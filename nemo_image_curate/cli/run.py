@@ -58,6 +58,10 @@ def run(
     if recipe is None:
         raise click.UsageError("name a RECIPE; run --list shows those that come with this.")
     read = read_recipe(recipe, settings)
+    if as_yaml and not (settings or as_json) and recipe in shipped.names():
+        # With the sources of its constants.
+        click.echo(shipped.text(recipe), nl=False)
+        return
     if as_yaml:
         print_json(read.data()) if as_json else click.echo(read.to_yaml(), nl=False)
         return

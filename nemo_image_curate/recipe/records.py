@@ -11,7 +11,7 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.accounting import Account
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import describe, fingerprint
-from nemo_image_curate.dataset.manifest import read_manifest
+from nemo_image_curate.dataset.manifest import RUN_FILE, read_manifest
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.recipe.places import inputs_of, location_of
@@ -19,7 +19,6 @@ from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.version import __version__
 
-RUN_FILE = "_run.json"
 # What of a folder is data.
 _DATA = (".parquet", ".tar", ".idx", ".json")
 

@@ -93,10 +93,13 @@ def nearest_earlier(
     most = min(_SAMPLE, max(1, _FOUND_BYTES // (_FOUND.itemsize * frame.npartitions)))
     sample = sample_vectors(dataset, column, most, columns, seed, progress)
     most = min(len(sample.vectors), max(1, _SAMPLE_BYTES // (4 * sample.vectors.shape[1])))
-    unit, rows = unit_vectors(sample.vectors[:most], "cpu")
+    # Without torch, which the client may be the only one not to need: workers bring them to unit
+    # length. All others than zero have a direction, since all are finite.
+    rows = np.flatnonzero(sample.vectors[:most].any(axis=1))
     ranks = sample_bits(sample.rows, dataset.id_col, seed + 1)[rows]
     order = np.argsort(ranks, kind="stable")
-    queries, ranks, rows = unit.numpy()[order], ranks[order], rows[order]
+    ranks, rows = ranks[order], rows[order]
+    queries = sample.vectors[rows]
     without = sample.without * most // len(sample.vectors) + most - len(rows)
     found = partitions.run(
         frame,
@@ -135,7 +138,7 @@ def _earlier(
     # By rank: of those equally near the first is found, and those before a query lie together.
     order = np.argsort(own, kind="stable")
     own, places, unit = own[order], places[order], unit[torch.from_numpy(order).to(device)]
-    sample = torch.from_numpy(queries).to(device)
+    sample, _ = unit_vectors(queries, device)
     for start in range(0, len(own), _BLOCK):
         some = slice(start, start + _BLOCK)
         products = sample @ unit[some].T
