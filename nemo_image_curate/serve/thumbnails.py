@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable
 from functools import lru_cache
 
-from PIL import Image
-
-from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_pixels, header_of, open_image
-from nemo_image_curate.decode.pillow import loaded, rgb_pixels, turned
+from nemo_image_curate.dataset.looking.thumbnails import thumbnail
+from nemo_image_curate.errors import ImageError
 
 # Pixels of the longest side.
 MIN_SIDE, MAX_SIDE = 16, 1024
 # About 10 kB each at 256 pixels.
 _KEPT = 2000
-_QUALITY = 80
-# Decoded at once: one image may take 89 megapixels, which is 0.3 GB.
+# Decoded at once: one image may have 89 megapixels, which take 0.3 GB.
 _AT_ONCE = 4
 
 
 class Thumbnails:
-    """Makes thumbnails, and keeps those of the dataset that were made last.
+    """Makes thumbnails, and keeps those of the dataset that were asked for last.
 
-    Those of the live store are made again each time: what is added may replace an image.
+    Those of the live store are made each time: what is added may replace an image.
 
     Parameters
     ----------
@@ -50,33 +46,9 @@ class Thumbnails:
         return (self._made if shard is None else self._kept)(key, shard, side)
 
     def _made(self, key: str, shard: str | None, side: int) -> bytes:
-        data = self.read(key, shard)
+        content = self.read(key, shard)
         with self._decoding:
-            return thumbnail(data, side)
-
-
-def thumbnail(data: bytes, side: int) -> bytes:
-    """An encoded image as a JPEG no wider and no higher than `side`, upright, on white.
-
-    Parameters
-    ----------
-    data : bytes
-    side : int
-        Pixels. Smaller images stay as large as they are.
-
-    Raises
-    ------
-    ImageError
-        When it cannot be decoded, or has too many pixels.
-    """
-    image = open_image(data)
-    # Upright as browsers show the original.
-    header = header_of(image, data, "exif")
-    check_pixels(header, DEFAULT_MAX_PIXELS)
-    # A JPEG is decoded at a half, a quarter or an eighth of its size where that is enough.
-    image.draft(None, (side, side))
-    picture = Image.fromarray(turned(rgb_pixels(loaded(image, data)), header.turn))
-    picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY)
-    return buffer.getvalue()
+            made = thumbnail(content, side)
+        if made.jpeg is None:
+            raise ImageError(made.reason)
+        return made.jpeg

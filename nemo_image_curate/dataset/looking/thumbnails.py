@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from nemo_image_curate import storage
+from nemo_image_curate.decode.header import read_header
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import DatasetError, ImageError
 from nemo_image_curate.shards.lookup import rows_by_shard
@@ -106,14 +107,16 @@ def thumbnails(
 def thumbnail(content: bytes, side: int = SIDE, quality: int = QUALITY) -> Thumbnail:
     """A small picture of encoded bytes."""
     try:
-        image = Image.fromarray(decode_rgb(content))
+        header = read_header(content)
+        image = Image.fromarray(decode_rgb(content, least_side=side))
     except ImageError as error:
         return Thumbnail(None, str(error), n_bytes=len(content))
-    width, height = image.size
     image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Thumbnail(buffer.getvalue(), None, *image.size, width, height, len(content))
+    return Thumbnail(
+        buffer.getvalue(), None, *image.size, header.width, header.height, len(content)
+    )
 
 
 def _problem(reason: str | None) -> Thumbnail:

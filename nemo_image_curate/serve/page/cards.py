@@ -70,6 +70,12 @@ def told(found: int, seconds: float) -> str:
     return f'<p class="told" role="status"><b>{images}</b>, the best first; {seconds:.2f} s</p>'
 
 
+def served(stats: dict[str, Any]) -> str:
+    """What is searched, and by which encoder."""
+    counts = f"{stats['images']:,} images, {stats['texts']:,} texts"
+    return f'<p class="told">{counts}<br>{html.escape(stats["encoder"] or "")}</p>'
+
+
 def hint(*lines: str) -> str:
     """What to do next, in sentences."""
     return _box("hint", "status", lines)

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from nemo_image_curate.serve.page import drawing, theme
+from nemo_image_curate.serve.page import cards, drawing, theme
 from nemo_image_curate.serve.page.client import Client, Found, ServiceError
 from nemo_image_curate.serve.settings import SERVICE_VARIABLE
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
@@ -48,8 +48,7 @@ def main() -> None:
     # At last, so that it counts what has just been added.
     with st.sidebar:
         try:
-            stats = client.stats()
-            st.text(f"{stats['images']:,} images, {stats['texts']:,} texts\n{stats['encoder']}")
+            st.html(cards.served(client.stats()))
         except ServiceError as error:
             drawing.problem(error)
     st.html(f"<script>{_SCRIPT}</script>", unsafe_allow_javascript=True)
@@ -90,15 +89,17 @@ def _sidebar() -> dict[str, Any]:
 
 def _search_by_text(client: Client, stats: dict[str, Any], options: dict[str, Any]) -> None:
     with st.form("text"):
-        text = st.text_input("What should the images show?", placeholder="a dog on the beach")
-        negative = st.text_input("And what not?", placeholder="people")
+        asked, button = st.columns([6, 1], vertical_alignment="bottom")
+        text = asked.text_input("What should the images show?", placeholder="a dog on the beach")
+        submitted = button.form_submit_button("Search", type="primary", width="stretch")
+        left, right = st.columns(2, vertical_alignment="bottom")
+        negative = left.text_input("And what not?", placeholder="people")
         without = stats["captions"] is None
-        fused = st.checkbox(
+        fused = right.checkbox(
             "Search the captions' words, too",
             disabled=without,
             help=_NO_CAPTIONS if without else None,
         )
-        submitted = st.form_submit_button("Search", type="primary")
     if submitted and not text.strip():
         drawing.hint("Write what to search for.")
         return
