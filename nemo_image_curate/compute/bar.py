@@ -21,21 +21,20 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def bar_of(name: str, total: int, delay: float) -> Any:
+def bar_of(name: str, delay: float) -> Any:
     """A bar on standard error, or a widget in notebooks that have them.
 
     Parameters
     ----------
     name : str
-    total : int
     delay : float
         Seconds before it is shown.
 
     Returns
     -------
     tqdm.tqdm
-        With one attribute more, ``parts``: texts to be shown behind it, the most important first,
-        as many as there is room for.
+        To be updated with parts of 1. It has one attribute more, ``parts``: texts to be shown
+        behind it, the most important first, as many as there is room for.
     """
 
     class Bar(_kind()):  # type: ignore[misc]
@@ -48,7 +47,7 @@ def bar_of(name: str, total: int, delay: float) -> Any:
             return {**values, "told": fitted(self.parts, room - _LEAST_BAR)}
 
     return Bar(
-        total=total,
+        total=1.0,
         desc=name,
         delay=delay,
         dynamic_ncols=True,

@@ -101,11 +101,15 @@ class Counts:
         self.done += 1
         self._mark()
 
+    @property
+    def part(self) -> float:
+        """How much is done, 0 to 1: of the rows where it is known how many there are."""
+        if self._rows_expected and self.rows and self.done < self.total:
+            return min(1.0, self.rows / self._rows_expected)
+        return self.done / max(1, self.total)
+
     def _mark(self) -> None:
-        part = self.done / max(1, self.total)
-        if self._rows_expected and self.rows:
-            part = min(1.0, self.rows / self._rows_expected)
-        self._speed.mark(part, self.rows)
+        self._speed.mark(self.part, self.rows)
 
     @property
     def seconds(self) -> float:

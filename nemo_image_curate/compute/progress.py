@@ -134,7 +134,8 @@ class Progress(Counts):
         self._quiet = not self._is_told or not total
         self._bar = None
         if is_bar and not self._quiet:
-            self._bar = bar_of(self.what, total, settings.quiet_seconds)
+            self._bar = bar_of(self.what, settings.quiet_seconds)
+            self._draw()
         self._in_lines = not self._quiet and not is_bar
         self._has_told = False
 
@@ -149,9 +150,12 @@ class Progress(Counts):
     def _end_one(self) -> None:
         super()._end_one()
         self._last_end = self.seconds
+        self._draw()
+
+    def _draw(self) -> None:
         if self._bar is not None:
             self._bar.parts = self.parts()
-            self._bar.update()
+            self._bar.update(self.part - self._bar.n)
 
     def status(self) -> str:
         """One line of how far it is."""
@@ -188,7 +192,7 @@ class Progress(Counts):
         while not ended.wait(_WATCH_SECONDS):
             if self._bar is not None and self.seconds > settings.quiet_seconds:
                 self._tell_workers()
-                self._bar.parts = self.parts()
+                self._draw()
                 self._bar.refresh()
             is_still = self.seconds - max(self._last_end, self._last_line) > _STILL_SECONDS
             reason = self._waits_for() if is_still and not self._quiet else None

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-# How much of the past counts: half of the time so far, or this much where that is more. Loading a
-# model at the start is soon forgotten, and partitions of unequal size even out.
+# How much of the past counts: half of the time so far, or this much where that is more, so that
+# partitions of unequal size even out.
 _LEAST_SECONDS = 60.0
-_LEAST_MARKS = 4
+_LEAST_MARKS = 3
 # Marks this close to the last one are one with it: partitions end in bursts, one for each worker.
 _BURST_SECONDS = 0.5
 _MOST_MARKS = 2000
@@ -62,10 +62,11 @@ class Speed:
         return (last.rows - first.rows) / max(last.time - first.time, 1e-3)
 
     def seconds_left(self) -> float | None:
-        """Until all is done, if it goes on as fast; None before anything is known."""
+        """Until all is done, if it goes on as fast; None before that can be said."""
         marks = self._recent()
         first, last = marks[0], marks[-1]
-        if last.part <= first.part:
+        # Of the first mark nobody knows how much of its time went into loading weights.
+        if len(self._marks) < _LEAST_MARKS or last.part <= first.part:
             return None
         left = (1 - last.part) * (last.time - first.time) / (last.part - first.part)
         # Counted down until the next mark is due; what stands still longer takes longer.
@@ -79,6 +80,8 @@ class Speed:
         """The marks of the time that counts, at least two."""
         with self._lock:
             marks = [*self._marks]
+        # What came before the first mark is soon forgotten, for the same reason.
+        marks = marks[1:] if len(marks) > _LEAST_MARKS else marks
         last = marks[-1]
         since = last.time - max(_LEAST_SECONDS, (last.time - self.began) / 2)
         start = bisect.bisect_left(marks, since, key=lambda mark: mark.time)

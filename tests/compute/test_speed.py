@@ -22,6 +22,9 @@ def test_steady_work_is_told_to_the_second(clock):
         clock.now = step
         speed.mark(step / 1000, 20 * step)
         clock.now += 0.4
+        if step == 1:
+            assert speed.seconds_left() is None
+            continue
         assert speed.seconds_left() == pytest.approx(999.6 - step, abs=1e-6)
         assert speed.rows_per_second() == pytest.approx(20)
 
@@ -36,7 +39,8 @@ def test_bursts_do_not_make_it_jump(clock):
             speed.mark((8 * (burst - 1) + worker + 1) / 400, 0)
         for second in range(1, 10):
             clock.now = 10 * burst + second
-            told.append(clock.now + speed.seconds_left())
+            if burst > 1:
+                told.append(clock.now + speed.seconds_left())
     assert max(told) - min(told) < 2
     assert told[-1] == pytest.approx(500, abs=2)
 
@@ -47,9 +51,9 @@ def test_a_slow_start_is_soon_forgotten(clock):
     for step in range(1, 70):
         clock.now = 100 + step
         speed.mark(step / 100, 100 * step)
-    assert clock.now + speed.seconds_left() == pytest.approx(200, abs=15)
     # Of all the time it would be 76.
-    assert speed.seconds_left() < 45
+    assert speed.seconds_left() == pytest.approx(31)
+    assert speed.rows_per_second() == pytest.approx(100)
 
 
 def test_what_was_slow_and_is_fast_now(clock):
