@@ -7,6 +7,7 @@ attribute, so that `page` can forbid every style and script but its own.
 from __future__ import annotations
 
 import base64
+import bisect
 import functools
 import hashlib
 import html
@@ -145,7 +146,7 @@ def histogram(
     Parameters
     ----------
     edges : sequence of float, rising
-        Of bars of equal width.
+        Of the bars, which are drawn equally wide whatever their edges.
     series : sequence of Series
         The first is drawn behind all others; from the second on they have other colours.
     marks : mapping of str to float, optional
@@ -156,7 +157,8 @@ def histogram(
         What is told of each bar. Default: its edges and counts.
     """
     height = math.log1p if logarithmic else float
-    top = max((height(count) for one in series for count in one.counts), default=0) or 1
+    highest = max((count for one in series for count in one.counts), default=0)
+    top = height(highest) or 1
     titles = titles or [_title(edges, series, bar) for bar in range(len(edges) - 1)]
     width = _BAR_WIDTH * (len(edges) - 1)
     shapes = []
@@ -167,19 +169,31 @@ def histogram(
             if count
         ]
         shapes.append(f"<g class=series-{place}>{''.join(bars)}</g>")
-    span = edges[-1] - edges[0] or 1
     for value in (marks or {}).values():
         if edges[0] <= value <= edges[-1]:
-            x = f"{(value - edges[0]) / span * width:.2f}"
+            x = f"{_BAR_WIDTH * _place(edges, value):.2f}"
             shapes.append(f'<line class=mark x1="{x}" x2="{x}" y1="0" y2="{_HEIGHT}"/>')
     label = "; ".join([*map(_told, series), f"from {number(edges[0])} to {number(edges[-1])}"])
-    ticks = [edges[0] + span * tick / (_TICKS - 1) for tick in range(_TICKS)]
+    span = edges[-1] - edges[0]
+    ticks = [_value(edges, (len(edges) - 1) * tick / (_TICKS - 1)) for tick in range(_TICKS)]
     axis = "".join(f"<span>{escape(number(_rounded(tick, span)))}</span>" for tick in ticks)
     return (
         f'<div class=hist><svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio=none role=img '
         f'aria-label="Histogram: {escape(label)}">{"".join(shapes)}</svg>'
+        f"<span class=peak aria-hidden=true>highest bar {highest:,}</span>"
         f"{_null_bars(series, top, height)}<div class=axis aria-hidden=true>{axis}</div></div>"
     )
+
+
+def _place(edges: Sequence[float], value: float) -> float:
+    """Where a value is among the bars: 2.5 is the middle of the third."""
+    bar = min(bisect.bisect_right(edges, value), len(edges) - 1) - 1
+    return bar + (value - edges[bar]) / ((edges[bar + 1] - edges[bar]) or 1)
+
+
+def _value(edges: Sequence[float], place: float) -> float:
+    bar = min(int(place), len(edges) - 2)
+    return edges[bar] + (place - bar) * (edges[bar + 1] - edges[bar])
 
 
 def _title(edges: Sequence[float], series: Sequence[Series], bar: int) -> str:
@@ -232,7 +246,10 @@ def sparkline(counts: Sequence[int]) -> str:
         for bar, count in enumerate(counts)
         if count
     )
-    return f'<svg class=spark viewBox="0 0 {4 * len(counts)} 20" aria-hidden=true>{bars}</svg>'
+    return (
+        f'<svg class=spark viewBox="0 0 {4 * len(counts)} 20" preserveAspectRatio=none '
+        f"aria-hidden=true>{bars}</svg>"
+    )
 
 
 def bars(counts: Iterable[tuple[object, int]], total: int, head: str, unit: str = "rows") -> str:
@@ -244,14 +261,19 @@ def bars(counts: Iterable[tuple[object, int]], total: int, head: str, unit: str 
             value if isinstance(value, Markup) else str(number(value)),
             count,
             Markup(f"<span class=n>{share(count, total)}</span>"),
-            Markup(
-                '<svg class=bar viewBox="0 0 100 8" preserveAspectRatio=none aria-hidden=true>'
-                f'<rect width="{100 * count / top:.1f}" height="8"/></svg>'
-            ),
+            Markup(bar(count, top)),
         )
         for value, count in counts
     ]
     return table([head, unit, "share", ""], rows)
+
+
+def bar(count: int, top: int) -> str:
+    """A bar that is as long as a count is of the highest."""
+    return (
+        '<svg class=bar viewBox="0 0 100 8" preserveAspectRatio=none aria-hidden=true>'
+        f'<rect width="{100 * count / (top or 1):.1f}" height="8"/></svg>'
+    )
 
 
 def data(name: str, value: Any) -> str:

@@ -21,6 +21,9 @@ _MANTISSA_BITS = 52
 # An axis is logarithmic when so large a part of the values is in so small a part of a linear one.
 _CROWD = 0.9
 _CORNER = 16
+# Larger values, and smaller than its inverse, are taken for this one, and 0: widths of bars do not
+# leave the range of float64.
+_LARGEST = 2.0**400
 # No bar is further away than what a shift of 64-bit numbers reaches.
 _FARTHEST = 63
 
@@ -31,6 +34,8 @@ class Bins:
 
     Attributes
     ----------
+    whole : bool
+        The values are whole numbers: no bar is narrower than 1.
     low, high : float
     exponent : int
         Bars are 2^exponent wide.
@@ -43,6 +48,7 @@ class Bins:
         unless all values are above 0.
     """
 
+    whole: bool
     low: float
     high: float
     exponent: int
@@ -64,10 +70,10 @@ class Bins:
             Finite.
         most : int
         whole : bool
-            They are whole numbers: no bar is narrower than 1.
         """
         if not len(values):
             return None
+        values = np.where(np.abs(values) < 1 / _LARGEST, 0.0, values).clip(-_LARGEST, _LARGEST)
         low, high = float(values.min()), float(values.max())
         exponent = _exponent(low, high, most, whole)
         first = _place(low, exponent)
@@ -78,13 +84,14 @@ class Bins:
         if low > 0:
             leading = values.view(np.int64) >> (_MANTISSA_BITS - _OCTAVE_BITS)
             octaves = np.stack(np.unique(leading, return_counts=True), axis=1)
-        return cls(low, high, exponent, first, counts, octaves)
+        return cls(whole, low, high, exponent, first, counts, octaves)
 
     @classmethod
-    def merged(cls, parts: Sequence[Bins], most: int, whole: bool) -> Bins | None:
-        """What `of` gives for all values together; `most` and `whole` as they were there."""
+    def merged(cls, parts: Sequence[Bins], most: int) -> Bins | None:
+        """What `of` gives for all values together, with the same `most`."""
         if not parts:
             return None
+        whole = parts[0].whole
         low, high = min(part.low for part in parts), max(part.high for part in parts)
         # No less than that of any part: it has at most as many bars of any width.
         exponent = _exponent(low, high, most, whole)
@@ -97,7 +104,7 @@ class Bins:
         octaves = np.empty((0, 2), np.int64)
         if low > 0:
             octaves = _added(np.concatenate([part.octaves for part in parts]))
-        return cls(low, high, exponent, first, counts, octaves)
+        return cls(whole, low, high, exponent, first, counts, octaves)
 
     def bars(self, most: int) -> tuple[np.ndarray, np.ndarray, bool]:
         """Edges, counts, and whether they are for a logarithmic axis.
@@ -105,8 +112,10 @@ class Bins:
         Returns
         -------
         edges : numpy.ndarray of float64, shape (b + 1,)
-            From `low` to `high`.
+            From `low` to `high`, or one more than that for whole numbers. Both are the same where
+            all values are, unless they are whole.
         counts : numpy.ndarray of int64, shape (b,)
+            The last bar includes its upper edge.
         log : bool
         """
         corner = self.counts[: max(1, len(self.counts) // _CORNER)].sum()
@@ -117,9 +126,12 @@ class Bins:
         else:
             places = np.arange(len(self.counts)) + self.first
             edges, counts = np.ldexp(places.astype(np.float64), self.exponent), self.counts
-            edges = np.append(edges, self.high)
-        edges[0], edges[-1] = self.low, self.high
-        return edges, counts, is_log
+        if not self.whole and len(edges) > 1 and edges[-1] == self.high:
+            # No bar for the highest value alone, which would have no width.
+            counts = np.append(counts[:-2], counts[-2:].sum())
+            edges = edges[:-1]
+        edges[0] = self.low
+        return np.append(edges, self.high + self.whole), counts, is_log
 
     def _octave_bars(self, most: int) -> tuple[np.ndarray, np.ndarray]:
         parts, shift = self.octaves, _MANTISSA_BITS - _OCTAVE_BITS
@@ -128,7 +140,7 @@ class Bins:
         first, last = parts[0, 0], parts[-1, 0]
         counts = np.zeros(last - first + 1, np.int64)
         counts[parts[:, 0] - first] = parts[:, 1]
-        edges = (np.arange(first, last + 2) << shift).view(np.float64)
+        edges = (np.arange(first, last + 1) << shift).view(np.float64)
         return edges, counts
 
 
@@ -166,7 +178,8 @@ def _exponent(low: float, high: float, most: int, whole: bool) -> int:
     """The lowest one with which at most so many bars reach from one value to another."""
     # Of equal values any would do; this one is no more than that of values around them.
     span = (high / most - low / most) or math.ulp(low) / most
-    exponent = max(math.frexp(span)[1] - 1, 0 if whole else -1074)
+    exponent = math.frexp(span)[1] - 1
+    exponent = max(exponent, 0) if whole else exponent
     while _place(high, exponent) - _place(low, exponent) >= most:
         exponent += 1
     return exponent

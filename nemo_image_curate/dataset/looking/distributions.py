@@ -13,6 +13,7 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.bins import Bins, exact_sum
+from nemo_image_curate.dataset.looking.origin import projection
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -39,16 +40,19 @@ class Distribution:
     rows, nulls : int
         NaN counts as null.
     infinite : int
-        Values that are no nulls and on no axis.
+        Infinite values: they are neither nulls nor in a bar.
     low, high, mean : float or None
         Of finite numbers; None when there are none.
     edges : numpy.ndarray of float64, shape (b + 1,)
-        Of the bars. The first is `low`, the last `high`; those between are multiples of a power of
-        two, or on a logarithmic axis eighths, quarters, ... of octaves.
+        Of the bars. The first is `low`; the last `high`, or one more for whole numbers. Those
+        between are multiples of a power of two, or on a logarithmic axis eighths, quarters, ... of
+        octaves. There is one bar without width where all values are the same and not whole.
     counts : numpy.ndarray of int64, shape (b,)
-        Of values from one edge up to, but for the last, the next.
+        Of values from one edge up to the next; the last bar includes its upper edge.
     log : bool
         Whether the bars are for a logarithmic axis: nearly all values would be in a few others.
+    whole : bool
+        The column is of whole numbers.
     categories : list of (str, int)
         The `NAMED_CATEGORIES` most frequent values; "true" and "false" of bools.
     others : int
@@ -68,6 +72,7 @@ class Distribution:
     edges: np.ndarray
     counts: np.ndarray
     log: bool
+    whole: bool
     categories: list[tuple[str, int]]
     others: int
     n_others: int
@@ -111,7 +116,7 @@ def distributions(
         return {}
     names = list(dict.fromkeys(columns))
     parts = partitions.run(
-        frame[names],
+        projection(frame, names),
         _summarise,
         [(names, bins)] * frame.npartitions,
         what="distributions",
@@ -134,7 +139,6 @@ class _Summary:
     infinite: int = 0
     total: Fraction | int = 0
     bins: Bins | None = None
-    whole: bool = False
     values: pa.StructArray | None = None
 
 
@@ -160,14 +164,12 @@ def _summary(column: pa.Array, bins: int) -> _Summary:
         return _Summary("other", *counted)
     numbers = values.drop_null().cast(pa.float64(), safe=False).to_numpy()
     finite = numbers[np.isfinite(numbers)]
-    whole = types.is_integer(kind)
     return _Summary(
         "number",
         *counted,
         infinite=len(numbers) - len(finite),
         total=exact_sum(finite),
-        bins=Bins.of(finite, bins, whole),
-        whole=whole,
+        bins=Bins.of(finite, bins, types.is_integer(kind)),
     )
 
 
@@ -176,25 +178,26 @@ def _merged(name: str, parts: list[_Summary], bins: int) -> Distribution:
     kinds = {part.kind for part in parts} - {None}
     infinite = sum(part.infinite for part in parts)
     low = high = mean = None
-    edges, counts, log = np.empty(0), np.empty(0, np.int64), False
+    edges, counts, log, whole = np.empty(0), np.empty(0, np.int64), False, False
     categories: list[tuple[str, int]] = []
     others: list[tuple[str, int]] = []
     kind: Kind = "other"
     if kinds == {"number"}:
         kind = "number"
-        whole = any(part.whole for part in parts)
         all_bins = [part.bins for part in parts if part.bins is not None]
-        if (merged := Bins.merged(all_bins, bins, whole)) is not None:
+        if (merged := Bins.merged(all_bins, bins)) is not None:
             low, high = merged.low, merged.high
             mean = float(sum(part.total for part in parts) / merged.count)
             edges, counts, log = merged.bars(bins)
+            whole = merged.whole
     elif kinds == {"category"}:
         ordered = _frequencies([part.values for part in parts if part.values is not None])
         if len(ordered) <= MAX_CATEGORIES:
             kind = "category"
             categories, others = ordered[:NAMED_CATEGORIES], ordered[NAMED_CATEGORIES:]
     return Distribution(
-        *(name, kind, rows, nulls, infinite, low, high, mean, edges, counts, log, categories),
+        *(name, kind, rows, nulls, infinite, low, high, mean, edges, counts, log, whole),
+        categories,
         others=sum(count for _, count in others),
         n_others=len(others),
     )
