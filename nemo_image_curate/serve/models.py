@@ -233,6 +233,7 @@ class Stats(BaseModel):
     captions: int | None = Field(
         description="Whose words `fuse_captions` searches; null when there is no such index."
     )
+    columns: list[str] = Field(description="Of the dataset, for `where`.")
     store_images: int | None = Field(description="In the live store; null when there is none.")
     store_texts: int | None
     indexes: list[dict[str, Any]] = Field(description="The recipe of each index.")

@@ -105,6 +105,9 @@ class Service:
             "images": sum(map(len, images)),
             "texts": sum(map(len, texts)),
             "captions": None if self.searcher.captions is None else len(self.searcher.captions),
+            "columns": sorted(
+                {name for index in images if hasattr(index, "rows") for name in index.rows.columns}
+            ),
             "store_images": None if self.store is None else len(self.store.images),
             "store_texts": None if self.store is None else len(self.store.texts),
             "indexes": [index.recipe for index in (*images, *texts) if hasattr(index, "recipe")],

@@ -55,7 +55,7 @@ def _shown(picture: Picture, alt: str) -> str:
 
 def _columns(hit: dict[str, Any]) -> str:
     """All that the service tells of a hit."""
-    facts = {"similarity": hit["score"], "key": hit["key"], "shard": hit["shard"]}
+    facts = {"score": hit["score"], "key": hit["key"], "shard": hit["shard"]}
     rows = [(name, html.number(value)) for name, value in (facts | hit["metadata"]).items()]
     return html.table(["column", "value"], rows)
 

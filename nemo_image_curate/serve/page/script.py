@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def main() -> None:
         # There is nothing else to show.
         _no_service(error)
         return
-    options = _sidebar()
+    options = _sidebar(stats["columns"])
     by_text, by_image, adding = st.tabs(["By text", "By image", "Add images"])
     with by_text:
         _search_by_text(client, stats, options)
@@ -72,11 +72,14 @@ def _no_service(error: ServiceError) -> None:
             st.rerun()
 
 
-def _sidebar() -> dict[str, Any]:
+def _sidebar(columns: Sequence[str]) -> dict[str, Any]:
     with st.sidebar:
         k = st.number_input("Images to show (k)", 1, 200, 12)
         where = st.text_input(
-            "Only where", placeholder="width >= 256", help="An expression over the columns."
+            "Only where",
+            placeholder="width >= 256",
+            # As code: names are no Markdown.
+            help="\n".join(["An expression over the columns:", "```text", *columns, "```"]),
         )
         collapse = st.checkbox("Hide near-duplicates")
     options: dict[str, Any] = {"k": int(k)}
