@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nemo_image_curate.cli.base import Session, computes, json_option, main
+from nemo_image_curate.cli.decontaminate import references as named
 from nemo_image_curate.cli.results import report as tell
 
 
@@ -29,6 +30,13 @@ class _Threshold(click.ParamType[tuple[str, float]]):
     "-o", "--output", required=True, metavar="FILE", help="The HTML file to write; may be a URL."
 )
 @click.option("--against", metavar="DATASET", help="Another dataset, or run, to compare with.")
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="NAME=DATASET",
+    help="A dataset that decontaminate was given, to show leaks beside what they are copies of.",
+)
 @click.option(
     "--where",
     "conditions",
@@ -62,6 +70,7 @@ def report(
     dataset: str,
     output: str,
     against: str | None,
+    references: tuple[str, ...],
     conditions: tuple[str, ...],
     columns: tuple[str, ...],
     thresholds: tuple[tuple[str, float], ...],
@@ -74,6 +83,7 @@ def report(
     import time
 
     from nemo_image_curate import storage
+    from nemo_image_curate.dedup.references import open_references
     from nemo_image_curate.report.page import write_report
 
     started = time.perf_counter()
@@ -82,6 +92,7 @@ def report(
             session.open(dataset),
             output,
             against=None if against is None else session.open(against),
+            references=open_references(named(references), session.backend) if references else None,
             where=conditions,
             columns=columns,
             thresholds=dict(thresholds),

@@ -69,7 +69,6 @@ def decode_rgb(
     data: bytes | memoryview,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     orientation: str = "stored",
-    least_side: int | None = None,
 ) -> np.ndarray:
     """The pixels of ``PIL.Image.open(data).convert("RGB")``, with what is transparent on white.
 
@@ -87,9 +86,6 @@ def decode_rgb(
         Larger images are refused before they are decoded.
     orientation : {"stored", "exif"}
         Whether the picture stays as it is stored, or is turned as EXIF says.
-    least_side : int, optional
-        For thumbnails: a JPEG may be decoded at a half, a quarter or an eighth of its size, as
-        long as no side is shorter than this many pixels. That takes a fifth of the time.
 
     Returns
     -------
@@ -104,8 +100,6 @@ def decode_rgb(
     image = open_image(data)
     header = header_of(image, data, orientation)
     check_pixels(header, max_pixels)
-    if least_side:
-        image.draft(None, (least_side, least_side))
     return turned(rgb_pixels(loaded(image, data)), header.turn)
 
 

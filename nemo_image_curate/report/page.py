@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Each uses only what comes before it.
-SCRIPTS = ("elements", "pictures", "axis", "columns")
+SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map")
 
 
 def write_report(
@@ -24,6 +24,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     against: ImageTextPairDataset | None = None,
+    references: Mapping[str, ImageTextPairDataset] | None = None,
     where: str | Sequence[str] = (),
     columns: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -41,6 +42,9 @@ def write_report(
         Of the file; it may be a URL.
     against : ImageTextPairDataset, optional
         Another dataset, or another run, to compare with.
+    references : mapping of str to ImageTextPairDataset, optional
+        What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
+        those that are given.
     where : str or sequence of str, optional
         Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
     columns : sequence of str, optional
@@ -69,6 +73,7 @@ def write_report(
         seed=seed,
         pictures=pictures,
         against=against,
+        references=dict(references or {}),
         progress=progress,
     )
     settings.check(dataset)
@@ -95,7 +100,7 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     album.read()
     name = dataset.path.rstrip("/").rpartition("/")[2] or dataset.path
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
-    parts.append(("pictures", f"All {len(album):,} pictures of this page", album.entries()))
+    parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
     sections = "".join(
         f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">'
@@ -103,10 +108,19 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         for anchor, title, body in parts
     )
     body = (
-        f"<header><h1>{html.escape(name)}</h1></header>"
+        f"<header><h1>{html.escape(name)}</h1>"
+        f"<p class=note>{html.escape(dataset.path)}</p></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _script(), _file("page.css"))
+    return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))
+
+
+def _entries(album: Album) -> str:
+    """All entries, folded; a link to one opens them."""
+    if not len(album):
+        return "<p>None.</p>"
+    summary = f"{len(album):,} pictures with all that is known of them, by shard and key"
+    return f"<details><summary>{summary}</summary>{album.entries()}</details>"
 
 
 def _identifier(title: str) -> str:

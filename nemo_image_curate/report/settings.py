@@ -36,11 +36,14 @@ class Settings:
         Pictures chosen at random of all rows.
     against : ImageTextPairDataset, optional
         Another dataset, or run, to compare with.
+    references : mapping of str to ImageTextPairDataset
+        What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
+        those that are given.
     side : int
         Pixels of a thumbnail, at most.
     byte_budget : int
-        JPEG bytes of all thumbnails; what comes after is named only. A page takes a third more,
-        as base64 does.
+        Of the page, for all pictures and what is told of each; thumbnails shrink where they are
+        many, and what comes after is named only.
     progress : bool, optional
         Show progress bars. Default: on a terminal.
     """
@@ -52,8 +55,9 @@ class Settings:
     pictures: int = 12
     sample: int = 48
     against: ImageTextPairDataset | None = None
+    references: Mapping[str, ImageTextPairDataset] = field(default_factory=dict)
     side: int = 160
-    byte_budget: int = 6_000_000
+    byte_budget: int = 8_000_000
     progress: bool | None = None
 
     def check(self, dataset: ImageTextPairDataset) -> None:

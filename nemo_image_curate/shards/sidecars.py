@@ -204,8 +204,8 @@ def read_sidecar(
     return tables.conform(table, tables.storage_schema(table.schema))
 
 
-def null_counts(location: str) -> dict[str, int]:
-    """How many rows are null in columns of a file that we wrote, as its footer says.
+def null_counts(location: str) -> dict[str, int | None]:
+    """How many rows are null in each column of a file that we wrote, as its footer says.
 
     Parameters
     ----------
@@ -213,21 +213,25 @@ def null_counts(location: str) -> dict[str, int]:
 
     Returns
     -------
-    dict of str to int
-        Without columns of which that is not known; empty for files of others.
+    dict of str to int or None
+        None where that is not known, as of structs; empty for files of others.
     """
     with _reading(location):
         metadata = pq.read_metadata(pa.BufferReader(_tail(location)))
     if not _record((metadata.metadata or {}).get(RECORD_KEY)):
         return {}
-    counts: dict[str, int | None] = {}
+    names = [path.partition(".")[0] for path in _leaves(metadata)]
+    counts: dict[str, int | None] = {name: 0 for name in names if names.count(name) == 1}
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            name = chunk.path_in_schema.partition(".")[0]
-            told = chunk.statistics
-            known = told is not None and told.has_null_count and counts.get(name, 0) is not None
-            counts[name] = (counts.get(name) or 0) + told.null_count if known else None
-    return {name: count for name, count in counts.items() if count is not None}
+        for number, name in enumerate(names):
+            told, count = group.column(number).statistics, counts.get(name)
+            known = count is not None and told is not None and told.has_null_count
+            counts[name] = count + told.null_count if known else None
+    return counts
+
+
+def _leaves(metadata: pq.FileMetaData) -> list[str]:
+    return [metadata.schema.column(number).path for number in range(metadata.num_columns)]
 
 
 def _is_large(metadata: pq.FileMetaData) -> bool:

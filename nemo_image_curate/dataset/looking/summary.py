@@ -7,7 +7,7 @@ remote ones, a bounded part is read for the small pictures of distributions.
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ _BY_FOLDER = {
     "dedup": DUPLICATES,
     "selection": SELECTION,
 }
+_NAME_OF_ITEMS = re.compile(r"<(?:item|element): ")
 _CAPTION_NAMES = ("caption", "text", "txt")
 
 
@@ -119,28 +120,20 @@ class Summary:
     sampled_files: int
 
 
-def summarise(dataset: ImageTextPairDataset, values: bool = True) -> Summary:
-    """What is known of a dataset without computing.
-
-    Parameters
-    ----------
-    dataset : ImageTextPairDataset
-    values : bool, default True
-        Read values and footers of a few files.
-    """
+def summarise(dataset: ImageTextPairDataset) -> Summary:
+    """What is known of a dataset without computing."""
     origin = origin_of(dataset.metadata)
     before, conditions = dataset.unfiltered()
-    base = origin_of(before) if conditions else origin
-    whole = base is not None and base.is_whole
-    is_whole = origin is not None and origin.is_whole
+    whole = origin if origin is not None and origin.is_whole else None
+    unfiltered = origin_of(before) if conditions else None
     sources = origin.sources if origin else []
-    columns, sampled_rows, sampled_files = _columns(dataset, origin, is_whole, values)
+    columns, sampled_rows, sampled_files = _columns(dataset, origin, whole)
     return Summary(
         path=dataset.path,
         home=dataset.home,
         backend=dataset.backend,
-        rows=origin.rows if origin and is_whole else None,
-        of_rows=base.rows if base and whole and not is_whole else None,
+        rows=whole.rows if whole else None,
+        of_rows=unfiltered.rows if unfiltered and unfiltered.is_whole else None,
         conditions=conditions,
         shards=len(dataset.tar_files),
         partitions=dataset.metadata.npartitions,
@@ -173,31 +166,30 @@ def _notes(dataset: ImageTextPairDataset) -> list[str]:
 
 
 def _columns(
-    dataset: ImageTextPairDataset, origin: Origin | None, is_whole: bool, values: bool
+    dataset: ImageTextPairDataset, origin: Origin | None, whole: Origin | None
 ) -> tuple[list[Column], int, int]:
-    schema = frames.schema(dataset.metadata)
+    """All columns, and of how many rows and files their values were read."""
     stored = origin.stored if origin is not None else []
     nulls: dict[str, int] = {}
     drawn: dict[str, Bins] = {}
     rows = files = 0
-    if values and origin is not None and is_whole:
+    if whole is not None:
         # Files may be gone by now; what is told then is less, and no error.
         with contextlib.suppress(CurateError, OSError, pa.ArrowException):
-            nulls = _nulls(origin)
+            nulls = _nulls(whole)
         with contextlib.suppress(CurateError, OSError, pa.ArrowException):
-            drawn, rows, files = _sample(origin)
+            drawn, rows, files = _sample(whole)
     columns = []
-    for one in schema:
+    for one in frames.schema(dataset.metadata):
         bins = drawn.get(one.name)
-        has_nulls = one.name in stored or one.name == SHARD_COLUMN
         columns.append(
             Column(
                 one.name,
-                str(one.type).replace("list<item: ", "list<").replace("element: ", ""),
+                _NAME_OF_ITEMS.sub("<", str(one.type)),
                 _group(dataset, one.name),
                 _made_by(dataset.provenance.get(one.name, {})),
                 one.name in stored,
-                nulls.get(one.name) if has_nulls else None,
+                nulls.get(one.name),
                 *((bins.low, bins.high, bins.bars(SPARK_BARS)[1].tolist()) if bins else ()),
             )
         )
@@ -211,7 +203,7 @@ def _group(dataset: ImageTextPairDataset, name: str) -> str:
         return PICTURES
     stage = str(dataset.provenance.get(name, {}).get("stage", ""))
     entry = catalog.PUBLIC.get(stage)
-    if name in _CAPTION_NAMES or (entry and entry.module == "quality.captions"):
+    if name in _CAPTION_NAMES or (entry and entry.module.startswith("quality.caption")):
         return CAPTIONS
     return _BY_FOLDER.get(entry.module.partition(".")[0], OWN) if entry else OWN
 
@@ -233,14 +225,15 @@ def _nulls(origin: Origin) -> dict[str, int]:
     )
     if len(sources) > MAX_FOOTERS or not ours:
         return {}
-    counts: Counter[str] = Counter()
-    for source in sources:
-        told = sidecars.null_counts(source.sidecar_location)
-        counts.update(dict.fromkeys(told, 0))
-        for name in origin.stored:
-            # A column that one file does not have is null there.
-            counts[name] += told.get(name, source.rows or 0)
-    return dict(counts)
+    told = [sidecars.null_counts(source.sidecar_location) for source in sources]
+    counts = {}
+    for name in set(origin.stored) & set().union(*told):
+        # A column that one file does not have is null there.
+        each = [one.get(name, source.rows) for one, source in zip(told, sources, strict=True)]
+        known = [count for count in each if count is not None]
+        if len(known) == len(each):
+            counts[name] = sum(known)
+    return counts
 
 
 def _sample(origin: Origin) -> tuple[dict[str, Bins], int, int]:

@@ -50,6 +50,19 @@ def test_a_saved_dataset_knows_its_rows_nulls_and_groups(saved, backend):
     assert column(summary, "key").nulls == 0
 
 
+def test_nulls_of_columns_that_not_every_file_has(tmp_path):
+    for shard, columns in enumerate(
+        [{"a": [1, None]}, {"a": [1, 2], "s": [{"x": 1, "y": 2}, None]}]
+    ):
+        write_tar(tmp_path / "in" / f"{shard}.tar", [("k.jpg", jpeg(1))])
+        write_sidecar(tmp_path / "in" / f"{shard}.parquet", {"key": ["k", "l"], **columns})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend="cpu")
+    assert all(one.nulls is None for one in summarise(dataset).columns), "files of others"
+    saved = dataset.save_metadata(tmp_path / "out", progress=False)
+    known = {one.name: one.nulls for one in summarise(saved).columns}
+    assert known == {"key": 0, "shard": 0, "a": 1, "s": None}
+
+
 def test_nothing_is_computed(saved):
     dataset = saved.with_columns(refuse, {"dear": pa.float32()})
     summary = summarise(dataset)
