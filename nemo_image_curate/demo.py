@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 
 from nemo_image_curate import frames
+from nemo_image_curate.compute import progress
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
@@ -100,7 +101,8 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
         "offline", image_stages=[ImageStatistics(), PerceptualHash(flips=True)]
     )
     embedding_started = time.perf_counter()
-    scored = embedder(dataset).save_metadata(str(metadata))
+    with progress.stage("embed", 1, 3):
+        scored = embedder(dataset).save_metadata(str(metadata))
     seconds = time.perf_counter() - embedding_started
     table = frames.to_arrow(scored.metadata.drop(columns="image_embedding").compute())
     rows = table.to_pandas()
@@ -108,8 +110,9 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     for reason, rule in RULES.items():
         rows.loc[rows.rejected.isna() & matching_rows(table, rule), "rejected"] = reason
     marked = scored.filter(" and ".join(f"not ({rule})" for rule in RULES.values()))
-    for stage in DUPLICATES.values():
-        marked = stage(marked)
+    with progress.stage("dedup", 2, 3):
+        for stage in DUPLICATES.values():
+            marked = stage(marked)
     flags = {name: f"{stage.prefix}is_duplicate" for name, stage in DUPLICATES.items()}
     decisions = frames.to_arrow(marked.metadata[["key", *flags.values()]].compute()).to_pandas()
     unique = marked.metadata
@@ -117,7 +120,8 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
         keys = decisions.loc[decisions[flag].fillna(False).astype(bool), "key"]
         rows.loc[rows.rejected.isna() & rows.key.isin(keys), "rejected"] = reason
         unique = unique[~unique[flag].fillna(False)]
-    done = marked.replace(unique).to_webdataset(str(curated), old_id_col="old_key")
+    with progress.stage("export", 3, 3):
+        done = marked.replace(unique).to_webdataset(str(curated), old_id_col="old_key")
     record = {
         "samples": len(rows),
         "rejected": {

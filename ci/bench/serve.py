@@ -18,19 +18,19 @@ CLIENTS, QUERIES = 64, 32
 
 
 def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
-    texts = _prepare(scratch)
+    texts = prepare(scratch)
     command = [sys.executable, __file__, str(scratch / "data")]
     with (scratch / "log").open("w") as log:
         service = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert service.stdout is not None
         port = int(service.stdout.readline().split("http://")[1].split()[0].rpartition(":")[2])
-        client = _Client(port)
+        client = Client(port)
         while client.status("/health") != 200:
             time.sleep(0.1)
         whole = [client.seconds(text) for text in texts[: 100 * rounds]]
         busy, seconds = _load(port, texts)
-        stats = _Client(port).get("/stats")
+        stats = Client(port).get("/stats")
     finally:
         service.terminate()
         status = service.wait(30)
@@ -67,7 +67,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare(scratch: Path) -> list[str]:
+def prepare(scratch: Path) -> list[str]:
     """Shards of the photographs, embedded and indexed; the captions."""
     from nemo_image_curate import ConseEmbedder, ImageTextPairDataset, get_client
     from nemo_image_curate.index.vector_index import build_index
@@ -83,7 +83,7 @@ def _prepare(scratch: Path) -> list[str]:
     return captions[::7]
 
 
-class _Client:
+class Client:
     """One connection that stays open, as a program's would."""
 
     def __init__(self, port: int):
@@ -120,7 +120,7 @@ def _load(port: int, texts: list[str]) -> tuple[list[float], float]:
     ready = threading.Barrier(CLIENTS + 1)
 
     def work(number: int) -> None:
-        client = _Client(port)
+        client = Client(port)
         client.status("/health")
         ready.wait()
         for query in range(QUERIES):

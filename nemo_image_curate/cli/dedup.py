@@ -137,6 +137,7 @@ def dedup(
 
     Nothing is removed; do that with: filter DATASET --where "not is_duplicate" --output DIR
     """
+    from nemo_image_curate.compute import progress
     from nemo_image_curate.dedup.exact import ExactDedup
     from nemo_image_curate.dedup.perceptual import PerceptualDedup
     from nemo_image_curate.dedup.semantic import SemanticDedup
@@ -174,12 +175,15 @@ def dedup(
                 work_dir=work_dir,
             )
             click.echo(f"{stage.estimate_cost(opened)}", err=True)
-            clusters = stage.cluster(opened)
-            marked = clusters.extract()
+            with progress.stage("cluster", 1, 3):
+                clusters = stage.cluster(opened)
+            with progress.stage("compare", 2, 3):
+                marked = clusters.extract()
             measured: dict[str, Any] = {}
             shown: dict[str, str] = {}
             if recall_sample:
-                recall = clusters.estimate_recall(sample_size=recall_sample)
+                with progress.stage("compare", 2, 3):
+                    recall = clusters.estimate_recall(sample_size=recall_sample)
                 measured["recall"], shown["recall"] = dataclasses.asdict(recall), str(recall)
             if work_dir is None:
                 clusters.remove_vectors()
@@ -191,11 +195,14 @@ def dedup(
                 options |= {} if radius is None else {"radius": radius}
             else:
                 options["of"] = of
-            marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
+            with progress.stage("compare", 1, 2):
+                marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
             measured, shown = {}, {}
         flags = marked.metadata[[f"{prefix}is_duplicate", f"{prefix}dedup_error"]].compute()
         counts = {
             "duplicates": int(flags[f"{prefix}is_duplicate"].sum()),
             "not_compared": int(flags[f"{prefix}dedup_error"].notna().sum()),
         }
-        save(marked, output, as_json, {**counts, **measured}, started, shown)
+        stages = 3 if method == "semantic" else 2
+        with progress.stage("save", stages, stages):
+            save(marked, output, as_json, {**counts, **measured}, started, shown)

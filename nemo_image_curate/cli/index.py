@@ -51,6 +51,7 @@ def index(
 
     Run it again after shards were added: they are added to the index that is there.
     """
+    from nemo_image_curate.compute import progress
     from nemo_image_curate.search.captions import build_captions
 
     # What was chosen, and what it will take.
@@ -59,14 +60,18 @@ def index(
     summaries: dict[str, Any] = {}
     with session.client():
         opened = session.open(dataset)
-        for column in (embedding_column, text_embedding_column):
-            if column == embedding_column or column in opened.metadata.columns:
-                started = time.perf_counter()
+        there = set(opened.metadata.columns)
+        vectors = [embedding_column, *({text_embedding_column} & there)]
+        columns = [*vectors, *({caption_column} & there)]
+        for number, column in enumerate(vectors, 1):
+            started = time.perf_counter()
+            with progress.stage(column, number, len(columns)):
                 built = _index(opened, column, options, rebuild)
-                seconds = round(time.perf_counter() - started, 1)
-                summaries[column] = {**_summary(built), "seconds": seconds}
-        if caption_column in opened.metadata.columns:
-            captions = build_captions(opened, caption_column)
+            seconds = round(time.perf_counter() - started, 1)
+            summaries[column] = {**_summary(built), "seconds": seconds}
+        if caption_column in there:
+            with progress.stage(caption_column, len(columns), len(columns)):
+                captions = build_captions(opened, caption_column)
             summaries[caption_column] = {"captions": len(captions), "path": captions.path}
         account = opened.account()
     if not as_json:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import logging
-import re
+import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -14,10 +14,12 @@ from typing import Any
 
 import dask
 
-from nemo_image_curate.compute import _dask, workers
+from nemo_image_curate.compute import _dask, watched, workers
 from nemo_image_curate.compute.calls import Outcome
 from nemo_image_curate.compute.client import current_client, describe, get_client
 from nemo_image_curate.compute.progress import Progress
+from nemo_image_curate.compute.warned import Warned, kind_of
+from nemo_image_curate.compute.watched import Told, Watched
 from nemo_image_curate.errors import ClusterError, CurateError, JobError
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,8 @@ _described: weakref.WeakSet[Any] = weakref.WeakSet()
 Inputs = Sequence[tuple[str, int | None]]
 # How many errors are told, or kinds of them where there are more.
 _TOLD = 10
-# What of a message differs between errors of a kind.
-_PARTICULAR = re.compile(r"\S*[\d/]\S*")
+# A task's position, its value, the error that it failed with, and its warnings.
+Ended = tuple[int, Any, BaseException | None, Warned]
 
 
 def compute_all(
@@ -38,6 +40,7 @@ def compute_all(
     shared: bool = False,
     inputs: Inputs = (),
     sizes: Sequence[int] | None = None,
+    rows_expected: int | None = None,
 ) -> list[Any]:
     """Compute Dask tasks, showing progress; a failing one does not stop the others.
 
@@ -58,6 +61,8 @@ def compute_all(
         are asked whether they see them.
     sizes : sequence of int, optional
         How many labels each task stands for, when they are of `calls.call_each`.
+    rows_expected : int, optional
+        How many rows there are in all, where that is known.
 
     Returns
     -------
@@ -74,7 +79,9 @@ def compute_all(
     """
     if shared and current_client() is None:
         with get_client("cpu", n_workers=1, processes=False):
-            return compute_all(tasks, labels, what, progress, inputs=inputs)
+            return compute_all(
+                tasks, labels, what, progress, inputs=inputs, rows_expected=rows_expected
+            )
     client = current_client()
     waits_for = functools.partial(workers.hindrance, client) if client else lambda: None
     starts = list(itertools.accumulate(sizes, initial=0)) if sizes else range(len(tasks) + 1)
@@ -84,9 +91,12 @@ def compute_all(
     about = functools.partial(describe, client) if client and client not in _described else None
     if client:
         _described.add(client)
-    with Progress(what, len(labels), progress, waits_for, about).running() as shown:
-        ended = _on_cluster(client, tasks, inputs, what) if client else _here(tasks)
-        for number, value, problem in ended:
+    told = Progress(what, len(labels), progress, waits_for, about, rows_expected=rows_expected)
+    with told.running() as shown:
+        ended = _on_cluster(client, tasks, inputs, shown) if client else _here(tasks, shown)
+        for number, value, problem, warned in ended:
+            shown.stop_hearing(number)
+            shown.warn(warned)
             positions = range(starts[number], starts[number + 1])
             is_bundle = sizes is not None and problem is None
             outcomes = value if is_bundle else [Outcome(value, problem)] * len(positions)
@@ -99,49 +109,64 @@ def compute_all(
                 shown.fail(error)
                 if (kind := _kind(error)) not in kinds:
                     kinds.add(kind)
-                    logger.warning("%s: %s: %s", what, labels[position], error)
+                    # `told`: no warning of a task that runs beside.
+                    extra = {"told": True}
+                    logger.warning("%s: %s: %s", what, labels[position], error, extra=extra)
     if failures:
         raise _summarise(failures, labels, what, len(labels))
     return results
 
 
-def _here(tasks: Sequence[Any]) -> Iterator[tuple[int, Any, BaseException | None]]:
-    """Yield (position, value, error) of one task at a time, each using all cores."""
+def _here(tasks: Sequence[Any], shown: Progress) -> Iterator[Ended]:
+    """Yield what came of one task at a time, each using all cores."""
     for position, task in enumerate(tasks):
-        try:
-            yield position, dask.compute(task)[0], None
-        except Exception as error:
-            yield position, None, error
+        value, problem = None, None
+        with watched.here(functools.partial(shown.hear, position)) as warned:
+            try:
+                value = dask.compute(task)[0]
+            except Exception as error:
+                problem = error
+        yield position, value, problem, warned
 
 
 def _on_cluster(
-    client: Any, tasks: Sequence[Any], inputs: Inputs, what: str
-) -> Iterator[tuple[int, Any, BaseException | None]]:
-    """Yield (position, value, error) as tasks end."""
+    client: Any, tasks: Sequence[Any], inputs: Inputs, shown: Progress
+) -> Iterator[Ended]:
+    """Yield what came of tasks as they end."""
     from distributed import as_completed
 
     if not tasks:
         return
     pending: dict[Any, int] = {}
     ended = 0
+    topic = f"{__name__}-{uuid.uuid4().hex}"
     try:
         expected = workers.check(client, inputs)
-        guard = functools.partial(workers.Guarded, expected=expected)
-        futures = client.compute([_dask.wrap(task, guard) for task in tasks])
-        pending = {future: position for position, future in enumerate(futures)}
-        del futures
-        for batch in as_completed(list(pending)).batches():
-            finished = [future for future in batch if future.status == "finished"]
-            values = dict(zip(finished, client.gather(finished), strict=True))
-            for future in batch:
-                error = None if future in values else _error(client, future)
-                position = pending.pop(future)
-                ended += 1
-                yield position, values.get(future), error
-                future.release()
+
+        def watch(function: Any, number: int) -> Watched:
+            return Watched(workers.Guarded(function, expected), topic, number)
+
+        with watched.heard(client, topic, shown.hear):
+            wrapped = [
+                _dask.wrap(task, functools.partial(watch, number=number))
+                for number, task in enumerate(tasks)
+            ]
+            futures = client.compute(wrapped)
+            pending = {future: position for position, future in enumerate(futures)}
+            del futures, wrapped
+            for batch in as_completed(list(pending)).batches():
+                finished = [future for future in batch if future.status == "finished"]
+                values = dict(zip(finished, client.gather(finished), strict=True))
+                for future in batch:
+                    error = None if future in values else _error(client, future)
+                    position = pending.pop(future)
+                    ended += 1
+                    value, warned = _told(values.get(future))
+                    yield position, value, error, warned
+                    future.release()
     except (OSError, CancelledError) as error:
         raise ClusterError(
-            f"the scheduler was lost while {what} ran, or it dropped the job: {ended} of "
+            f"the scheduler was lost while {shown.job} ran, or it dropped the job: {ended} of "
             f"{len(tasks)} partitions are done and kept. Run the same again when there is a "
             "scheduler."
         ) from error
@@ -149,6 +174,11 @@ def _on_cluster(
         with contextlib.suppress(Exception):
             if client.status == "running":
                 client.cancel(list(pending))
+
+
+def _told(value: Any) -> Told:
+    """What a task returned, whether it was watched or not."""
+    return value if isinstance(value, Told) else Told(value, {})
 
 
 def _error(client: Any, future: Any) -> BaseException:
@@ -190,7 +220,7 @@ def _killed(error: Any) -> JobError:
 
 def _kind(error: BaseException) -> tuple[str, str]:
     """What errors have in common that differ in names and numbers only."""
-    return type(error).__name__, _PARTICULAR.sub("", str(error))
+    return type(error).__name__, kind_of(str(error))
 
 
 def _summarise(

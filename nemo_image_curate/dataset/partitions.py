@@ -66,9 +66,16 @@ def run(
     inputs = list(_probes(lineage))
     if lineage.independent:
         ((_, sources),) = lineage.readers
-        sizes = bundle_sizes([sources[number] for number in numbers])
+        chosen = [sources[number] for number in numbers]
+        sizes = bundle_sizes(chosen)
         tasks = _bundled(frame, function, numbers, arguments, sizes, sent)
-        return jobs.compute_all(tasks, labels, what, progress, inputs=inputs, sizes=sizes)
+        rows = [source.rows for source in chosen]
+        return jobs.compute_all(
+            *(tasks, labels, what, progress),
+            inputs=inputs,
+            sizes=sizes,
+            rows_expected=None if None in rows else sum(rows),
+        )
     from nemo_image_curate.compute import _bundles
 
     # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.

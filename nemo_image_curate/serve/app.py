@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from nemo_image_curate.search.searcher import Searcher
 
 
+_DESCRIPTION = """
+Hits come with the best first, and each with the `url` of its image; with `size=256` beside its
+other parameters that is a thumbnail. `where` takes an expression over the columns of the dataset,
+such as `width >= 256 and aesthetic_score > 5`.
+
+What is wrong is said as problem details (RFC 9457): `detail` says what, and what to do about it.
+Where the service was started with a token, send `Authorization: Bearer TOKEN`.
+"""
+_TAGS = [
+    {"name": "search", "description": "Images or captions that fit best, and similarities."},
+    {"name": "index", "description": "Add images and texts to the live store."},
+    {"name": "service", "description": "The images themselves, what is served, and how it goes."},
+]
+
+
 def create_app(
     searcher: Searcher,
     dataset: ImageTextPairDataset | None = None,
@@ -72,9 +87,11 @@ def create_app(
             service.close()
 
     app = FastAPI(
-        title="nemo_image_curate",
+        title="Image search of nemo_image_curate",
         version=__version__,
-        description="Search images by text, by image or by both, and add to what is searched.",
+        summary="Search images by text, by image or by both, and add to what is searched.",
+        description=_DESCRIPTION,
+        openapi_tags=_TAGS,
         lifespan=lifespan,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,

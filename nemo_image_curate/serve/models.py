@@ -175,7 +175,10 @@ class HitAnswer(BaseModel):
     caption: str | None
     metadata: dict[str, Any]
     similar: int = Field(description="Near-duplicates of it that `collapse` hid.")
-    url: str | None = Field(description="The original image, on this service.")
+    url: str | None = Field(
+        description="The original image, on this service; with `size=256` beside its other "
+        "parameters, a thumbnail."
+    )
 
 
 class Hits(BaseModel):
@@ -227,6 +230,10 @@ class Stats(BaseModel):
     encoder: str | None
     images: int = Field(description="That can be searched, with those of the live store.")
     texts: int
+    captions: int | None = Field(
+        description="Whose words `fuse_captions` searches; null when there is no such index."
+    )
+    columns: list[str] = Field(description="Of the dataset, for `where`.")
     store_images: int | None = Field(description="In the live store; null when there is none.")
     store_texts: int | None
     indexes: list[dict[str, Any]] = Field(description="The recipe of each index.")

@@ -67,7 +67,15 @@ def install(app: FastAPI) -> None:
 
 
 async def _http(request: Request, error: Any) -> Response:
-    return problem(error.status_code, str(error.detail), headers=error.headers)
+    detail = str(error.detail)
+    # Of no route Starlette says no more than the status does.
+    if detail == HTTPStatus(error.status_code).phrase:
+        path = request.url.path
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"there is nothing at {path}; /docs lists what there is."
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{path} is not for {request.method}; /docs lists what there is."
+    return problem(error.status_code, detail, headers=error.headers)
 
 
 async def _validation(request: Request, error: Any) -> Response:

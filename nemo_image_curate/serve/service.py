@@ -22,6 +22,7 @@ from nemo_image_curate.serve.links import image_url
 from nemo_image_curate.serve.logs import Metrics
 from nemo_image_curate.serve.models import HitAnswer, Hits
 from nemo_image_curate.serve.settings import Settings
+from nemo_image_curate.serve.thumbnails import Thumbnails
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.images = Images(settings, dataset, store, searcher.searchables("images"))
+        self.thumbnails = Thumbnails(self.images.stored)
         self.ready = False
         self.failure: str | None = None
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
@@ -102,6 +104,10 @@ class Service:
             "encoder": self.searcher.embedder.encoder(),
             "images": sum(map(len, images)),
             "texts": sum(map(len, texts)),
+            "captions": None if self.searcher.captions is None else len(self.searcher.captions),
+            "columns": sorted(
+                {name for index in images if hasattr(index, "rows") for name in index.rows.columns}
+            ),
             "store_images": None if self.store is None else len(self.store.images),
             "store_texts": None if self.store is None else len(self.store.texts),
             "indexes": [index.recipe for index in (*images, *texts) if hasattr(index, "recipe")],

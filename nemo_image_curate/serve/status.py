@@ -12,6 +12,7 @@ from nemo_image_curate.serve.models import Health, Stats
 from nemo_image_curate.serve.openapi import errors
 from nemo_image_curate.serve.problems import problem
 from nemo_image_curate.serve.service import service_of
+from nemo_image_curate.serve.thumbnails import MAX_SIDE, MIN_SIDE
 
 
 class _KeyConvertor(PathConvertor):
@@ -45,7 +46,10 @@ async def stats(request: Request) -> Stats:
     "/images/{key:key}",
     response_class=Response,
     responses={
-        200: {"description": "The file, as it was indexed.", "content": {"image/*": _BINARY}},
+        200: {
+            "description": "The file, as it was indexed; with `size` a JPEG of it.",
+            "content": {"image/*": _BINARY},
+        },
         **errors(401, 404, 422),
     },
 )
@@ -55,9 +59,22 @@ def image(
     shard: Annotated[
         str | None, Query(max_length=4096, description="Needed when several have this key.")
     ] = None,
+    size: Annotated[
+        int | None,
+        Query(
+            ge=MIN_SIDE,
+            le=MAX_SIDE,
+            description="A thumbnail instead: a JPEG with at most so many pixels a side.",
+            examples=[256],
+        ),
+    ] = None,
 ) -> Response:
-    """A stored image."""
-    data = service_of(request).images.stored(key, shard)
+    """A stored image, or a thumbnail of it."""
+    service = service_of(request)
+    if size is None:
+        data = service.images.stored(key, shard)
+    else:
+        data = service.thumbnails.get(key, shard, size)
     headers = {
         # Should a browser take it for a page after all, then for one that may do nothing.
         "Content-Security-Policy": "default-src 'none'; sandbox",

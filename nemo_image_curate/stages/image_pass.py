@@ -19,13 +19,14 @@ from dask.base import normalize_token, tokenize
 
 from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import worker_cache
+from nemo_image_curate.compute.watched import tell_rows
 from nemo_image_curate.dataset.fingerprints import describe
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.decoder import image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS, check_orientation
 from nemo_image_curate.decode.preprocessing import Preprocessing
-from nemo_image_curate.decode.reasons import may_pass
+from nemo_image_curate.decode.reasons import count_by_kind, may_pass
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.shards.lookup import RowImage, Tars, rows_by_shard
 from nemo_image_curate.stages.pass_result import PassResult
@@ -219,6 +220,7 @@ class _Partition:
             with closing(batches) as decoded:
                 for row_numbers, batch in decoded:
                     result.note_errors(row_numbers, batch.errors, raising)
+                    tell_rows(len(row_numbers), count_by_kind(filter(None, batch.errors)))
                     if batch.decoded:
                         values = [consume(batch) for consume in consumers]
                         result.add([row_numbers[number] for number in batch.decoded], values)

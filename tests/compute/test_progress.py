@@ -83,3 +83,33 @@ def test_lines_of_json(capsys, monkeypatch, caplog):
     )
     assert record["rejected"]["decode"] == 3
     assert record["failed"] == {"ValueError": 1}
+
+
+def test_fields_of_json_are_those_that_are_documented(caplog):
+    """Others read them: none may go."""
+    progress.settings.as_json = True
+    with (
+        caplog.at_level(logging.INFO),
+        progress.stage("dedup", 1, 2),
+        progress.stage("cluster", 2, 3),
+        Progress("read", 4, None).running() as shown,
+    ):
+        count(shown)
+    first, last = (json.loads(JsonFormatter().format(record)) for record in caplog.records)
+    assert (first["event"], last["event"]) == ("start", "end")
+    assert last["message"].startswith("dedup 1 of 2, cluster 2 of 3, read: 4 of 4 partitions")
+    assert list(last)[4:] == [
+        *("event", "job", "stage", "partitions", "of", "rows", "seconds", "images_per_second"),
+        *("seconds_left", "rejected", "failed", "warnings"),
+    ]
+    assert (last["job"], last["stage"]) == ("read", "dedup 1 of 2, cluster 2 of 3")
+    assert (first["seconds_left"], last["seconds_left"]) == (None, 0)
+    for name in list(last)[4:]:
+        assert f"``{name}``" in Progress.fields.__doc__ or name == "event", name
+
+
+def test_a_stage_ends_with_its_block():
+    with pytest.raises(ValueError, match="odd"), progress.stage("embed", 1, 2):
+        raise ValueError("odd")
+    with Progress("save", 1, False).running() as shown:
+        assert shown.what == "save"

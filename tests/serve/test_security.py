@@ -175,5 +175,10 @@ def test_other_methods_and_paths(service):
     answer = service.http.get("/search/hybrid")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json()["title"] == "Method Not Allowed"
-    assert service.http.get("/nowhere").json()["status"] == 404
+    assert answer.json()["detail"] == "/search/hybrid is not for GET; /docs lists what there is."
+    nowhere = service.http.get("/nowhere").json()
+    assert (nowhere["status"], nowhere["detail"].partition(";")[0]) == (
+        404,
+        "there is nothing at /nowhere",
+    )
     assert service.http.patch("/health").status_code == 405

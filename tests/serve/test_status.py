@@ -5,6 +5,7 @@ def test_stats(bare):
     found = bare.http.get("/stats").json()
     assert (found["images"], found["texts"], found["store_images"]) == (30, 0, None)
     assert found["encoder"] == "thumb"
+    assert (found["captions"], "width" in found["columns"]) == (30, True)
     assert found["indexes"][0]["count"] == 30
     assert found["requests"]["200"] > 0
     latency = found["latency"]["POST /search/text-to-image"]

@@ -15,8 +15,12 @@ def main() -> None:
     """``python -m nemo_image_curate.serve.page``, with streamlit's options."""
     from streamlit.web import cli
 
+    from nemo_image_curate.serve.page import theme
+
     threading.Thread(target=_end_with_input, daemon=True).start()
-    sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *sys.argv[1:]]
+    looks = [f"--{name}={value}" for name, value in theme.options().items()]
+    script = str(Path(__file__).with_name("app.py"))
+    sys.argv = ["streamlit", "run", script, *looks, *sys.argv[1:]]
     cli.main()
 
 

@@ -4,122 +4,167 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import streamlit as st
 
-from nemo_image_curate.serve.page.client import Client, ServiceError
-from nemo_image_curate.serve.settings import LOOPBACK, SERVICE_VARIABLE
+from nemo_image_curate.serve.page import cards, drawing, theme
+from nemo_image_curate.serve.page.client import Client, Found, ServiceError
+from nemo_image_curate.serve.settings import SERVICE_VARIABLE
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 
-_COLUMNS = 4
-_KEY = 24
+_TOKEN = "token"
+_EXTENSIONS = sorted(IMAGE_EXTENSIONS)
+_SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8")
+_NO_CAPTIONS = (
+    "The captions of this dataset are not indexed. Where it has a column of them, "
+    "`nemo-image-curate index DATASET` indexes them, too."
+)
 
 
 def main() -> None:
     """Draw the page; Streamlit calls it again after each action."""
     st.set_page_config(page_title="Image search", page_icon="🔎", layout="wide")
-    st.title("Image search")
-    client, options = _sidebar()
-    by_text, by_image, adding = st.tabs(["Text → image", "Image → image", "Add images"])
+    st.html(theme.style())
+    st.title("Image search", anchor=False)
+    # Not to be typed in: the page's machine may reach what its visitors may not.
+    url = os.environ.get(SERVICE_VARIABLE, "http://127.0.0.1:8000")
+    client = Client(url, st.session_state.get(_TOKEN))
+    try:
+        stats = client.stats()
+    except ServiceError as error:
+        # There is nothing else to show.
+        _no_service(error)
+        return
+    options = _sidebar(stats["columns"])
+    by_text, by_image, adding = st.tabs(["By text", "By image", "Add images"])
     with by_text:
-        _search_by_text(client, options)
+        _search_by_text(client, stats, options)
     with by_image:
-        _search_by_image(client, options)
+        _search_by_image(client, stats, options)
     with adding:
-        _add(client)
+        _add(client, stats)
     # At last, so that it counts what has just been added.
     with st.sidebar:
         try:
-            stats = client.stats()
-            st.text(f"{stats['images']} images, {stats['texts']} texts\n{stats['encoder']}")
+            st.html(cards.served(client.stats()))
         except ServiceError as error:
-            _show_error(error)
+            drawing.problem(error)
+    st.html(f"<script>{_SCRIPT}</script>", unsafe_allow_javascript=True)
 
 
-def _sidebar() -> tuple[Client, dict[str, Any]]:
+def _no_service(error: ServiceError) -> None:
+    if error.status != 401:
+        drawing.problem(error)
+        st.button("Try again", type="primary")
+        return
+    remedy = "Who started it knows it: the value of NEMO_IMAGE_CURATE_TOKEN there."
+    if st.session_state.get(_TOKEN):
+        drawing.problem(ServiceError("The service wants a token, and this was not it.", remedy))
+    else:
+        drawing.hint("The service wants a token.", remedy)
+    with st.form("token form", width=480):
+        token = st.text_input("Token", type="password")
+        if st.form_submit_button("Enter", type="primary"):
+            # Not the field's own value, which would go with the field.
+            st.session_state[_TOKEN] = token
+            st.rerun()
+
+
+def _sidebar(columns: Sequence[str]) -> dict[str, Any]:
     with st.sidebar:
-        token = st.text_input("Token", type="password", help="If the service wants one.")
         k = st.number_input("Images to show (k)", 1, 200, 12)
         where = st.text_input(
-            "Only where", placeholder="width >= 256", help="An expression over the columns."
+            "Only where",
+            placeholder="width >= 256",
+            # As code: names are no Markdown.
+            help="\n".join(["An expression over the columns:", "```text", *columns, "```"]),
         )
         collapse = st.checkbox("Hide near-duplicates")
-        # Not to be typed in: the page's machine may reach what its visitors may not.
-        client = Client(os.environ.get(SERVICE_VARIABLE, "http://127.0.0.1:8000"), token)
     options: dict[str, Any] = {"k": int(k)}
     if where.strip():
         options["where"] = where
     if collapse:
         options["collapse"] = 0.95
-    return client, options
+    return options
 
 
-def _search_by_text(client: Client, options: dict[str, Any]) -> None:
+def _search_by_text(client: Client, stats: dict[str, Any], options: dict[str, Any]) -> None:
     with st.form("text"):
-        text = st.text_input("What should the images show?", placeholder="a dog on the beach")
-        negative = st.text_input("And what not?", placeholder="people")
-        fused = st.checkbox("Search the captions' words, too")
-        submitted = st.form_submit_button("Search", type="primary")
+        asked, button = st.columns([6, 1], vertical_alignment="bottom")
+        text = asked.text_input("What should the images show?", placeholder="a dog on the beach")
+        submitted = button.form_submit_button("Search", type="primary", width="stretch")
+        left, right = st.columns(2, vertical_alignment="bottom")
+        negative = left.text_input("And what not?", placeholder="people")
+        without = stats["captions"] is None
+        fused = right.checkbox(
+            "Search the captions' words, too",
+            disabled=without,
+            help=_NO_CAPTIONS if without else None,
+        )
     if submitted and not text.strip():
-        st.warning("Write what to search for.")
+        drawing.hint("Write what to search for.")
         return
     options = {**options, "fuse_captions": fused}
     if negative.strip():
         options["negative_text"] = negative
-    _results("text", client, submitted, lambda: client.search_text(text, options))
+    _results("text", client, stats, submitted, lambda: client.search_text(text, options), options)
 
 
-def _search_by_image(client: Client, options: dict[str, Any]) -> None:
+def _search_by_image(client: Client, stats: dict[str, Any], options: dict[str, Any]) -> None:
     with st.form("image"):
-        file = st.file_uploader("An image to find others like it", sorted(IMAGE_EXTENSIONS))
+        file = st.file_uploader("An image to find others like it", _EXTENSIONS)
         submitted = st.form_submit_button("Search", type="primary")
     if submitted and file is None:
-        st.warning("Choose an image first.")
+        drawing.hint("Choose an image first.")
         return
-    if file is not None:
+    image = file.getvalue() if file else b""
+    if image:
         with st.expander("Your image"):
-            _show_image(file.getvalue())
-    _results(
-        "image",
-        client,
-        submitted,
-        lambda: client.search_image(file.getvalue() if file else b"", options),
-    )
+            drawing.image(image)
+    search = lambda: client.search_image(image, options)  # noqa: E731
+    _results("image", client, stats, submitted, search, options)
 
 
-def _add(client: Client) -> None:
-    with st.form("add", clear_on_submit=True):
-        files = st.file_uploader(
-            "Images to add", sorted(IMAGE_EXTENSIONS), accept_multiple_files=True
+def _add(client: Client, stats: dict[str, Any]) -> None:
+    if stats["store_images"] is None:
+        drawing.hint(
+            "This service has no store to add to.",
+            "Start it with one: nemo-image-curate serve DATASET --store DIR --ui",
         )
+        return
+    with st.form("add", clear_on_submit=True):
+        files = st.file_uploader("Images to add", _EXTENSIONS, accept_multiple_files=True)
         caption = st.text_input("Caption for all of them (may be empty)")
         submitted = st.form_submit_button("Add", type="primary")
     if not submitted:
         return
     if not files:
-        st.warning("Choose images first.")
+        drawing.hint("Choose images first.")
         return
     images = [(file.name, file.getvalue()) for file in files]
     try:
         with st.spinner("Adding ..."):
             items = client.add_images(images, [caption] * len(images))
     except ServiceError as error:
-        _show_error(error)
+        drawing.problem(error)
         return
     errors = [(file.name, item["error"]) for file, item in zip(files, items, strict=True)]
     failed = [f"{name}: {error}" for name, error in errors if error is not None]
     if len(failed) < len(files):
-        st.success(f"{len(files) - len(failed)} added; searches find them from now on.")
+        drawing.hint(f"{len(files) - len(failed)} added; searches find them from now on.")
     if failed:
-        st.error(f"{len(failed)} not added:")
-        st.text("\n".join(failed))
+        drawing.problem(ServiceError(f"{len(failed)} not added:"), *failed)
 
 
 def _results(
-    name: str, client: Client, submitted: bool, search: Callable[[], list[dict[str, Any]]]
+    name: str,
+    client: Client,
+    stats: dict[str, Any],
+    submitted: bool,
+    search: Callable[[], Found],
+    options: dict[str, Any],
 ) -> None:
     """What the last search found; kept while other parts of the page are used."""
     # The form's own key is its name.
@@ -128,71 +173,17 @@ def _results(
         st.session_state.pop(name, None)
         try:
             with st.spinner("Searching ..."):
-                hits = search()
-                st.session_state[name] = (hits, _originals(client, hits))
+                st.session_state[name] = drawing.Results(search(), options.get("where"))
         except ServiceError as error:
-            _show_error(error)
-    if name not in st.session_state:
-        return
-    hits, pictures = st.session_state[name]
-    if not hits:
-        st.info("Nothing found.")
-    for start in range(0, len(hits), _COLUMNS):
-        columns = st.columns(_COLUMNS)
-        for number, column in zip(range(start, len(hits)), columns, strict=False):
-            with column:
-                _show_hit(client, hits[number], pictures[number])
-
-
-def _originals(client: Client, hits: Sequence[dict[str, Any]]) -> list[bytes | ServiceError]:
-    def fetch(hit: dict[str, Any]) -> bytes | ServiceError:
-        try:
-            return client.image(hit["url"])
-        except ServiceError as error:
-            return error
-
-    with ThreadPoolExecutor(8) as threads:
-        return list(threads.map(fetch, hits))
-
-
-def _show_hit(client: Client, hit: dict[str, Any], picture: bytes | ServiceError) -> None:
-    if isinstance(picture, bytes):
-        _show_image(picture)
-    else:
-        _show_error(picture)
-    # As text, here and below: Markdown in a caption could load images and make links.
-    st.text(hit["caption"] or "(no caption)")
-    also = f"  (+{hit['similar']} alike)" if hit["similar"] else ""
-    key = hit["key"] if len(hit["key"]) <= _KEY else hit["key"][: _KEY - 1] + "…"
-    st.text(f"{hit['score']:.3f}{also}  {key}")
-    st.link_button("Original", _public(client.url) + hit["url"])
-
-
-def _show_image(data: bytes) -> None:
-    try:
-        st.image(data, width="stretch")
-    # Pillow raises whatever broken bytes lead it to.
-    except Exception:
-        st.text("(cannot be shown here)")
-
-
-def _show_error(error: ServiceError) -> None:
-    if error.status == 401:
-        st.error("The service wants a token, or another one. Enter it in the side bar.")
-        return
-    # Its text may repeat what was typed or stored: not as Markdown.
-    st.error("This did not work:")
-    st.text(str(error))
-
-
-def _public(url: str) -> str:
-    """The service's URL for the browser: this machine's own name means another machine there."""
-    parts = urlsplit(url)
-    page_host = urlsplit(st.context.url or "").hostname
-    if parts.hostname not in LOOPBACK or page_host is None or page_host in LOOPBACK:
-        return url
-    host = f"[{page_host}]" if ":" in page_host else page_host
-    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
+            drawing.problem(error)
+            return
+    if name in st.session_state:
+        st.session_state[name].draw(client)
+    elif not stats["images"]:
+        drawing.hint(
+            "There is nothing to search yet.",
+            "Add images on the last tab, or index a dataset: nemo-image-curate index DATASET",
+        )
 
 
 if __name__ == "__main__":
