@@ -20,6 +20,7 @@ from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
 from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
+from nemo_image_curate.quality.flags import ImageQuality
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
 from nemo_image_curate.search.captions import build_captions
@@ -65,6 +66,7 @@ __all__ = [
     "ImageDigest",
     "ImageEmbedder",
     "ImageNetWords",
+    "ImageQuality",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NegClipLoss",

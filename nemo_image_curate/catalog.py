@@ -64,6 +64,9 @@ PUBLIC: dict[str, Entry] = {
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
     "ImageNetWords": Entry("selection.imagenet_words"),
+    "ImageQuality": Entry(
+        "quality.flags", "images", "quality", "scores and flags: dark, light, blurry, blank..."
+    ),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
