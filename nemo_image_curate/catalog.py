@@ -46,6 +46,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
     "BalancedSample": Entry("selection.balanced"),
+    "CaptionQuality": Entry("quality.caption_quality"),
     "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
@@ -80,6 +81,7 @@ PUBLIC: dict[str, Entry] = {
     "NsfwClassifier": Entry(
         "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
     ),
+    "OddSize": Entry("quality.odd_size"),
     "OpenCLIPEmbedder": Entry("embedders.open_clip"),
     "PerceptualDedup": Entry("dedup.perceptual"),
     "PerceptualHash": Entry(
@@ -88,6 +90,7 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "RepeatedCaptions": Entry("selection.caption_counts"),
     "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
     "SelectionFile": Entry("selection.listed"),

@@ -70,6 +70,11 @@ def _heif(image: Any, data: bytes | memoryview) -> int | None:
     return depth
 
 
+def _ppm(image: Any, data: bytes | memoryview) -> int | None:
+    """Pillow holds 16 bits of gray in 32."""
+    return 16 if image.mode == "I" else None
+
+
 def _psd(image: Any, data: bytes | memoryview) -> int:
     return int.from_bytes(data[22:24], "big")
 
@@ -85,6 +90,7 @@ _READERS = {
     "JPEG2000": _jpeg2000,
     "MPO": _jpeg,
     "PNG": _png,
+    "PPM": _ppm,
     "PSD": _psd,
     "SGI": _sgi,
     "TIFF": _tiff,

@@ -1,4 +1,4 @@
-"""Where a measured value makes a picture or a caption a flagged one: data, each with its source."""
+"""From which value on a picture is flagged: data, each with its source."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ def image_thresholds(changed: Mapping[str, float]) -> dict[str, float]:
     Raises
     ------
     ConfigError
-        For a name that there is not, naming the nearest, and for what is no finite number.
+        For a name that does not exist, naming the nearest, and for what is no finite number.
     """
+    if not isinstance(changed, Mapping):
+        raise ConfigError(f"thresholds={changed!r} should be a mapping of names to numbers.")
     for name, value in changed.items():
         if name not in IMAGE_THRESHOLDS:
             near = difflib.get_close_matches(name, IMAGE_THRESHOLDS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {_names()}."
+            hint = (
+                f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(IMAGE_THRESHOLDS)
+            )
             raise ConfigError(f"no threshold {name!r}; {hint}")
         if isinstance(value, bool) or not isinstance(value, int | float) or value - value != 0:
             raise ConfigError(f"threshold {name}={value!r} should be a finite number.")
     defaults = {name: threshold.value for name, threshold in IMAGE_THRESHOLDS.items()}
     return defaults | {name: float(value) for name, value in changed.items()}
-
-
-def _names() -> str:
-    return ", ".join(IMAGE_THRESHOLDS)
