@@ -133,7 +133,7 @@ def check_patterns(patterns: Sequence[str]) -> None:
         raise ConfigError(f"boilerplate={patterns!r} should be a list of patterns.")
     for pattern in patterns:
         try:
-            matches(pa.array([""]), [pattern])
+            pc.match_substring_regex(pa.array([""]), pattern)
         except (pa.ArrowInvalid, TypeError) as error:
             raise ConfigError(f"boilerplate: {pattern!r} is no pattern of RE2: {error}") from error
 
