@@ -16,9 +16,11 @@ from nemo_image_curate.quality.luma import LUMA_THOUSANDTHS
 if TYPE_CHECKING:
     import torch
 
-# Histograms are of every fourth row: 16,384 pixels of a thumbnail of 256 x 256, whose entropy
-# is 0.01 bits lower than that of all (Miller, "Note on the bias of information estimates", 1955).
-_STRIDE = 4
+# Colours are counted at every seventh pixel, one row after the other: some in each row and each
+# column, so that lines of text are met as often as what is between them. Of these 9,363 pixels of
+# 256 x 256 the entropy is up to 0.02 bits lower than of all (Miller, "Note on the bias of information
+# estimates", 1955).
+_STRIDE = 7
 _LEVELS = 256
 # Within how many levels a colour counts as one.
 _ONE_COLOR = 8
@@ -31,7 +33,7 @@ _BRIGHTNESS_STEPS = 1020
 
 
 def color_measures(images: torch.Tensor, percents: Sequence[int]) -> dict[str, torch.Tensor]:
-    """What the colours of some rows say.
+    """What the colours of every seventh pixel say.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def color_measures(images: torch.Tensor, percents: Sequence[int]) -> dict[str, t
         ``brightness``: the percentiles of the pixels' perceived brightness, 0 to 1, float64 of
         shape (n, p), rounded down to multiples of 1 / 1020.
     """
-    some = images[:, :, ::_STRIDE].flatten(2)
+    some = images.flatten(2)[:, :, ::_STRIDE].contiguous()
     colors = some.float()
     counts = histograms(some, _LEVELS)
     return {

@@ -99,10 +99,10 @@ def test_the_entropy_is_that_of_scikit_image(photographs):
     found = measures.color_measures(thumbnails, (5, 99))
     for n, picture in enumerate(thumbnails.permute(0, 2, 3, 1).numpy()):
         luma = np.round(picture.astype(np.float64) @ [0.299, 0.587, 0.114])
-        assert found["entropy"][n] == pytest.approx(measure.shannon_entropy(luma), abs=0.02)
-        exact = measure.shannon_entropy(luma[::4])
+        assert found["entropy"][n] == pytest.approx(measure.shannon_entropy(luma), abs=0.04)
+        exact = measure.shannon_entropy(luma.flatten()[::7])
         assert found["entropy"][n] == pytest.approx(exact, abs=1e-3)
-        side_by_side = Image.fromarray(np.ascontiguousarray(picture[::4])).entropy()
+        side_by_side = Image.fromarray(picture.reshape(-1, 1, 3)[::7].copy()).entropy()
         assert found["color_entropy"][n] == pytest.approx(side_by_side, abs=1e-5)
 
 
