@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Colours are counted at every seventh pixel, one row after the other: some in each row and each
 # column, so that lines of text are met as often as what is between them. Of these 9,363 pixels of
-# 256 x 256 the entropy is up to 0.02 bits lower than of all (Miller, "Note on the bias of information
-# estimates", 1955).
+# 256 x 256 the entropy is up to 0.02 bits lower than of all (Miller, "Note on the bias of
+# information estimates", 1955).
 _STRIDE = 7
 _LEVELS = 256
 # Within how many levels a colour counts as one.
