@@ -93,11 +93,11 @@ class ImageQuality(PixelStage):
 
     Notes
     -----
-    Scores and their thresholds are those of CleanVision 0.3.7, which lower ones are worse; the
-    perceived brightness of a pixel is sqrt(0.241 r^2 + 0.691 g^2 + 0.068 b^2). CleanVision looks
-    at full-size pixels, so that its flags differ near thresholds: of 700 photographs, small
-    pictures and spoiled ones 7 of 2,800. Those are drawings in few colours with many edges, which
-    get colours in between when they are scaled. Four differences are intended:
+    Scores and their thresholds are those of CleanVision 0.3.7, where lower is worse; the perceived
+    brightness of a pixel is sqrt(0.241 r^2 + 0.691 g^2 + 0.068 b^2). CleanVision looks at full-size
+    pixels, so that its flags differ near thresholds: of 700 photographs, small pictures and spoiled
+    ones 9 of 2,800. Seven of these are pictures in few colours with many edges, which get colours
+    in between when they are scaled. Four differences are intended:
 
     - Pixels are as they are seen: of CMYK, colours by number and 16 bits CleanVision takes the
       stored numbers, and what is transparent as it is below.

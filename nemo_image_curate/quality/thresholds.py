@@ -52,7 +52,8 @@ IMAGE_THRESHOLDS: Mapping[str, Threshold] = MappingProxyType(
             8.0,
             "rows or columns from an edge on belong to the border while all of their pixels are "
             "within so many levels of each colour",
-            "ours: what JPEG at quality 75 leaves of a border of one colour",
+            "ours: what JPEG at quality 75 leaves of a border of one colour is found to within 4 % of "
+            "the height; 7 of 1,500 photographs of Flickr8k have more than 10 % of border",
         ),
     }
 )
