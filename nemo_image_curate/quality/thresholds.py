@@ -52,8 +52,8 @@ IMAGE_THRESHOLDS: Mapping[str, Threshold] = MappingProxyType(
             8.0,
             "rows or columns from an edge on belong to the border while all of their pixels are "
             "within so many levels of each colour",
-            "ours: what JPEG at quality 75 leaves of a border of one colour is found to within 4 % of "
-            "the height; 7 of 1,500 photographs of Flickr8k have more than 10 % of border",
+            "ours: in JPEGs of quality 75 borders are found to within 4 % of the height; of 1,500 "
+            "photographs of Flickr8k 7 have more than 10 % of border",
         ),
     }
 )

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from nemo_image_curate.cli import main
 from tests.make_data import jpeg, write_sidecar, write_tar
 
 CAPTIONS = ["a dog", "A dog", "IMG_1234.jpg", "stock photo", None]
+
+
+@pytest.fixture
+def run(workers, monkeypatch):
+    """Runs a command in this process; its standard output, or for a failure standard error."""
+    # Each run adds a handler, which prints where nobody listens any more.
+    monkeypatch.setattr(logging.getLogger("nemo_image_curate"), "handlers", [])
+
+    def run(*words: object, code: int = 0) -> str:
+        last = ["--backend", "cpu", "--scheduler", workers.scheduler_address]
+        done = CliRunner().invoke(main, [*map(str, words), *last])
+        assert done.exit_code == code, done.output
+        return done.stderr if code else done.stdout
+
+    return run
 
 
 @pytest.fixture
