@@ -18,8 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
-    *("perceptual", "dedup", "decontaminate", "balance", "clip_loss", "choices", "concepts"),
-    *("threshold", "growth", "search", "serve", "page", "look", "report"),
+    *("quality", "perceptual", "dedup", "decontaminate", "balance", "clip_loss", "choices"),
+    *("concepts", "threshold", "growth", "search", "serve", "page", "look", "report"),
 )
 
 

@@ -99,6 +99,7 @@ def test_every_good_file_gives_pillows_picture(kind: str, wanted: Preprocessing)
     assert batch.widths == [header.width for header in headers]
     assert batch.heights == [header.height for header in headers]
     assert batch.formats == [header.format for header in headers]
+    assert batch.headers == headers
 
 
 def test_every_bad_file_leaves_its_reason_and_nothing_else(kind: str) -> None:
