@@ -2,7 +2,7 @@
 
 A hook of mkdocs.yml. docs/api.md, which ci/public_names.py writes, is the table of all public
 names. For each folder of the package a page is added here, with the docstring of each name, and
-the names in the table become links to them.
+the names in the table become links to them. So is the page of commands (docs_commands.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from docs_commands import commands_page
 from mkdocs.structure.files import File, Files
 
 from nemo_image_curate import catalog
@@ -62,6 +63,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages of the reference, and what lies outside of docs/."""
+    files.append(File.generated(config, "commands.md", content=commands_page()))
     for folder, names in identifiers().items():
         files.append(File.generated(config, f"api/{folder}.md", content=page(folder, names)))
     for path, source in OUTSIDE.items():
