@@ -38,6 +38,20 @@ def is_projection(node: Any) -> bool:
     return isinstance(node, Projection)
 
 
+def is_assignment(node: Any) -> bool:
+    """Whether an expression is another with columns added or replaced."""
+    from dask.dataframe.dask_expr._expr import Assign
+
+    return isinstance(node, Assign)
+
+
+def is_filter(node: Any) -> bool:
+    """Whether an expression is some rows of another, as they are."""
+    from dask.dataframe.dask_expr._expr import Filter
+
+    return isinstance(node, Filter)
+
+
 def collection(expression: Any) -> Any:
     """The lazy frame of an expression."""
     from dask.dataframe.dask_expr._collection import new_collection

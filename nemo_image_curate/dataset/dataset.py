@@ -15,7 +15,13 @@ from nemo_image_curate.dataset import exporting, saving, selections
 from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.fingerprints import Lineage
-from nemo_image_curate.dataset.gallery import Gallery
+from nemo_image_curate.dataset.looking import gallery, notebook, scatter, summary, summary_view
+from nemo_image_curate.dataset.looking.choices import rows_of
+from nemo_image_curate.dataset.looking.contact_sheet import contact_sheet
+from nemo_image_curate.dataset.looking.distributions import distributions
+from nemo_image_curate.dataset.looking.histogram import Histogram
+from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.thumbnails import thumbnails
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
@@ -358,10 +364,19 @@ class ImageTextPairDataset:
         return {"samples": len(self), "errors": errors}
 
     def __repr__(self) -> str:
-        return (
-            f"ImageTextPairDataset({self.path!r}, {len(self.tar_files)} shards, "
-            f"{self.backend}, columns: {', '.join(map(str, self.metadata.columns))})"
-        )
+        try:
+            return summary_view.as_text(summary.summarise(self))
+        except Exception as error:
+            # Nobody gets rid of an object that cannot be printed.
+            return f"ImageTextPairDataset({self.path!r}); {type(error).__name__}: {error}"
+
+    def _repr_html_(self) -> str | None:
+        try:
+            body = summary_view.as_html(summary.summarise(self))
+        except Exception:
+            # Then notebooks print the text.
+            return None
+        return notebook.fragment(body, "dataset")
 
     def image(self, key: str, shard: str | None = None) -> Image:
         """One sample's picture.
@@ -399,22 +414,153 @@ class ImageTextPairDataset:
         except ImageError as error:
             raise ImageError(f"{shard}: {key}: {error}") from error
 
-    def show(self, samples: int | Sequence[str] = 12, captions: str = "caption") -> Gallery:
-        """An image grid for notebooks.
+    def show(
+        self,
+        samples: int | Sequence[str] = 12,
+        captions: str = "caption",
+        by: str | None = None,
+        around: float | str | None = None,
+        groups: str | bool | None = None,
+        seed: int = 0,
+    ) -> gallery.Gallery:
+        """Pictures for notebooks: the first rows, some keys, rows along a column, or duplicates.
+
+        Each opens to the columns of its row that are stored; none is computed but those that
+        decide which rows are shown.
 
         Parameters
         ----------
         samples : int or sequence of str
-            How many of the first samples, or which keys.
+            How many of the first samples, or which keys. With `by` how many in each strip; with
+            `groups` how many groups.
         captions : str
             The column to print under each picture, when there is one.
+        by : str, optional
+            Show the rows with the highest and lowest values of this column, and some at random.
+        around : float or str, optional
+            With `by`: also those just below this value, and from it on.
+        groups : str or True, optional
+            Show the largest groups of duplicates, the row that stays marked: by a column such as
+            ``semantic_duplicate_of``, or by ``duplicate_of``.
+        seed : int
+            Of the rows at random.
 
         Returns
         -------
         Gallery
             Shows itself in a notebook; ``.save(path)`` writes it as an HTML file.
+
+        Raises
+        ------
+        ColumnNotFoundError, ConfigError
         """
-        return Gallery.of(self, samples, captions)
+        if by is None and groups is None:
+            if around is not None:
+                raise ConfigError(f"around={around!r} is a value of a column: give by=, too.")
+            return gallery.first_or_named(self, samples, captions)
+        if not isinstance(samples, int):
+            raise ConfigError("keys go neither with by= nor with groups=; give a number.")
+        if groups is not None and groups is not False:
+            if by is not None:
+                raise ConfigError("give one of by= and groups=.")
+            return gallery.duplicates(self, groups, samples, captions)
+        return gallery.along(self, str(by), around, samples, captions, seed)
+
+    def grid(
+        self, samples: int | Sequence[str] = 16, across: int | None = None, side: int = 160
+    ) -> Image:
+        """Pictures side by side as one image.
+
+        Parameters
+        ----------
+        samples : int or sequence of str
+            How many of the first samples, or which keys.
+        across : int, optional
+            Pictures of a row. Default: about as many as there are rows.
+        side : int
+            Of each picture, in pixels.
+
+        Returns
+        -------
+        PIL.Image.Image
+            RGB. Where a picture cannot be read, it says why.
+        """
+        names = [self.id_col, SHARD_COLUMN]
+        if isinstance(samples, int):
+            rows = frames.to_arrow(self.replace(with_columns(self.metadata, names)).head(samples))
+        else:
+            rows = rows_of(self, samples)
+        keys, shards = (rows[name].to_pylist() for name in names)
+        return contact_sheet(thumbnails(self, keys, shards, side), keys, side, across)
+
+    def hist(
+        self,
+        column: str,
+        bins: int = 40,
+        where: str | None = None,
+        progress: bool | None = None,
+    ) -> Histogram:
+        """How the values of a column are distributed, of all rows.
+
+        Parameters
+        ----------
+        column : str
+            Of numbers, bools or texts.
+        bins : int
+            Bars at most.
+        where : str, optional
+            An expression; only rows for which it is true.
+        progress : bool, optional
+            Show a progress bar. Default: on a terminal.
+
+        Returns
+        -------
+        Histogram
+            Shows itself in notebooks and terminals; ``.distribution`` has the counts.
+
+        Raises
+        ------
+        ColumnNotFoundError, ConfigError
+        """
+        return Histogram(distributions(self, [column], bins, where, progress)[column])
+
+    def map(
+        self,
+        column: str | None = None,
+        color: str | None = None,
+        n: int = 5000,
+        method: scatter.Method = "pca",
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> scatter.Map:
+        """A map of a sample's embeddings; a loop drawn around points gives an expression for them.
+
+        Parameters
+        ----------
+        column : str, optional
+            Of embeddings. Default: ``image_embedding``, or the first one that there is.
+        color : str, optional
+            The column that points are coloured by, of numbers or of few values.
+        n : int
+            Points, by a hash of their keys.
+        method : {"pca", "umap"}
+            Principal components, or UMAP, if umap-learn is installed.
+        seed : int
+        progress : bool, optional
+            Show a progress bar. Default: on a terminal.
+
+        Returns
+        -------
+        Map
+            Shows itself in a notebook; ``.save(path)`` writes it as an HTML file.
+
+        Raises
+        ------
+        ColumnNotFoundError, ConfigError
+        DatasetError
+            When no row of the sample has an embedding.
+        """
+        return scatter.draw(self, column, color, n, method, seed, progress)
 
     def save_metadata(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_image_curate.dataset.gallery import picture, reason
+from nemo_image_curate.dataset.looking.gallery import picture, reason
 from nemo_image_curate.dedup.leak_summary import BINS, LeakSummary
 from nemo_image_curate.version import __version__
 

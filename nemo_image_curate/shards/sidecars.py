@@ -204,6 +204,32 @@ def read_sidecar(
     return tables.conform(table, tables.storage_schema(table.schema))
 
 
+def null_counts(location: str) -> dict[str, int]:
+    """How many rows are null in columns of a file that we wrote, as its footer says.
+
+    Parameters
+    ----------
+    location : str
+
+    Returns
+    -------
+    dict of str to int
+        Without columns of which that is not known; empty for files of others.
+    """
+    with _reading(location):
+        metadata = pq.read_metadata(pa.BufferReader(_tail(location)))
+    if not _record((metadata.metadata or {}).get(RECORD_KEY)):
+        return {}
+    counts: dict[str, int | None] = {}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            name = chunk.path_in_schema.partition(".")[0]
+            told = chunk.statistics
+            known = told is not None and told.has_null_count and counts.get(name, 0) is not None
+            counts[name] = (counts.get(name) or 0) + told.null_count if known else None
+    return {name: count for name, count in counts.items() if count is not None}
+
+
 def _is_large(metadata: pq.FileMetaData) -> bool:
     """Whether a file is worth the handing over to Arrow's threads."""
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))

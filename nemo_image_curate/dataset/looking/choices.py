@@ -1,0 +1,316 @@
+"""Rows worth looking at: best, worst, next to a threshold, random; one pass for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.ordered_keys import check_ordered, keys_of
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.vectors.sampling import hash_bits, hash_bits_of_few
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+How = Literal["best", "worst", "below", "above", "random", "first"]
+_NEXT_TO = ("below", "above")
+_ORDERED = ("best", "worst", *_NEXT_TO)
+# So many partitions are looked at first, when there are more: they tell how good a row of the
+# others must be, so that the client holds the candidates of these and few more.
+_FIRST_LOOK = 64
+_RANK = "__rank"
+# Of a rank in "first": the row of the partition, after the number of that.
+_ROW_BITS = 40
+_Cutoff = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """Which rows to look at.
+
+    Parameters
+    ----------
+    how : {"best", "worst", "below", "above", "random", "first"}
+        The highest or lowest values of a column; those just below a value, or from it on; rows by
+        a hash of their keys; the first of the frame.
+    by : str, optional
+        The column, of numbers, bools, times or dates. Rows without a value are in no such view.
+    value : float or str, optional
+        For "below" and "above"; of times and dates a text in ISO 8601.
+    """
+
+    how: How
+    by: str | None = None
+    value: float | str | None = None
+
+    def check(self, schema: pa.Schema) -> None:
+        """Refuse a view that a dataset with this schema does not have.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.how not in get_args(How):
+            raise ConfigError(f"how={self.how!r} is none of {', '.join(get_args(How))}.")
+        if (self.by is not None) != (self.how in _ORDERED):
+            raise ConfigError(
+                f"the view {self.how!r} with by={self.by!r}: {', '.join(_ORDERED)} need a column, "
+                "and no other."
+            )
+        if (self.value is not None) != (self.how in _NEXT_TO):
+            raise ConfigError(
+                f"the view {self.how!r} with value={self.value!r}: below and above need a value, "
+                "and no other."
+            )
+        if self.by is not None:
+            check_ordered(self.by, schema.field(self.by).type)
+
+    def title(self, seed: int) -> str:
+        """What to print above the rows."""
+        value = f"{self.value:g}" if isinstance(self.value, float) else self.value
+        return {
+            "best": f"{self.by}: highest",
+            "worst": f"{self.by}: lowest",
+            "below": f"{self.by}: just below {value}",
+            "above": f"{self.by}: {value} and just above",
+            "random": f"random (seed {seed})",
+            "first": "first",
+        }[self.how]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rows of a view.
+
+    Attributes
+    ----------
+    view : View
+    title : str
+    rows : pyarrow.Table
+        In the order of the view, that nearest to what it asks for first. The dataset's id column,
+        ``shard``, the columns that any of the views goes by, and those asked for.
+    """
+
+    view: View
+    title: str
+    rows: pa.Table
+
+
+def choose(
+    dataset: ImageTextPairDataset,
+    views: Sequence[View],
+    n: int,
+    columns: Sequence[str] = (),
+    where: str | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> list[Choice]:
+    """The rows of some views, each partition read once for all of them.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    views : sequence of View
+    n : int
+        Rows of each view; fewer where there are no more.
+    columns : sequence of str
+        What else to tell of each row.
+    where : str, optional
+        An expression; only rows for which it is true.
+    seed : int
+        For "random".
+    progress : bool, optional
+        Show a progress bar. Default: on a terminal.
+
+    Returns
+    -------
+    list of Choice
+        The same however rows lie in partitions, but for "first"; ties go by key, then shard.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+    """
+    frame = (dataset if where is None else dataset.filter(where)).metadata
+    by = [view.by for view in views if view.by is not None]
+    names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *by, *columns]))
+    frames.require_columns(frame, *names)
+    frame = with_columns(frame, names)
+    schema = frames.schema(frame)
+    for view in views:
+        view.check(schema)
+    if n < 1:
+        raise ConfigError(f"n={n} should be at least 1.")
+    order = _Order(dataset.id_col, tuple(views), n, seed)
+
+    def candidates(numbers: Sequence[int], cutoffs: list[_Cutoff | None]) -> list[list[pa.Table]]:
+        arguments = [(number, order, cutoffs) for number in numbers]
+        return partitions.run(
+            frame, _candidates, arguments, what="look", numbers=numbers, progress=progress
+        )
+
+    whole = range(frame.npartitions)
+    # Spread over all, so that sorted shards do not mislead, but for the very first.
+    numbers = whole[:: -(-len(whole) // _FIRST_LOOK)]
+    parts = candidates(numbers, [None] * len(views))
+    if rest := sorted(set(whole) - set(numbers)):
+        cutoffs = [order.cutoff(order.merged(tables)) for tables in zip(*parts, strict=True)]
+        parts += candidates(rest, cutoffs)
+    chosen = [order.merged(tables) for tables in zip(*parts, strict=True)]
+    return [
+        Choice(view, view.title(seed), rows.select(names))
+        for view, rows in zip(views, chosen, strict=True)
+    ]
+
+
+def rows_of(
+    dataset: ImageTextPairDataset,
+    keys: Sequence[str],
+    columns: Sequence[str] = (),
+    progress: bool | None = None,
+) -> pa.Table:
+    """The rows with some keys.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    keys : sequence of str
+    columns : sequence of str
+
+    Returns
+    -------
+    pyarrow.Table
+        The id column, ``shard`` and `columns`, in the order of `keys`, and of shards where
+        several have the same key. Keys that no row has are left out.
+
+    Raises
+    ------
+    ColumnNotFoundError
+    """
+    id_col = dataset.id_col
+    names = list(dict.fromkeys([id_col, SHARD_COLUMN, *columns]))
+    frames.require_columns(dataset.metadata, *names)
+    wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
+    parts = partitions.run(
+        with_columns(dataset.metadata, names),
+        _with_keys,
+        [(id_col, wanted)] * dataset.metadata.npartitions,
+        what="look",
+        progress=progress,
+    )
+    table = concatenated(parts)
+    place = pc.index_in(table[id_col], wanted)
+    ordered = table.append_column(_RANK, place).sort_by(
+        [(_RANK, "ascending"), (SHARD_COLUMN, "ascending")]
+    )
+    return ordered.select(names)
+
+
+def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of partitions as one; a column without any value in some takes the type of others."""
+    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
+    """A number for each row of a table that depends on shard, key and seed alone.
+
+    Returns
+    -------
+    numpy.ndarray of uint64, shape (n,)
+        Evenly distributed: rows with the lowest are a random sample.
+    """
+    bits: np.ndarray = hash_bits(table[id_col], seed)
+    # From another seed: a shard and a key of the same name would always give 0.
+    bits ^= hash_bits_of_few(table[SHARD_COLUMN], seed + 1)
+    return bits
+
+
+def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
+    """The rows of a partition with some keys; runs on a worker."""
+    is_wanted = pc.is_in(frames.column_to_arrow(frame[id_col]), value_set=wanted)
+    rows = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
+    return frames.to_arrow(frame.iloc[rows])
+
+
+def _candidates(
+    frame: Any, number: int, order: _Order, cutoffs: Sequence[_Cutoff | None]
+) -> list[pa.Table]:
+    """The rows of a partition that each view may show; runs on a worker."""
+    by = [view.by for view in order.views if view.by is not None]
+    names = list(dict.fromkeys([order.id_col, SHARD_COLUMN, *by]))
+    table = frames.to_arrow(frame[names])
+    tables = []
+    for view, cutoff in zip(order.views, cutoffs, strict=True):
+        rows, ranks = order.ranked(view, table, number)
+        columns = {_RANK: ranks, "row": rows}
+        places = pa.table(columns | {name: table[name].take(rows) for name in order.names})
+        best = order.first(places, cutoff)
+        content = frames.to_arrow(frame.iloc[best["row"].to_numpy()])
+        tables.append(content.append_column(_RANK, best[_RANK]))
+    return tables
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The order of rows in views, and how many of each are wanted."""
+
+    id_col: str
+    views: tuple[View, ...]
+    n: int
+    seed: int
+
+    @property
+    def names(self) -> list[str]:
+        return [self.id_col, SHARD_COLUMN]
+
+    def ranked(self, view: View, table: pa.Table, number: int) -> tuple[pa.Array, pa.Array]:
+        """The rows of a partition that belong to a view, and their ranks, the best the lowest."""
+        if view.by is None:
+            rows = np.arange(len(table))
+            if view.how == "first":
+                return pa.array(rows), pa.array(rows.astype(np.uint64) + (number << _ROW_BITS))
+            return pa.array(rows), pa.array(sample_bits(table, self.id_col, self.seed))
+        values = frames.nan_to_null(table[view.by])
+        check_ordered(view.by, values.type)
+        belongs = pc.is_valid(values)
+        if view.how in _NEXT_TO and not pa.types.is_null(values.type):
+            bound = pa.scalar(view.value)
+            if isinstance(view.value, str):
+                bound = bound.cast(values.type)
+            compare = pc.less if view.how == "below" else pc.greater_equal
+            belongs = pc.and_(belongs, pc.fill_null(compare(values, bound), False))
+        chosen = np.flatnonzero(belongs.to_numpy())
+        keys = keys_of(values.take(chosen).combine_chunks())
+        lowest_first = view.how in ("worst", "above")
+        return pa.array(chosen), pa.array(keys if lowest_first else ~keys)
+
+    def first(self, table: pa.Table, cutoff: _Cutoff | None = None) -> pa.Table:
+        """The best `n` rows of a table, in order, none of them behind a cutoff."""
+        by = [(name, "ascending") for name in (_RANK, *self.names)]
+        best = table.take(pc.select_k_unstable(table, self.n, sort_keys=by))
+        if cutoff is None:
+            return best
+        return best.filter(pa.array([place <= cutoff for place in self._places(best)], pa.bool_()))
+
+    def merged(self, tables: Sequence[pa.Table]) -> pa.Table:
+        """The best `n` rows of all partitions."""
+        return self.first(concatenated(tables))
+
+    def cutoff(self, best: pa.Table) -> _Cutoff | None:
+        """What rows of other partitions must not be behind; None when there are too few rows."""
+        return self._places(best)[-1] if len(best) == self.n else None
+
+    def _places(self, table: pa.Table) -> list[_Cutoff]:
+        # Nulls come last, as Arrow sorts them.
+        columns = [table[name].to_pylist() for name in self.names]
+        texts = [[(value is None, value or "") for value in column] for column in columns]
+        return list(zip(table[_RANK].to_pylist(), *texts, strict=True))

@@ -1,0 +1,85 @@
+"""What is known of a frame's rows and columns without computing them: from where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_image_curate.compute import _dask
+from nemo_image_curate.dataset.fingerprints import is_reader
+from nemo_image_curate.dataset.partitions import AddColumns
+from nemo_image_curate.dataset.sources import MetadataReader, Source
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The files that a frame reads, and which of its columns are as they are there.
+
+    Attributes
+    ----------
+    reader : MetadataReader
+    sources : list of Source
+    stored : list of str
+        Columns whose values come from the files; all others are computed when they are needed.
+    is_whole : bool
+        No row was left out.
+    read : dask.dataframe.DataFrame
+        All that the files have.
+    """
+
+    reader: MetadataReader
+    sources: list[Source]
+    stored: list[str]
+    is_whole: bool
+    read: Any
+
+    @property
+    def rows(self) -> int | None:
+        """How many the files have; None where only the tars themselves know."""
+        counts = [source.rows for source in self.sources]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+
+def origin_of(frame: Any) -> Origin | None:
+    """Where a frame's rows are from; None when that is not one place, or something was done to it.
+
+    Followed are choices of columns and rows, assignments, and what stages add.
+    """
+    node, made, is_whole = frame.expr, set[str](), True
+    while not is_reader(node):
+        operands = list(_dask.operands(node))
+        function = dict(operands).get("func")
+        if isinstance(function, AddColumns):
+            made |= set(function.names)
+        elif _dask.is_assignment(node):
+            made |= set(_assigned(operands))
+        elif _dask.is_filter(node):
+            is_whole = False
+        elif not _dask.is_projection(node):
+            return None
+        node = dict(operands)["frame"]
+    if _dask.chosen_partitions(node) is not None:
+        return None
+    reader, sources = node.operand("func"), list(node.operand("iterables")[0])
+    stored = [name for name in frame.columns if name not in made]
+    return Origin(reader, sources, stored, is_whole, _dask.collection(node))
+
+
+def with_columns(frame: Any, names: Iterable[str]) -> Any:
+    """Some columns of a frame, by no more work than they need.
+
+    Dask runs a stage, such as an embedder, for its other columns, too, since it does not know that
+    stages keep rows as they are.
+    """
+    names = list(names)
+    origin = origin_of(frame)
+    if origin is None or not origin.is_whole or not set(names) <= set(origin.stored):
+        return frame[names]
+    return origin.read[names]
+
+
+def _assigned(operands: list[tuple[str | None, Any]]) -> Iterator[str]:
+    """The columns that an assignment makes: names and values stand one after the other."""
+    more = [value for name, value in operands if name is None]
+    yield from more[::2]

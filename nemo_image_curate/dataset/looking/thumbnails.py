@@ -1,0 +1,120 @@
+"""Small pictures of rows, read from their tars."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from nemo_image_curate import storage
+from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.errors import DatasetError, ImageError
+from nemo_image_curate.shards.lookup import rows_by_shard
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+SIDE = 160
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG, or why there is none.
+
+    Attributes
+    ----------
+    jpeg : bytes or None
+    reason : str or None
+        As ``image_error`` says it.
+    width, height : int
+        Of the thumbnail in pixels; 0 where there is none.
+    original_width, original_height : int
+        Of the picture as it is stored.
+    n_bytes : int
+        Of the encoded picture in its tar; 0 where there is none.
+    """
+
+    jpeg: bytes | None
+    reason: str | None = None
+    width: int = 0
+    height: int = 0
+    original_width: int = 0
+    original_height: int = 0
+    n_bytes: int = 0
+
+    @property
+    def url(self) -> str | None:
+        """The picture itself as a ``data:`` URL."""
+        if self.jpeg is None:
+            return None
+        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
+
+
+def thumbnails(
+    dataset: ImageTextPairDataset,
+    keys: Sequence[str | None],
+    shards: Sequence[str | None],
+    side: int = SIDE,
+    quality: int = QUALITY,
+) -> list[Thumbnail]:
+    """Small pictures of some rows.
+
+    Of each tar the headers are read, or its ``.idx`` where there is one, and the bytes of the
+    images in contiguous pieces; several tars at once.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    keys, shards : sequence of str, length n
+    side : int
+        The longer side of each picture in pixels, at most; smaller ones stay as they are.
+    quality : int
+        Of the JPEGs, 1 to 95.
+
+    Returns
+    -------
+    list of Thumbnail, length n
+        What cannot be read has a reason: nothing is raised for a row.
+    """
+    result = [Thumbnail(None, "missing")] * len(keys)
+
+    def of_shard(group: tuple[str, list[int]]) -> list[tuple[int, Thumbnail]]:
+        shard, rows = group
+        own_keys, own_shards = [keys[row] for row in rows], [shard] * len(rows)
+        images = dataset.tars.image_bytes(own_keys, own_shards, use_index_files=True)
+        made = []
+        try:
+            for place, content, reason in images:
+                one = thumbnail(content, side, quality) if content is not None else _problem(reason)
+                made.append((rows[place], one))
+            return made
+        except (DatasetError, OSError) as error:
+            return [(row, _problem(str(error))) for row in rows]
+
+    groups = list(rows_by_shard(keys, shards))
+    for made in storage.concurrently(of_shard, groups):
+        for row, one in made:
+            result[row] = one
+    return result
+
+
+def thumbnail(content: bytes, side: int = SIDE, quality: int = QUALITY) -> Thumbnail:
+    """A small picture of encoded bytes."""
+    try:
+        image = Image.fromarray(decode_rgb(content))
+    except ImageError as error:
+        return Thumbnail(None, str(error), n_bytes=len(content))
+    width, height = image.size
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Thumbnail(buffer.getvalue(), None, *image.size, width, height, len(content))
+
+
+def _problem(reason: str | None) -> Thumbnail:
+    return Thumbnail(None, reason or "missing")

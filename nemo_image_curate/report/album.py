@@ -1,0 +1,207 @@
+"""The pictures of a report: each is read once, stored once, and shown wherever a section wants it.
+
+Every picture has an entry with all that is known of its row, which links to it open. Where it is
+shown it is a reference to one symbol of SVG, so that a picture in three strips takes its bytes
+once, without any script.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+
+from nemo_image_curate import frames, html
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.report.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+# Characters of a caption under a picture, and of a value in its entry.
+_CAPTION, _VALUE = 90, 2000
+# Pictures that fit a page at full size, and how far thumbnails shrink where there are more.
+_MANY = 600
+_SMALLEST_SIDE = 96
+
+
+class Rows(NamedTuple):
+    """Rows whose pictures a section shows.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        With the dataset's id column, ``shard``, and whatever else is known of the rows.
+    dataset : ImageTextPairDataset
+    name : str
+        What the dataset is called beside the one that the report is of; that one has no name.
+    """
+
+    table: pa.Table
+    dataset: ImageTextPairDataset
+    name: str = ""
+
+
+class _Place(NamedTuple):
+    name: str
+    shard: str
+    key: str
+
+
+@dataclass
+class _Entry:
+    """What is known of a picture."""
+
+    anchor: str
+    values: dict[str, Any] = field(default_factory=dict)
+    jpeg: bytes | None = None
+    reason: str | None = None
+    width: int = 0
+    height: int = 0
+
+
+class Album:
+    """Pictures that sections ask for, then show.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._entries: dict[_Place, _Entry] = {}
+        self._datasets: dict[str, ImageTextPairDataset] = {}
+
+    def add(self, rows: Rows) -> None:
+        """Ask for the pictures of rows; those of rows that came before take no more room."""
+        self._datasets[rows.name] = rows.dataset
+        for row in rows.table.to_pylist():
+            key, shard = str(row.pop(rows.dataset.id_col)), str(row.pop(SHARD_COLUMN))
+            place = _Place(rows.name, shard, key)
+            entry = self._entries.setdefault(place, _Entry(_anchor(place)))
+            entry.values.update(row)
+
+    def read(self) -> None:
+        """Read all pictures that were asked for, those of a shard together."""
+        from nemo_image_curate.dataset.looking.thumbnails import thumbnails
+
+        side = self._side()
+        left = self.settings.byte_budget
+        for name, dataset in self._datasets.items():
+            places = [place for place in self._entries if place.name == name]
+            keys, shards = [place.key for place in places], [place.shard for place in places]
+            for place, one in zip(
+                places, thumbnails(dataset, keys, shards, side=side), strict=True
+            ):
+                entry = self._entries[place]
+                entry.jpeg, entry.reason = one.jpeg, one.reason
+                entry.width, entry.height = one.width, one.height
+                left -= len(one.jpeg or b"")
+                if left < 0 and one.jpeg is not None:
+                    entry.jpeg, entry.reason = None, "not shown: the page is large enough"
+
+    def _side(self) -> int:
+        """Pixels of thumbnails: fewer where there are many, so that all of them fit."""
+        side = self.settings.side
+        shrunk = int(side * min(1, _MANY / max(1, len(self._entries))) ** 0.5)
+        return min(side, max(_SMALLEST_SIDE, shrunk))
+
+    def show(self, rows: Rows, *columns: str, caption: str = "caption") -> str:
+        """A grid of the rows' pictures, each with its values of some columns, as links."""
+        cells = []
+        for row in rows.table.to_pylist():
+            told = [f"{name} {html.number(row[name])}" for name in columns]
+            told.append(shortened(row.get(caption), _CAPTION))
+            key, shard = str(row[rows.dataset.id_col]), str(row[SHARD_COLUMN])
+            cells.append(self.cell(key, shard, *told, name=rows.name))
+        return grid(cells)
+
+    def cell(self, key: str, shard: str, *lines: object, name: str = "") -> str:
+        """One picture that was asked for, as a link to its entry, with lines of text below."""
+        entry = self._entries[_Place(name, shard, key)]
+        link = f'<a href="#{entry.anchor}" class=open>{_picture(entry, key)}</a>'
+        return html.figure(link, *lines)
+
+    def symbols(self) -> str:
+        """The pictures themselves, which `cell` refers to; after all sections, which then are read first."""
+        shapes = "".join(
+            f'<symbol id="i{entry.anchor}" viewBox="0 0 {entry.width} {entry.height}">'
+            f'<image width="{entry.width}" height="{entry.height}" href="data:image/jpeg;base64,'
+            f'{base64.b64encode(entry.jpeg).decode()}"/></symbol>'
+            for entry in self._entries.values()
+            if entry.jpeg is not None
+        )
+        return f'<svg class=symbols width="0" height="0" aria-hidden=true>{shapes}</svg>'
+
+    def entries(self) -> str:
+        """All that is known of each picture, in the order of datasets, shards and keys."""
+        return "".join(_article(place, self._entries[place]) for place in sorted(self._entries))
+
+    def values(self, columns: Iterable[str]) -> dict[str, list[Any]]:
+        """The numbers of some columns of the report's own rows, by anchor."""
+        names = list(columns)
+        return {
+            entry.anchor: [_plain(entry.values.get(column)) for column in names]
+            for place, entry in sorted(self._entries.items())
+            if not place.name
+        }
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def plain_columns(dataset: ImageTextPairDataset) -> list[str]:
+    """The columns that an entry shows: all but lists and structs, such as embeddings."""
+    schema = frames.schema(dataset.metadata)
+    return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def grid(cells: Iterable[str]) -> str:
+    """Pictures side by side."""
+    return f"<div class=grid>{''.join(cells)}</div>"
+
+
+def shortened(value: object, most: int) -> str:
+    """A text of so many characters at most; nothing for nothing."""
+    text = "" if value is None else str(value)
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def _anchor(place: _Place) -> str:
+    """The same in every report of the same rows, so that a link to it goes on to lead there."""
+    return f"row-{hashlib.sha256(repr(tuple(place)).encode()).hexdigest()[:12]}"
+
+
+def _picture(entry: _Entry, alt: str) -> str:
+    if entry.jpeg is None:
+        return html.reason(entry.reason or "missing")
+    return (
+        f'<svg class=picture viewBox="0 0 {entry.width} {entry.height}" role=img '
+        f'aria-label="{html.escape(alt)}"><use href="#i{entry.anchor}"/></svg>'
+    )
+
+
+def _article(place: _Place, entry: _Entry) -> str:
+    facts: Mapping[str, Any] = {
+        **({"dataset": place.name} if place.name else {}),
+        "key": place.key,
+        "shard": place.shard,
+        **entry.values,
+    }
+    rows = [(name, shortened(html.number(value), _VALUE)) for name, value in facts.items()]
+    return (
+        f'<article id="{entry.anchor}"><h3><a href="#{entry.anchor}">{html.escape(place.key)}</a>'
+        f"</h3><div class=entry>{_picture(entry, place.key)}"
+        f"{html.table(['column', 'value'], rows)}</div></article>"
+    )
+
+
+def _plain(value: Any) -> float | int | None:
+    """A number as JSON has it."""
+    is_number = isinstance(value, int | float) and value == value and abs(value) != float("inf")
+    return value if is_number else None

@@ -1,0 +1,139 @@
+"""A column's histogram, its threshold and its pictures, as HTML."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import html
+from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.limits import quoted_name
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.looking.distributions import Distribution
+    from nemo_image_curate.report.columns import Column, Columns
+
+# Bars that are drawn, at most.
+_BARS = 40
+# What strips are called; the lower values stand first.
+_TITLES = {
+    "below": "Just below {value}",
+    "above": "{value} and just above",
+    "worst": "Lowest",
+    "best": "Highest",
+}
+
+
+def anchor(column: str) -> str:
+    """The id of a column's section, which any name has."""
+    plain = "".join(one if one.isascii() and one.isalnum() else "-" for one in column)
+    mark = "" if plain == column.replace("_", "-") else hashlib.sha256(column.encode()).hexdigest()
+    return f"column-{plain}{mark[:6]}"
+
+
+def summary(data: Columns) -> str:
+    """A row for each column, with its shape and what is missing."""
+    rows = []
+    for one in (column.distribution for column in data.columns):
+        link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
+        spark = html.sparkline(drawn(one)[1] or [count for _, count in one.categories])
+        low, mean, high = (
+            html.number(value) if value is not None else "" for value in (one.low, one.mean, one.high)
+        )
+        span = f"{low} to {high}, mean {mean}" if one.kind == "number" else _values(one)
+        rows.append([html.Markup(link), html.Markup(spark), span, one.nulls])
+    rows += [[one.column, "", "", one.nulls] for one in data.others]
+    return html.table(["column", "distribution", "values", "null"], rows)
+
+
+def _values(one: Distribution) -> str:
+    n_values = len(one.categories) + one.n_others
+    return f"{n_values:,} values" if n_values != 1 else "1 value"
+
+
+def drawn(one: Distribution) -> tuple[list[float], list[int]]:
+    """Edges and counts of the bars that are drawn, each of several steps of the threshold."""
+    counts, edges = one.counts.tolist(), one.edges.tolist()
+    step = -(-len(counts) // _BARS) or 1
+    starts = range(0, len(counts), step)
+    return [*(edges[i] for i in starts), *edges[-1:]], [sum(counts[i : i + step]) for i in starts]
+
+
+def render_column(column: Column, album: Album) -> str:
+    """One column."""
+    one = column.distribution
+    body = _numbers(column, album) if one.kind == "number" else _categories(one)
+    name = html.escape(one.column)
+    return (
+        f'<section class=column id="{anchor(one.column)}" data-column="{name}" '
+        f'aria-labelledby="{anchor(one.column)}-title">'
+        f'<h3 id="{anchor(one.column)}-title">{name}</h3>{body}</section>'
+    )
+
+
+def _numbers(column: Column, album: Album) -> str:
+    one, threshold = column.distribution, column.threshold
+    facts = f"{one.rows - one.nulls:,} values"
+    if one.nulls:
+        facts += f", {one.nulls:,} null ({html.share(one.nulls, one.rows)})"
+    if one.infinite:
+        facts += f", {one.infinite:,} infinite, which are in no bar"
+    if threshold is None:
+        return f"<p class=note>{facts}</p>"
+    facts += f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
+    edges, counts = drawn(one)
+    marks = {str(limit.value): limit.value for limit in [threshold.limit, *threshold.others]}
+    shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
+    axis = " The axis is logarithmic." if one.log else ""
+    expression = f"ds.filter({threshold.limit.expression(one.column)!r})"
+    value = html.number(threshold.limit.value)
+    strips = "".join(
+        f"<h4>{title.format(value=value)}</h4>{_strip(column, how, album)}"
+        for how, title in _TITLES.items()
+    )
+    return (
+        f"<p class=note>{facts}.{axis}</p>{shown}"
+        f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {one.rows:,} rows stay "
+        f"({html.share(threshold.kept, one.rows)})</output> by <code>{html.escape(expression)}</code> "
+        f"<span class=note>({threshold.origin})</span></p><div class=brushed></div>{strips}"
+    )
+
+
+def _strip(column: Column, how: str, album: Album) -> str:
+    """Pictures in the order of their values, rising but for the highest."""
+    rows = column.strips[how]
+    if not len(rows.table):
+        return "<p class=note>None.</p>"
+    if how == "below":
+        rows = rows._replace(table=rows.table.take(list(range(len(rows.table)))[::-1]))
+    return album.strip(rows, column.distribution.column)
+
+
+def _categories(one: Distribution) -> str:
+    values: list[tuple[object, int]] = [
+        (html.Markup(f'<span class=value data-value="{html.escape(v)}">{html.escape(v)}</span>'), n)
+        for v, n in one.categories
+    ]
+    if one.others:
+        values.append((f"{one.n_others:,} other values", one.others))
+    if one.nulls:
+        values.append(("null", one.nulls))
+    return html.bars(values, one.rows, "value") + "<p class=cut hidden></p><div class=brushed></div>"
+
+
+def for_script(data: Columns, album: Album) -> str:
+    """What the page's script needs to move thresholds and to find pictures by their values."""
+    columns: dict[str, Any] = {}
+    for place, column in enumerate(data.columns):
+        one, threshold = column.distribution, column.threshold
+        columns[one.column] = {"name": quoted_name(one.column), "place": place, "rows": one.rows}
+        if threshold is not None:
+            columns[one.column] |= {
+                "edges": one.edges.tolist(),
+                "counts": one.counts.tolist(),
+                "whole": one.whole,
+                "value": threshold.limit.value,
+                "operator": threshold.limit.operator,
+            }
+    names = [column.distribution.column for column in data.columns]
+    return html.data("columns", {"columns": columns, "pictures": album.values(names)})

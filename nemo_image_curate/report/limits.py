@@ -1,0 +1,73 @@
+"""The thresholds of single columns that conditions draw."""
+
+from __future__ import annotations
+
+import ast
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from nemo_image_curate.expressions.check import parse
+
+_OPERATORS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<="}
+_TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A column compared with a number.
+
+    Attributes
+    ----------
+    operator : {">", ">=", "<", "<="}
+        Of the rows that stay.
+    value : float or int
+    """
+
+    operator: str
+    value: float
+
+    def expression(self, column: str) -> str:
+        """What `dataset.filter` takes."""
+        return f"{quoted_name(column)} {self.operator} {self.value!r}"
+
+
+def quoted_name(column: str) -> str:
+    """A column as expressions have it."""
+    plain = column.isidentifier() and not keyword.iskeyword(column)
+    return column if plain else f"`{column}`"
+
+
+def limits(conditions: Iterable[str]) -> dict[str, list[Limit]]:
+    """What each column is compared with by the parts of conditions that must all be true."""
+    found: dict[str, list[Limit]] = {}
+    for expression in conditions:
+        tree, quoted = parse(expression)
+        for column, limit in _limits_of(tree.body):
+            found.setdefault(quoted.get(column, column), []).append(limit)
+    return found
+
+
+def _limits_of(node: ast.expr) -> list[tuple[str, Limit]]:
+    if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
+        return [limit for part in node.values for limit in _limits_of(part)]
+    if not isinstance(node, ast.Compare):
+        return []
+    sides = [node.left, *node.comparators]
+    found = []
+    for left, operator, right in zip(sides, node.ops, sides[1:], strict=False):
+        name = _OPERATORS.get(type(operator))
+        if name and isinstance(left, ast.Name) and (value := _number(right)) is not None:
+            found.append((left.id, Limit(name, value)))
+        elif name and isinstance(right, ast.Name) and (value := _number(left)) is not None:
+            found.append((right.id, Limit(_TURNED[name], value)))
+    return found
+
+
+def _number(node: ast.expr) -> float | None:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else None

@@ -1,0 +1,113 @@
+"""A report: what sections gather of a dataset, put into one HTML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import html, storage
+from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.sections import SECTIONS, Section
+from nemo_image_curate.report.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+
+def write_report(
+    dataset: ImageTextPairDataset,
+    path: str | os.PathLike[str],
+    *,
+    against: ImageTextPairDataset | None = None,
+    where: str | Sequence[str] = (),
+    columns: Sequence[str] = (),
+    thresholds: Mapping[str, float] | None = None,
+    pictures: int = 12,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> None:
+    """Write what a dataset looks like as one HTML file that needs no other.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+        What `dataset.filter` dropped is shown, too, as dropped.
+    path : str or path
+        Of the file; it may be a URL.
+    against : ImageTextPairDataset, optional
+        Another dataset, or another run, to compare with.
+    where : str or sequence of str, optional
+        Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
+    columns : sequence of str, optional
+        Columns that get a section of their own. Default: all of numbers or few values.
+    thresholds : mapping of str to float, optional
+        Where to look for the borderline of a column. Default: where conditions draw it, else at
+        the median.
+    pictures : int, default 12
+        How many pictures each strip has.
+    seed : int, default 0
+        Of the random choices.
+    progress : bool, optional
+        Show progress bars. Default: on a terminal.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+        When a column or a condition is unusable.
+    """
+    before, conditions = dataset.unfiltered()
+    conditions += (where,) if isinstance(where, str) else tuple(where)
+    settings = Settings(
+        conditions=conditions,
+        columns=tuple(columns),
+        thresholds=dict(thresholds or {}),
+        seed=seed,
+        pictures=pictures,
+        against=against,
+        progress=progress,
+    )
+    text = report_page(dataset.replace(before), settings)
+    storage.write_bytes(storage.normalise(path), text.encode())
+
+
+def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+        Before the conditions of `settings`.
+    settings : Settings
+    """
+    album = Album(settings)
+    gathered: list[tuple[Section, Any]] = []
+    for section in SECTIONS:
+        if (data := section.gather(dataset, settings)) is not None:
+            gathered.append((section, data))
+            for rows in section.pictures(data):
+                album.add(rows)
+    album.read()
+    name = dataset.path.rstrip("/").rpartition("/")[2] or dataset.path
+    parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
+    parts.append(("pictures", f"All {len(album):,} pictures of this page", album.entries()))
+    links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
+    sections = "".join(
+        f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">'
+        f"{html.escape(title)}</h2>{body}</section>"
+        for anchor, title, body in parts
+    )
+    body = (
+        f"<header><h1>{html.escape(name)}</h1></header>"
+        f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
+    )
+    return html.page(name, body, _file("page.js"), _file("page.css"))
+
+
+def _identifier(title: str) -> str:
+    return "".join(one if one.isalnum() else "-" for one in title.lower())
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")

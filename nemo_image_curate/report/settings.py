@@ -1,0 +1,52 @@
+"""What a report shows of a dataset, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What sections of a report are told beside the dataset.
+
+    Attributes
+    ----------
+    conditions : tuple of str
+        What rows are kept by: those of `dataset.filter` and those given. Sections get the dataset
+        before them, and say what they do.
+    columns : tuple of str
+        Columns that get a section of their own; empty: all that can have one.
+    thresholds : mapping of str to float
+        Where to look for the borderline of a column, in place of conditions or the median.
+    seed : int
+        Of all random choices.
+    pictures : int
+        Pictures of a strip: so many just below a threshold, just above it, best, worst.
+    sample : int
+        Pictures chosen at random of all rows.
+    against : ImageTextPairDataset, optional
+        Another dataset, or run, to compare with.
+    side : int
+        Pixels of a thumbnail, at most.
+    byte_budget : int
+        JPEG bytes of all thumbnails; what comes after is named only. A page takes a third more,
+        as base64 does.
+    progress : bool, optional
+        Show progress bars. Default: on a terminal.
+    """
+
+    conditions: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    pictures: int = 12
+    sample: int = 48
+    against: ImageTextPairDataset | None = None
+    side: int = 160
+    byte_budget: int = 6_000_000
+    progress: bool | None = None
