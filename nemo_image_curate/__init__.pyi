@@ -22,6 +22,7 @@ from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
+from nemo_image_curate.report.page import write_report
 from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
@@ -101,4 +102,5 @@ __all__ = [
     "get_client",
     "inspect_dataset",
     "retrieve",
+    "write_report",
 ]

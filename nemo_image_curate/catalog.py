@@ -110,6 +110,7 @@ PUBLIC: dict[str, Entry] = {
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
     "retrieve": Entry("selection.retrieval"),
+    "write_report": Entry("report.page"),
 }
 
 

@@ -157,7 +157,8 @@ def histogram(
         What is told of each bar. Default: its edges and counts.
     """
     height = math.log1p if logarithmic else float
-    top = max((height(count) for one in series for count in one.counts), default=0) or 1
+    highest = max((count for one in series for count in one.counts), default=0)
+    top = height(highest) or 1
     titles = titles or [_title(edges, series, bar) for bar in range(len(edges) - 1)]
     width = _BAR_WIDTH * (len(edges) - 1)
     shapes = []
@@ -179,6 +180,7 @@ def histogram(
     return (
         f'<div class=hist><svg viewBox="0 0 {width} {_HEIGHT}" preserveAspectRatio=none role=img '
         f'aria-label="Histogram: {escape(label)}">{"".join(shapes)}</svg>'
+        f"<span class=peak aria-hidden=true>highest bar {highest:,}</span>"
         f"{_null_bars(series, top, height)}<div class=axis aria-hidden=true>{axis}</div></div>"
     )
 

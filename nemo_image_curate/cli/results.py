@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.accounting import Account
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-# What came of a command, in the folder that it wrote to.
-RUN_FILE = "_run.json"
 # The exit status where there was something, and nothing of it could be read.
 _NOTHING_READ = 3
 
@@ -129,6 +127,7 @@ def write_run(record: dict[str, Any], folder: str) -> None:
     """Write ``_run.json``: what came of a command, how it was called, and what took how long."""
     from nemo_image_curate import storage
     from nemo_image_curate.compute import progress, workers
+    from nemo_image_curate.dataset.manifest import RUN_FILE
 
     context = click.get_current_context()
     run = {

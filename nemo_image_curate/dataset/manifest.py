@@ -12,6 +12,8 @@ from nemo_image_curate.dataset.sources import Source
 from nemo_image_curate.errors import DatasetError
 
 MANIFEST = "_dataset.json"
+# Beside it: what the last command that wrote there was, and what came of it.
+RUN_FILE = "_run.json"
 _FORMAT = 1
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,6 +86,9 @@ class Album:
             place = _Place(rows.name, shard, key)
             entry = self._entries.setdefault(place, _Entry(_anchor(place)))
             entry.values.update(row)
+            # In the order of the dataset, whichever section came first.
+            order = map(str, rows.dataset.metadata.columns)
+            entry.values = {name: entry.values[name] for name in order if name in entry.values}
 
     def read(self) -> None:
         """Read all pictures that were asked for, those of a shard together."""
@@ -111,15 +115,20 @@ class Album:
         shrunk = int(side * min(1, _MANY / max(1, len(self._entries))) ** 0.5)
         return min(side, max(_SMALLEST_SIDE, shrunk))
 
-    def show(self, rows: Rows, *columns: str, caption: str = "caption") -> str:
-        """A grid of the rows' pictures, each with its values of some columns, as links."""
-        cells = []
-        for row in rows.table.to_pylist():
-            told = [f"{name} {html.number(row[name])}" for name in columns]
-            told.append(shortened(row.get(caption), _CAPTION))
-            key, shard = str(row[rows.dataset.id_col]), str(row[SHARD_COLUMN])
-            cells.append(self.cell(key, shard, *told, name=rows.name))
-        return grid(cells)
+    def show(self, rows: Rows, caption: str = "caption") -> str:
+        """A grid of the rows' pictures with their captions, as links to their entries."""
+        return grid(
+            self.cell(key, shard, key, shortened(row.get(caption), _CAPTION), name=rows.name)
+            for key, shard, row in _named(rows)
+        )
+
+    def strip(self, rows: Rows, column: str) -> str:
+        """The rows' pictures, each with its value of a column, smaller than those of `show`."""
+        cells = [
+            self.cell(key, shard, html.number(row[column]), name=rows.name)
+            for key, shard, row in _named(rows)
+        ]
+        return f"<div class=strip>{''.join(cells)}</div>"
 
     def cell(self, key: str, shard: str, *lines: object, name: str = "") -> str:
         """One picture that was asked for, as a link to its entry, with lines of text below."""
@@ -128,7 +137,7 @@ class Album:
         return html.figure(link, *lines)
 
     def symbols(self) -> str:
-        """The pictures themselves, which `cell` refers to; after all sections, which then are read first."""
+        """The pictures that `cell` refers to; they stand last, so that what is read comes first."""
         shapes = "".join(
             f'<symbol id="i{entry.anchor}" viewBox="0 0 {entry.width} {entry.height}">'
             f'<image width="{entry.width}" height="{entry.height}" href="data:image/jpeg;base64,'
@@ -143,7 +152,7 @@ class Album:
         return "".join(_article(place, self._entries[place]) for place in sorted(self._entries))
 
     def values(self, columns: Iterable[str]) -> dict[str, list[Any]]:
-        """The numbers of some columns of the report's own rows, by anchor."""
+        """The values of some columns of the report's own rows, by anchor."""
         names = list(columns)
         return {
             entry.anchor: [_plain(entry.values.get(column)) for column in names]
@@ -159,6 +168,12 @@ def plain_columns(dataset: ImageTextPairDataset) -> list[str]:
     """The columns that an entry shows: all but lists and structs, such as embeddings."""
     schema = frames.schema(dataset.metadata)
     return [field.name for field in schema if not pa.types.is_nested(field.type)]
+
+
+def _named(rows: Rows) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each row with its key and shard."""
+    for row in rows.table.to_pylist():
+        yield str(row[rows.dataset.id_col]), str(row[SHARD_COLUMN]), row
 
 
 def grid(cells: Iterable[str]) -> str:
@@ -201,7 +216,10 @@ def _article(place: _Place, entry: _Entry) -> str:
     )
 
 
-def _plain(value: Any) -> float | int | None:
-    """A number as JSON has it."""
-    is_number = isinstance(value, int | float) and value == value and abs(value) != float("inf")
-    return value if is_number else None
+def _plain(value: Any) -> float | int | str | None:
+    """A value as JSON has it; bools as `Distribution` names them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else None

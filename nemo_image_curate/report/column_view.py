@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from nemo_image_curate import html
 from nemo_image_curate.report.album import Album
@@ -19,6 +22,7 @@ _BARS = 40
 _TITLES = {
     "below": "Just below {value}",
     "above": "{value} and just above",
+    "along": "Along the axis",
     "worst": "Lowest",
     "best": "Highest",
 }
@@ -38,7 +42,8 @@ def summary(data: Columns) -> str:
         link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
         spark = html.sparkline(drawn(one)[1] or [count for _, count in one.categories])
         low, mean, high = (
-            html.number(value) if value is not None else "" for value in (one.low, one.mean, one.high)
+            html.number(value) if value is not None else ""
+            for value in (one.low, one.mean, one.high)
         )
         span = f"{low} to {high}, mean {mean}" if one.kind == "number" else _values(one)
         rows.append([html.Markup(link), html.Markup(spark), span, one.nulls])
@@ -62,7 +67,7 @@ def drawn(one: Distribution) -> tuple[list[float], list[int]]:
 def render_column(column: Column, album: Album) -> str:
     """One column."""
     one = column.distribution
-    body = _numbers(column, album) if one.kind == "number" else _categories(one)
+    body = _numbers(column, album) if one.kind == "number" else _categories(column)
     name = html.escape(one.column)
     return (
         f'<section class=column id="{anchor(one.column)}" data-column="{name}" '
@@ -79,13 +84,16 @@ def _numbers(column: Column, album: Album) -> str:
     if one.infinite:
         facts += f", {one.infinite:,} infinite, which are in no bar"
     if threshold is None:
-        return f"<p class=note>{facts}</p>"
-    facts += f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
+        same = "" if one.low is None else f", all of them {html.number(one.low)}"
+        return f"<p class=note>{facts}{same}.</p>"
+    facts += (
+        f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
+    )
     edges, counts = drawn(one)
     marks = {str(limit.value): limit.value for limit in [threshold.limit, *threshold.others]}
     shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
     axis = " The axis is logarithmic." if one.log else ""
-    expression = f"ds.filter({threshold.limit.expression(one.column)!r})"
+    expression = filter_call(threshold.limit.expression(one.column))
     value = html.number(threshold.limit.value)
     strips = "".join(
         f"<h4>{title.format(value=value)}</h4>{_strip(column, how, album)}"
@@ -94,8 +102,9 @@ def _numbers(column: Column, album: Album) -> str:
     return (
         f"<p class=note>{facts}.{axis}</p>{shown}"
         f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {one.rows:,} rows stay "
-        f"({html.share(threshold.kept, one.rows)})</output> by <code>{html.escape(expression)}</code> "
-        f"<span class=note>({threshold.origin})</span></p><div class=brushed></div>{strips}"
+        f"({html.share(threshold.kept, one.rows)})</output> by "
+        f"<code>{html.escape(expression)}</code> <span class=note>({threshold.origin})</span></p>"
+        f"<div class=brushed></div>{strips}"
     )
 
 
@@ -109,16 +118,31 @@ def _strip(column: Column, how: str, album: Album) -> str:
     return album.strip(rows, column.distribution.column)
 
 
-def _categories(one: Distribution) -> str:
+def _categories(column: Column) -> str:
+    one = column.distribution
     values: list[tuple[object, int]] = [
-        (html.Markup(f'<span class=value data-value="{html.escape(v)}">{html.escape(v)}</span>'), n)
-        for v, n in one.categories
+        (html.Markup(_value(column, value)), count) for value, count in one.categories
     ]
     if one.others:
         values.append((f"{one.n_others:,} other values", one.others))
     if one.nulls:
         values.append(("null", one.nulls))
-    return html.bars(values, one.rows, "value") + "<p class=cut hidden></p><div class=brushed></div>"
+    return html.bars(values, one.rows, "value") + "<div class=brushed></div>"
+
+
+def _value(column: Column, value: str) -> str:
+    """A value, with the condition that it is chosen by."""
+    literal = value.title() if pa.types.is_boolean(column.kind) else repr(value)
+    condition = f"{quoted_name(column.distribution.column)} == {literal}"
+    return (
+        f'<span class=value data-value="{html.escape(value)}" '
+        f'data-condition="{html.escape(condition)}">{html.escape(value)}</span>'
+    )
+
+
+def filter_call(condition: str) -> str:
+    """What one pastes; JSON's texts are Python's, too."""
+    return f"ds.filter({json.dumps(condition, ensure_ascii=False)})"
 
 
 def for_script(data: Columns, album: Album) -> str:
@@ -131,9 +155,8 @@ def for_script(data: Columns, album: Album) -> str:
             columns[one.column] |= {
                 "edges": one.edges.tolist(),
                 "counts": one.counts.tolist(),
-                "whole": one.whole,
                 "value": threshold.limit.value,
                 "operator": threshold.limit.operator,
             }
     names = [column.distribution.column for column in data.columns]
-    return html.data("columns", {"columns": columns, "pictures": album.values(names)})
+    return html.data("columns-data", {"columns": columns, "pictures": album.values(names)})

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nemo_image_curate.dataset.looking.choices import View, choose
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset.looking.choices import Choice, View, choose
 from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.report.album import Album, Rows, plain_columns
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 TITLE = "Columns"
 # Steps of a threshold that a reader drags; drawn are bars of several.
 _STEPS = 320
+_MEDIAN = "about the median"
+# Pictures along the axis of a column, at most: evenly spaced, one at each place.
+_ALONG = 24
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Column:
     Attributes
     ----------
     distribution : Distribution
+    kind : pyarrow.DataType
     threshold : Threshold or None
         Of numbers.
     strips : dict of str to Rows
@@ -59,6 +66,7 @@ class Column:
     """
 
     distribution: Distribution
+    kind: pa.DataType
     threshold: Threshold | None
     strips: dict[str, Rows]
 
@@ -74,6 +82,7 @@ class Columns:
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     """Distributions in one pass over the rows, pictures in another."""
     found = distributions(dataset, bins=_STEPS, progress=settings.progress)
+    schema = frames.schema(dataset.metadata)
     shown = [
         one
         for one in found.values()
@@ -82,6 +91,8 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
         and (not settings.columns or one.column in settings.columns)
     ]
     thresholds = _thresholds(dataset, settings, shown)
+    # What one decides by comes first.
+    shown.sort(key=lambda one: not _is_decided(thresholds.get(one.column)))
     views = [
         view
         for column, threshold in thresholds.items()
@@ -92,52 +103,105 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
             View("best", column),
         )
     ]
-    strips: dict[str, dict[str, Rows]] = {}
-    chosen = (
-        choose(dataset, views, settings.pictures, plain_columns(dataset), progress=settings.progress)
-        if views
-        else []
-    )
-    for choice in chosen:
-        of_column = strips.setdefault(str(choice.view.by), {})
-        of_column[choice.view.how] = Rows(choice.rows, dataset)
+    strips = _strips(dataset, settings, views)
+    along = [view for one in shown if one.column in thresholds for view in _along(one)]
+    for column, rows in _one_each(dataset, settings, along).items():
+        strips[column]["along"] = rows
     return Columns(
-        [Column(one, thresholds.get(one.column), strips.get(one.column, {})) for one in shown],
+        [
+            Column(
+                one,
+                schema.field(one.column).type,
+                thresholds.get(one.column),
+                strips.get(one.column, {}),
+            )
+            for one in shown
+        ],
         [one for one in found.values() if one.kind == "other" and one.column != dataset.id_col],
     )
+
+
+def _strips(
+    dataset: ImageTextPairDataset, settings: Settings, views: list[View]
+) -> dict[str, dict[str, Rows]]:
+    """The rows of views, by column and what they are."""
+    strips: dict[str, dict[str, Rows]] = {}
+    for choice in _chosen(dataset, settings, views, settings.pictures):
+        strips.setdefault(str(choice.view.by), {})[choice.view.how] = Rows(choice.rows, dataset)
+    return strips
+
+
+def _along(one: Distribution) -> list[View]:
+    """A view at each of some places along a column's axis."""
+    edges = one.edges[:-1]
+    places = np.linspace(0, len(edges) - 1, min(len(edges), _ALONG)).round().astype(int)
+    return [View("above", one.column, float(edges[place])) for place in places]
+
+
+def _one_each(
+    dataset: ImageTextPairDataset, settings: Settings, views: list[View]
+) -> dict[str, Rows]:
+    """A row for each view, by column; where there is none between two places, one for both."""
+    parts: dict[str, list[pa.Table]] = {}
+    for choice in _chosen(dataset, settings, views, 1):
+        rows = parts.setdefault(str(choice.view.by), [])
+        if not rows or choice.rows != rows[-1]:
+            rows.append(choice.rows)
+    return {column: Rows(pa.concat_tables(tables), dataset) for column, tables in parts.items()}
+
+
+def _chosen(
+    dataset: ImageTextPairDataset, settings: Settings, views: list[View], n: int
+) -> list[Choice]:
+    if not views:
+        return []
+    return choose(dataset, views, n, plain_columns(dataset), progress=settings.progress)
 
 
 def _thresholds(
     dataset: ImageTextPairDataset, settings: Settings, shown: list[Distribution]
 ) -> dict[str, Threshold]:
-    """The threshold of each column of numbers: given, a condition's, or the median."""
+    """The threshold of each column of numbers, with the rows on its side, counted in one pass."""
     drawn = limits(settings.conditions)
-    chosen: dict[str, tuple[Limit, str, list[Limit]]] = {}
-    for one in shown:
-        if one.kind != "number" or not len(one.counts):
-            continue
-        own, (first, *others) = one.column in settings.thresholds, drawn.get(one.column) or [None]
-        if own:
-            value = settings.thresholds[one.column]
-            operator = first.operator if first else ">="
-            chosen[one.column] = Limit(operator, value), "as asked for", others
-        elif first is not None:
-            chosen[one.column] = first, "from the conditions", others
-        else:
-            chosen[one.column] = Limit(">=", _median(one)), "about the median", []
-    conditions = [limit.expression(column) for column, (limit, _, _) in chosen.items()]
-    steps = funnel(dataset, conditions, settings.progress).steps if conditions else []
-    n_rows = shown[0].rows if shown else 0
-    return {
-        column: Threshold(limit, n_rows - step.drops, origin, others)
-        for (column, (limit, origin, others)), step in zip(chosen.items(), steps, strict=True)
+    cuts = {
+        one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
+        for one in shown
+        if one.kind == "number" and one.low != one.high
     }
+    if not cuts:
+        return {}
+    conditions = [limits[0].expression(column) for column, (_, limits) in cuts.items()]
+    counted = funnel(dataset, conditions, settings.progress)
+    return {
+        column: Threshold(first, counted.rows - step.drops, origin, others)
+        for (column, (origin, (first, *others))), step in zip(
+            cuts.items(), counted.steps, strict=True
+        )
+    }
+
+
+def _is_decided(threshold: Threshold | None) -> bool:
+    return threshold is not None and threshold.origin != _MEDIAN
+
+
+def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
+    """Why a column is cut where, and the limits, that which is looked at first."""
+    if given is not None:
+        operator = drawn[0].operator if drawn else ">="
+        return "as asked for", [Limit(operator, _plain(given)), *drawn]
+    if drawn:
+        return "from the conditions", drawn
+    return _MEDIAN, [Limit(">=", _median(one))]
 
 
 def _median(one: Distribution) -> float:
     """The edge next to where half of the values are on either side."""
     up_to = np.concatenate([[0], np.cumsum(one.counts)])
-    return float(one.edges[int(np.abs(up_to - up_to[-1] / 2).argmin())])
+    return _plain(float(one.edges[int(np.abs(up_to - up_to[-1] / 2).argmin())]))
+
+
+def _plain(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
 
 
 def pictures(data: Columns) -> Iterable[Rows]:

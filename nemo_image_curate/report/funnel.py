@@ -100,7 +100,9 @@ def render(data: Funnel, album: Album) -> str:
     kept, rows = data.rows, [_row(data, "all rows", data.rows, [None] * 4)]
     for step in data.steps:
         dropped = kept - step.kept
-        rows.append(_row(data, step.condition, step.kept, [dropped, step.drops, step.only, step.null]))
+        rows.append(
+            _row(data, step.condition, step.kept, [dropped, step.drops, step.only, step.null])
+        )
         kept = step.kept
     heads = ["keeps", "rows left", "share", "", "drops here", "drops by itself", "only this drops"]
     return (

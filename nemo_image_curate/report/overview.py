@@ -112,9 +112,7 @@ def _provenance(provenance: dict[str, Any]) -> str:
             f"<details><summary>all</summary><pre>{html.escape(_pretty(record))}</pre></details>"
         )
         model = record.get("model") or record.get("model_name") or ""
-        rows.append(
-            [", ".join(columns), record["stage"], model, sha[:_SHA_DIGITS], details]
-        )
+        rows.append([", ".join(columns), record["stage"], model, sha[:_SHA_DIGITS], details])
     heads = ["columns", "stage", "model", "weights' SHA-256", "settings"]
     return "<h3>What the columns are made by</h3>" + html.table(heads, rows)
 
@@ -126,11 +124,11 @@ def _pretty(record: dict[str, Any]) -> str:
 def _seconds(run: dict[str, Any]) -> str:
     """The jobs of the last command, with the seconds that each took."""
     stages = [one for one in run.get("stages") or [] if isinstance(one, dict)]
-    rows = [[one.get("stage", ""), one.get("rows"), one.get("seconds")] for one in stages]
+    rows = [[one.get("job", ""), one["seconds"]] for one in stages if one.get("seconds")]
     if not rows:
         return ""
     title = f"The last command: {run.get('command')}"
-    return f"<h3>{html.escape(title)}</h3>" + html.table(["job", "rows", "seconds"], rows)
+    return f"<h3>{html.escape(title)}</h3>" + html.table(["job", "seconds"], rows)
 
 
 def _versions(data: Overview) -> str:

@@ -15,6 +15,9 @@ from nemo_image_curate.report.settings import Settings
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
+# Each uses only what comes before it.
+SCRIPTS = ("elements", "pictures", "axis", "columns")
+
 
 def write_report(
     dataset: ImageTextPairDataset,
@@ -68,6 +71,7 @@ def write_report(
         against=against,
         progress=progress,
     )
+    settings.check(dataset)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(storage.normalise(path), text.encode())
 
@@ -102,11 +106,17 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         f"<header><h1>{html.escape(name)}</h1></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _file("page.js"), _file("page.css"))
+    return html.page(name, body, _script(), _file("page.css"))
 
 
 def _identifier(title: str) -> str:
     return "".join(one if one.isalnum() else "-" for one in title.lower())
+
+
+def _script() -> str:
+    """All scripts as one, whose names no other script sees."""
+    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{code}}})();\n'
 
 
 def _file(name: str) -> str:

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.errors import ConfigError
+
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
@@ -50,3 +55,22 @@ class Settings:
     side: int = 160
     byte_budget: int = 6_000_000
     progress: bool | None = None
+
+    def check(self, dataset: ImageTextPairDataset) -> None:
+        """Refuse what cannot be shown of a dataset.
+
+        Raises
+        ------
+        ColumnNotFoundError, ConfigError
+        """
+        for name in ("pictures", "sample"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} should be at least 1.")
+        frames.require_columns(dataset.metadata, *self.columns, *self.thresholds)
+        schema = frames.schema(dataset.metadata)
+        for column in self.thresholds:
+            kind = schema.field(column).type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                raise ConfigError(f"{column!r} holds {kind}: only numbers have a threshold.")
+        for condition in self.conditions:
+            dataset.filter(condition)

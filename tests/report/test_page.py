@@ -1,0 +1,185 @@
+"""The page: whole without a script, each picture once, the same bytes for the same rows."""
+
+from __future__ import annotations
+
+import collections
+import json
+from html.parser import HTMLParser
+
+import fsspec
+import pytest
+
+from nemo_image_curate import ImageTextPairDataset, write_report
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.report.page import report_page
+from nemo_image_curate.report.settings import Settings
+from tests.make_data import make_dataset
+from tests.report.conftest import BROKEN, HOSTILE, SIZES
+
+WHERE = ["score > 4", "is_dark or width < 50"]
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and texts by the section they are in."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = collections.defaultdict(list)
+        self._section = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        if tag == "section" or tag == "article":
+            self._section = attributes["id"]
+
+    def handle_data(self, data):
+        self.texts[self._section].append(data)
+
+    def all(self, tag: str, name: str) -> list[str]:
+        return [one[name] for found, one in self.tags if found == tag and name in one]
+
+    def text(self, section: str) -> str:
+        return " ".join("".join(self.texts[section]).split())
+
+
+@pytest.fixture(scope="module")
+def written(tars, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    dataset = ImageTextPairDataset.from_webdataset(tars, backend="cpu")
+    write_report(dataset.filter(WHERE[0]), path, where=WHERE[1:], pictures=4, progress=False)
+    return path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written)
+
+
+def test_every_link_leads_somewhere_and_no_id_is_given_twice(page):
+    ids = [one["id"] for _, one in page.tags if "id" in one]
+    assert len(ids) == len(set(ids))
+    links = page.all("a", "href")
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_a_picture_is_stored_once_and_nothing_comes_from_elsewhere(page):
+    symbols = page.all("symbol", "id")
+    images = page.all("image", "href")
+    assert len(set(images)) == len(symbols) == len(set(symbols))
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
+    shown = collections.Counter(page.all("use", "href"))
+    assert shown.keys() == {f"#{symbol}" for symbol in symbols}
+    # In its entry, and where a section shows it.
+    assert min(shown.values()) > 1
+    assert not page.all("img", "src") + page.all("link", "href") + page.all("script", "src")
+    assert not [one for _, one in page.tags if "style" in one or any(n[:2] == "on" for n in one)]
+
+
+def test_texts_of_the_dataset_stay_texts(page):
+    assert [one.get("type") for tag, one in page.tags if tag == "script"] == [
+        "application/json",
+        None,
+    ]
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert any(HOSTILE in text for text in page.texts.values() for text in text)
+
+
+def test_a_funnel_counts_as_brute_force_does(page, rows):
+    first = [row["score"] is not None and row["score"] > 4 for row in rows]
+    second = [row["is_dark"] or row["width"] < 50 for row in rows]
+    both = sum(map(all, zip(first, second, strict=True)))
+    only_first = sum(b and not a for a, b in zip(first, second, strict=True))
+    text = page.text("funnel")
+    assert f"{both} of {len(rows)} rows stay" in text
+    drops = len(rows) - sum(first)
+    unknown = sum(row["score"] is None for row in rows)
+    assert f"score > 4{sum(first)}" in text
+    assert f"{drops}{drops}{only_first}{unknown}" in text
+
+
+def test_a_column_shows_its_borderline(page, rows):
+    text = page.text("column-score")
+    scores = sorted(row["score"] for row in rows if row["score"] is not None)
+    kept = sum(score > 4 for score in scores)
+    assert f"{kept} of {len(rows)} rows stay" in text
+    assert 'ds.filter("score > 4") (from the conditions)' in text
+    below = [score for score in scores if score < 4][-4:]
+    above = [score for score in scores if score >= 4][:4]
+    shown = "".join(f"{score:.4g}" for score in below)
+    assert (
+        f"Just below 4{shown}4 and just above{''.join(f'{score:.4g}' for score in above)}" in text
+    )
+
+
+def test_other_columns_say_what_they_hold(page, rows):
+    assert "60 values, all of them 7." in page.text("column-constant")
+    assert 'a "b" </table>' in page.text("column-label")
+    dark = sum(row["is_dark"] for row in rows)
+    assert f"true{dark}" in page.text("column-is-dark")
+    assert 'ds.filter("width >= ' in page.text("column-width")
+    assert "nothing60" in page.text("columns")
+
+
+def test_what_a_script_reads_is_what_the_page_says(page, rows):
+    (text,) = [one for text in page.texts.values() for one in text if one.startswith('{"columns"')]
+    data = json.loads(text)
+    score = data["columns"]["score"]
+    assert sum(score["counts"]) == sum(row["score"] is not None for row in rows)
+    assert data["pictures"].keys() <= set(page.all("article", "id"))
+
+
+def test_failures_are_counted_and_named(page):
+    text = page.text("what-is-missing-or-broken")
+    assert "1 images could not be read" in text
+    assert f"00000.tar{BROKEN}decode: no image" in text
+    assert f"rows in sidecars{sum(SIZES)}" in text
+
+
+def test_the_same_rows_give_the_same_bytes(written, tars, tmp_path, client):
+    dataset = ImageTextPairDataset.from_webdataset(tars, backend="cpu")
+    dataset.metadata = dataset.metadata.repartition(npartitions=2)
+    write_report(dataset.filter(WHERE[0]), tmp_path / "a.html", where=WHERE[1:], pictures=4)
+    assert (tmp_path / "a.html").read_text("utf-8") == written
+
+
+def test_pictures_beyond_the_budget_are_named(dataset):
+    text = report_page(dataset, Settings(byte_budget=20_000, progress=False))
+    page = Page(text)
+    assert "not shown: the page is large enough" in text
+    assert 0 < len("".join(page.all("image", "href"))) < 30_000
+
+
+def test_a_dataset_on_s3_reads_as_one_on_disk(written, tars, bucket, tmp_path):
+    root = f"{bucket()}/photos"
+    fsspec.filesystem("s3").put(f"{tars}/", root, recursive=True)
+    remote = ImageTextPairDataset.from_webdataset(root, backend="cpu")
+    write_report(
+        remote.filter(WHERE[0]), f"{root}.html", where=WHERE[1:], pictures=4, progress=False
+    )
+    with fsspec.open(f"{root}.html") as file:
+        page, local = Page(file.read().decode()), Page(written)
+    assert page.all("image", "href") == local.all("image", "href")
+    assert page.text("column-score") == local.text("column-score")
+
+
+def test_a_dataset_without_anything_to_show(tmp_path):
+    make_dataset(tmp_path / "tars", sizes=[0], sidecars=False)
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path / "tars", backend="cpu")
+    write_report(dataset, tmp_path / "empty.html", progress=False)
+    assert "The dataset has no rows." in (tmp_path / "empty.html").read_text("utf-8")
+
+
+def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
+    path = tmp_path / "report.html"
+    for options in ({"where": "scroe > 1"}, {"columns": ["scroe"]}, {"thresholds": {"scroe": 1}}):
+        with pytest.raises(ColumnNotFoundError, match="score"):
+            write_report(dataset, path, **options)
+    with pytest.raises(ConfigError, match="pictures=0"):
+        write_report(dataset, path, pictures=0)
+    with pytest.raises(ConfigError, match="label"):
+        write_report(dataset, path, thresholds={"label": 1.0})
+    assert not path.exists()
