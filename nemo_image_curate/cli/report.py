@@ -30,6 +30,13 @@ class _Threshold(click.ParamType[tuple[str, float]]):
 )
 @click.option("--against", metavar="DATASET", help="Another dataset, or run, to compare with.")
 @click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="NAME=DATASET",
+    help="A dataset that decontaminate was given, to show leaks beside what they are copies of.",
+)
+@click.option(
     "--where",
     "conditions",
     multiple=True,
@@ -62,6 +69,7 @@ def report(
     dataset: str,
     output: str,
     against: str | None,
+    references: tuple[str, ...],
     conditions: tuple[str, ...],
     columns: tuple[str, ...],
     thresholds: tuple[tuple[str, float], ...],

@@ -37,14 +37,21 @@ class Calls:
         self.calls = calls
 
 
-def call_each(calls: Calls) -> list[Outcome]:
-    """Make calls one after the other, whether or not some fail; runs on a worker."""
-    return [_outcome(call) for call in calls.calls]
+def call_each(calls: Calls, *shared: Any) -> list[Outcome]:
+    """Make calls one after the other, whether or not some fail; runs on a worker.
+
+    Parameters
+    ----------
+    calls : Calls
+    *shared
+        What every call gets after its own arguments.
+    """
+    return [_outcome(call, shared) for call in calls.calls]
 
 
-def _outcome(call: Call) -> Outcome:
+def _outcome(call: Call, shared: tuple[Any, ...]) -> Outcome:
     try:
-        return Outcome(call.function(call.task(), *call.arguments), None)
+        return Outcome(call.function(call.task(), *call.arguments, *shared), None)
     except Exception as error:
         logger.debug("a call failed", exc_info=error)
         return Outcome(None, _portable(error))

@@ -23,6 +23,7 @@ def run(
     what: str,
     numbers: Sequence[int] | None = None,
     labels: Sequence[str] | None = None,
+    shared: Sequence[Any] = (),
     progress: bool | None = None,
 ) -> list[Any]:
     """The results of a function of some partitions.
@@ -40,6 +41,8 @@ def run(
         Which partitions. Default: all.
     labels : sequence of str, optional
         What each of them is called in messages.
+    shared : sequence, optional
+        Further arguments of every call, after its own; each goes to a worker once.
     progress : bool, optional
         Show a progress bar. Default: on a terminal.
 
@@ -58,12 +61,13 @@ def run(
         return []
     arguments = [()] * len(numbers) if arguments is None else list(arguments)
     labels = [f"partition {number}" for number in numbers] if labels is None else labels
+    sent = [dask.delayed(value, traverse=False) for value in shared]
     lineage = Lineage(frame)
     inputs = list(_probes(lineage))
     if lineage.independent:
         ((_, sources),) = lineage.readers
         sizes = bundle_sizes([sources[number] for number in numbers])
-        tasks = _bundled(frame, function, numbers, arguments, sizes)
+        tasks = _bundled(frame, function, numbers, arguments, sizes, sent)
         return jobs.compute_all(tasks, labels, what, progress, inputs=inputs, sizes=sizes)
     from nemo_image_curate.compute import _bundles
 
@@ -71,7 +75,10 @@ def run(
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         partitions = _bundles.without_bundles(frame).to_delayed()
     call = dask.delayed(function, pure=False)
-    tasks = [call(partitions[number], *own) for number, own in zip(numbers, arguments, strict=True)]
+    tasks = [
+        call(partitions[number], *own, *sent)
+        for number, own in zip(numbers, arguments, strict=True)
+    ]
     return jobs.compute_all(tasks, labels, what, progress, shared=True, inputs=inputs)
 
 
@@ -81,6 +88,7 @@ def _bundled(
     numbers: Sequence[int],
     arguments: Sequence[tuple[Any, ...]],
     sizes: Sequence[int],
+    sent: Sequence[Any],
 ) -> list[Any]:
     """A Dask task for each bundle of partitions, one partition after the other."""
     from nemo_image_curate.compute import _bundles
@@ -91,7 +99,7 @@ def _bundled(
     for size in sizes:
         some = range(start, start + size)
         calls = [Call(function, task_of(("part", n), numbers[n]), arguments[n]) for n in some]
-        tasks.append(call(Calls(calls)))
+        tasks.append(call(Calls(calls), *sent))
         start += size
     return tasks
 

@@ -63,6 +63,7 @@ class _Entry:
     reason: str | None = None
     width: int = 0
     height: int = 0
+    stored: str = ""
 
 
 class Album:
@@ -105,6 +106,9 @@ class Album:
                 entry = self._entries[place]
                 entry.jpeg, entry.reason = one.jpeg, one.reason
                 entry.width, entry.height = one.width, one.height
+                if one.original_width:
+                    pixels = f"{one.original_width} x {one.original_height} pixels"
+                    entry.stored = f"{pixels}, {one.n_bytes / 1000:,.1f} kB"
                 left -= len(one.jpeg or b"")
                 if left < 0 and one.jpeg is not None:
                     entry.jpeg, entry.reason = None, "not shown: the page is large enough"
@@ -135,6 +139,10 @@ class Album:
         entry = self._entries[_Place(name, shard, key)]
         link = f'<a href="#{entry.anchor}" class=open>{_picture(entry, key)}</a>'
         return html.figure(link, *lines)
+
+    def stored(self, key: str, shard: str, name: str = "") -> str:
+        """Pixels and bytes of a picture as it is stored; nothing where it could not be read."""
+        return self._entries[_Place(name, shard, key)].stored
 
     def symbols(self) -> str:
         """The pictures that `cell` refers to; they stand last, so that what is read comes first."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Each uses only what comes before it.
-SCRIPTS = ("elements", "pictures", "axis", "columns")
+SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map")
 
 
 def write_report(
@@ -24,6 +24,7 @@ def write_report(
     path: str | os.PathLike[str],
     *,
     against: ImageTextPairDataset | None = None,
+    references: Mapping[str, ImageTextPairDataset] | None = None,
     where: str | Sequence[str] = (),
     columns: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -41,6 +42,9 @@ def write_report(
         Of the file; it may be a URL.
     against : ImageTextPairDataset, optional
         Another dataset, or another run, to compare with.
+    references : mapping of str to ImageTextPairDataset, optional
+        What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
+        those that are given.
     where : str or sequence of str, optional
         Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
     columns : sequence of str, optional
@@ -69,6 +73,7 @@ def write_report(
         seed=seed,
         pictures=pictures,
         against=against,
+        references=dict(references or {}),
         progress=progress,
     )
     settings.check(dataset)
@@ -106,7 +111,7 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         f"<header><h1>{html.escape(name)}</h1></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _script(), _file("page.css"))
+    return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))
 
 
 def _identifier(title: str) -> str:

@@ -36,6 +36,9 @@ class Settings:
         Pictures chosen at random of all rows.
     against : ImageTextPairDataset, optional
         Another dataset, or run, to compare with.
+    references : mapping of str to ImageTextPairDataset
+        What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
+        those that are given.
     side : int
         Pixels of a thumbnail, at most.
     byte_budget : int
@@ -52,6 +55,7 @@ class Settings:
     pictures: int = 12
     sample: int = 48
     against: ImageTextPairDataset | None = None
+    references: Mapping[str, ImageTextPairDataset] = field(default_factory=dict)
     side: int = 160
     byte_budget: int = 6_000_000
     progress: bool | None = None

@@ -1,0 +1,217 @@
+"""Clusters by size: what lies in their middle, what at their edge, and the words of captions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_image_curate import frames, html
+from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.expressions.check import check
+from nemo_image_curate.report import cluster_facts
+from nemo_image_curate.report.album import Album, Rows, plain_columns
+from nemo_image_curate.report.cluster_facts import DISTANCE, Columns, Sizes
+from nemo_image_curate.report.duplicates import prefixes
+from nemo_image_curate.report.embeddings import embedding_column
+from nemo_image_curate.report.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+TITLE = "Clusters"
+# Clusters that are shown, pictures of the middle and of the edge of each, and words.
+_SHOWN, _PICTURES, _WORDS = 8, 4, 6
+# Captions that words are counted in, of all clusters together, chosen by a hash.
+_CAPTIONS = 50_000
+_CAPTION = "caption"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster.
+
+    Attributes
+    ----------
+    number, rows, kept : int
+    distance : float or None
+        The mean cosine distance from the centroid; None where no row has an embedding.
+    medoids, farthest : pyarrow.Table
+        Rows with their distances; of the edge the farthest first.
+    words : list of str
+        What captions say here more often than elsewhere.
+    """
+
+    number: int
+    rows: int
+    kept: int
+    distance: float | None
+    medoids: pa.Table
+    farthest: pa.Table
+    words: list[str]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What the section shows.
+
+    Attributes
+    ----------
+    columns : Columns
+    kept : str or None
+        The condition by which rows are kept; None where there is none.
+    sizes : Sizes
+        Of all clusters.
+    shown : list of Cluster
+        The largest.
+    captions : int
+        That words were counted in.
+    """
+
+    dataset: ImageTextPairDataset
+    columns: Columns
+    kept: str | None
+    sizes: Sizes
+    shown: list[Cluster]
+    captions: int
+
+
+def cluster_column(dataset: ImageTextPairDataset) -> str | None:
+    """The column that says which cluster a row is in; of several levels the coarsest."""
+    schema = frames.schema(dataset.metadata)
+    names = [field.name for field in schema if pa.types.is_integer(field.type)]
+    plain = [name for name in names if re.fullmatch(r"(.*_)?cluster", name)]
+    levels = [name for name in names if re.fullmatch(r".*cluster_\d+", name)]
+    levels.sort(key=lambda name: -int(name.rpartition("_")[2]))
+    return next(iter([*plain, *levels]), None)
+
+
+def kept_condition(dataset: ImageTextPairDataset, settings: Settings) -> str | None:
+    """What rows are kept by: conditions, else a selection, else being no duplicate."""
+    if settings.conditions:
+        return " and ".join(f"({one})" for one in settings.conditions)
+    columns = dataset.metadata.columns
+    if "selected" in columns:
+        return "selected"
+    return next((f"not {prefix}is_duplicate" for prefix in prefixes(dataset)), None)
+
+
+def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None:
+    """Count clusters, and look closer at the largest."""
+    cluster, embeddings = cluster_column(dataset), embedding_column(dataset)
+    if cluster is None or embeddings is None:
+        return None
+    caption = _CAPTION if _CAPTION in dataset.metadata.columns else None
+    columns = Columns(dataset.id_col, cluster, embeddings, caption, plain_columns(dataset))
+    kept = kept_condition(dataset, settings)
+    sizes = _sizes(dataset, cluster, kept, settings)
+    shown = sizes.clusters[:_SHOWN]
+    if not len(shown):
+        return None
+    needed = [dataset.id_col, SHARD_COLUMN, cluster, embeddings, *([caption] if caption else [])]
+    frame = dataset.metadata[needed]
+    share = min(1.0, _CAPTIONS / max(1, int(sizes.rows.sum()) + sizes.nulls))
+    added = partitions.run(
+        frame,
+        cluster_facts.sums,
+        [(columns, shown, share, settings.seed)] * frame.npartitions,
+        what="clusters",
+        progress=settings.progress,
+    )
+    frame = dataset.metadata[list(dict.fromkeys([*columns.plain, cluster, embeddings]))]
+    found = partitions.run(
+        frame,
+        cluster_facts.extremes,
+        [(columns, shown, _PICTURES)] * frame.npartitions,
+        what="clusters",
+        shared=(cluster_facts.centroids(added),),
+        progress=settings.progress,
+    )
+    words = cluster_facts.top_words(added, _WORDS)
+    clusters = []
+    for place, number in enumerate(shown):
+        parts = [one[place] for one in found]
+        count = sum(part.count for part in parts)
+        near = cluster_facts.nearest_of([part.near for part in parts], dataset.id_col, _PICTURES)
+        far = cluster_facts.nearest_of(
+            [part.far for part in parts], dataset.id_col, _PICTURES, farthest=True
+        )
+        clusters.append(
+            Cluster(
+                *(int(number), int(sizes.rows[place]), int(sizes.kept[place])),
+                sum(part.total for part in parts) * 2.0**-32 / count if count else None,
+                *(near, far, words[place]),
+            )
+        )
+    captions = int(np.sum([one.captions[-1] for one in added]))
+    return Clusters(dataset, columns, kept, sizes, clusters, captions)
+
+
+def _sizes(
+    dataset: ImageTextPairDataset, cluster: str, kept: str | None, settings: Settings
+) -> Sizes:
+    used = check(kept, list(dataset.metadata.columns)) if kept else []
+    frame = dataset.metadata[list(dict.fromkeys([cluster, *used]))]
+    parts = partitions.run(
+        frame,
+        cluster_facts.sizes,
+        [(cluster, kept)] * frame.npartitions,
+        what="clusters",
+        progress=settings.progress,
+    )
+    return Sizes.merged(parts)
+
+
+def pictures(data: Clusters) -> Iterable[Rows]:
+    """Medoids, and what is farthest."""
+    for one in data.shown:
+        yield Rows(one.medoids, data.dataset)
+        yield Rows(one.farthest, data.dataset)
+
+
+def render(data: Clusters, album: Album) -> str:
+    """The section as HTML."""
+    sizes = data.sizes
+    total = int(sizes.rows.sum())
+    nulls = f"; {sizes.nulls:,} rows are in none" if sizes.nulls else ""
+    how = (
+        f"<p><b>{len(sizes.clusters):,}</b> clusters of <code>{html.escape(data.columns.cluster)}"
+        f"</code> with {int(sizes.rows[-1]):,} to {int(sizes.rows[0]):,} rows{nulls}. "
+        f"The {len(data.shown)} largest:</p>"
+        f"<p class=note>Distances are 1 - cosine, of <code>{html.escape(data.columns.embeddings)}"
+        "</code> from the mean direction of the cluster."
+    )
+    if data.captions:
+        how += (
+            " Words that are more frequent than elsewhere, by p ln(p / q): p is the share of the "
+            f"cluster's captions with the word, q that of all; of {data.captions:,} captions"
+            f"{' chosen by a hash' if data.captions >= _CAPTIONS else ''}."
+        )
+    if data.kept is not None:
+        how += f" Kept: <code>{html.escape(data.kept)}</code>."
+    return f"{how}</p>{''.join(_cluster(one, data, total, album) for one in data.shown)}"
+
+
+def _cluster(one: Cluster, data: Clusters, total: int, album: Album) -> str:
+    facts = [f"{one.rows:,} rows ({html.share(one.rows, total)})"]
+    if one.distance is not None:
+        facts.append(f"mean distance {html.number(one.distance)}")
+    if data.kept is not None:
+        facts.append(f"{html.share(one.kept, one.rows)} kept")
+    words = f"<p>{html.escape(', '.join(one.words))}</p>" if one.words else ""
+    return (
+        f"<div class=cluster><h3>Cluster {one.number}</h3>"
+        f"<p class=note>{html.escape(', '.join(facts))}</p>{words}"
+        f"<div class=sides>{_side('In the middle', one.medoids, data, album)}"
+        f"{_side('Farthest', one.farthest, data, album)}</div></div>"
+    )
+
+
+def _side(title: str, table: pa.Table, data: Clusters, album: Album) -> str:
+    shown = album.strip(Rows(table, data.dataset), DISTANCE)
+    return f"<div><h4>{title}</h4>{shown}</div>"

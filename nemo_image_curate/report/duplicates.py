@@ -1,0 +1,178 @@
+"""What deduplication found: groups side by side, the row that stays marked, and why it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nemo_image_curate import html
+from nemo_image_curate.dataset.looking.choices import View, choose
+from nemo_image_curate.dataset.looking.groups import Group, Groups, groups
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.dedup.keep import keep_columns
+from nemo_image_curate.report.album import Album, Rows, plain_columns
+from nemo_image_curate.report.pairs import Pairs, Row
+from nemo_image_curate.report.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+TITLE = "Duplicates"
+_FLAG = "is_duplicate"
+# Groups of each deduplication, rows of each, and pairs chosen at random.
+_GROUPS, _MEMBERS, _PAIRS = 6, 6, 8
+# Settings that say what was looked for, in the order of their telling.
+_TOLD = ("eps", "radius", "of", "rule", "n_probe", "flips", "embedding_column")
+
+
+@dataclass(frozen=True)
+class Deduplication:
+    """What one deduplication found.
+
+    Attributes
+    ----------
+    prefix : str
+        Of its columns.
+    record : dict
+        How they were made, as far as that is known.
+    found : Groups
+        The largest.
+    pairs : Pairs
+        Duplicates at random, each with the row that stays.
+    not_compared : int
+    """
+
+    prefix: str
+    record: Mapping[str, Any]
+    found: Groups
+    pairs: Pairs
+    dataset: ImageTextPairDataset
+
+
+def prefixes(dataset: ImageTextPairDataset) -> list[str]:
+    """What the columns of each deduplication begin with."""
+    names = list(dataset.metadata.columns)
+    found = [name.removesuffix(_FLAG) for name in names if name.endswith(_FLAG)]
+    wanted = ("duplicate_of", "duplicate_of_shard", "duplicate_similarity")
+    return [prefix for prefix in found if all(prefix + one in names for one in wanted)]
+
+
+def gather(dataset: ImageTextPairDataset, settings: Settings) -> list[Deduplication] | None:
+    """The largest groups of each deduplication, and some pairs at random."""
+    return [_gathered(dataset, prefix, settings) for prefix in prefixes(dataset)] or None
+
+
+def _gathered(dataset: ImageTextPairDataset, prefix: str, settings: Settings) -> Deduplication:
+    columns = plain_columns(dataset)
+    kept = f"{prefix}duplicate_of"
+    found = groups(
+        dataset, kept, n=_GROUPS, members=_MEMBERS, columns=columns, progress=settings.progress
+    )
+    (chosen,) = choose(
+        dataset,
+        [View("random")],
+        _PAIRS,
+        columns,
+        where=f"{prefix}{_FLAG}",
+        seed=settings.seed,
+        progress=settings.progress,
+    )
+    pairs = Pairs.find(dataset, chosen.rows, kept, f"{kept}_shard", settings.progress)
+    record = dataset.provenance.get(prefix + _FLAG, {})
+    return Deduplication(prefix, record, found, pairs, dataset)
+
+
+def pictures(data: list[Deduplication]) -> Iterable[Rows]:
+    """Those of all groups and pairs."""
+    for one in data:
+        for group in one.found.groups:
+            yield Rows(group.rows, one.dataset)
+        yield from one.pairs.pictures()
+
+
+def render(data: list[Deduplication], album: Album) -> str:
+    """The section as HTML."""
+    return "".join(_method(one, album, alone=len(data) == 1) for one in data)
+
+
+def _method(one: Deduplication, album: Album, alone: bool) -> str:
+    found = one.found
+    stage = one.record.get("stage", "Columns of unknown making")
+    title = "" if alone and not one.prefix else f"<h3>{html.escape(stage)}: {html.escape(one.prefix + _FLAG)}</h3>"
+    counted = (
+        f"<b>{found.duplicates:,}</b> of {found.rows:,} rows are duplicates "
+        f"({html.share(found.duplicates, found.rows)}), in {found.n_groups:,} groups"
+    )
+    if found.sampled < 1:
+        counted += f" of the {found.sampled:.1%} of groups that were counted, by a hash of keys"
+    how = "; ".join(f"{name} {one.record[name]}" for name in _TOLD if one.record.get(name))
+    head = (
+        f"{title}<p>{counted}.</p><p class=note>{html.escape(stage)}"
+        f"{f': {html.escape(how)}' if how else ''}. Of a group {html.escape(reason_of(one.record))} "
+        "stays.</p>"
+    )
+    if not found.groups:
+        return head
+    largest = "".join(_group(group, one, album) for group in found.groups)
+    return (
+        f"{head}<h4>The largest groups</h4>{largest}"
+        f"<h4>Duplicates at random, each with the row that stays</h4>"
+        f"{one.pairs.show(album, lambda row, kept: _told(row, kept, one))}"
+        f"<p class=note>Without them: <code>ds.filter(\"not {html.escape(one.prefix + _FLAG)}\")</code></p>"
+    )
+
+
+def _group(group: Group, one: Deduplication, album: Album) -> str:
+    rows = group.rows.to_pylist()
+    cells = []
+    for place, row in enumerate(rows):
+        stays = group.has_kept and place == 0
+        key = row[one.dataset.id_col], row[SHARD_COLUMN]
+        similarity = row[f"{one.prefix}duplicate_similarity"]
+        lines = [
+            key[0],
+            f"stays: {reason_of(one.record)}" if stays else f"similarity {html.number(similarity)}",
+            *_values(row, one),
+            album.stored(*key),
+        ]
+        cell = album.cell(*key, *lines)
+        cells.append(f"<div class=stays>{cell}</div>" if stays else cell)
+    more = group.size - len(rows)
+    told = f"{group.size:,} rows" + (f", {more:,} of them not shown" if more > 0 else "")
+    if not group.has_kept:
+        told += "; the one that stays is not in this dataset"
+    return f"<p class=note>{html.escape(told)}</p><div class=grid>{''.join(cells)}</div>"
+
+
+def _told(row: Row, kept: Row | None, one: Deduplication) -> list[str]:
+    """What is said of a duplicate and the row that stays."""
+    similarity = row[f"{one.prefix}duplicate_similarity"]
+    lines = [f"similarity {html.number(similarity)}; the right one stays"]
+    for name in keep_columns(one.record.get("by")):
+        other = None if kept is None else kept.get(name)
+        lines.append(f"{name} {html.number(row.get(name))}, {html.number(other)}")
+    return lines
+
+
+def _values(row: Row, one: Deduplication) -> list[str]:
+    """What the choice of the row that stays went by."""
+    names = keep_columns(one.record.get("by"))
+    return [f"{name} {html.number(row.get(name))}" for name in names if name in row]
+
+
+def reason_of(record: Mapping[str, Any]) -> str:
+    """Which row of a group stays, in words, by what was recorded of the deduplication."""
+    keep, by = record.get("keep"), record.get("by")
+    if keep == "best" and by:
+        terms = [by] if isinstance(by, str) else list(by)
+        words = [
+            f"lowest {term[1:]}" if term.startswith("-") else f"highest {term}" for term in terms
+        ]
+        return f"the one of the {', then '.join(words)}"
+    return {
+        "first": "the first by its key",
+        "random": f"one at random (a hash of its key, seed {record.get('random_state', 0)})",
+        "hard": "the one least like the centroid of its cluster",
+        "easy": "the one most like the centroid of its cluster",
+    }.get(str(keep), "one, by a rule that is not recorded,")
