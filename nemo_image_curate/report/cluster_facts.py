@@ -124,7 +124,9 @@ def sums(frame: Any, columns: Columns, shown: np.ndarray, share: float, seed: in
         bits = sample_bits(table, columns.id_col, seed)
         sampled = np.flatnonzero(bits <= np.uint64(min(int(share * 2**64), 2**64 - 1)))
         places = {int(cluster): place for place, cluster in enumerate(shown)}
-        for row, text in zip(sampled, table[columns.caption].take(sampled).to_pylist(), strict=True):
+        for row, text in zip(
+            sampled, table[columns.caption].take(sampled).to_pylist(), strict=True
+        ):
             if not text:
                 continue
             said = set(_WORD.findall(text.lower()))

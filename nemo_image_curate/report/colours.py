@@ -158,7 +158,11 @@ def _equals(column: str, value: Any) -> str:
 def _span(low: float | None, high: float | None) -> str:
     if low is None:
         return f"below {html.number(high)}"
-    return f"{html.number(low)} and more" if high is None else f"{html.number(low)} to {html.number(high)}"
+    return (
+        f"{html.number(low)} and more"
+        if high is None
+        else f"{html.number(low)} to {html.number(high)}"
+    )
 
 
 def _between(column: str, low: float | None, high: float | None) -> str:

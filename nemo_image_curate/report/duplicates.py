@@ -99,7 +99,11 @@ def render(data: list[Deduplication], album: Album) -> str:
 def _method(one: Deduplication, album: Album, alone: bool) -> str:
     found = one.found
     stage = one.record.get("stage", "Columns of unknown making")
-    title = "" if alone and not one.prefix else f"<h3>{html.escape(stage)}: {html.escape(one.prefix + _FLAG)}</h3>"
+    title = (
+        ""
+        if alone and not one.prefix
+        else f"<h3>{html.escape(stage)}: {html.escape(one.prefix + _FLAG)}</h3>"
+    )
     counted = (
         f"<b>{found.duplicates:,}</b> of {found.rows:,} rows are duplicates "
         f"({html.share(found.duplicates, found.rows)}), in {found.n_groups:,} groups"
@@ -119,7 +123,7 @@ def _method(one: Deduplication, album: Album, alone: bool) -> str:
         f"{head}<h4>The largest groups</h4>{largest}"
         f"<h4>Duplicates at random, each with the row that stays</h4>"
         f"{one.pairs.show(album, lambda row, kept: _told(row, kept, one))}"
-        f"<p class=note>Without them: <code>ds.filter(\"not {html.escape(one.prefix + _FLAG)}\")</code></p>"
+        f'<p class=note>Without them: <code>ds.filter("not {html.escape(one.prefix + _FLAG)}")</code></p>'
     )
 
 

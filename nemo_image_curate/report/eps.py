@@ -214,7 +214,7 @@ def _method(data: Curve) -> str:
         f"An estimate: {data.sampled:,} rows chosen at random (seed {data.seed}){lacking} were "
         f"each compared with all {data.rows:,} rows by <code>{html.escape(data.column)}</code>, "
         "exactly. A row counts as removed when one before it, in a random order, has a cosine "
-        "similarity of at least 1 - eps: SemDeDup's rule. <code>rule=\"greedy\"</code>, the "
+        'similarity of at least 1 - eps: SemDeDup\'s rule. <code>rule="greedy"</code>, the '
         "default, removes these or fewer. The band is the 95 % interval of the sample (Wilson)."
     )
     if data.done is not None:
@@ -254,7 +254,9 @@ def _chart(data: Curve) -> str:
         f"Rows removed, by eps: from {data.removals[0].count:,} at 0 to {final.count:,} at "
         f"{html.number(last)}"
     )
-    ticks = "".join(f"<span>{html.number(last * part / _SHOWN)}</span>" for part in range(_SHOWN + 1))
+    ticks = "".join(
+        f"<span>{html.number(last * part / _SHOWN)}</span>" for part in range(_SHOWN + 1)
+    )
     return (
         f'<div class=hist><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio=none role=img '
         f'aria-label="{label}"><polygon class=band points="{" ".join(band)}"/>'

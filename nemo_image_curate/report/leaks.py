@@ -87,9 +87,7 @@ def _pairs(
             none = table.slice(0, 0)
             found.append(Pairs(table, key, shard, none, dataset, dataset, name, missing))
         else:
-            found.append(
-                Pairs.find(dataset, table, key, shard, settings.progress, reference, name)
-            )
+            found.append(Pairs.find(dataset, table, key, shard, settings.progress, reference, name))
     return found
 
 

@@ -73,9 +73,7 @@ class Pairs:
 
     def show(self, album: Album, tell: Callable[[Row, Row | None], Iterable[object]]) -> str:
         """All pairs, each a figure with what is told of a row and its partner above it."""
-        known = dict(
-            zip(zip(*self._places(), strict=True), self.partners.to_pylist(), strict=True)
-        )
+        known = dict(zip(zip(*self._places(), strict=True), self.partners.to_pylist(), strict=True))
         shown = []
         for row in self.rows.to_pylist():
             place = (row[self.key], row[self.shard])

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nemo_image_curate.report import clusters, columns, duplicates, eps, failures, funnel, leaks, map, overview, sample
+from nemo_image_curate.report import (
+    clusters,
+    columns,
+    duplicates,
+    eps,
+    failures,
+    funnel,
+    leaks,
+    map,
+    overview,
+    sample,
+)
 from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.settings import Settings
 
@@ -36,4 +47,15 @@ class Section(Protocol):
         """The section as HTML, below its heading; `h3` are the highest headings in it."""
 
 
-SECTIONS: tuple[Section, ...] = (overview, funnel, columns, sample, duplicates, eps, leaks, clusters, map, failures)
+SECTIONS: tuple[Section, ...] = (
+    overview,
+    funnel,
+    columns,
+    sample,
+    duplicates,
+    eps,
+    leaks,
+    clusters,
+    map,
+    failures,
+)
