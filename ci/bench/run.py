@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
     *("perceptual", "dedup", "decontaminate", "balance", "clip_loss", "choices", "concepts"),
-    *("threshold", "growth", "search", "serve", "report"),
+    *("threshold", "growth", "search", "serve", "look", "report"),
 )
 
 

@@ -97,6 +97,40 @@ def test_photographs_are_chosen_in_a_notebook(tmp_path):
     assert len(chosen) == len(exported) > 0
 
 
+def test_a_threshold_is_moved_in_a_notebook(workers, tmp_path):
+    environment = {
+        **os.environ,
+        "OUTPUT": str(tmp_path / "out"),
+        # get_client then connects to this LocalCluster in place of one of its own.
+        "DASK_SCHEDULER_ADDRESS": workers.scheduler_address,
+    }
+    notebook = nbformat.read(TUTORIALS / "look_and_choose.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300).execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pages = [output["data"].get("text/html", "") for output in outputs if "data" in output]
+    packed, first, embedded, bars, below, above, kept, groups, points, *_ = pages
+    assert "<strong>ImageTextPairDataset</strong>" in packed
+    assert first.count("<img") == 8
+    assert "22 rows" in embedded
+    assert "ImageStatistics" in embedded
+    assert "Histogram: 22 rows" in bars
+    # The pictures of the first strip are those just below the threshold.
+    too_high, right = (page.split("and just above</h3>")[0] for page in (below, above))
+    assert "sharpness: just below 300" in too_high
+    assert too_high.count(blurred := "-blurred.jpg</figcaption>") == 0
+    assert right.count(blurred) == 4
+    assert "Histogram" in kept
+    assert "<details class=kept" in groups
+    assert "-mirrored.jpg" in groups
+    assert "<script>" in points
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    told = "".join(output.get("text", "") for output in outputs)
+    exported = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "chosen", backend="cpu")
+    assert f"samples={len(exported)}," in told
+    assert 0 < len(exported) < 22
+
+
 def test_search_by_words(tmp_path):
     script = TUTORIALS / "search_your_photographs.py"
 

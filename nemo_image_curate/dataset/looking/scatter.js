@@ -10,8 +10,8 @@ function (name) {
   const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
   // An expression holds 1,000 parts; longer lists are a mask.
   const MOST_KEYS = 900;
-  const MARGIN = 14, RADIUS = 2.6, NEAR = 8;
-  const n = data.keys.length;
+  const MARGIN = 14, NEAR = 8;
+  const n = data.keys.length, radius = n < 300 ? 5 : 2.6;
 
   root.innerHTML = `<canvas tabindex="0" role="img"></canvas><div class="legend"></div>
     <div class="tools"><span class="count" aria-live="polite">Draw a loop around points.</span>
@@ -54,7 +54,7 @@ function (name) {
       pen.globalAlpha = chosen.size && !chosen.has(i) ? 0.15 : 0.75;
       pen.fillStyle = colour(i);
       pen.beginPath();
-      pen.arc(x, y, RADIUS, 0, 7);
+      pen.arc(x, y, radius, 0, 7);
       pen.fill();
     }
     if (loop.length > 1) {

@@ -227,7 +227,11 @@ def _made_by(record: dict[str, Any]) -> str:
 def _nulls(origin: Origin) -> dict[str, int]:
     """Nulls of the stored columns, where the footers of files that we wrote tell them."""
     sources = origin.sources
-    if len(sources) > MAX_FOOTERS or any(source.origin is None for source in sources):
+    ours = all(
+        source.origin is not None and storage.is_local(source.sidecar_location)
+        for source in sources
+    )
+    if len(sources) > MAX_FOOTERS or not ours:
         return {}
     counts: Counter[str] = Counter()
     for source in sources:

@@ -11,7 +11,7 @@ from nemo_image_curate.dataset.looking.summary import GROUPS, Column, Summary
 # Columns of a group that are listed; all others are counted.
 MAX_COLUMNS = 50
 # Groups with more columns are folded at first.
-OPEN_COLUMNS = 8
+OPEN_COLUMNS = 16
 # Characters of a path, and of what left something out.
 MAX_TEXT = 300
 _HEADS = ("column", "type", "nulls", "distribution", "range", "made by")
