@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from nemo_image_curate.cli.base import Session, computes, json_option, main
+from nemo_image_curate.cli.decontaminate import references as named
 from nemo_image_curate.cli.results import report as tell
 
 
@@ -82,6 +83,7 @@ def report(
     import time
 
     from nemo_image_curate import storage
+    from nemo_image_curate.dedup.references import open_references
     from nemo_image_curate.report.page import write_report
 
     started = time.perf_counter()
@@ -90,6 +92,7 @@ def report(
             session.open(dataset),
             output,
             against=None if against is None else session.open(against),
+            references=open_references(named(references), session.backend) if references else None,
             where=conditions,
             columns=columns,
             thresholds=dict(thresholds),

@@ -143,7 +143,8 @@ def centroids(parts: list[Sums]) -> np.ndarray:
         return np.zeros((len(parts[0].vectors), 0), np.float32)
     total = np.sum(known, axis=0) * _UNIT
     lengths = np.linalg.norm(total, axis=1, keepdims=True)
-    return (total / np.where(lengths, lengths, 1)).astype(np.float32)
+    middles: np.ndarray = (total / np.where(lengths, lengths, 1)).astype(np.float32)
+    return middles
 
 
 def top_words(parts: list[Sums], n: int) -> list[list[str]]:
@@ -208,13 +209,13 @@ def extremes(
         # Of the accuracy of what they are made of, so that the same vector is equally far.
         distance = np.rint((1 - products) / 2.0**-20) * 2.0**-20
         named = frames.to_arrow(frame[[columns.id_col, SHARD_COLUMN]].iloc[rows[own]])
-        ends = []
+        ends: list[pa.Table] = []
         for sign in ("ascending", "descending"):
             order = _ordered(named, columns.id_col, distance, sign)[:n]
             table = frames.to_arrow(frame[columns.plain].iloc[rows[own][order]])
             ends.append(table.append_column(DISTANCE, pa.array(distance[order])))
         total = int(np.rint(distance / _UNIT).sum())
-        found.append(Extremes(*ends, total, len(own)))
+        found.append(Extremes(ends[0], ends[1], total, len(own)))
     return found
 
 

@@ -90,9 +90,12 @@ def _colouring(column: str, values: pa.ChunkedArray) -> Colouring | None:
     kind, types = values.type, pa.types
     if types.is_dictionary(kind):
         values, kind = values.cast(kind.value_type), kind.value_type
-    if types.is_boolean(kind):
-        colouring = _by_value(column, values)
-    elif types.is_string(kind) or types.is_large_string(kind) or "cluster" in column:
+    if (
+        types.is_boolean(kind)
+        or types.is_string(kind)
+        or types.is_large_string(kind)
+        or "cluster" in column
+    ):
         colouring = _by_value(column, values)
     elif types.is_integer(kind) or types.is_floating(kind):
         few = len(pc.unique(values.drop_null())) <= _PARTS

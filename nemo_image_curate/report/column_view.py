@@ -98,6 +98,7 @@ def _numbers(column: Column, album: Album) -> str:
     strips = "".join(
         f"<h4>{title.format(value=value)}</h4>{_strip(column, how, album)}"
         for how, title in _TITLES.items()
+        if how in column.strips
     )
     return (
         f"<p class=note>{facts}.{axis}</p>{shown}"

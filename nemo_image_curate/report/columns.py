@@ -26,8 +26,10 @@ TITLE = "Columns"
 # Steps of a threshold that a reader drags; drawn are bars of several.
 _STEPS = 320
 _MEDIAN = "about the median"
-# Pictures along the axis of a column, at most: evenly spaced, one at each place.
+# Pictures along the axis of a column, at most: evenly spaced, one at each place. There are fewer of
+# them where many columns have strips, which come first.
 _ALONG = 24
+_MOST_PICTURES = 1200
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
         )
     ]
     strips = _strips(dataset, settings, views)
-    along = [view for one in shown if one.column in thresholds for view in _along(one)]
+    room = _MOST_PICTURES // max(1, len(thresholds)) - 4 * settings.pictures
+    n_along = min(_ALONG, max(0, room))
+    along = [view for one in shown if one.column in thresholds for view in _along(one, n_along)]
     for column, rows in _one_each(dataset, settings, along).items():
         strips[column]["along"] = rows
     return Columns(
@@ -131,10 +135,10 @@ def _strips(
     return strips
 
 
-def _along(one: Distribution) -> list[View]:
+def _along(one: Distribution, n: int) -> list[View]:
     """A view at each of some places along a column's axis."""
     edges = one.edges[:-1]
-    places = np.linspace(0, len(edges) - 1, min(len(edges), _ALONG)).round().astype(int)
+    places = np.linspace(0, len(edges) - 1, min(len(edges), n)).round().astype(int)
     return [View("above", one.column, float(edges[place])) for place in places]
 
 
@@ -161,23 +165,38 @@ def _chosen(
 def _thresholds(
     dataset: ImageTextPairDataset, settings: Settings, shown: list[Distribution]
 ) -> dict[str, Threshold]:
-    """The threshold of each column of numbers, with the rows on its side, counted in one pass."""
+    """The threshold of each column of numbers, with the rows on its side.
+
+    Bars tell how many are on either side of an edge, such as the median; other values take a pass.
+    """
     drawn = limits(settings.conditions)
     cuts = {
         one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
         for one in shown
         if one.kind == "number" and one.low != one.high
     }
-    if not cuts:
-        return {}
-    conditions = [limits[0].expression(column) for column, (_, limits) in cuts.items()]
-    counted = funnel(dataset, conditions, settings.progress)
+    asked = [column for column, (origin, _) in cuts.items() if origin != _MEDIAN]
+    steps = {}
+    if asked:
+        conditions = [cuts[column][1][0].expression(column) for column in asked]
+        counted = funnel(dataset, conditions, settings.progress)
+        steps = dict(zip(asked, counted.steps, strict=True))
     return {
-        column: Threshold(first, counted.rows - step.drops, origin, others)
-        for (column, (origin, (first, *others))), step in zip(
-            cuts.items(), counted.steps, strict=True
+        one.column: Threshold(
+            first,
+            one.rows - steps[one.column].drops if one.column in steps else _from(one, first),
+            origin,
+            others,
         )
+        for one in shown
+        if one.column in cuts
+        for origin, (first, *others) in [cuts[one.column]]
     }
+
+
+def _from(one: Distribution, limit: Limit) -> int:
+    """The values from an edge on; those that are infinite are in no bar."""
+    return int(one.counts[np.searchsorted(one.edges, limit.value) :].sum())
 
 
 def _is_decided(threshold: Threshold | None) -> bool:

@@ -99,23 +99,18 @@ def render(data: list[Deduplication], album: Album) -> str:
 def _method(one: Deduplication, album: Album, alone: bool) -> str:
     found = one.found
     stage = one.record.get("stage", "Columns of unknown making")
-    title = (
-        ""
-        if alone and not one.prefix
-        else f"<h3>{html.escape(stage)}: {html.escape(one.prefix + _FLAG)}</h3>"
-    )
+    flag = html.escape(one.prefix + _FLAG)
+    title = "" if alone and not one.prefix else f"<h3>{html.escape(stage)}: {flag}</h3>"
     counted = (
         f"<b>{found.duplicates:,}</b> of {found.rows:,} rows are duplicates "
         f"({html.share(found.duplicates, found.rows)}), in {found.n_groups:,} groups"
     )
     if found.sampled < 1:
         counted += f" of the {found.sampled:.1%} of groups that were counted, by a hash of keys"
-    how = "; ".join(f"{name} {one.record[name]}" for name in _TOLD if one.record.get(name))
-    head = (
-        f"{title}<p>{counted}.</p><p class=note>{html.escape(stage)}"
-        f"{f': {html.escape(how)}' if how else ''}. Of a group {html.escape(reason_of(one.record))} "
-        "stays.</p>"
-    )
+    told = [f"{name} {one.record[name]}" for name in _TOLD if one.record.get(name)]
+    how = html.escape(": ".join([stage, "; ".join(told)]) if told else stage)
+    stays = html.escape(reason_of(one.record))
+    head = f"{title}<p>{counted}.</p><p class=note>{how}. Of a group {stays} stays.</p>"
     if not found.groups:
         return head
     largest = "".join(_group(group, one, album) for group in found.groups)
@@ -123,7 +118,7 @@ def _method(one: Deduplication, album: Album, alone: bool) -> str:
         f"{head}<h4>The largest groups</h4>{largest}"
         f"<h4>Duplicates at random, each with the row that stays</h4>"
         f"{one.pairs.show(album, lambda row, kept: _told(row, kept, one))}"
-        f'<p class=note>Without them: <code>ds.filter("not {html.escape(one.prefix + _FLAG)}")</code></p>'
+        f'<p class=note>Without them: <code>ds.filter("not {flag}")</code></p>'
     )
 
 

@@ -132,7 +132,7 @@ def _earlier(
     unit, places = unit_vectors(values, device)
     places = with_vector[places]
     own = sample_bits(frames.to_arrow(frame[[id_col, SHARD_COLUMN]]), id_col, seed)[places]
-    # By their rank: of those equally near the first is found, and those before a query lie together.
+    # By rank: of those equally near the first is found, and those before a query lie together.
     order = np.argsort(own, kind="stable")
     own, places, unit = own[order], places[order], unit[torch.from_numpy(order).to(device)]
     sample = torch.from_numpy(queries).to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -157,11 +158,10 @@ def _examples(
     order = np.argsort(nearest.similarity, kind="stable")
     sorted_similarity = nearest.similarity[order]
     chosen = []
-    for before, eps in zip(bounds, bounds[1:], strict=False):
+    for before, eps in itertools.pairwise(bounds):
         first = np.searchsorted(sorted_similarity, 1 - eps - GRAIN)
-        end = np.searchsorted(sorted_similarity, 1 - before - GRAIN)
         # Copies belong to the smallest.
-        end = len(order) if before == 0 else end
+        end = np.searchsorted(sorted_similarity, 1 - before - GRAIN if before else np.inf)
         chosen.append(order[first:end][:_PAIRS])
     places = np.concatenate(chosen)
     others = rows_at(
@@ -181,7 +181,7 @@ def _examples(
             *(rows.slice(start, end - start), _NEAREST, _NEAREST_SHARD),
             *(others.slice(start, end - start), dataset, dataset),
         )
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in itertools.pairwise(ends)
     ]
 
 

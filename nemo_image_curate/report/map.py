@@ -101,7 +101,7 @@ def render(data: Map, album: Album) -> str:
 
 
 def _places(xy: np.ndarray) -> tuple[np.ndarray, int]:
-    """Points in units of the drawing, as far apart in both directions as they are, and its height."""
+    """Points in units of the drawing, of one scale in both directions, and its height."""
     low, span = xy.min(axis=0), np.ptp(xy, axis=0)
     scale = (_WIDTH - 2 * _MARGIN) / max(float(span.max()), 1e-9)
     height = max(_LEAST_HEIGHT, round(float(span[1]) * scale) + 2 * _MARGIN)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
 from nemo_image_curate.compute import workers
+from nemo_image_curate.dataset.looking.summary_view import bytes_text
 from nemo_image_curate.dataset.manifest import RUN_FILE
 from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.settings import Settings
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 TITLE = "Dataset"
 # Hexadecimal digits of a file's SHA-256, which tell files apart.
 _SHA_DIGITS = 12
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def pictures(data: Overview) -> Iterable[Rows]:
 def render(data: Overview, album: Album) -> str:
     """The section as HTML."""
     settings = data.settings
-    size = "unknown" if data.n_bytes is None else human_bytes(data.n_bytes)
+    size = "unknown" if data.n_bytes is None else bytes_text(data.n_bytes)
     figures = [("rows", f"{data.rows:,}"), ("shards", f"{data.shards:,}"), ("bytes of tars", size)]
     tiles = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in figures)
     sizes = (
@@ -135,11 +135,3 @@ def _versions(data: Overview) -> str:
     known = {"nemo_image_curate": __version__, **workers.versions()}
     told = ", ".join(f"{name} {value}" for name, value in known.items() if value)
     return f"<p class=note>Made with {html.escape(told)}; frames on {data.backend}.</p>"
-
-
-def human_bytes(count: float) -> str:
-    """A number of bytes as people read it: 12.3 MB."""
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:
-        count, unit = count / 1000, unit + 1
-    return f"{count:.3g} {_UNITS[unit]}" if unit else f"{count:,.0f} B"

@@ -108,7 +108,8 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         for anchor, title, body in parts
     )
     body = (
-        f"<header><h1>{html.escape(name)}</h1></header>"
+        f"<header><h1>{html.escape(name)}</h1>"
+        f"<p class=note>{html.escape(dataset.path)}</p></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
     return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))

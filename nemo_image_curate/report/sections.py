@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nemo_image_curate.report import (
     clusters,
     columns,
+    compare,
     duplicates,
     eps,
     failures,
@@ -49,6 +50,7 @@ class Section(Protocol):
 
 SECTIONS: tuple[Section, ...] = (
     overview,
+    compare,
     funnel,
     columns,
     sample,

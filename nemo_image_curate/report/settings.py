@@ -42,8 +42,8 @@ class Settings:
     side : int
         Pixels of a thumbnail, at most.
     byte_budget : int
-        JPEG bytes of all thumbnails; what comes after is named only. A page takes a third more,
-        as base64 does.
+        Of the page, for all pictures and what is told of each; thumbnails shrink where they are
+        many, and what comes after is named only.
     progress : bool, optional
         Show progress bars. Default: on a terminal.
     """
@@ -57,7 +57,7 @@ class Settings:
     against: ImageTextPairDataset | None = None
     references: Mapping[str, ImageTextPairDataset] = field(default_factory=dict)
     side: int = 160
-    byte_budget: int = 6_000_000
+    byte_budget: int = 8_000_000
     progress: bool | None = None
 
     def check(self, dataset: ImageTextPairDataset) -> None:

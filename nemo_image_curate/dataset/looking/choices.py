@@ -283,7 +283,9 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            bound = pa.scalar(view.value)
+            # Of itself Arrow takes whole numbers for int64, which perceptual hashes exceed.
+            is_long = isinstance(view.value, int) and view.value > 2**63 - 1
+            bound = pa.scalar(view.value, pa.uint64() if is_long else None)
             if isinstance(view.value, str):
                 bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
