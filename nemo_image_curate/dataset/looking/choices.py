@@ -283,13 +283,17 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            # Of itself Arrow takes whole numbers for int64, which perceptual hashes exceed.
-            is_long = isinstance(view.value, int) and view.value > 2**63 - 1
-            bound = pa.scalar(view.value, pa.uint64() if is_long else None)
+            # Perceptual hashes are no int64, which Arrow takes whole numbers for, and no floats.
+            is_count = isinstance(view.value, int) and view.value >= 0
+            unsigned = is_count and pa.types.is_unsigned_integer(values.type)
+            bound = pa.scalar(view.value, pa.uint64() if unsigned else None)
+            numbers = values
+            if isinstance(view.value, float) and pa.types.is_integer(values.type):
+                numbers = values.cast(pa.float64(), safe=False)
             if isinstance(view.value, str):
                 bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
-            belongs = pc.and_(belongs, pc.fill_null(compare(values, bound), False))
+            belongs = pc.and_(belongs, pc.fill_null(compare(numbers, bound), False))
         chosen = np.flatnonzero(belongs.to_numpy())
         keys = keys_of(values.take(chosen).combine_chunks())
         lowest_first = view.how in ("worst", "above")
