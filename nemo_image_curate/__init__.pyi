@@ -22,6 +22,9 @@ from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
+from nemo_image_curate.recipe.plan import plan_recipe
+from nemo_image_curate.recipe.recipe import Recipe
+from nemo_image_curate.recipe.running import run_recipe
 from nemo_image_curate.report.page import write_report
 from nemo_image_curate.search.captions import build_captions
 from nemo_image_curate.search.live.store import ChromaStore
@@ -76,6 +79,7 @@ __all__ = [
     "PixelStage",
     "Preprocessing",
     "Query",
+    "Recipe",
     "Retrieve",
     "Searcher",
     "SelectionFile",
@@ -101,6 +105,8 @@ __all__ = [
     "embedder_of",
     "get_client",
     "inspect_dataset",
+    "plan_recipe",
     "retrieve",
+    "run_recipe",
     "write_report",
 ]

@@ -85,6 +85,7 @@ PUBLIC: dict[str, Entry] = {
     "PixelStage": Entry("stages.base"),
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
+    "Recipe": Entry("recipe.recipe"),
     "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
     "SelectionFile": Entry("selection.listed"),
@@ -109,7 +110,9 @@ PUBLIC: dict[str, Entry] = {
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "plan_recipe": Entry("recipe.plan"),
     "retrieve": Entry("selection.retrieval"),
+    "run_recipe": Entry("recipe.running"),
     "write_report": Entry("report.page"),
 }
 

@@ -246,7 +246,10 @@ def sparkline(counts: Sequence[int]) -> str:
         for bar, count in enumerate(counts)
         if count
     )
-    return f'<svg class=spark viewBox="0 0 {4 * len(counts)} 20" aria-hidden=true>{bars}</svg>'
+    return (
+        f'<svg class=spark viewBox="0 0 {4 * len(counts)} 20" preserveAspectRatio=none '
+        f"aria-hidden=true>{bars}</svg>"
+    )
 
 
 def bars(counts: Iterable[tuple[object, int]], total: int, head: str, unit: str = "rows") -> str:

@@ -32,14 +32,19 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except (ConfigError, ColumnNotFoundError) as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(_told(error), err=True)
             ctx.exit(2)
         except CurateError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(_told(error), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on.", err=True)
             ctx.exit(128 + signal.SIGINT)
+
+
+def _told(error: CurateError) -> str:
+    """An error, and where it was, if that was noted."""
+    return "\n".join([f"error: {error}", *getattr(error, "__notes__", ())])
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -29,22 +29,27 @@ class Dropped:
         It was neither true nor false.
     null_columns : dict of str to int
         In how many of the latter a column that the condition looks at was null.
+    conditions : dict of str to int
+        How many each expression dropped, in whatever way, of those that the ones before it left.
     """
 
     by_condition: int = 0
     by_null: int = 0
     null_columns: dict[str, int] = field(default_factory=dict)
+    conditions: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def total(cls, summaries: Iterable[Mapping[str, Any]]) -> Dropped:
         """The sum of what summaries of partitions say under ``dropped``."""
-        whole, columns = cls(), Counter[str]()
+        whole, columns, conditions = cls(), Counter[str](), Counter[str]()
         for summary in summaries:
             part = cls(**summary.get("dropped", {}))
             whole.by_condition += part.by_condition
             whole.by_null += part.by_null
             columns.update(part.null_columns)
+            conditions.update(part.conditions)
         whole.null_columns = dict(sorted(columns.items()))
+        whole.conditions = dict(conditions)
         return whole
 
     def tell(self) -> None:
@@ -64,6 +69,7 @@ def drop_rows(table: pa.Table, conditions: Sequence[str]) -> tuple[pa.Table, dic
         table, dropped = drop(
             table, condition(table, expression), check(expression, table.column_names)
         )
+        dropped.conditions = {expression: dropped.by_condition + dropped.by_null}
         summaries.append({"dropped": vars(dropped)})
     return table, {"dropped": vars(Dropped.total(summaries))}
 

@@ -20,7 +20,7 @@ from nemo_image_curate.dataset.looking.choices import rows_of
 from nemo_image_curate.dataset.looking.contact_sheet import contact_sheet
 from nemo_image_curate.dataset.looking.distributions import distributions
 from nemo_image_curate.dataset.looking.histogram import Histogram
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.looking.thumbnails import thumbnails
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
@@ -487,7 +487,7 @@ class ImageTextPairDataset:
         """
         names = [self.id_col, SHARD_COLUMN]
         if isinstance(samples, int):
-            rows = frames.to_arrow(self.replace(with_columns(self.metadata, names)).head(samples))
+            rows = frames.to_arrow(self.replace(projection(self.metadata, names)).head(samples))
         else:
             rows = rows_of(self, samples)
         keys, shards = (rows[name].to_pylist() for name in names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -53,6 +53,8 @@ class ExportSummary:
         In how many of these which column was null.
     missing : int
         Wanted, but without bytes in any shard.
+    conditions : dict of str to int
+        How many rows each expression of `filter` dropped, of those that the ones before it left.
     """
 
     path: str
@@ -63,6 +65,7 @@ class ExportSummary:
     null: int
     null_columns: dict[str, int]
     missing: int
+    conditions: dict[str, int] = field(default_factory=dict)
 
 
 def export(
@@ -147,6 +150,7 @@ def export(
         dropped.by_null,
         dropped.null_columns,
         sum(summary["missing"] for summary in staged),
+        dropped.conditions,
     )
 
 

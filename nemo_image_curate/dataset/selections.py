@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -56,6 +56,8 @@ class SelectionSummary:
         In how many of these which column was null.
     missing : int
         Wanted, but without key or shard.
+    conditions : dict of str to int
+        How many rows each expression of `filter` dropped, of those that the ones before it left.
     """
 
     path: str
@@ -65,6 +67,7 @@ class SelectionSummary:
     null: int
     null_columns: dict[str, int]
     missing: int
+    conditions: dict[str, int] = field(default_factory=dict)
 
 
 def write_selection(
@@ -107,6 +110,7 @@ def write_selection(
         dropped.by_null,
         dropped.null_columns,
         summary["missing"],
+        dropped.conditions,
     )
 
 

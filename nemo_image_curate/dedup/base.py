@@ -90,6 +90,10 @@ class ColumnDedup(Stage):
         decisions = results.decision_columns(self.prefix)
         return dict.fromkeys(decisions, self.record()) | self.measure().provenance()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """What duplicates are kept by; what is compared is measured where it is missing."""
+        return keep_columns(self.by)
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with columns that say which rows are duplicates, found now.
 

@@ -237,6 +237,11 @@ class Decontaminate(Stage):
             records |= stage.provenance()
         return records
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The embeddings, where they are compared, and the columns of `group`."""
+        embeddings = [self.embedding_column] if "semantic" in self.signals else []
+        return [*embeddings, *self._group_columns()]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with columns that say which rows are leaks, found now.
 

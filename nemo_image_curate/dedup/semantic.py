@@ -119,6 +119,10 @@ class SemanticDedup(Stage):
         """The parameters that decide the result."""
         return self.parameters()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The embeddings, and what duplicates are kept by."""
+        return [self.embedding_column, *keep_columns(self.by)]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, found now.
 
@@ -215,7 +219,7 @@ class SemanticDedup(Stage):
     def _check_dataset(self, dataset: ImageTextPairDataset) -> None:
         self.check()
         column = self.embedding_column
-        frames.require_columns(dataset.metadata, column, *keep_columns(self.by))
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         kind = frames.schema(dataset.metadata).field(column).type
         if not str(kind).startswith(("list", "fixed_size_list", "large_list", "null")):
             raise ConfigError(f"column {column!r} holds {kind}, not embeddings.")

@@ -92,12 +92,12 @@ def nearest_earlier(
     frame = dataset.metadata[[dataset.id_col, SHARD_COLUMN, column]]
     most = min(_SAMPLE, max(1, _FOUND_BYTES // (_FOUND.itemsize * frame.npartitions)))
     sample = sample_vectors(dataset, column, most, columns, seed, progress)
-    most = min(most, max(1, _SAMPLE_BYTES // (4 * sample.vectors.shape[1])))
+    most = min(len(sample.vectors), max(1, _SAMPLE_BYTES // (4 * sample.vectors.shape[1])))
     unit, rows = unit_vectors(sample.vectors[:most], "cpu")
     ranks = sample_bits(sample.rows, dataset.id_col, seed + 1)[rows]
     order = np.argsort(ranks, kind="stable")
     queries, ranks, rows = unit.numpy()[order], ranks[order], rows[order]
-    without = sample.without * most // max(1, len(sample.vectors)) + most - len(rows)
+    without = sample.without * most // len(sample.vectors) + most - len(rows)
     found = partitions.run(
         frame,
         _earlier,

@@ -14,6 +14,7 @@ import pyarrow as pa
 from nemo_image_curate import html
 from nemo_image_curate.dataset.looking.distributions import distributions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.report.album import Album, Rows, plain_columns
 from nemo_image_curate.report.duplicates import prefixes
 from nemo_image_curate.report.embeddings import (
@@ -96,14 +97,17 @@ class Curve:
     done: Removal | None
 
 
-def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | None:
-    """Compare a sample with all rows, and choose pairs."""
+def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | str | None:
+    """Compare a sample with all rows, and choose pairs; or why that cannot be done."""
     column = embedding_column(dataset)
-    if column is None or not len(dataset):
+    if column is None:
         return None
-    nearest = nearest_earlier(
-        dataset, column, plain_columns(dataset), settings.seed, settings.progress
-    )
+    try:
+        nearest = nearest_earlier(
+            dataset, column, plain_columns(dataset), settings.seed, settings.progress
+        )
+    except DatasetError as error:
+        return str(error)
     values, each = _values(nearest.similarity)
     removals = [_removal(nearest, eps) for eps in values]
     examples = _examples(dataset, nearest, values[::each], settings)
@@ -197,14 +201,16 @@ def _done(dataset: ImageTextPairDataset, column: str, settings: Settings) -> Rem
     return None
 
 
-def pictures(data: Curve) -> Iterable[Rows]:
+def pictures(data: Curve | str) -> Iterable[Rows]:
     """Those of the pairs."""
-    for pairs in data.examples:
+    for pairs in () if isinstance(data, str) else data.examples:
         yield from pairs.pictures()
 
 
-def render(data: Curve, album: Album) -> str:
+def render(data: Curve | str, album: Album) -> str:
     """The section as HTML."""
+    if isinstance(data, str):
+        return f"<p class=note>{html.escape(data)}</p>"
     return _method(data) + _slider(data) + _table(data) + _pairs(data, album)
 
 

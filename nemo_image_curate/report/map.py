@@ -12,6 +12,7 @@ import pyarrow as pa
 from nemo_image_curate import html
 from nemo_image_curate.dataset.looking.points import Points, points
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.report.album import Album, Rows, plain_columns
 from nemo_image_curate.report.colours import Colouring, colourings
 from nemo_image_curate.report.embeddings import embedding_column
@@ -52,25 +53,31 @@ class Map:
         return self.points.sample.rows.slice(0, _PICTURES)
 
 
-def gather(dataset: ImageTextPairDataset, settings: Settings) -> Map | None:
-    """Choose the sample, and how to colour it."""
+def gather(dataset: ImageTextPairDataset, settings: Settings) -> Map | str | None:
+    """Choose the sample, and how to colour it; or why there is none."""
     column = embedding_column(dataset)
-    if column is None or not len(dataset):
+    if column is None:
         return None
-    found = points(
-        dataset, column, _POINTS, plain_columns(dataset), settings.seed, settings.progress
-    )
+    try:
+        found = points(
+            dataset, column, _POINTS, plain_columns(dataset), settings.seed, settings.progress
+        )
+    except DatasetError as error:
+        return str(error)
     rows = found.sample.rows.drop_columns([dataset.id_col, SHARD_COLUMN])
     return Map(dataset, found, column, colourings(rows), settings.seed)
 
 
-def pictures(data: Map) -> Iterable[Rows]:
+def pictures(data: Map | str) -> Iterable[Rows]:
     """Those of the first points."""
-    yield Rows(data.pictured, data.dataset)
+    if not isinstance(data, str):
+        yield Rows(data.pictured, data.dataset)
 
 
-def render(data: Map, album: Album) -> str:
+def render(data: Map | str, album: Album) -> str:
     """The section as HTML."""
+    if isinstance(data, str):
+        return f"<p class=note>{html.escape(data)}</p>"
     places, height = _places(data.points.xy)
     sample, plane = data.points.sample, data.points.plane
     first, second = (f"{100 * part:.1f} %" for part in plane.explained)

@@ -101,11 +101,15 @@ class BalancedSample(GroupShares):
         # Without any, the first is missed by name.
         return cluster_levels(dataset)[::-1] or ["cluster_1"]
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The columns of clusters, and of distances where the closest are chosen."""
+        distances = [] if self.which == "random" else [self.distance_column]
+        return [*self.group_columns(dataset), *distances]
+
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> Order | None:
         """The order by distance."""
         if self.which == "random":
             return None
-        frames.require_columns(dataset.metadata, self.distance_column)
         return _ByColumn(self.distance_column)
 
     def quotas(self, groups: Groups, order: Any) -> np.ndarray:

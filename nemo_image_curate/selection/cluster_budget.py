@@ -108,9 +108,12 @@ class ClusterBudget(GroupShares):
         """The column of clusters."""
         return [self.cluster_column]
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The columns of clusters and of embeddings."""
+        return [self.cluster_column, self.embedding_column]
+
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> _ByCentroid:
         """Find the centroids, by which rows are ordered."""
-        frames.require_columns(dataset.metadata, self.embedding_column)
         clusters, counts, sums = centroid_sums(
             dataset, self.cluster_column, self.embedding_column, folder / "sums"
         )

@@ -133,6 +133,10 @@ class ConceptBalance(Stage):
         digest = content_digest(pa.table({"query": queries}))
         return {**self.parameters(), "n_queries": len(queries), "queries_sha256": digest}
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The captions."""
+        return [self.caption_column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, whose counts are made now.
 
@@ -146,7 +150,7 @@ class ConceptBalance(Stage):
             When there is no file of queries.
         """
         self.check()
-        frames.require_columns(dataset.metadata, self.caption_column)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         kind = frames.schema(dataset.metadata).field(self.caption_column).type
         if kind not in (pa.string(), pa.large_string(), pa.null()):
             raise ConfigError(f"caption_column={self.caption_column!r} holds {kind}, not texts.")

@@ -177,6 +177,17 @@ class DataCompFilter(Stage):
         """Which recipe."""
         return {"recipe": self.recipe}
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """What the recipe looks at and other stages do not make."""
+        recipe, there = RECIPES[self.recipe], dataset.metadata.columns
+        columns = self._columns(recipe, there)
+        made = {WORDS, CHARACTERS, WORD} | ({LANGUAGE} if self.language_column is None else set())
+        captions = [self.caption_column] if made & set(columns.values()) else []
+        if self.target is not None and _TARGET in columns.values():
+            made.add(_TARGET)
+            captions.append(self.embedding_column)
+        return [*captions, *(name for name in columns.values() if name not in made)]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns; a threshold or clusters that are needed are found now.
 

@@ -133,6 +133,10 @@ class HierarchicalClusters(Stage):
         """The parameters that decide the result."""
         return self.parameters()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The embeddings."""
+        return [self.embedding_column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns; centroids are found now.
 
@@ -146,7 +150,7 @@ class HierarchicalClusters(Stage):
             When embeddings differ in length.
         """
         self.check()
-        frames.require_columns(dataset.metadata, self.embedding_column)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         folder = work_folder(dataset, self.work_dir, "hierarchical", self.config())
         with locks.exclusive(str(folder)):
             if self.embedding_column not in dataset.source()[0].schema.names:

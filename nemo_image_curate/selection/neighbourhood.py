@@ -69,6 +69,10 @@ class _Neighbourhood(Stage):
         """The column, float32; null for rows without an embedding, or without any other row."""
         return {self.prefix + self.column: pa.float32()}
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The embeddings."""
+        return [self.embedding_column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column, computed when it is needed; vectors are gathered now.
 
@@ -83,7 +87,7 @@ class _Neighbourhood(Stage):
         """
         self.check()
         config = ("neighbourhood", self.embedding_column, self.against, self.random_state)
-        frames.require_columns(dataset.metadata, self.embedding_column)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         folder = work_folder(dataset, self.work_dir, *config)
         with locks.exclusive(str(folder)):
             pool = gather(dataset, [self.embedding_column], folder, self.against, self.random_state)

@@ -110,6 +110,10 @@ class Retrieve(Stage):
         kinds["similarity"] = pa.float32()
         return {f"{self.prefix}retrieved_{name}": kind for name, kind in kinds.items()}
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The embeddings."""
+        return [self.embedding_column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns, found now.
 
@@ -125,7 +129,7 @@ class Retrieve(Stage):
             When embeddings of seeds and rows differ in length.
         """
         self.check()
-        frames.require_columns(dataset.metadata, self.embedding_column)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         column = self.seed_column or self.embedding_column
         folder = work_folder(dataset, self.work_dir, "retrieve", self.embedding_column, self.where)
         opened = opened_target(self, "seeds", dataset, column)

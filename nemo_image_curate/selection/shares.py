@@ -84,6 +84,10 @@ class GroupShares(Stage):
         """The parameters that decide the result."""
         return self.parameters()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The columns of groups."""
+        return self.group_columns(dataset)
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column; shares are found now.
 
@@ -98,7 +102,7 @@ class GroupShares(Stage):
         """
         self.check()
         columns = self.group_columns(dataset)
-        frames.require_columns(dataset.metadata, *columns)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         for field in frames.schema(dataset.metadata[columns]):
             if pa.types.is_nested(field.type):
                 raise ConfigError(

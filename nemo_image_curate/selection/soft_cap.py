@@ -108,6 +108,10 @@ class SoftCapSample(Stage):
         """The parameters that decide the result."""
         return self.parameters()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The scores."""
+        return [self.weights]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column; draws are made now.
 
@@ -121,7 +125,7 @@ class SoftCapSample(Stage):
             When a sample is there more than once.
         """
         self.check()
-        frames.require_columns(dataset.metadata, self.weights)
+        frames.require_columns(dataset.metadata, *self.needs(dataset))
         kind = frames.schema(dataset.metadata[[self.weights]]).field(0).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             raise ConfigError(

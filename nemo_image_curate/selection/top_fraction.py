@@ -78,6 +78,10 @@ class TopFraction(Stage):
         """The parameters that decide the result."""
         return self.parameters()
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The column of values."""
+        return [self.column]
+
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the column; the threshold is found now.
 

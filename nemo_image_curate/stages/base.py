@@ -68,6 +68,10 @@ class Stage(abc.ABC):
     def columns(self) -> dict[str, pa.DataType]:
         """The columns that are added, with their types."""
 
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The columns that a dataset must have for the stage to be called with it."""
+        return []
+
     def config(self) -> dict[str, Any]:
         """What else than the parameters decides the values; it is recorded with each column."""
         return {}
@@ -199,6 +203,10 @@ class ColumnStage(Stage):
     @abc.abstractmethod
     def inputs(self) -> list[str]:
         """The columns that it looks at."""
+
+    def needs(self, dataset: ImageTextPairDataset) -> list[str]:
+        """The columns that a dataset must have: `inputs`."""
+        return self.inputs()
 
     @abc.abstractmethod
     def run(self, frame: Any) -> dict[str, Any]:

@@ -32,6 +32,10 @@ def test_expressions_tell_what_they_are_made_of():
     assert not _dask.is_expression("n")
     assert _dask.is_blockwise(doubled)
     assert not _dask.is_blockwise(frame().sort_values("n").expr)
+    assert _dask.is_assignment(frame().assign(m=1).expr)
+    assert _dask.is_filter(frame()[frame()["n"] > 1].expr)
+    assert not _dask.is_assignment(doubled)
+    assert not _dask.is_filter(doubled)
     assert dict(_dask.operands(doubled)) == {"left": frame()["n"].expr, "right": 2}
     mapped = frame().map_partitions(lambda part, column: part[[column]], "n").expr
     assert "n" in [value for name, value in _dask.operands(mapped) if name is None]

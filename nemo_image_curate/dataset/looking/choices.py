@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.ordered_keys import check_ordered, keys_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
@@ -144,7 +144,7 @@ def choose(
     by = [view.by for view in views if view.by is not None]
     names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *by, *columns]))
     frames.require_columns(frame, *names)
-    frame = with_columns(frame, names)
+    frame = projection(frame, names)
     schema = frames.schema(frame)
     for view in views:
         view.check(schema)
@@ -201,7 +201,7 @@ def rows_of(
     frames.require_columns(dataset.metadata, *names)
     wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
     parts = partitions.run(
-        with_columns(dataset.metadata, names),
+        projection(dataset.metadata, names),
         _with_keys,
         [(id_col, wanted)] * dataset.metadata.npartitions,
         what="look",

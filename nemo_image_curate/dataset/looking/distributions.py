@@ -13,7 +13,7 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.bins import Bins, exact_sum
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -116,7 +116,7 @@ def distributions(
         return {}
     names = list(dict.fromkeys(columns))
     parts = partitions.run(
-        with_columns(frame, names),
+        projection(frame, names),
         _summarise,
         [(names, bins)] * frame.npartitions,
         what="distributions",

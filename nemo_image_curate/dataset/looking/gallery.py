@@ -12,7 +12,7 @@ from nemo_image_curate import frames, html, storage
 from nemo_image_curate.dataset.looking import notebook
 from nemo_image_curate.dataset.looking.choices import View, choose, rows_of
 from nemo_image_curate.dataset.looking.groups import Group, Names, groups
-from nemo_image_curate.dataset.looking.origin import origin_of, with_columns
+from nemo_image_curate.dataset.looking.origin import origin_of, projection
 from nemo_image_curate.dataset.looking.summary_view import bytes_text
 from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnail, thumbnails
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
@@ -90,7 +90,7 @@ def first_or_named(
     columns = _columns(dataset, captions)
     if isinstance(samples, int):
         names = dict.fromkeys([dataset.id_col, SHARD_COLUMN, *columns])
-        few = dataset.replace(with_columns(dataset.metadata, names))
+        few = dataset.replace(projection(dataset.metadata, names))
         rows = frames.to_arrow(few.head(samples))
     else:
         rows = rows_of(dataset, samples, columns)

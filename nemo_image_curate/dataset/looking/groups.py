@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.choices import concatenated
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.vectors.sampling import hash_bits
@@ -113,7 +113,7 @@ def groups(
     frames.require_columns(frame, *names.needed, *columns)
     most = max(_FEWEST, _COUNTED // max(1, frame.npartitions))
     counted = partitions.run(
-        with_columns(frame, names.needed),
+        projection(frame, names.needed),
         _count,
         [(names, most)] * frame.npartitions,
         what="groups",
@@ -132,7 +132,7 @@ def groups(
     wanted = list(dict.fromkeys([*names.told, *columns]))
     found = (
         partitions.run(
-            with_columns(frame, wanted),
+            projection(frame, wanted),
             _members,
             [(names, largest, members)] * frame.npartitions,
             what="groups",

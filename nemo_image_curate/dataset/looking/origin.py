@@ -66,7 +66,7 @@ def origin_of(frame: Any) -> Origin | None:
     return Origin(reader, sources, stored, is_whole, _dask.collection(node))
 
 
-def with_columns(frame: Any, names: Iterable[str]) -> Any:
+def projection(frame: Any, names: Iterable[str]) -> Any:
     """Some columns of a frame, by no more work than they need.
 
     Dask runs a stage, such as an embedder, for its other columns, too, since it does not know that

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
-from nemo_image_curate.dataset.looking.origin import with_columns
+from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.vectors.plane import Plane
@@ -122,12 +122,12 @@ def sample_vectors(
     frames.require_columns(frame, *names, column)
     if n < 1:
         raise ConfigError(f"n={n} should be at least 1.")
-    total = len(with_columns(frame, [dataset.id_col]))
+    total = len(projection(frame, [dataset.id_col]))
     # Five standard deviations more than n, so that there are fewer once in a few million times.
     share = min(1.0, (n + 5 * math.sqrt(n)) / max(1, total))
     options = (dataset.id_col, column, names, share, n, seed)
     parts = partitions.run(
-        with_columns(frame, dict.fromkeys([*names, column])),
+        projection(frame, dict.fromkeys([*names, column])),
         _sampled,
         [options] * frame.npartitions,
         what="look",

@@ -3,8 +3,8 @@ function (name) {
   // Outputs of cells may be shown twice; each script belongs to the element before it.
   const root = [...document.querySelectorAll(`[id="${name}"]`)].pop();
   const data = JSON.parse(document.getElementById(`${name}-data`).textContent);
-  // Of Okabe and Ito's colours ("Color universal design", 2008) those that show on white and black.
-  const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8f00", "#7b61c9", "#a0522d", "#8899a6"];
+  // After Okabe and Ito ("Color universal design", 2008), lighter or darker to show on white and black.
+  const PALETTE = ["#2f8fd8", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8f00", "#7b61c9", "#a0522d", "#8899a6"];
   const NULL = "#9aa7b2";
   // Ends and middle of a scale whose lightness rises, as viridis has it (S. van der Walt, N. Smith 2015).
   const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];

@@ -271,4 +271,7 @@ def _sample(origin: Origin) -> tuple[dict[str, Bins], int, int]:
 
 def _is_number(kind: pa.DataType) -> bool:
     types = pa.types
+    if types.is_uint64(kind):
+        # Hashes, which are in no order.
+        return False
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))

@@ -80,6 +80,17 @@ def test_a_loop_around_points_becomes_an_expression(dataset, tmp_path):
         halves = [loop(0.01, 0.5), loop(0.5, 0.99)]
         told = page.locator(".count").inner_text()
         legend = page.locator(".legend").inner_text()
+        colours = [
+            page.evaluate(
+                """theme => {
+                    document.body.dataset.jpThemeLight = theme;
+                    const shown = document.querySelector(".map").parentNode;
+                    return getComputedStyle(shown).backgroundColor;
+                }""",
+                theme,
+            )
+            for theme in ("true", "false")
+        ]
         browser.close()
     few, many = halves if left_first else halves[::-1]
     assert errors == []
@@ -89,6 +100,7 @@ def test_a_loop_around_points_becomes_an_expression(dataset, tmp_path):
     assert told.endswith(" of 1,204 points")
     assert "<left>" in legend
     assert "null" in legend
+    assert colours == ["rgb(255, 255, 255)", "rgb(15, 20, 23)"], "as JupyterLab's theme says"
 
 
 def test_maps_of_numbers_and_of_other_columns(dataset):

@@ -1,0 +1,216 @@
+"""What can be given to a stage or a function in a recipe: a pydantic model made of its signature.
+
+So a new parameter, and a new stage in `catalog.PUBLIC`, are in recipes without another list.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+import operator
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from nemo_image_curate import catalog
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.stages.base import Stage
+
+# Of functions, what a recipe says elsewhere, or not at all.
+_NOT_IN_RECIPES = frozenset({"self", "dataset", "progress", "options"})
+_WORK_DIR = "work_dir"
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A parameter that is itself a stage, or several.
+
+    Attributes
+    ----------
+    base : type
+        What it must be.
+    many : bool
+    """
+
+    base: type
+    many: bool
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a stage or function takes.
+
+    Attributes
+    ----------
+    model : type of pydantic.BaseModel
+        Checks names and types; stages among the parameters are checked apart.
+    nested : dict of str to Nested
+        The parameters that are stages.
+    inputs : set of str
+        The parameters that say where a file or dataset is that is read.
+    """
+
+    model: type[pydantic.BaseModel]
+    nested: dict[str, Nested]
+    inputs: frozenset[str]
+
+    @property
+    def names(self) -> list[str]:
+        """What can be given."""
+        return [*self.model.model_fields]
+
+    @property
+    def required(self) -> list[str]:
+        """What has to be given."""
+        fields = self.model.model_fields.items()
+        return [name for name, field in fields if field.is_required()]
+
+
+@functools.cache
+def stage_classes() -> dict[str, type[Stage]]:
+    """The public stages that recipes may name; not those that others are derived from."""
+    public = {name: catalog.load(name) for name in catalog.PUBLIC}
+    stages = {
+        name: one
+        for name, one in public.items()
+        if isinstance(one, type) and issubclass(one, Stage)
+    }
+    bases = {base for one in stages.values() for base in one.__mro__[1:]}
+    return {name: one for name, one in stages.items() if one not in bases}
+
+
+@functools.cache
+def parameters_of(function: Callable[..., Any]) -> Parameters:
+    """What a stage's class or a function takes.
+
+    Parameters
+    ----------
+    function : callable
+        With annotations; of types that no YAML text can hold, such as arrays, it is left out.
+    """
+    fields: dict[str, Any] = {}
+    nested: dict[str, Nested] = {}
+    inputs = set()
+    for name, (annotation, default) in _annotated(function).items():
+        stage = _nested(annotation)
+        if stage is not None:
+            nested[name] = stage
+        elif _names_a_place(annotation) and name != _WORK_DIR:
+            inputs.add(name)
+        kind = Any if stage else _plain(annotation)
+        if kind is type(None):
+            continue
+        fields[name] = (kind, default)
+    config = pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model = pydantic.create_model(function.__name__, __config__=config, **fields)
+    return Parameters(model, nested, frozenset(inputs))
+
+
+def _annotated(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """The parameters' types and defaults, ``...`` where there is none."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in _NOT_IN_RECIPES and parameter.kind is not parameter.VAR_KEYWORD:
+            continue
+        annotation = _resolved(function, parameter)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            if typing.get_origin(annotation) is typing.Unpack:
+                (options,) = typing.get_args(annotation)
+                for name, kind in typing.get_type_hints(options, None, _Names(options)).items():
+                    # As they are by default in what the options are passed on to.
+                    found[name] = (kind, None)
+            continue
+        default = ... if parameter.default is parameter.empty else parameter.default
+        found[parameter.name] = (annotation, default)
+    return found
+
+
+def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The type of a parameter, whose annotation is a text in the module that wrote it."""
+    text = parameter.annotation
+    if not isinstance(text, str):
+        return text
+    owners: list[Any] = [function]
+    if isinstance(function, type):
+        # A field of a dataclass, or else a parameter of a constructor.
+        known = {one: vars(one).get("__annotations__", {}) for one in function.__mro__}
+        fields = [one for one in function.__mro__ if known[one].get(parameter.name) == text]
+        constructors = [one for one in function.__mro__ if "__init__" in vars(one)]
+        owners = [*fields, *constructors]
+    return eval(text, {}, _Names(owners[0]))
+
+
+class Other:
+    """Stands for a type that no recipe can hold."""
+
+
+class _Names(dict[str, Any]):
+    """The names of the module that something is defined in, for annotations there.
+
+    Those that only type checkers import are stages, or what no recipe can hold.
+    """
+
+    def __init__(self, owner: Any):
+        super().__init__(vars(sys.modules[owner.__module__]))
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return catalog.load(name) if name in catalog.PUBLIC else _Module
+
+
+class _MetaOther(type):
+    def __getattr__(cls, name: str) -> Any:
+        return Other
+
+
+class _Module(Other, metaclass=_MetaOther):
+    """A module that only type checkers import."""
+
+
+def _nested(annotation: Any) -> Nested | None:
+    """The stage that a type asks for, if it does."""
+    if isinstance(annotation, type) and issubclass(annotation, Stage):
+        return Nested(annotation, many=False)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Sequence and (inner := _nested(arguments[0])):
+        return Nested(inner.base, many=True)
+    return None
+
+
+def _plain(annotation: Any) -> Any:
+    """A type as YAML can hold it: texts for paths and datasets, lists for sequences."""
+    if annotation in (bool, int, float, str, type(None)):
+        return annotation
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        kinds = dict.fromkeys(_plain(one) for one in arguments if not _is_other(one))
+        return functools.reduce(operator.or_, kinds) if kinds else type(None)
+    if origin is typing.Literal:
+        return annotation
+    if origin in (Sequence, list, tuple):
+        return list[_plain(arguments[0])]  # type: ignore[misc]
+    if origin in (Mapping, dict):
+        return dict[str, _plain(arguments[1])]  # type: ignore[misc]
+    # Whatever else it takes, datasets are named by their paths.
+    return str | list[str] | dict[str, str]
+
+
+def _names_a_place(annotation: Any) -> bool:
+    """Whether a text stands for what lies there: for a path, a dataset, or whatever is taken."""
+    members = typing.get_args(annotation) or [annotation]
+    return annotation in (Any, Other) or any(map(_is_other, members))
+
+
+def _is_other(kind: Any) -> bool:
+    """Whether no YAML holds values of a type: datasets, arrays, paths that are no texts."""
+    plain = typing.get_origin(kind) or kind
+    others = Other, ImageTextPairDataset, os.PathLike
+    return isinstance(plain, type) and issubclass(plain, others)

@@ -1,0 +1,104 @@
+"""Where a recipe reads and writes: told to be unusable before any work."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+
+from nemo_image_curate import storage
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.recipe.parameters import parameters_of
+from nemo_image_curate.recipe.steps import Problem, Step
+
+
+def location_of(step: Step) -> str | None:
+    """Where a step writes to, if it does."""
+    action = step.action
+    if action is None or action.writes is None:
+        return None
+    return storage.normalise(step.options["path"])
+
+
+def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Problem]:
+    """What is wrong with the places that steps write to and read from."""
+    problems = []
+    inputs = dict.fromkeys([dataset.path, dataset.metadata_path])
+    folders: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for number, step in enumerate(steps, 1):
+        label = f"step {number} ({step.name})"
+        texts = list(_missing(step))
+        if (location := location_of(step)) is not None and step.action is not None:
+            is_folder = step.action.writes == "folder"
+            if location in seen:
+                texts.append(f"{location} is what step {seen[location]} writes, too.")
+            for other, first in folders.items():
+                if location != other and (is_folder and _below(location, other)):
+                    texts.append(f"{location} lies in the folder that step {first} writes.")
+                if _below(other, location):
+                    texts.append(f"{location} holds the folder that step {first} writes.")
+            for own in inputs:
+                if location == own or _below(own, location):
+                    texts.append(f"{location} would overwrite the input {own}.")
+                elif is_folder and _below(location, own):
+                    texts.append(
+                        f"{location} lies in the input {own}, and would be a part of it the next "
+                        "time. Choose a folder beside it."
+                    )
+            texts += _unusable(location, is_folder)
+            seen[location] = number
+            if is_folder:
+                folders[location] = number
+        problems += [Problem(step.place, label, text) for text in dict.fromkeys(texts)]
+    return problems
+
+
+def inputs_of(step: Step) -> Iterator[tuple[str, str]]:
+    """Names and values of options that say where something is that is read."""
+    if step.action is not None:
+        return
+    parameters = parameters_of(step.stage_class or object)
+    for name, value in step.options.items():
+        if isinstance(value, Step):
+            yield from inputs_of(value)
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, Step):
+                    yield from inputs_of(item)
+        if name in parameters.inputs:
+            places = value.values() if isinstance(value, dict) else [value]
+            yield from ((name, place) for place in places if isinstance(place, str))
+
+
+def _missing(step: Step) -> Iterator[str]:
+    for name, value in inputs_of(step):
+        location = storage.normalise(value)
+        # Patterns stand for files, and what is listed in braces, too.
+        is_plain = glob.escape(value) == value and "{" not in value and "::" not in value
+        is_there = storage.stat(location) is not None or storage.is_dir(location)
+        if is_plain and not is_there:
+            yield f"{name}: there is no {value}."
+
+
+def _below(location: str, folder: str) -> bool:
+    return location.startswith(folder.rstrip("/") + "/")
+
+
+def _unusable(location: str, is_folder: bool) -> Iterator[str]:
+    """Why a local place cannot be written to."""
+    if not storage.is_local(location):
+        return
+    if is_folder and os.path.isfile(location):
+        yield f"{location} is a file; give a folder."
+        return
+    if not is_folder and os.path.isdir(location):
+        yield f"{location} is a folder; give a file."
+        return
+    there = location
+    while not os.path.lexists(there) and os.path.dirname(there) != there:
+        there = os.path.dirname(there)
+    if there != location and not os.path.isdir(there):
+        yield f"{location} cannot be made: {there} is no folder."
+    elif not os.access(there, os.W_OK):
+        yield f"{location} cannot be written: {there} is not writable."

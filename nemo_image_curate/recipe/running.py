@@ -1,0 +1,244 @@
+"""Do what a plan says and is not done yet; what came of it closes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_image_curate import locks
+from nemo_image_curate.dataset.accounting import Account
+from nemo_image_curate.dataset.conditions import Dropped
+from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.sources import ERROR_COLUMN
+from nemo_image_curate.decode.reasons import MISSING
+from nemo_image_curate.errors import CurateError, DatasetError
+from nemo_image_curate.recipe.places import location_of
+from nemo_image_curate.recipe.plan import Plan, Planned, plan_recipe, writes
+from nemo_image_curate.recipe.recipe import Recipe
+from nemo_image_curate.recipe.records import Done, home_of, write_done, written_by
+from nemo_image_curate.shards import sidecars
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """What came of a recipe.
+
+    Attributes
+    ----------
+    plan : Plan
+    done : list of Done
+        What each step that writes something left, in order; also by earlier runs.
+    account : Account
+        Of the input.
+    counts : dict
+        Where its rows went: ``written``, ``dropped_by_condition``, ``dropped_by_null``,
+        ``null_columns``, ``missing``, and of its images ``read`` and ``unreadable``.
+    dropped_by : dict of str to int
+        How many rows each condition dropped; conditions that other steps follow before the next
+        save are counted together.
+    home : str
+        The folder of the last ``_run.json``.
+    """
+
+    plan: Plan
+    done: list[Done]
+    account: Account
+    counts: dict[str, Any]
+    dropped_by: dict[str, int]
+    home: str
+
+    @property
+    def dataset(self) -> ImageTextPairDataset:
+        """The last that was saved, opened; the input where nothing was."""
+        for planned in reversed(self.plan.steps):
+            if planned.step.name == "save":
+                return _opened(planned, self.plan.dataset)
+        return self.plan.dataset
+
+
+def run_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> RecipeRun:
+    """Do what a recipe says and is not done yet, with the Dask client there is.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    dataset : ImageTextPairDataset, optional
+        In place of the recipe's own.
+
+    Raises
+    ------
+    ConfigError
+        Before any work, as `plan_recipe` does.
+    CurateError
+        What a step raises, with its place in the recipe; what is finished is kept. Also when
+        another process writes to one of the places.
+
+    Examples
+    --------
+    >>> done = run_recipe(Recipe.read("curate.yaml"))  # doctest: +SKIP
+    >>> done.dropped_by  # doctest: +SKIP
+    {'width >= 256': 120}
+    """
+    return run_plan(plan_recipe(recipe, dataset))
+
+
+def run_plan(plan: Plan) -> RecipeRun:
+    """Do what is not done yet, with the Dask client there is.
+
+    Raises
+    ------
+    CurateError
+        What a step raises, with its place in the recipe; what is finished is kept. Also when
+        another process writes to one of the places.
+    """
+    done = [one.done for one in plan.steps if one.done is not None]
+    homes = {home_of(plan.recipe.steps, one.number, plan.dataset) for one in _todo(plan)}
+    with contextlib.ExitStack() as locked:
+        for home in sorted(homes):
+            locked.enter_context(locks.exclusive(home, "recipe"))
+        dataset = plan.dataset
+        if plan.start:
+            dataset = _opened(plan.steps[plan.start - 1], plan.dataset)
+        for planned in plan.steps[plan.start : plan.stop]:
+            if planned.done is not None:
+                continue
+            logger.info("%s", planned.label)
+            with _in_step(planned):
+                dataset, finished = _do(planned, dataset)
+            if finished is not None:
+                done = sorted([*done, finished], key=lambda one: one.number)
+                home = home_of(plan.recipe.steps, planned.number, plan.dataset)
+                write_done(home, plan.recipe.to_yaml(), done)
+    return _closed(plan, done)
+
+
+def _todo(plan: Plan) -> list[Planned]:
+    return [one for one in plan.steps if writes(one.step) and one.done is None]
+
+
+def _opened(planned: Planned, source: ImageTextPairDataset) -> ImageTextPairDataset:
+    location = location_of(planned.step) or ""
+    return ImageTextPairDataset.from_webdataset(location, backend=source.backend)
+
+
+@contextlib.contextmanager
+def _in_step(planned: Planned) -> Any:
+    """Say in errors which step it was."""
+    try:
+        yield
+    except CurateError as error:
+        place = f"{planned.step.place}: " if planned.step.place else ""
+        error.add_note(f"in {place}{planned.label}")
+        raise
+
+
+def _do(
+    planned: Planned, dataset: ImageTextPairDataset
+) -> tuple[ImageTextPairDataset, Done | None]:
+    step = planned.step
+    if planned.stage is not None:
+        return planned.stage(dataset), None
+    action = step.action
+    assert action is not None, step.name
+    started = time.perf_counter()
+    made = action.function(dataset, **step.options)
+    if not writes(step):
+        return made, None
+    result = {"seconds": round(time.perf_counter() - started, 1), **_result(made)}
+    if isinstance(made, ImageTextPairDataset):
+        dataset = made
+    own = written_by(step, result)
+    return dataset, Done(planned.number, step.name, planned.fingerprint, own, result)
+
+
+def _result(made: Any) -> dict[str, Any]:
+    """What a step that writes gave, as it is recorded."""
+    if isinstance(made, ImageTextPairDataset):
+        return _saved(made)
+    if dataclasses.is_dataclass(made) and not isinstance(made, type):
+        return dataclasses.asdict(made)
+    return made if isinstance(made, dict) else {}
+
+
+def _saved(dataset: ImageTextPairDataset) -> dict[str, Any]:
+    """What the files of a save record of their rows."""
+    places = [source.sidecar_location for source in dataset.source()[1]]
+    summaries = []
+    for footer in sidecars.read_footers(places):
+        if isinstance(footer, DatasetError):
+            raise footer
+        summaries.append(footer.record["summary"])
+    errors: dict[str, int] = {}
+    for summary in summaries:
+        for kind, count in summary.get("failed", summary["errors"]).items():
+            errors[kind] = errors.get(kind, 0) + count
+    rows = sum(summary["rows"] for summary in summaries)
+    return {"rows": rows, "errors": errors, "dropped": vars(Dropped.total(summaries))}
+
+
+def _closed(plan: Plan, done: list[Done]) -> RecipeRun:
+    """The account of all steps: rows of the input are written, or dropped by a condition."""
+    account = plan.dataset.account()
+    total = Dropped()
+    missing, images = 0, dict[str, Any]()
+    dropped_by: dict[str, int] = {}
+    rows = account.rows_in_sidecars
+    pending: list[str] = []
+    by_number = {one.number: one.result for one in done}
+    for planned in plan.steps:
+        step, result = planned.step, by_number.get(planned.number)
+        if step.name == "filter":
+            pending.append(step.options["condition"])
+        if result is None or "rows" not in result:
+            continue
+        own = _dropped(result)
+        counted = own.by_condition + own.by_null
+        if step.name == "save" or planned.number == max(by_number):
+            # What conditions dropped before other steps looked at the rest is not told apart.
+            before = rows - result["rows"] - counted - result.get("missing", 0)
+            hidden = [one for one in pending if one not in own.conditions]
+            if before > 0:
+                name = " and ".join(hidden) or "rows that steps left out"
+                dropped_by[name] = dropped_by.get(name, 0) + before
+                total.by_condition += before
+            for name, count in own.conditions.items():
+                dropped_by[name] = dropped_by.get(name, 0) + count
+            more = counted - sum(own.conditions.values())
+            if more:
+                column = step.options.get("filter_column") or "multiplicity or weight"
+                dropped_by[str(column)] = dropped_by.get(str(column), 0) + more
+            total.by_condition += own.by_condition
+            total.by_null += own.by_null
+            for name, count in own.null_columns.items():
+                total.null_columns[name] = total.null_columns.get(name, 0) + count
+            missing += result.get("missing", 0)
+            rows, pending = result["rows"], []
+        if not images and "errors" in result and ERROR_COLUMN in planned.columns:
+            failed = result["errors"]
+            images["read"] = result["rows"] + counted - sum(failed.values())
+            images["unreadable"] = {kind: n for kind, n in failed.items() if kind != MISSING}
+    last = max(by_number)
+    home = home_of(plan.recipe.steps, last, plan.dataset)
+    counts = {
+        "written": rows,
+        "dropped_by_condition": total.by_condition,
+        "dropped_by_null": total.by_null,
+        "null_columns": total.null_columns,
+        "missing": missing,
+        **images,
+    }
+    return RecipeRun(plan, done, account, counts, dropped_by, home)
+
+
+def _dropped(result: dict[str, Any]) -> Dropped:
+    if "dropped" in result:
+        return Dropped(**result["dropped"])
+    null = result.get("null", 0)
+    columns, conditions = result.get("null_columns", {}), result.get("conditions", {})
+    return Dropped(result.get("filtered", 0) - null, null, columns, conditions)
