@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nemo_image_curate import html
-from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.album import Album, shortened
 from nemo_image_curate.report.limits import quoted_name
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Bars that are drawn, at most.
 _BARS = 40
+# Characters of a value in the summary.
+_TEXT = 40
 # What strips are called; the lower values stand first.
 _TITLES = {
     "below": "Just below {value}",
@@ -37,23 +39,30 @@ def anchor(column: str) -> str:
 
 def summary(data: Columns) -> str:
     """A row for each column, with its shape and what is missing."""
-    rows = []
+    rows: list[list[object]] = []
     for one in (column.distribution for column in data.columns):
         link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
-        spark = html.sparkline(drawn(one)[1] or [count for _, count in one.categories])
-        low, mean, high = (
-            html.number(value) if value is not None else ""
-            for value in (one.low, one.mean, one.high)
-        )
-        span = f"{low} to {high}, mean {mean}" if one.kind == "number" else _values(one)
-        rows.append([html.Markup(link), html.Markup(spark), span, one.nulls])
+        has_shape = one.kind == "number" and one.low != one.high
+        spark = html.sparkline(drawn(one)[1]) if has_shape else ""
+        values = f"<span class=values>{html.escape(_values(one))}</span>"
+        rows.append([html.Markup(link), html.Markup(values), html.Markup(spark), one.nulls])
     rows += [[one.column, "", "", one.nulls] for one in data.others]
-    return html.table(["column", "distribution", "values", "null"], rows)
+    return html.table(["column", "values", "distribution", "null"], rows)
 
 
 def _values(one: Distribution) -> str:
-    n_values = len(one.categories) + one.n_others
-    return f"{n_values:,} values" if n_values != 1 else "1 value"
+    """What a column holds, in a line."""
+    if one.kind == "number":
+        if one.low == one.high:
+            return html.number(one.low) if one.low is not None else "none"
+        low, high, mean = map(html.number, (one.low, one.high, one.mean))
+        return f"{low} to {high}, mean {mean}"
+    if not one.categories:
+        return "none"
+    (first, count), n_values = one.categories[0], len(one.categories) + one.n_others
+    if n_values == 1:
+        return shortened(first, _TEXT)
+    return f"{n_values:,} values, {html.share(count, one.rows)} {shortened(first, _TEXT)}"
 
 
 def drawn(one: Distribution) -> tuple[list[float], list[int]]:

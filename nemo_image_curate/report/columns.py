@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 TITLE = "Columns"
 # Steps of a threshold that a reader drags; drawn are bars of several.
 _STEPS = 320
+# Columns that say where a row's bytes are, or name other rows: sections of their own show them.
+_OF_OTHER_ROWS = (SHARD_COLUMN, "duplicate_of", "duplicate_of_shard", "leak_of", "leak_of_shard")
 _MEDIAN = "about the median"
 # Pictures along the axis of a column, at most: evenly spaced, one at each place. There are fewer of
 # them where many columns have strips, which come first.
@@ -89,7 +91,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
         one
         for one in found.values()
         if one.kind != "other"
-        and one.column not in (dataset.id_col, SHARD_COLUMN, ERROR_COLUMN)
+        and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
         and (not settings.columns or one.column in settings.columns)
     ]
     thresholds = _thresholds(dataset, settings, shown)

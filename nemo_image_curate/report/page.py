@@ -100,7 +100,7 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     album.read()
     name = dataset.path.rstrip("/").rpartition("/")[2] or dataset.path
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
-    parts.append(("pictures", f"All {len(album):,} pictures of this page", album.entries()))
+    parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
     sections = "".join(
         f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">'
@@ -113,6 +113,14 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
     return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))
+
+
+def _entries(album: Album) -> str:
+    """All entries, folded; a link to one opens them."""
+    if not len(album):
+        return "<p>None.</p>"
+    summary = f"{len(album):,} pictures with all that is known of them, by shard and key"
+    return f"<details><summary>{summary}</summary>{album.entries()}</details>"
 
 
 def _identifier(title: str) -> str:

@@ -63,7 +63,7 @@ def test_a_reader_moves_a_threshold_looks_and_copies(browser, report, rows):
     kept = sum(row["score"] is not None and row["score"] >= value for row in rows)
     expect(cut).to_contain_text(f"{kept} of {len(rows)} rows stay")
     expect(near).to_contain_text("Nearest to")
-    column.get_by_role("button", name="Copy").first.click()
+    column.get_by_role("button", name="Copy expression").click()
     assert page.evaluate("navigator.clipboard.readText()") == expression
 
     slider = column.get_by_role("slider")

@@ -59,8 +59,8 @@ class NumberColumn {
     this.slider.addEventListener("change", () => this.showNear());
     figure.append(this.slider);
     this.side = element("select", { "aria-label": `Which side of the threshold of ${name} stays` },
-      element("option", { value: "high" }, "keep from it on"),
-      element("option", { value: "low" }, "keep below it"));
+      element("option", { value: "high" }, "keep from here up"),
+      element("option", { value: "low" }, "keep below"));
     this.side.value = this.keepsHigh ? "high" : "low";
     this.side.addEventListener("change", () => {
       this.keepsHigh = this.side.value === "high";
@@ -82,7 +82,7 @@ class NumberColumn {
       this.brush(Math.min(from, to), Math.max(from, to, from + 1));
     });
     cut.after(element("div", { class: "controls" },
-      copyButton(() => this.code.textContent), this.side, show, ...bounds));
+      copyButton(() => this.code.textContent, "Copy expression"), this.side, show, ...bounds));
   }
 
   /** Put the threshold at the beginning of a step, where the count is exact. */
