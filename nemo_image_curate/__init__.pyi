@@ -22,6 +22,7 @@ from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
+from nemo_image_curate.recipe.origin import recipe_of
 from nemo_image_curate.recipe.plan import plan_recipe
 from nemo_image_curate.recipe.recipe import Recipe
 from nemo_image_curate.recipe.running import run_recipe
@@ -106,6 +107,7 @@ __all__ = [
     "get_client",
     "inspect_dataset",
     "plan_recipe",
+    "recipe_of",
     "retrieve",
     "run_recipe",
     "write_report",

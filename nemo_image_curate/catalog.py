@@ -111,6 +111,7 @@ PUBLIC: dict[str, Entry] = {
     "get_client": Entry("compute.client"),
     "inspect_dataset": Entry("dataset.inspecting"),
     "plan_recipe": Entry("recipe.plan"),
+    "recipe_of": Entry("recipe.origin"),
     "retrieve": Entry("selection.retrieval"),
     "run_recipe": Entry("recipe.running"),
     "write_report": Entry("report.page"),

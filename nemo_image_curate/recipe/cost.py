@@ -10,7 +10,7 @@ from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.semantic import SemanticDedup
 from nemo_image_curate.quality.digest import ImageDigest
-from nemo_image_curate.recipe.plan import Plan, Planned
+from nemo_image_curate.recipe.plan import Plan, Planned, passes
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 
@@ -48,8 +48,13 @@ def cost_of(plan: Plan) -> PlanCost:
     counts = [source.rows for source in sources]
     rows = None if None in counts else sum(count or 0 for count in counts)
     size = sum(source.tar.size for source in sources if source.tar)
-    todo = [one for one in plan.steps[plan.start : plan.stop] if one.done is None]
-    measures = {one.label: list(_measures(one)) for one in todo}
+    todo = plan.todo
+    measures = {
+        " and ".join(one.label for one in together): [
+            stage for one in together for stage in _measures(one)
+        ]
+        for together in passes(todo)
+    }
     decoding = [label for label, stages in measures.items() if any(map(_decodes, stages))]
     reading = [label for label, stages in measures.items() if stages]
     exports = sum(one.step.name == "export" for one in todo)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +11,16 @@ from nemo_image_curate import frames
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dataset.wanted import Wanted
+from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.expressions.check import check
 from nemo_image_curate.recipe import places
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.recipe.records import Done, fingerprints, read_done
+from nemo_image_curate.recipe.records import Done, fingerprints, foreign_exports, read_done
 from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.selection.prepared import PreparedStage
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
+from nemo_image_curate.stages.image_pass import ImagePass
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,35 @@ class Plan:
         todo = [one.number for one in self.steps if writes(one.step) and not one.done]
         return max(todo, default=0)
 
+    @property
+    def todo(self) -> list[Planned]:
+        """The steps that are to be done."""
+        return [one for one in self.steps[self.start : self.stop] if one.done is None]
+
     def state(self, planned: Planned) -> str:
         """``done`` or ``to do``; for steps that write nothing, whether they are needed."""
         is_passed = planned.number <= self.start or planned.number > self.stop
         return "done" if planned.done or (is_passed and not writes(planned.step)) else "to do"
+
+
+def passes(steps: Sequence[Planned]) -> list[list[Planned]]:
+    """Steps that are done together: statistics, hashes and the like share a pass over images."""
+    together: list[list[Planned]] = []
+    for one in steps:
+        last = together[-1][-1] if together else None
+        if last and _pass_of(one) is not None and _pass_of(one) == _pass_of(last):
+            together[-1].append(one)
+        else:
+            together.append([one])
+    return together
+
+
+def _pass_of(planned: Planned) -> ImagePass | None:
+    """The pass of a stage that needs no model, without the stage; else None."""
+    stage = planned.stage
+    if not isinstance(stage, PixelStage) or isinstance(stage, ImageEmbedder):
+        return None
+    return dataclasses.replace(stage.image_pass(), stages=())
 
 
 def writes(step: Step) -> bool:
@@ -122,9 +150,7 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
         if "path" not in recipe.dataset:
             raise ConfigError("the recipe names no dataset: --set dataset.path=DATASET")
         dataset = ImageTextPairDataset.from_webdataset(**recipe.dataset)
-    problems = [*places.problems_of(recipe.steps, dataset), *_unused(recipe.steps)]
-    if problems:
-        raise ConfigError("\n".join(map(str, problems)))
+    _refuse([*places.problems_of(recipe.steps, dataset), *_unused(recipe.steps)])
     rehearsal = _Rehearsal(dataset)
     planned = [
         rehearsal.play(number, step, stage)
@@ -132,6 +158,7 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
     ]
     prints = fingerprints(dataset, recipe.steps, stages)
     done = read_done(recipe.steps, dataset, prints)
+    _refuse(foreign_exports(recipe.steps, prints, done))
     return Plan(
         recipe,
         dataset,
@@ -156,9 +183,14 @@ def _made(recipe: Recipe) -> list[Stage | None]:
             except CurateError as error:
                 problems.append(Problem(step.place, f"step {number} ({step.name})", str(error)))
         stages.append(stage)
-    if problems:
-        raise ConfigError("\n".join(map(str, problems)))
+    _refuse(problems)
     return stages
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    """Raise what is wrong, if anything is."""
+    if told := "\n".join(map(str, problems)):
+        raise ConfigError(told)
 
 
 def _unused(steps: Sequence[Step]) -> list[Problem]:

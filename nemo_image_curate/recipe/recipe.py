@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from nemo_image_curate.recipe.steps import Problem, Step, checked, nearest, read
 
 # The parts of a recipe that functions take as they are.
 _PARTS = {"dataset": ImageTextPairDataset.from_webdataset, "client": get_client}
-_NAMES = ("about", *_PARTS, "work_dir", "steps")
+_TEXTS = ("about", "output", "work_dir")
+_NAMES = (*_PARTS, *_TEXTS, "steps")
 # Of problems that are told together.
 _MOST_TOLD = 10
 
@@ -42,6 +44,8 @@ class Recipe:
         For the intermediate files of all stages that have such a parameter, and do not give it.
     about : str, optional
         What the recipe is for.
+    notes : tuple of str
+        What is not known of how a recipe came about that was made of something else.
 
     Examples
     --------
@@ -61,6 +65,7 @@ class Recipe:
     client: dict[str, Any] = field(default_factory=dict)
     work_dir: str | None = None
     about: str | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], settings: Iterable[str] = ()) -> Recipe:
@@ -132,12 +137,16 @@ class Recipe:
                 example = "{path: data/}" if part == "dataset" else "{n_workers: 2}"
                 problems.append(Problem(place, part, f"is {given!r}; give {part}: {example}"))
                 continue
-            parts[part], wrong = checked(parameters_of(function), given or {}, place, part)
+            # What comes with this package leaves the dataset to be named.
+            whole = {"path": "", **(given or {})} if part == "dataset" else given or {}
+            parts[part], wrong = checked(parameters_of(function), whole, place, part)
             problems += wrong
+        if not parts.get("dataset", {}).get("path", ""):
+            parts.get("dataset", {}).pop("path", None)
         if (workers := parts.get("client", {}).get("n_workers")) is not None and workers < 1:
             place = text.line_of(data, ("client", "n_workers"))
             problems.append(Problem(place, "client", f"n_workers should be 1 or more: {workers}."))
-        for key in ("work_dir", "about"):
+        for key in _TEXTS:
             if not isinstance(data.get(key), (str, type(None))):
                 place = text.line_of(data, (key,))
                 problems.append(Problem(place, key, f"should be a text, not {data[key]!r}."))
@@ -145,6 +154,7 @@ class Recipe:
         problems += wrong
         if problems:
             raise ConfigError(_listed(problems, name))
+        steps = [_below(step, data.get("output")) for step in steps]
         about, work_dir = data.get("about"), data.get("work_dir")
         return cls(parts["dataset"], tuple(steps), parts["client"], work_dir, about)
 
@@ -152,12 +162,23 @@ class Recipe:
         """What the recipe says, as plain dicts, lists and values."""
         whole = {"about": self.about, "dataset": self.dataset, "client": self.client}
         whole |= {"work_dir": self.work_dir}
-        said = {name: value for name, value in whole.items() if value}
+        said = {name: value for name, value in whole.items() if value not in (None, {})}
         return {**said, "steps": [step.data() for step in self.steps]}
 
     def to_yaml(self) -> str:
-        """The recipe as a text that `parse` reads as the same recipe."""
-        return text.dump(self.data())
+        """The recipe as a text that `parse` reads as the same recipe; notes are comments."""
+        notes = [f"# {line}\n" for note in self.notes for line in note.splitlines()]
+        return "".join([*notes, text.dump(self.data())])
+
+
+def _below(step: Step, output: str | None) -> Step:
+    """The step, with what it writes below a folder, unless its place says where that is."""
+    if output is None or step.action is None or step.action.writes is None:
+        return step
+    path = step.options["path"]
+    is_whole = os.path.isabs(path) or "://" in path
+    place = path if is_whole else f"{output.rstrip('/')}/{path}"
+    return dataclasses.replace(step, options={**step.options, "path": place})
 
 
 def _read_steps(given: Any, place: str) -> tuple[list[Step], list[Problem]]:

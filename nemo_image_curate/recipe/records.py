@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import describe, fingerprint
 from nemo_image_curate.dataset.manifest import read_manifest
+from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.recipe.places import inputs_of, location_of
-from nemo_image_curate.recipe.steps import Step
+from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.version import __version__
 
@@ -105,6 +106,29 @@ def read_done(
                 done = None
         found.append(done)
     return found
+
+
+def foreign_exports(
+    steps: Sequence[Step], prints: Sequence[str], done: Sequence[Done | None]
+) -> Iterator[Problem]:
+    """Exports that would be refused, because their folder holds another one."""
+    for number, (step, own, finished) in enumerate(zip(steps, prints, done, strict=True), 1):
+        location = location_of(step)
+        if step.name != "export" or location is None or finished or not storage.is_dir(location):
+            continue
+        others = [one for one in _read(location).values() if one.name == "export"]
+        held = "an export of other rows or settings, or of inputs that have changed since"
+        if any(one.fingerprint != own for one in others):
+            text = f"{location} holds {held}. Choose another folder, or delete this one."
+        elif not others and not _is_export(location) and storage.find(location, ".tar"):
+            text = f"{location} already holds .tar files. Choose an empty folder."
+        else:
+            continue
+        yield Problem(step.place, f"step {number} ({step.name})", text)
+
+
+def _is_export(location: str) -> bool:
+    return storage.stat(storage.join(location, EXPORT_MANIFEST)) is not None
 
 
 def _read(home: str) -> dict[int, Done]:

@@ -17,10 +17,11 @@ from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.decode.reasons import MISSING
 from nemo_image_curate.errors import CurateError, DatasetError
 from nemo_image_curate.recipe.places import location_of
-from nemo_image_curate.recipe.plan import Plan, Planned, plan_recipe, writes
+from nemo_image_curate.recipe.plan import Plan, Planned, passes, plan_recipe, writes
 from nemo_image_curate.recipe.recipe import Recipe
 from nemo_image_curate.recipe.records import Done, home_of, write_done, written_by
 from nemo_image_curate.shards import sidecars
+from nemo_image_curate.stages.base import PixelStage
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +106,11 @@ def run_plan(plan: Plan) -> RecipeRun:
         dataset = plan.dataset
         if plan.start:
             dataset = _opened(plan.steps[plan.start - 1], plan.dataset)
-        for planned in plan.steps[plan.start : plan.stop]:
-            if planned.done is not None:
-                continue
-            logger.info("%s", planned.label)
+        for together in passes(plan.todo):
+            planned = together[-1]
+            logger.info("%s", ", ".join(one.label for one in together))
             with _in_step(planned):
-                dataset, finished = _do(planned, dataset)
+                dataset, finished = _do(together, dataset)
             if finished is not None:
                 done = sorted([*done, finished], key=lambda one: one.number)
                 home = home_of(plan.recipe.steps, planned.number, plan.dataset)
@@ -139,11 +139,17 @@ def _in_step(planned: Planned) -> Any:
 
 
 def _do(
-    planned: Planned, dataset: ImageTextPairDataset
+    together: list[Planned], dataset: ImageTextPairDataset
 ) -> tuple[ImageTextPairDataset, Done | None]:
-    step = planned.step
-    if planned.stage is not None:
-        return planned.stage(dataset), None
+    """A step, or several that share a pass over the images."""
+    stages = [one.stage for one in together if one.stage is not None]
+    planned, step = together[-1], together[-1].step
+    if len(stages) > 1:
+        pixels = [stage for stage in stages if isinstance(stage, PixelStage)]
+        shared = dataclasses.replace(pixels[0].image_pass(), stages=tuple(pixels))
+        return shared(dataset), None
+    if stages:
+        return stages[0](dataset), None
     action = step.action
     assert action is not None, step.name
     started = time.perf_counter()

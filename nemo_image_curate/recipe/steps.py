@@ -93,11 +93,15 @@ class Step:
 
     def data(self) -> Any:
         """As YAML has it."""
-        options = {name: _data(value) for name, value in self.options.items()}
+        options = self.options_data()
         action = self.action
         if action and options.keys() == {action.short}:
             return {self.name: options[action.short]}
         return {self.name: options} if options else self.name
+
+    def options_data(self) -> dict[str, Any]:
+        """The options as YAML has them."""
+        return {name: _data(value) for name, value in self.options.items()}
 
 
 def _data(value: Any) -> Any:

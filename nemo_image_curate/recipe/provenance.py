@@ -1,0 +1,187 @@
+"""Steps that make the columns of a dataset, told from what it records of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.text_image import TextImageEmbedder
+from nemo_image_curate.errors import CurateError
+from nemo_image_curate.recipe.parameters import parameters_of, stage_classes
+from nemo_image_curate.recipe.steps import Step, read_step
+from nemo_image_curate.stages.base import PixelStage, Stage
+
+# As records call what parameters call otherwise.
+_CALLED = {"model": "model_name", "normalized": "normalize_embeddings"}
+_CAPTIONS = "caption_column"
+_PAIR = ("image_embedding_column", "text_embedding_column")
+
+
+def steps_of(
+    columns: list[str], provenance: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Step], list[str]]:
+    """The steps that make columns, and what cannot be told.
+
+    Parameters
+    ----------
+    columns : list of str
+        In the order in which they were added.
+    provenance : mapping of str to mapping
+        What is recorded of each.
+    """
+    steps: list[Step] = []
+    notes: list[str] = []
+    covered: dict[str, Mapping[str, Any]] = {}
+    for group, record in _groups(columns, provenance):
+        name = record.get("stage")
+        if all(covered.get(column) == record for column in group):
+            continue
+        if name not in stage_classes():
+            notes.append(f"{', '.join(group)}: made by {name!r}, which recipes do not know.")
+            continue
+        try:
+            step = _step(str(name), group, record, columns)
+            stage = step.make()
+            missing = set(group) - set(stage.columns())
+        except (CurateError, TypeError, ValueError) as error:
+            notes.append(f"{', '.join(group)}: made by {name}, with settings not known: {error}")
+            continue
+        covered |= _records(stage)
+        steps.append(step)
+        if isinstance(stage, TextImageEmbedder):
+            # Made where there are captions.
+            missing.discard(stage.text_embedding_column)
+        if missing:
+            notes.append(f"{', '.join(sorted(missing))}: of {name}, with settings not known.")
+    return _shared(steps), notes
+
+
+def _groups(
+    columns: list[str], provenance: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
+    """The columns that one stage made, with its record; in the order of the first ones."""
+    groups: list[tuple[list[str], dict[str, Any], Mapping[str, Any]]] = []
+    for column in columns:
+        record = provenance.get(column)
+        if not record or column in (ERROR_COLUMN, SHARD_COLUMN):
+            continue
+        # An embedder's captions are recorded with the column that they are from.
+        core = {name: value for name, value in record.items() if name != _CAPTIONS}
+        for names, known, _ in groups:
+            if known == core:
+                names.append(column)
+                break
+        else:
+            groups.append(([column], core, record))
+    yield from ((names, record) for names, _, record in groups)
+
+
+def _records(stage: Stage) -> dict[str, Mapping[str, Any]]:
+    """What a stage records, where that can be told now."""
+    try:
+        return dict(stage.provenance())
+    except CurateError:
+        return {}
+
+
+def _step(name: str, group: list[str], record: Mapping[str, Any], columns: list[str]) -> Step:
+    """The step of a stage whose options are in a record, or show in what columns it made."""
+    stage_class = stage_classes()[name]
+    options = _options(stage_class, record)
+    if issubclass(stage_class, ImageEmbedder):
+        options |= _embedding_columns(stage_class, group, columns)
+    return _named(name, options, group)
+
+
+def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a record has and that are not the defaults."""
+    parameters = parameters_of(stage_class)
+    options = {}
+    # Of scores of pairs.
+    pair = dict(zip(_PAIR, record.get("embedding_columns", ()), strict=False))
+    for key, value in (*record.items(), *pair.items()):
+        own = _CALLED.get(key, key)
+        if own in parameters.nested and isinstance(value, Mapping):
+            inner = stage_classes()[str(value["stage"])]
+            nested = _options(inner, value)
+            options[own] = {inner.__name__: nested} if nested else inner.__name__
+        elif own in parameters.names and own not in parameters.nested:
+            field = parameters.model.model_fields[own]
+            if field.is_required() or value != field.default:
+                options[own] = value
+    return options
+
+
+def _embedding_columns(
+    stage_class: type[Stage], group: list[str], columns: list[str]
+) -> dict[str, Any]:
+    """What the columns of an embedder are called, and whether it embedded captions."""
+    fields = parameters_of(stage_class).model.model_fields
+    options: dict[str, Any] = {}
+    images = [name for name in group if not name.endswith("_flipped")]
+    if images and images[0] != fields["image_embedding_column"].default:
+        options["image_embedding_column"] = images[0]
+    if images[1:] and images[1] != fields["text_embedding_column"].default:
+        options["text_embedding_column"] = images[1]
+    if _CAPTIONS in fields and fields[_CAPTIONS].default in columns and len(images) < 2:
+        options[_CAPTIONS] = None
+    return options
+
+
+def _named(name: str, options: dict[str, Any], group: list[str]) -> Step:
+    """The step whose columns are those of a group, as far as names and switches decide it."""
+    best = _read(name, options)
+    fields = parameters_of(stage_classes()[name]).model.model_fields
+    own = [*best.make().columns()]
+    trials: list[dict[str, Any]] = []
+    if "prefix" in fields and "prefix" not in options:
+        stems = sorted({one[: -len(end)] for one in group for end in own if one.endswith(end)})
+        trials += [{"prefix": stem} for stem in stems if stem]
+    if "pred_column" in fields and "pred_column" not in options:
+        trials.append({"pred_column": min(group, key=len)})
+    switches = [one for one, field in fields.items() if isinstance(field.default, bool)]
+    trials += [{one: not fields[one].default} for one in switches if one not in options]
+    for trial in trials:
+        other = _read(name, {**best.options_data(), **trial})
+        if _difference(other, group) < _difference(best, group):
+            best = other
+    return best
+
+
+def _difference(step: Step, group: list[str]) -> int:
+    made = {name for name in step.make().columns() if name != ERROR_COLUMN}
+    return len(made ^ set(group))
+
+
+def _read(name: str, options: Mapping[str, Any]) -> Step:
+    plain = {
+        key: os.fspath(one) if isinstance(one, os.PathLike) else one for key, one in options.items()
+    }
+    step, problems = read_step({name: plain}, "", name)
+    if problems or step is None:
+        raise ValueError("; ".join(map(str, problems)))
+    return step
+
+
+def _shared(steps: list[Step]) -> list[Step]:
+    """The steps, those that look at pixels within the first embedder's pass."""
+    classes = [one.stage_class or Stage for one in steps]
+    embedders = [n for n, one in enumerate(classes) if issubclass(one, ImageEmbedder)]
+    if not embedders:
+        return steps
+    first = embedders[0]
+    orientation = steps[first].options.get("orientation")
+    pixels = [
+        one
+        for n, one in enumerate(steps)
+        if issubclass(classes[n], PixelStage)
+        and n not in embedders
+        and one.options.get("orientation") == orientation
+    ]
+    if not pixels:
+        return steps
+    whole = Step(steps[first].name, {**steps[first].options, "image_stages": pixels})
+    return [whole if n == first else one for n, one in enumerate(steps) if one not in pixels]
