@@ -18,8 +18,11 @@ from nemo_image_curate.embedders.registry import embedder_of
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
+from nemo_image_curate.quality.caption_quality import CaptionQuality
 from nemo_image_curate.quality.captions import CaptionStatistics
 from nemo_image_curate.quality.digest import ImageDigest
+from nemo_image_curate.quality.flags import ImageQuality
+from nemo_image_curate.quality.odd_size import OddSize
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.quality.statistics import ImageStatistics
 from nemo_image_curate.recipe.origin import recipe_of
@@ -32,6 +35,7 @@ from nemo_image_curate.search.live.store import ChromaStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.balanced import BalancedSample
+from nemo_image_curate.selection.caption_counts import RepeatedCaptions
 from nemo_image_curate.selection.cluster_budget import ClusterBudget
 from nemo_image_curate.selection.cluster_target import ClusterTarget
 from nemo_image_curate.selection.comparison import compare_with_random
@@ -54,6 +58,7 @@ from nemo_image_curate.version import __version__
 __all__ = [
     "AestheticClassifier",
     "BalancedSample",
+    "CaptionQuality",
     "CaptionStatistics",
     "ChromaStore",
     "ClipScore",
@@ -70,10 +75,12 @@ __all__ = [
     "ImageDigest",
     "ImageEmbedder",
     "ImageNetWords",
+    "ImageQuality",
     "ImageStatistics",
     "ImageTextPairDataset",
     "NegClipLoss",
     "NsfwClassifier",
+    "OddSize",
     "OpenCLIPEmbedder",
     "PerceptualDedup",
     "PerceptualHash",
@@ -81,6 +88,7 @@ __all__ = [
     "Preprocessing",
     "Query",
     "Recipe",
+    "RepeatedCaptions",
     "Retrieve",
     "Searcher",
     "SelectionFile",

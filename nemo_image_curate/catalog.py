@@ -46,6 +46,7 @@ PUBLIC: dict[str, Entry] = {
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
     "BalancedSample": Entry("selection.balanced"),
+    "CaptionQuality": Entry("quality.caption_quality"),
     "CaptionStatistics": Entry("quality.captions"),
     "ChromaStore": Entry("search.live.store"),
     "ClipScore": Entry(
@@ -64,6 +65,9 @@ PUBLIC: dict[str, Entry] = {
     "ImageDigest": Entry("quality.digest"),
     "ImageEmbedder": Entry("embedders.base"),
     "ImageNetWords": Entry("selection.imagenet_words"),
+    "ImageQuality": Entry(
+        "quality.flags", "images", "quality", "scores and flags: dark, light, blurry, blank..."
+    ),
     "ImageStatistics": Entry(
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
@@ -77,6 +81,7 @@ PUBLIC: dict[str, Entry] = {
     "NsfwClassifier": Entry(
         "classifiers.laion", "embeddings", "nsfw", "nsfw_score (needs CLIP ViT-L/14)"
     ),
+    "OddSize": Entry("quality.odd_size"),
     "OpenCLIPEmbedder": Entry("embedders.open_clip"),
     "PerceptualDedup": Entry("dedup.perceptual"),
     "PerceptualHash": Entry(
@@ -86,6 +91,7 @@ PUBLIC: dict[str, Entry] = {
     "Preprocessing": Entry("decode.preprocessing"),
     "Query": Entry("search.query"),
     "Recipe": Entry("recipe.recipe"),
+    "RepeatedCaptions": Entry("selection.caption_counts"),
     "Retrieve": Entry("selection.retrieval"),
     "Searcher": Entry("search.searcher"),
     "SelectionFile": Entry("selection.listed"),

@@ -156,6 +156,30 @@ class Session:
         )
 
 
+class NamedNumber(click.ParamType[tuple[str, float]]):
+    """``NAME=NUMBER``.
+
+    Parameters
+    ----------
+    what : str
+        What has the name, such as ``COLUMN``.
+    example : str
+    """
+
+    def __init__(self, what: str, example: str):
+        self.name = f"{what}=NUMBER"
+        self.example = example
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        name, _, number = str(value).rpartition("=")
+        try:
+            return name, float(number)
+        except ValueError:
+            self.fail(f"{value!r} should be {self.name}, such as {self.example}.", param, ctx)
+
+
 backend_option = click.option(
     "--backend", type=click.Choice(["auto", "cpu", "gpu"]), default="auto"
 )

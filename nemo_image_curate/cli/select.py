@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nemo_image_curate.cli.base import (
+    NamedNumber,
     Session,
     computes,
     embedding_option,
@@ -21,19 +22,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 
-class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
-    """``COLUMN=NUMBER``."""
-
-    name = "COLUMN=NUMBER"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float]:
-        column, _, number = str(value).rpartition("=")
-        try:
-            return column, float(number)
-        except ValueError:
-            self.fail(f"{value!r} should be COLUMN=NUMBER, such as clip_score=0.3.", param, ctx)
+_COLUMN_AND_NUMBER = NamedNumber("COLUMN", "clip_score=0.3")
 
 
 @main.command()
@@ -43,7 +32,7 @@ class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
 )
 @click.option(
     "--top",
-    type=_ColumnAndNumber(),
+    type=_COLUMN_AND_NUMBER,
     multiple=True,
     help="The highest fraction of a column: clip_score=0.3. May be given several times.",
 )
@@ -71,7 +60,7 @@ class _ColumnAndNumber(click.ParamType[tuple[str, float]]):
 )
 @click.option(
     "--soft-cap",
-    type=_ColumnAndNumber(),
+    type=_COLUMN_AND_NUMBER,
     help="So many draws by a score, with repeats: clip_score=1000000. Adds multiplicity.",
 )
 @embedding_option

@@ -25,10 +25,8 @@ class DecodedBatch:
     errors : list of str or None, length n
         None for an image that was decoded, else ``missing``, ``too large: ...`` or
         ``decode: ...``.
-    widths, heights : list of int or None, length n
-        As decoded, before any resizing; None where there is no readable header.
-    formats : list of str or None, length n
-        What the bytes are, such as ``jpeg``.
+    headers : list of ImageHeader or None, length n
+        What the files say; None where there is no readable header.
     thumbnails : dict of int to torch.Tensor, shape (m, 3, T, T), uint8
         For each side T that was asked for the whole image squashed to a square, for statistics
         and perceptual hashes.
@@ -39,9 +37,7 @@ class DecodedBatch:
     pixels: torch.Tensor | None
     decoded: list[int]
     errors: list[str | None]
-    widths: list[int | None]
-    heights: list[int | None]
-    formats: list[str | None]
+    headers: list[ImageHeader | None]
     thumbnails: dict[int, torch.Tensor]
     warnings: list[str | None]
 
@@ -59,12 +55,25 @@ class DecodedBatch:
             pixels,
             [number for number, error in enumerate(errors) if error is None],
             errors,
-            [header and header.width for header in headers],
-            [header and header.height for header in headers],
-            [header and header.format for header in headers],
+            list(headers),
             thumbnails,
             [None] * len(errors) if warnings is None else warnings,
         )
+
+    @property
+    def widths(self) -> list[int | None]:
+        """Of all n as decoded, before any resizing."""
+        return [header and header.width for header in self.headers]
+
+    @property
+    def heights(self) -> list[int | None]:
+        """Of all n as decoded, before any resizing."""
+        return [header and header.height for header in self.headers]
+
+    @property
+    def formats(self) -> list[str | None]:
+        """What the bytes of all n are, such as ``jpeg``."""
+        return [header and header.format for header in self.headers]
 
     def to(self, device: torch.device) -> DecodedBatch:
         """The same batch with its tensors on a device."""
@@ -91,9 +100,7 @@ class DecodedBatch:
             pixels=parts[0][1].pixels,
             decoded=[],
             errors=[None] * n,
-            widths=[None] * n,
-            heights=[None] * n,
-            formats=[None] * n,
+            headers=[None] * n,
             thumbnails={},
             warnings=[None] * n,
         )
@@ -102,9 +109,7 @@ class DecodedBatch:
             rows += [positions[number] for number in part.decoded]
             for number, position in enumerate(positions):
                 merged.errors[position] = part.errors[number]
-                merged.widths[position] = part.widths[number]
-                merged.heights[position] = part.heights[number]
-                merged.formats[position] = part.formats[number]
+                merged.headers[position] = part.headers[number]
                 merged.warnings[position] = part.warnings[number]
         order = sorted(range(len(rows)), key=rows.__getitem__)
         merged.decoded = [rows[row] for row in order]

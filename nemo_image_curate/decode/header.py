@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from nemo_image_curate.decode import png, signatures
+from nemo_image_curate.decode.depth import bit_depth
 from nemo_image_curate.decode.jxl import jxl_size
 from nemo_image_curate.decode.reasons import TOO_LARGE
 from nemo_image_curate.errors import ConfigError, ImageError
@@ -67,6 +68,12 @@ class ImageHeader(NamedTuple):
     turn : int
         How the stored picture is turned to be decoded: 1 to 8, as EXIF's orientation says it; 1
         is not at all.
+    bit_depth : int
+        Bits of each sample in the file.
+    exif_orientation : int
+        What the file's EXIF says, 1 to 8, whether or not it is followed; 1 where it says nothing.
+    n_bytes : int
+        Of the encoded file.
     """
 
     format: str
@@ -75,6 +82,9 @@ class ImageHeader(NamedTuple):
     mode: str
     has_alpha: bool = False
     turn: int = 1
+    bit_depth: int = 8
+    exif_orientation: int = 1
+    n_bytes: int = 0
 
 
 def check_orientation(orientation: str) -> None:
@@ -117,16 +127,20 @@ def header_of(
     """
     name = (image.format or "").lower()
     width, height = image.size
-    turn = _turn(image, data) if orientation == "exif" and name not in _TURNED else 1
+    said = _exif_orientation(image, data)
+    turn = said if orientation == "exif" and name not in _TURNED else 1
     if turn >= 5:
         width, height = height, width
     with as_image_error():
         # Fails where a picture of colours by number has none.
         has_alpha = image.has_transparency_data
-    return ImageHeader(_SAME_FORMAT.get(name, name), width, height, image.mode, has_alpha, turn)
+    return ImageHeader(
+        *(_SAME_FORMAT.get(name, name), width, height, image.mode, has_alpha, turn),
+        *(bit_depth(image, data), said, len(data)),
+    )
 
 
-def _turn(image: ImageFile, data: bytes | memoryview) -> int:
+def _exif_orientation(image: ImageFile, data: bytes | memoryview) -> int:
     """EXIF's orientation; 1 where there is none, or a broken one."""
     try:
         if image.format == "PNG":
@@ -138,6 +152,8 @@ def _turn(image: ImageFile, data: bytes | memoryview) -> int:
         # JPEG file is that file.
         elif image.format == "JXL" and not getattr(image, "jpeg", False):
             return 1
+        elif image.format == "TIFF":
+            turn = getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION)
         else:
             turn = image.getexif().get(_EXIF_ORIENTATION)
     except MemoryError:

@@ -92,8 +92,8 @@ class CaptionStatistics(ColumnStage):
         return columns
 
 
-def texts_of(frame: Any, column: str) -> list[str | None]:
-    """The texts of a computed partition's column.
+def captions_of(frame: Any, column: str) -> pa.Array:
+    """A computed partition's column of texts, of type string.
 
     Raises
     ------
@@ -104,7 +104,12 @@ def texts_of(frame: Any, column: str) -> list[str | None]:
     kind = values.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
         raise ConfigError(f"column {column!r} holds {kind}, no captions.")
-    texts: list[str | None] = pc.cast(values, pa.string()).to_pylist()
+    return pc.cast(values, pa.string())
+
+
+def texts_of(frame: Any, column: str) -> list[str | None]:
+    """The same as a list."""
+    texts: list[str | None] = captions_of(frame, column).to_pylist()
     return texts
 
 

@@ -47,8 +47,8 @@ def test_the_default_limit_is_pillows() -> None:
 )
 def test_headers(name: str, expected: tuple[str, int, int, str]) -> None:
     data = good()[name]
-    assert read_header(data) == ImageHeader(*expected)
-    assert read_header(memoryview(data)) == ImageHeader(*expected)
+    assert read_header(data)[:4] == expected
+    assert read_header(memoryview(data)) == read_header(data)
 
 
 @pytest.mark.parametrize("name", ["empty", "html", "text", "noise", "jpeg start", "no width"])
