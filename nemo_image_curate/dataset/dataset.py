@@ -21,7 +21,7 @@ from nemo_image_curate.dataset.looking.contact_sheet import contact_sheet
 from nemo_image_curate.dataset.looking.distributions import distributions
 from nemo_image_curate.dataset.looking.histogram import Histogram
 from nemo_image_curate.dataset.looking.origin import projection
-from nemo_image_curate.dataset.looking.thumbnails import thumbnails
+from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnails
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
@@ -454,17 +454,17 @@ class ImageTextPairDataset:
         ------
         ColumnNotFoundError, ConfigError
         """
-        if by is None and groups is None:
+        if by is not None and groups:
+            raise ConfigError("give one of by= and groups=.")
+        if by is None and not groups:
             if around is not None:
                 raise ConfigError(f"around={around!r} is a value of a column: give by=, too.")
             return gallery.first_or_named(self, samples, captions)
         if not isinstance(samples, int):
             raise ConfigError("keys go neither with by= nor with groups=; give a number.")
-        if groups is not None and groups is not False:
-            if by is not None:
-                raise ConfigError("give one of by= and groups=.")
-            return gallery.duplicates(self, groups, samples, captions)
-        return gallery.along(self, str(by), around, samples, captions, seed)
+        if by is not None:
+            return gallery.along(self, by, around, samples, captions, seed)
+        return gallery.duplicates(self, groups or True, samples, captions)
 
     def grid(
         self, samples: int | Sequence[str] = 16, across: int | None = None, side: int = 160
@@ -483,7 +483,7 @@ class ImageTextPairDataset:
         Returns
         -------
         PIL.Image.Image
-            RGB. Where a picture cannot be read, it says why.
+            RGB. Where there is no picture, it says why.
         """
         names = [self.id_col, SHARD_COLUMN]
         if isinstance(samples, int):
@@ -491,7 +491,10 @@ class ImageTextPairDataset:
         else:
             rows = rows_of(self, samples)
         keys, shards = (rows[name].to_pylist() for name in names)
-        return contact_sheet(thumbnails(self, keys, shards, side), keys, side, across)
+        pictures = thumbnails(self, keys, shards, side)
+        absent = [] if isinstance(samples, int) else sorted(set(samples) - set(keys))
+        pictures += [Thumbnail(None, "not in the dataset")] * len(absent)
+        return contact_sheet(pictures, keys + absent, side, across)
 
     def hist(
         self,

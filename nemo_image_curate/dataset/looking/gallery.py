@@ -88,13 +88,16 @@ def first_or_named(
 ) -> Gallery:
     """The first rows, or those with some keys."""
     columns = _columns(dataset, captions)
+    note = ""
     if isinstance(samples, int):
         names = dict.fromkeys([dataset.id_col, SHARD_COLUMN, *columns])
         few = dataset.replace(projection(dataset.metadata, names))
         rows = frames.to_arrow(few.head(samples))
     else:
         rows = rows_of(dataset, samples, columns)
-    return _gallery(dataset, [Strip("", rows)], captions)
+        if absent := sorted(set(samples) - set(rows[dataset.id_col].to_pylist())):
+            note = f"not in the dataset: {_cut(', '.join(absent), _VALUE)}"
+    return _gallery(dataset, [Strip("", rows)], captions, note)
 
 
 def along(

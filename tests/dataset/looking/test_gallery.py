@@ -46,6 +46,7 @@ def test_chosen_keys_and_another_caption_column(tmp_path, backend):
     assert dataset.show(2, captions="absent").keys == made.keys[:2]
     assert dataset.show(captions="score").keys == made.keys, "a column of numbers will do"
     assert dataset.show(["nothing"]).keys == []
+    assert "not in the dataset: nothing" in dataset.show(["nothing", made.keys[0]]).html
 
 
 def test_text_of_strangers_is_no_html_and_odd_pictures_are_explained(tmp_path):
@@ -215,7 +216,8 @@ def test_a_grid_is_one_image(tmp_path):
         assert difference < 6
     assert sheet.getpixel((55, 48)) == (230, 232, 235), "no picture: why"
     assert dataset.grid(5).size == (3 * 164 - 4, 2 * 164 - 4)
-    assert dataset.grid(["absent"]).size == (1, 1)
+    assert dataset.grid(["absent"], side=60).getpixel((0, 0)) == (230, 232, 235)
+    assert dataset.grid([]).size == (1, 1)
 
 
 def test_rows_without_a_shard_are_missing(tmp_path, backend):
