@@ -77,7 +77,7 @@ def _in_words(account: dict[str, Any]) -> dict[str, str]:
 def finish(
     record: dict[str, Any],
     account: Account,
-    folder: str,
+    folder: str | None,
     as_json: bool,
     nothing_read: bool = False,
     shown: dict[str, Any] | None = None,
@@ -91,8 +91,8 @@ def finish(
         What came of it.
     account : Account
         Of the dataset that it was given.
-    folder : str
-        Where ``_run.json`` goes.
+    folder : str or None
+        Where ``_run.json`` goes; None when one of this is there.
     as_json : bool
     nothing_read : bool
         Whether the command gave nothing for any of the rows.
@@ -108,7 +108,8 @@ def finish(
         a part of it could not be read: a shard or a sidecar as a whole.
     """
     counts = account.counts() | more
-    write_run({**record, "account": counts, "named": account.named}, folder)
+    if folder is not None:
+        write_run({**record, "account": counts, "named": account.named}, folder)
     table = record if as_json or shown is None else shown
     report({**table, "account": counts}, as_json)
     list_faults(account.named, as_json)

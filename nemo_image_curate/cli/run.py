@@ -58,6 +58,10 @@ def run(
     if recipe is None:
         raise click.UsageError("name a RECIPE; run --list shows those that come with this.")
     read = read_recipe(recipe, settings)
+    if as_yaml and not (settings or as_json) and recipe in shipped.names():
+        # With the sources of its constants.
+        click.echo(shipped.text(recipe), nl=False)
+        return
     if as_yaml:
         print_json(read.data()) if as_json else click.echo(read.to_yaml(), nl=False)
         return
@@ -174,7 +178,7 @@ def _finish(done: RecipeRun, as_json: bool) -> None:
     finish(
         record,
         done.account,
-        done.home,
+        done.home if done.plan.todo else None,
         as_json,
         nothing_read=done.counts.get("read") == 0,
         shown={**shown, "output": done.home},

@@ -10,11 +10,11 @@ from typing import Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.dataset.manifest import RUN_FILE
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.recipe.places import location_of
 from nemo_image_curate.recipe.provenance import steps_of
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.recipe.records import RUN_FILE
 from nemo_image_curate.recipe.steps import Step
 
 # Where the recipe of a dataset that lies beside its tars saves it.

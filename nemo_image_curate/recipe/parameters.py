@@ -211,6 +211,9 @@ def _names_a_place(annotation: Any) -> bool:
 
 def _is_other(kind: Any) -> bool:
     """Whether no YAML holds values of a type: datasets, arrays, paths that are no texts."""
-    plain = typing.get_origin(kind) or kind
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Sequence, Mapping, list, dict):
+        return _is_other(arguments[-1])
+    plain = origin or kind
     others = Other, ImageTextPairDataset, os.PathLike
     return isinstance(plain, type) and issubclass(plain, others)

@@ -163,7 +163,7 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
         recipe,
         dataset,
         [
-            Planned(**{**vars(one), "fingerprint": print_, "done": finished})
+            dataclasses.replace(one, fingerprint=print_, done=finished)
             for one, print_, finished in zip(planned, prints, done, strict=True)
         ],
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nemo_image_curate import storage
+from nemo_image_curate.dataset.accounting import Account
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.fingerprints import describe, fingerprint
-from nemo_image_curate.dataset.manifest import read_manifest
+from nemo_image_curate.dataset.manifest import RUN_FILE, read_manifest
 from nemo_image_curate.dataset.opening import EXPORT_MANIFEST
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.recipe.places import inputs_of, location_of
@@ -18,7 +19,6 @@ from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.version import __version__
 
-RUN_FILE = "_run.json"
 # What of a folder is data.
 _DATA = (".parquet", ".tar", ".idx", ".json")
 
@@ -138,6 +138,17 @@ def _read(home: str) -> dict[int, Done]:
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         # There is none, or another command's.
         return {}
+
+
+def read_account(home: str) -> Account | None:
+    """The account of its input that a run recorded in a folder."""
+    try:
+        run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
+        names = [field.name for field in fields(Account)]
+        counts = {**run["account"], "named": run["named"]}
+        return Account.from_record({name: counts[name] for name in names})
+    except (OSError, DatasetError, ValueError, KeyError, TypeError):
+        return None
 
 
 def written_by(step: Step, result: dict[str, Any]) -> str:

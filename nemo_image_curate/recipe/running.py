@@ -19,7 +19,8 @@ from nemo_image_curate.errors import CurateError, DatasetError
 from nemo_image_curate.recipe.places import location_of
 from nemo_image_curate.recipe.plan import Plan, Planned, passes, plan_recipe, writes
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.recipe.records import Done, home_of, write_done, written_by
+from nemo_image_curate.recipe.records import Done, home_of, read_account, write_done, written_by
+from nemo_image_curate.recipe.steps import Step
 from nemo_image_curate.shards import sidecars
 from nemo_image_curate.stages.base import PixelStage
 
@@ -190,47 +191,26 @@ def _saved(dataset: ImageTextPairDataset) -> dict[str, Any]:
 
 def _closed(plan: Plan, done: list[Done]) -> RecipeRun:
     """The account of all steps: rows of the input are written, or dropped by a condition."""
-    account = plan.dataset.account()
-    total = Dropped()
-    missing, images = 0, dict[str, Any]()
-    dropped_by: dict[str, int] = {}
-    rows = account.rows_in_sidecars
+    home = home_of(plan.recipe.steps, done[-1].number, plan.dataset)
+    account = (None if plan.todo else read_account(home)) or plan.dataset.account()
+    results = {one.number: one.result for one in done}
+    rows, total, missing = account.rows_in_sidecars, Dropped(), 0
+    images: dict[str, Any] = {}
     pending: list[str] = []
-    by_number = {one.number: one.result for one in done}
     for planned in plan.steps:
-        step, result = planned.step, by_number.get(planned.number)
+        step, result = planned.step, results.get(planned.number, {})
         if step.name == "filter":
             pending.append(step.options["condition"])
-        if result is None or "rows" not in result:
+        if "rows" not in result:
             continue
         own = _dropped(result)
-        counted = own.by_condition + own.by_null
-        if step.name == "save" or planned.number == max(by_number):
-            # What conditions dropped before other steps looked at the rest is not told apart.
-            before = rows - result["rows"] - counted - result.get("missing", 0)
-            hidden = [one for one in pending if one not in own.conditions]
-            if before > 0:
-                name = " and ".join(hidden) or "rows that steps left out"
-                dropped_by[name] = dropped_by.get(name, 0) + before
-                total.by_condition += before
-            for name, count in own.conditions.items():
-                dropped_by[name] = dropped_by.get(name, 0) + count
-            more = counted - sum(own.conditions.values())
-            if more:
-                column = step.options.get("filter_column") or "multiplicity or weight"
-                dropped_by[str(column)] = dropped_by.get(str(column), 0) + more
-            total.by_condition += own.by_condition
-            total.by_null += own.by_null
-            for name, count in own.null_columns.items():
-                total.null_columns[name] = total.null_columns.get(name, 0) + count
+        if not images and "errors" in result and ERROR_COLUMN in planned.columns:
+            images = _images(result, own)
+        if step.name == "save" or planned.number == done[-1].number:
+            own = _explained(own, rows - result["rows"] - result.get("missing", 0), pending, step)
+            total = Dropped.total([{"dropped": vars(total)}, {"dropped": vars(own)}])
             missing += result.get("missing", 0)
             rows, pending = result["rows"], []
-        if not images and "errors" in result and ERROR_COLUMN in planned.columns:
-            failed = result["errors"]
-            images["read"] = result["rows"] + counted - sum(failed.values())
-            images["unreadable"] = {kind: n for kind, n in failed.items() if kind != MISSING}
-    last = max(by_number)
-    home = home_of(plan.recipe.steps, last, plan.dataset)
     counts = {
         "written": rows,
         "dropped_by_condition": total.by_condition,
@@ -239,7 +219,49 @@ def _closed(plan: Plan, done: list[Done]) -> RecipeRun:
         "missing": missing,
         **images,
     }
-    return RecipeRun(plan, done, account, counts, dropped_by, home)
+    if plan.todo:
+        more = {"account": account.counts() | counts, "named": account.named}
+        write_done(home, plan.recipe.to_yaml(), done, dropped_by=total.conditions, **more)
+    return RecipeRun(plan, done, account, counts, total.conditions, home)
+
+
+def _explained(own: Dropped, gone: int, pending: list[str], step: Step) -> Dropped:
+    """What was dropped, all of it by something.
+
+    Parameters
+    ----------
+    own : Dropped
+        What was counted while the rows were written.
+    gone : int
+        How many rows are fewer.
+    pending : list of str
+        The conditions since the last save.
+    step : Step
+        What wrote the rows.
+    """
+    counted = own.by_condition + own.by_null
+    # In the order of the recipe.
+    conditions = {one: own.conditions[one] for one in pending if one in own.conditions}
+    named = counted - sum(conditions.values())
+    hidden = " and ".join(one for one in pending if one not in conditions)
+    if gone > counted or hidden:
+        # Other steps have looked at what these left, so that nobody counted.
+        conditions = {hidden or "no condition": gone - counted, **conditions}
+    if named:
+        column = step.options.get("filter_column") or "multiplicity or weight"
+        conditions[str(column)] = named
+    by_condition = own.by_condition + max(0, gone - counted)
+    return Dropped(by_condition, own.by_null, own.null_columns, conditions)
+
+
+def _images(result: dict[str, Any], own: Dropped) -> dict[str, Any]:
+    """How many images were read, and how many not, by reason."""
+    failed = result["errors"]
+    seen = result["rows"] + own.by_condition + own.by_null
+    return {
+        "read": seen - sum(failed.values()),
+        "unreadable": {kind: count for kind, count in failed.items() if kind != MISSING},
+    }
 
 
 def _dropped(result: dict[str, Any]) -> Dropped:

@@ -86,6 +86,7 @@ def test_what_was_made_says_how(run, recipe, tmp_path):
 def test_usage(run, recipe, tmp_path):
     assert "photo-library" in run("run", "--list")
     assert "name a RECIPE" in run("run", code=2)
+    assert "# LAION-5B, section 3.2: 0.28" in run("run", "laion-style", "--print")
     assert "names no dataset" in run("run", recipe, code=2)
     faulty = run("run", recipe, "--set", "steps.2.filter=widht > 3", "--set",
                  f"dataset.path={tmp_path / 'in'}", code=2)  # fmt: skip

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from nemo_image_curate import Recipe, plan_recipe
+from nemo_image_curate import PerceptualHash, Recipe, plan_recipe
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.recipe.cost import cost_of
 from nemo_image_curate.recipe.plan import passes
@@ -66,6 +66,14 @@ def test_what_a_step_cannot_do_is_told_with_its_line(data, tmp_path, steps, told
         plan_recipe(parse(data, tmp_path, steps))
     assert told in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_installed_is_told(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(PerceptualHash, "requires", (("no_such_module", "hashes"),))
+    with pytest.raises(
+        ConfigError, match=r"r:4: step 1 .*pip install 'nemo_image_curate\[hashes\]'"
+    ):
+        plan_recipe(parse(data, tmp_path, "- PerceptualHash\n- save: o"))
 
 
 def test_a_column_may_be_made_again_after_it_was_looked_at(data, tmp_path):
