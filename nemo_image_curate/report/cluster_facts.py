@@ -75,7 +75,7 @@ class Sizes:
         return cls(clusters[order], rows[order], kept[order], sum(part.nulls for part in parts))
 
 
-def sizes(frame: Any, cluster: str, kept: str | None) -> Sizes:
+def count_sizes(frame: Any, cluster: str, kept: str | None) -> Sizes:
     """Count the rows of each cluster in a partition; runs on a worker."""
     table = frames.to_arrow(frame)
     is_kept = np.zeros(len(table), bool)
@@ -108,7 +108,7 @@ class Sums:
     captions: np.ndarray
 
 
-def sums(frame: Any, columns: Columns, shown: np.ndarray, share: float, seed: int) -> Sums:
+def add_up(frame: Any, columns: Columns, shown: np.ndarray, share: float, seed: int) -> Sums:
     """Add up the vectors and words of some clusters in a partition; runs on a worker."""
     numbers = _numbers(frame, columns)
     unit, rows = _units(frame, columns)

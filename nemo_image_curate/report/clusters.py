@@ -14,9 +14,18 @@ from nemo_image_curate import frames, html
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.expressions.check import check
-from nemo_image_curate.report import cluster_facts
 from nemo_image_curate.report.album import Album, Rows, plain_columns
-from nemo_image_curate.report.cluster_facts import DISTANCE, Columns, Sizes
+from nemo_image_curate.report.cluster_facts import (
+    DISTANCE,
+    Columns,
+    Sizes,
+    add_up,
+    centroids,
+    count_sizes,
+    extremes,
+    nearest_of,
+    top_words,
+)
 from nemo_image_curate.report.duplicates import prefixes
 from nemo_image_curate.report.embeddings import embedding_column
 from nemo_image_curate.report.settings import Settings
@@ -118,7 +127,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
     share = min(1.0, _CAPTIONS / max(1, int(sizes.rows.sum()) + sizes.nulls))
     added = partitions.run(
         frame,
-        cluster_facts.sums,
+        add_up,
         [(columns, shown, share, settings.seed)] * frame.npartitions,
         what="clusters",
         progress=settings.progress,
@@ -126,21 +135,19 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
     frame = dataset.metadata[list(dict.fromkeys([*columns.plain, cluster, embeddings]))]
     found = partitions.run(
         frame,
-        cluster_facts.extremes,
+        extremes,
         [(columns, shown, _PICTURES)] * frame.npartitions,
         what="clusters",
-        shared=(cluster_facts.centroids(added),),
+        shared=(centroids(added),),
         progress=settings.progress,
     )
-    words = cluster_facts.top_words(added, _WORDS)
+    words = top_words(added, _WORDS)
     clusters = []
     for place, number in enumerate(shown):
         parts = [one[place] for one in found]
         count = sum(part.count for part in parts)
-        near = cluster_facts.nearest_of([part.near for part in parts], dataset.id_col, _PICTURES)
-        far = cluster_facts.nearest_of(
-            [part.far for part in parts], dataset.id_col, _PICTURES, farthest=True
-        )
+        near = nearest_of([part.near for part in parts], dataset.id_col, _PICTURES)
+        far = nearest_of([part.far for part in parts], dataset.id_col, _PICTURES, farthest=True)
         clusters.append(
             Cluster(
                 *(int(number), int(sizes.rows[place]), int(sizes.kept[place])),
@@ -159,7 +166,7 @@ def _sizes(
     frame = dataset.metadata[list(dict.fromkeys([cluster, *used]))]
     parts = partitions.run(
         frame,
-        cluster_facts.sizes,
+        count_sizes,
         [(cluster, kept)] * frame.npartitions,
         what="clusters",
         progress=settings.progress,

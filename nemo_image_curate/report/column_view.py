@@ -15,6 +15,7 @@ from nemo_image_curate.report.limits import quoted_name
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.looking.distributions import Distribution
     from nemo_image_curate.report.columns import Column, Columns
+    from nemo_image_curate.report.thresholds import Threshold
 
 # Bars that are drawn, at most.
 _BARS = 40
@@ -87,30 +88,41 @@ def render_column(column: Column, album: Album) -> str:
 
 def _numbers(column: Column, album: Album) -> str:
     one, threshold = column.distribution, column.threshold
-    facts = f"{one.rows - one.nulls:,} values"
-    if one.nulls:
-        facts += f", {one.nulls:,} null ({html.share(one.nulls, one.rows)})"
-    if one.infinite:
-        facts += f", {one.infinite:,} infinite, which are in no bar"
-    if threshold is None:
-        same = "" if one.low is None else f", all of them {html.number(one.low)}"
-        return f"<p class=note>{facts}{same}.</p>"
-    facts += (
-        f"; from {html.number(one.low)} to {html.number(one.high)}, mean {html.number(one.mean)}"
-    )
+    limits = [] if threshold is None else [threshold.limit, *threshold.others]
     edges, counts = drawn(one)
-    marks = {str(limit.value): limit.value for limit in [threshold.limit, *threshold.others]}
+    marks = {str(limit.value): limit.value for limit in limits}
+    has_shape = one.low != one.high
     shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
+    cut = "" if threshold is None else _cut(column, threshold, album)
+    return f"<p class=note>{_facts(one)}</p>{shown if has_shape else ''}{cut}"
+
+
+def _facts(one: Distribution) -> str:
+    facts = [f"{one.rows - one.nulls:,} values"]
+    if one.nulls:
+        facts.append(f"{one.nulls:,} null ({html.share(one.nulls, one.rows)})")
+    if one.infinite:
+        facts.append(f"{one.infinite:,} infinite, which are in no bar")
+    if one.low is None:
+        return f"{', '.join(facts)}."
+    if one.low == one.high:
+        return f"{', '.join(facts)}, all of them {html.number(one.low)}."
+    low, high, mean = map(html.number, (one.low, one.high, one.mean))
     axis = " The axis is logarithmic." if one.log else ""
-    expression = filter_call(threshold.limit.expression(one.column))
+    return f"{', '.join(facts)}; from {low} to {high}, mean {mean}.{axis}"
+
+
+def _cut(column: Column, threshold: Threshold, album: Album) -> str:
+    """What a threshold keeps, and pictures on both sides of it."""
+    one = column.distribution
     value = html.number(threshold.limit.value)
     strips = "".join(
         f"<h4>{title.format(value=value)}</h4>{_strip(column, how, album)}"
         for how, title in _TITLES.items()
         if how in column.strips
     )
+    expression = filter_call(threshold.limit.expression(one.column))
     return (
-        f"<p class=note>{facts}.{axis}</p>{shown}"
         f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {one.rows:,} rows stay "
         f"({html.share(threshold.kept, one.rows)})</output> by "
         f"<code>{html.escape(expression)}</code> <span class=note>({threshold.origin})</span></p>"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Each uses only what comes before it.
-SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map")
+SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map", "recipe")
 
 
 def write_report(

@@ -17,6 +17,7 @@ from nemo_image_curate.report import (
     map,
     overview,
     sample,
+    steps,
 )
 from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.settings import Settings
@@ -60,4 +61,5 @@ SECTIONS: tuple[Section, ...] = (
     clusters,
     map,
     failures,
+    steps,
 )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.report import clusters, compare, duplicates, eps, leaks, map
+from nemo_image_curate.recipe.recipe import Recipe
+from nemo_image_curate.report import clusters, compare, duplicates, eps, leaks, map, steps
 from nemo_image_curate.report.page import report_page
 from nemo_image_curate.report.settings import Settings
 from tests.report.sets import COPIES, GROUPS, rows, vectors, write
@@ -188,3 +189,28 @@ def test_other_settings_of_a_column_are_told(dataset, reference):
     assert re.search(r"is_duplicate\s+eps\s+0.2\s+0.3", text)
     assert re.search(r"preprocessing.size\s+not recorded\s+7", text)
     assert "All columns that both have hold the same values" in text
+
+
+def test_what_made_the_columns_is_a_recipe_with_the_conditions(dataset):
+    condition = "not is_duplicate and caption != '</pre>'"
+    text = steps.gather(dataset, Settings(progress=False, conditions=(condition,)))
+    recipe = Recipe.parse(text, "report")
+    names = [step.name for step in recipe.steps]
+    assert names == ["SemanticDedup", "filter", "save"]
+    assert recipe.steps[0].options["eps"] == 0.2
+    assert recipe.steps[1].options == {"condition": condition}
+    # What cannot be told is a comment.
+    assert "# is_leak" in text
+    assert "&lt;/pre&gt;" in steps.render(text, None)
+    bare = dataset.replace(dataset.metadata)
+    bare.provenance = {}
+    assert steps.gather(bare, QUIET) is None
+
+
+def test_a_run_that_is_no_recipe_is_told(dataset, tmp_path):
+    (tmp_path / "_run.json").write_text(json.dumps({"command": "run", "recipe": "steps: 3"}))
+    moved = dataset.replace(dataset.metadata)
+    moved.home = str(tmp_path)
+    problem = steps.gather(moved, QUIET)
+    assert "No recipe: " in steps.render(problem, None)
+    assert "steps" in str(problem)

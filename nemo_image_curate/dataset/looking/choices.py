@@ -234,6 +234,11 @@ def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
     return bits
 
 
+def _is_large(value: object) -> bool:
+    """Whether only integers without a sign hold it."""
+    return isinstance(value, int) and value >= 2**63
+
+
 def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
     """The rows of a partition with some keys; runs on a worker."""
     is_wanted = pc.is_in(frames.column_to_arrow(frame[id_col]), value_set=wanted)
@@ -283,17 +288,11 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            # Perceptual hashes are no int64, which Arrow takes whole numbers for, and no floats.
-            is_count = isinstance(view.value, int) and view.value >= 0
-            unsigned = is_count and pa.types.is_unsigned_integer(values.type)
-            bound = pa.scalar(view.value, pa.uint64() if unsigned else None)
-            numbers = values
-            if isinstance(view.value, float) and pa.types.is_integer(values.type):
-                numbers = values.cast(pa.float64(), safe=False)
+            bound = pa.scalar(view.value, pa.uint64() if _is_large(view.value) else None)
             if isinstance(view.value, str):
                 bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
-            belongs = pc.and_(belongs, pc.fill_null(compare(numbers, bound), False))
+            belongs = pc.and_(belongs, pc.fill_null(compare(values, bound), False))
         chosen = np.flatnonzero(belongs.to_numpy())
         keys = keys_of(values.take(chosen).combine_chunks())
         lowest_first = view.how in ("worst", "above")

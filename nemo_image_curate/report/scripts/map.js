@@ -1,6 +1,7 @@
 // The map: colours by a column, and a lasso that shows pictures and gives an expression.
 
 const SVG = "http://www.w3.org/2000/svg";
+const MOST_KEYS = 900; // An expression has 1,000 parts at most.
 
 class PointMap {
   constructor(holder, told) {
@@ -101,14 +102,22 @@ class PointMap {
     const pictured = points.filter((point) => point < this.cells.length).length;
     this.strip.hidden = !pictured;
     this.result.hidden = !points.length;
-    const listed = JSON.stringify(points.map((point) => keys[point]));
-    this.code.textContent = filterCall(condition ?? `${id} in ${listed}`);
+    this.code.textContent = condition ? filterCall(condition) : callOf(id, points.map((point) => keys[point]));
     this.output.textContent = points.length
       ? `${counted(points.length)} of the map's ${counted(places.length)} rows` +
         `${condition ? "; the expression takes all rows of the dataset like them" : ""}; ` +
         `${counted(pictured)} of them with a picture here`
       : "Draw around points, or choose a colour below.";
   }
+}
+
+/** A call of ds.filter for some keys: expressions may not be of any length, masks may. */
+function callOf(column, keys) {
+  const quoted = (key) => (/^[^'"\\]*$/.test(key) ? `'${key}'` : JSON.stringify(key));
+  const listed = `[${keys.map(quoted).join(", ")}]`;
+  return keys.length > MOST_KEYS
+    ? `ds.filter(ds.metadata[${JSON.stringify(column)}].isin(${listed}))`
+    : filterCall(`${column} in ${listed}`);
 }
 
 function dots(line, name) {

@@ -1,0 +1,86 @@
+"""Rows along the axis of each column: one for each part of it, chosen at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset import partitions
+from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
+from nemo_image_curate.dataset.sources import SHARD_COLUMN
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+_PART, _BITS = "__part", "__bits"
+
+
+def along(
+    dataset: ImageTextPairDataset,
+    edges: Mapping[str, np.ndarray],
+    columns: Sequence[str],
+    seed: int,
+    progress: bool | None = None,
+) -> dict[str, pa.Table]:
+    """A row of each part between edges that has one, in one pass for all columns.
+
+    Parameters
+    ----------
+    dataset : ImageTextPairDataset
+    edges : mapping of str to numpy.ndarray of float64, shape (p + 1,)
+        Of columns of numbers. The last part holds its upper edge, too.
+    columns : sequence of str
+        What to tell of each row, beside the id column and ``shard``.
+    seed : int
+        Of the hash of shard and key that chooses.
+
+    Returns
+    -------
+    dict of str to pyarrow.Table, at most p rows
+        The rows in the order of the axis: the same however rows lie in partitions.
+    """
+    names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *edges, *columns]))
+    frame = dataset.metadata[names]
+    found = partitions.run(
+        frame,
+        _candidates,
+        [(dataset.id_col, dict(edges), seed)] * frame.npartitions,
+        what="look",
+        progress=progress,
+    )
+    rows = {}
+    for column in edges:
+        table = concatenated([tables[column] for tables in found])
+        order = [(name, "ascending") for name in (_PART, _BITS, dataset.id_col, SHARD_COLUMN)]
+        table = table.sort_by(order)
+        rows[column] = table.take(_firsts(table[_PART].to_numpy())).select(names)
+    return rows
+
+
+def _candidates(
+    frame: Any, id_col: str, edges: dict[str, np.ndarray], seed: int
+) -> dict[str, pa.Table]:
+    """The row of each part that comes first in a partition, by column; runs on a worker."""
+    table = frames.to_arrow(frame)
+    bits = sample_bits(table, id_col, seed)
+    chosen = {}
+    for column, own in edges.items():
+        values = table[column].cast(pa.float64(), safe=False).to_numpy()
+        # NaN where there is none; what is infinite is on no axis.
+        rows = np.flatnonzero((values >= own[0]) & (values <= own[-1]))
+        parts = np.searchsorted(own[1:-1], values[rows], side="right")
+        order = np.lexsort((bits[rows], parts))
+        order = order[_firsts(parts[order])]
+        picked = table.take(rows[order])
+        picked = picked.append_column(_PART, pa.array(parts[order]))
+        chosen[column] = picked.append_column(_BITS, pa.array(bits[rows[order]]))
+    return chosen
+
+
+def _firsts(values: np.ndarray) -> np.ndarray:
+    """Where each different value of a sorted array stands first."""
+    return np.flatnonzero(np.diff(values, prepend=-1))

@@ -1,0 +1,106 @@
+"""Where each column of numbers is cut: as asked for, where a condition does, or at its median."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_image_curate import frames
+from nemo_image_curate.dataset.looking.distributions import Distribution
+from nemo_image_curate.report.funnel import funnel
+from nemo_image_curate.report.limits import Limit, limits
+from nemo_image_curate.report.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+_MEDIAN = "about the median"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where a column is cut.
+
+    Attributes
+    ----------
+    limit : Limit
+    kept : int
+        Rows on its side.
+    origin : str
+        Why it is there.
+    others : list of Limit
+        Further ones that conditions draw.
+    """
+
+    limit: Limit
+    kept: int
+    origin: str
+    others: list[Limit]
+
+
+def thresholds_of(
+    dataset: ImageTextPairDataset, settings: Settings, shown: list[Distribution]
+) -> dict[str, Threshold]:
+    """The threshold of each column of numbers, with the rows on its side.
+
+    Bars tell how many are on either side of an edge, such as the median; other values take a pass.
+    """
+    drawn = limits(settings.conditions)
+    schema = frames.schema(dataset.metadata)
+    cuts = {
+        one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
+        for one in shown
+        if one.kind == "number" and one.low != one.high
+        # Decimals are drawn, and have no order for `choose`.
+        if not pa.types.is_decimal(schema.field(one.column).type)
+    }
+    asked = [column for column, (origin, _) in cuts.items() if origin != _MEDIAN]
+    steps = {}
+    if asked:
+        conditions = [cuts[column][1][0].expression(column) for column in asked]
+        counted = funnel(dataset, conditions, settings.progress)
+        steps = dict(zip(asked, counted.steps, strict=True))
+    return {
+        one.column: Threshold(
+            first,
+            one.rows - steps[one.column].drops if one.column in steps else _from(one, first),
+            origin,
+            others,
+        )
+        for one in shown
+        if one.column in cuts
+        for origin, (first, *others) in [cuts[one.column]]
+    }
+
+
+def _from(one: Distribution, limit: Limit) -> int:
+    """The values from an edge on; those that are infinite are in no bar."""
+    return int(one.counts[np.searchsorted(one.edges, limit.value) :].sum())
+
+
+def is_decided(threshold: Threshold | None) -> bool:
+    """Whether someone drew it."""
+    return threshold is not None and threshold.origin != _MEDIAN
+
+
+def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
+    """Why a column is cut where, and the limits, that which is looked at first."""
+    if given is not None:
+        operator = drawn[0].operator if drawn else ">="
+        return "as asked for", [Limit(operator, _plain(given)), *drawn]
+    if drawn:
+        return "from the conditions", drawn
+    return _MEDIAN, [Limit(">=", _median(one))]
+
+
+def _median(one: Distribution) -> float:
+    """The edge next to where half of the values are on either side."""
+    up_to = np.concatenate([[0], np.cumsum(one.counts)])
+    return _plain(float(one.edges[int(np.abs(up_to - up_to[-1] / 2).argmin())]))
+
+
+def _plain(value: float) -> float:
+    return int(value) if float(value).is_integer() else value
