@@ -6,8 +6,8 @@
 # In this order, stopping at the first that fails: ruff check, ruff format --check, mypy on the
 # package; whether what is made from other files is up to date (stubs and reference of public names,
 # README's table of GPU results, lower bounds of dependencies); a wheel and an sdist, installed and
-# used; a dry run that resolves both CUDA extras; pytest in two processes, whole files each. The last
-# line printed is pytest's own.
+# used; the documentation, without a warning or a dead link; a dry run that resolves both CUDA
+# extras; pytest in two processes, whole files each. The last line printed is pytest's own.
 #
 #   SKIP_CHECKS=1      pytest only
 #   RESOLVE_STRICT=1   fail when the package index cannot be reached (default: say so and go on,
@@ -46,6 +46,7 @@ if [[ -z ${SKIP_CHECKS:-} ]]; then
     step "README's GPU table" .venv/bin/python ci/gpu/results.py --check
     step "lower bounds" .venv/bin/python ci/lower_bounds.py
     step "wheel and sdist" .venv/bin/python ci/wheel.py
+    step "documentation" .venv/bin/python ci/docs.py --check
     step "CUDA extras" resolve
 fi
 

@@ -95,7 +95,7 @@ def run_demo(folder: str | None, output: str) -> DemoResult:
     base = Path(output).absolute()
     shards, metadata, curated = _clean(base)
     started = time.perf_counter()
-    planted = _pack_folder(folder, shards) if folder else _pack_photographs(shards)
+    planted = _pack_folder(folder, shards) if folder else pack_photographs(shards)
     dataset = ImageTextPairDataset.from_webdataset(str(shards))
     embedder = TimmImageEmbedder(
         "offline", image_stages=[ImageStatistics(), PerceptualHash(flips=True)]
@@ -181,7 +181,14 @@ def _pack_folder(folder: str, shards: Path) -> bool:
     return False
 
 
-def _pack_photographs(shards: Path) -> bool:
+def pack_photographs(shards: Path) -> bool:
+    """Pack the packages' photographs in all variants; says that what should be rejected is known.
+
+    Parameters
+    ----------
+    shards : Path
+        An empty or new folder.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         images, fields, captions = [], {}, {}
         for name, variant, data in _variants():

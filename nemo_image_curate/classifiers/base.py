@@ -45,6 +45,14 @@ class ImageClassifier(ColumnStage):
     check_encoder : bool, default True
         Refuse embeddings that are not known to be of the right encoder: those of another model
         may have the right shape, and give nonsense.
+
+    Examples
+    --------
+    >>> class First(ImageClassifier):
+    ...     def load_model(self, device):
+    ...         return lambda embeddings: embeddings[:, 0]
+    >>> ds = First("first_value")(ds)
+    >>> ds = ds.filter("first_value > 0")
     """
 
     pred_column: str

@@ -84,6 +84,11 @@ def get_client(
         When ``gpu`` is asked for and no GPU works.
     ClusterError
         When no scheduler answers, or it has no worker after so many seconds.
+
+    Examples
+    --------
+    >>> with get_client("cpu", n_workers=2) as client:  # doctest: +SKIP
+    ...     ds = ds.save_metadata("scored/")
     """
     _refuse_while_imported()
     if scheduler_address and scheduler_file:

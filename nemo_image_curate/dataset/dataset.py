@@ -82,10 +82,10 @@ class ImageTextPairDataset:
 
     Examples
     --------
-    >>> ds = ImageTextPairDataset.from_webdataset("data/")  # doctest: +SKIP
-    >>> ds = TimmImageEmbedder("offline")(ds)  # doctest: +SKIP
-    >>> ds.metadata = ds.metadata[ds.metadata.width > 256]  # doctest: +SKIP
-    >>> ds.save_metadata("scored/")  # doctest: +SKIP
+    >>> ds = ImageTextPairDataset.from_webdataset("data/")
+    >>> ds = TimmImageEmbedder("offline")(ds)
+    >>> ds.metadata = ds.metadata[ds.metadata.width > 256]
+    >>> ds = ds.save_metadata("scored/")
     """
 
     def __init__(

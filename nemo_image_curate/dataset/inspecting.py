@@ -38,6 +38,12 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
         without sample), ``no image``, ``no row`` (a sample without row), ``no match`` (not one
         row has a sample), ``duplicate row``, ``unreadable``, ``no tar`` (a sidecar without one),
         ``unread`` (called as an unfinished tar, or packed in other ways).
+
+    Examples
+    --------
+    >>> report = inspect_dataset(ds)
+    >>> report["samples"]
+    40
     """
     reader, sources = dataset.source()
     inspect = dask.delayed(_inspect_source, pure=False)

@@ -117,15 +117,15 @@ class Decontaminate(Stage):
     Test sets, each named:
 
     >>> tests = {"imagenet": "imagenet-val/", "coco": "coco-val/"}
-    >>> ds = Decontaminate(tests, eps=0.1)(ds)  # doctest: +SKIP
-    >>> clean = ds.filter("not is_leak")  # doctest: +SKIP
+    >>> ds = Decontaminate(tests, eps=0.1)(ds)
+    >>> clean = ds.filter("not is_leak")
 
     New shards against the set that is there, and a split against another of one dataset:
 
-    >>> new = Decontaminate("curated/", by=["exact", "perceptual"])(new)  # doctest: +SKIP
-    >>> train = ds.filter("split == 'train'")  # doctest: +SKIP
-    >>> validation = ds.filter("split == 'val'")  # doctest: +SKIP
-    >>> train = Decontaminate({"val": validation})(train)  # doctest: +SKIP
+    >>> new = Decontaminate("curated/", by=["exact", "perceptual"])(new)
+    >>> train = ds.filter("split == 'train'")
+    >>> validation = ds.filter("split == 'val'")
+    >>> train = Decontaminate({"val": validation})(train)
     """
 
     reference: Any

@@ -56,8 +56,8 @@ class ExactDedup(ColumnDedup):
 
     Examples
     --------
-    >>> ds = ExactDedup()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
+    >>> ds = ExactDedup()(ds)
+    >>> ds = ds.filter("not is_duplicate")
     """
 
     of: str = "bytes"

@@ -96,8 +96,8 @@ class PerceptualDedup(ColumnDedup):
 
     Examples
     --------
-    >>> ds = PerceptualDedup()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
+    >>> ds = PerceptualDedup()(ds)
+    >>> ds = ds.filter("not is_duplicate")
     """
 
     radius: int = 6

@@ -90,13 +90,13 @@ class SemanticDedup(Stage):
 
     Examples
     --------
-    >>> ds = SemanticDedup(eps=0.05, keep="best", by="aesthetic_score")(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("not is_duplicate")  # doctest: +SKIP
+    >>> ds = SemanticDedup(eps=0.05, keep="best", by="aesthetic_score")(ds)
+    >>> ds = ds.filter("not is_duplicate")
 
     In two steps, for several values of eps:
 
-    >>> clusters = SemanticDedup(eps=0.1, work_dir="work/").cluster(ds)  # doctest: +SKIP
-    >>> for eps in (0.02, 0.05, 0.1):  # doctest: +SKIP
+    >>> clusters = SemanticDedup(eps=0.1, work_dir="work/").cluster(ds)
+    >>> for eps in (0.02, 0.05, 0.1):
     ...     found = clusters.extract(eps)
     """
 

@@ -88,6 +88,12 @@ def build_index(
     Memory: a worker holds one partition. The client holds the index, while it fills it twice,
     and the components of the training sample: 50 KB for each of 2 sqrt(n) lists. Disk: while it
     is built, the vectors in float32 besides the index.
+
+    Examples
+    --------
+    >>> index = build_index(ds, path="index/")
+    >>> len(index)
+    40
     """
     check_settings(kind, rerank, target_recall, max_memory)
     place = index_path(dataset, embedding_column) if path is None else path

@@ -49,8 +49,8 @@ class CaptionStatistics(ColumnStage):
 
     Examples
     --------
-    >>> ds = CaptionStatistics()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("caption_language == 'en' and caption_words > 2")  # doctest: +SKIP
+    >>> ds = CaptionStatistics()(ds)
+    >>> ds = ds.filter("caption_language == 'en' and caption_words > 2")
     """
 
     caption_column: str = "caption"

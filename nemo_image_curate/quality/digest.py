@@ -61,6 +61,12 @@ class ImageDigest(Stage):
         cannot be decoded.
     image_error : string
         Only with ``of="pixels"``: why there is none.
+
+    Examples
+    --------
+    >>> ds = ImageDigest()(ds)
+    >>> len(ds.head()["image_sha256"][0])
+    64
     """
 
     of: str = "bytes"

@@ -81,8 +81,8 @@ class PerceptualHash(PixelStage):
 
     Examples
     --------
-    >>> ds = PerceptualHash()(ds)  # doctest: +SKIP
-    >>> ds = TimmImageEmbedder("offline", image_stages=[PerceptualHash()])(ds)  # doctest: +SKIP
+    >>> ds = PerceptualHash()(ds)
+    >>> ds = TimmImageEmbedder("offline", image_stages=[PerceptualHash()])(ds)
     """
 
     flips: bool = False

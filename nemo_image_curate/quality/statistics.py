@@ -50,8 +50,8 @@ class ImageStatistics(PixelStage):
 
     Examples
     --------
-    >>> ds = ImageStatistics()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("width >= 256 and height >= 256 and sharpness > 50")  # doctest: +SKIP
+    >>> ds = ImageStatistics()(ds)
+    >>> ds = ds.filter("width >= 256 and height >= 256 and sharpness > 50")
     """
 
     thumbnail_size = _SIDE

@@ -67,8 +67,8 @@ class BalancedSample(GroupShares):
 
     Examples
     --------
-    >>> ds = BalancedSample(1_000_000)(HierarchicalClusters()(ds))  # doctest: +SKIP
-    >>> ds = ds.filter("selected")  # doctest: +SKIP
+    >>> ds = BalancedSample(1_000_000)(HierarchicalClusters()(ds))
+    >>> ds = ds.filter("selected")
     """
 
     n: int

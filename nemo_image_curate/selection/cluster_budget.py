@@ -79,8 +79,8 @@ class ClusterBudget(GroupShares):
 
     Examples
     --------
-    >>> ds = SemanticDedup()(ds).filter("not is_duplicate")  # doctest: +SKIP
-    >>> ds = ClusterBudget(0.3)(ds).filter("selected")  # doctest: +SKIP
+    >>> ds = SemanticDedup()(ds).filter("not is_duplicate")
+    >>> ds = ClusterBudget(0.3)(ds).filter("selected")
     """
 
     ratio: float

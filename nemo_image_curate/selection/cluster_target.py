@@ -99,8 +99,8 @@ class ClusterTarget(TargetStage):
 
     Examples
     --------
-    >>> ds = ClusterTarget("imagenet/")(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("is_near_target")  # doctest: +SKIP
+    >>> ds = ClusterTarget("imagenet/")(ds)
+    >>> ds = ds.filter("is_near_target")
     """
 
     n_clusters: int | str = "auto"

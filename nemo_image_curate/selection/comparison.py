@@ -146,6 +146,10 @@ def compare_with_random(
     -----
     The rows are read three times: how many are chosen, the threshold of the hashes, and the
     columns. Memory: what 256 partitions have of clusters and concepts.
+
+    Examples
+    --------
+    >>> compared = compare_with_random(TopFraction("clip_score", 0.3)(ds))
     """
     how_often = multiplicity or selected
     schema = frames.schema(dataset.metadata)

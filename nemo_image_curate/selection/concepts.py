@@ -91,8 +91,8 @@ class ConceptBalance(Stage):
 
     Examples
     --------
-    >>> ds = ConceptBalance("queries.txt", per_query=500)(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("selected")  # doctest: +SKIP
+    >>> ds = ConceptBalance("queries.txt", per_query=500)(ds)
+    >>> ds = ds.filter("selected")
     """
 
     requires: ClassVar[tuple[tuple[str, str], ...]] = (("daachorse", "balance"),)

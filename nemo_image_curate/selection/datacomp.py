@@ -147,8 +147,8 @@ class DataCompFilter(Stage):
 
     Examples
     --------
-    >>> ds = DataCompFilter("datacomp-basic")(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("selected")  # doctest: +SKIP
+    >>> ds = DataCompFilter("datacomp-basic")(ds)
+    >>> ds = ds.filter("selected")
     """
 
     recipe: str

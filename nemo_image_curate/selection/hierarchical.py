@@ -88,8 +88,8 @@ class HierarchicalClusters(Stage):
 
     Examples
     --------
-    >>> ds = HierarchicalClusters()(ds)  # doctest: +SKIP
-    >>> ds = BalancedSample(1_000_000)(ds)  # doctest: +SKIP
+    >>> ds = HierarchicalClusters()(ds)
+    >>> ds = BalancedSample(1_000_000)(ds)
     """
 
     levels: Sequence[int] | str = "auto"

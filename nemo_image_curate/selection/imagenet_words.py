@@ -45,8 +45,8 @@ class ImageNetWords(ColumnStage):
 
     Examples
     --------
-    >>> ds = ImageNetWords()(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("imagenet_word.notna()")  # doctest: +SKIP
+    >>> ds = ImageNetWords()(ds)
+    >>> ds = ds.filter("imagenet_word.notna()")
     """
 
     caption_column: str = "caption"

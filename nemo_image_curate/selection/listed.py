@@ -126,6 +126,13 @@ class SelectionFile(Stage):
     Notes
     -----
     A partition reads of the file what may be of its shards.
+
+    Examples
+    --------
+    >>> summary = ds.filter("clip_score > 0.3").to_selection("chosen.parquet")
+    >>> ds = SelectionFile("chosen.parquet")(ds)
+    >>> len(ds.filter("selected")) == summary.rows
+    True
     """
 
     path: str | os.PathLike[str] = dataclasses.field(metadata=NO_EFFECT)

@@ -183,6 +183,11 @@ class Uniqueness(_Neighbourhood):
     -----
     Exact, and the same for any partitioning. A worker holds one partition's embeddings and 4,096
     vectors of the others at a time. Save embeddings before: they are read twice.
+
+    Examples
+    --------
+    >>> ds = Uniqueness()(ds)
+    >>> outliers = ds.metadata.nlargest(20, "uniqueness")
     """
 
     column: ClassVar[str] = "uniqueness"
@@ -210,6 +215,11 @@ class Typicality(_Neighbourhood):
     -------
     typicality : float32
         From -1 to 1; null for rows without an embedding, or without any other row.
+
+    Examples
+    --------
+    >>> ds = Typicality(k=5)(ds)
+    >>> ds = ds.filter("typicality > 0.2")
     """
 
     k: int = 10

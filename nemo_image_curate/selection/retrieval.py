@@ -75,6 +75,11 @@ class Retrieve(Stage):
     Exact, and the same for any partitioning: of equally near rows those with the first keys.
     Memory: some 100 bytes for each seed and `k`, on the client as well; a worker holds the seeds'
     embeddings and those of one partition. Save embeddings before: they are read twice.
+
+    Examples
+    --------
+    >>> ds = Retrieve("seeds/", k=4)(ds)
+    >>> ds = ds.filter("retrieved_rank == 1")
     """
 
     seeds: Seeds

@@ -77,8 +77,8 @@ class TargetSimilarity(TargetStage):
 
     Examples
     --------
-    >>> ds = TargetSimilarity("imagenet/")(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("target_similarity >= 0.7")  # doctest: +SKIP
+    >>> ds = TargetSimilarity("imagenet/")(ds)
+    >>> ds = ds.filter("target_similarity >= 0.7")
     """
 
     p: float | str = math.inf

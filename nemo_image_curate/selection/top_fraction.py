@@ -51,8 +51,8 @@ class TopFraction(Stage):
 
     Examples
     --------
-    >>> ds = TopFraction("clip_score", 0.3)(ds)  # doctest: +SKIP
-    >>> ds = ds.filter("selected")  # doctest: +SKIP
+    >>> ds = TopFraction("clip_score", 0.3)(ds)
+    >>> ds = ds.filter("selected")
     """
 
     column: str

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GPU = ROOT / "ci" / "gpu"
 SCRIPTS = sorted([*(ROOT / "ci").rglob("*.py"), *(ROOT / "tutorials").glob("*.py")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = [
     *ROOT.glob("*.md"),
     *ROOT.glob("*.toml"),
@@ -72,7 +73,7 @@ def test_every_test_for_a_gpu_belongs_to_one_gpu_step():
         assert len(steps) == 1, f"{_id(path)} is in {len(steps)} steps of ci/gpu/bench.py"
 
 
-@pytest.mark.parametrize("path", [*SCRIPTS, ROOT / "README.md"], ids=_id)
+@pytest.mark.parametrize("path", [*SCRIPTS, *PAGES], ids=_id)
 def test_what_is_imported_of_the_package_is_there(path):
     text = path.read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S) if path.suffix == ".md" else [text]

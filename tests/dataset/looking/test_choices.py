@@ -90,6 +90,19 @@ def test_conditions_and_nothing_to_see(made):
     assert len(none.rows) == 0
 
 
+def test_whole_numbers_that_are_no_floats(tmp_path):
+    values = [0, 2**53 + 1, 2**63, 2**64 - 2, 2**64 - 1]
+    keys = [f"{number}" for number in range(len(values))]
+    write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(1)) for key in keys])
+    write_sidecar(tmp_path / "0.parquet", {"key": keys, "phash": pa.array(values, pa.uint64())})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    views = [View("below", "phash", 2**64 - 1), View("above", "phash", 1e19)]
+    below, above, small = choose(dataset, [*views, View("below", "phash", 5)], 2)
+    assert below.rows["key"].to_pylist() == ["3", "2"]
+    assert above.rows["key"].to_pylist() == ["3", "4"]
+    assert small.rows["key"].to_pylist() == ["0"]
+
+
 @pytest.mark.parametrize(
     ("view", "message"),
     [
