@@ -16,8 +16,8 @@ PACKAGE = "nemo_image_curate"
 # says in the same order what each is for.
 LAYERS = """
 errors storage locks tables frames html version catalog compute shards decode vectors expressions
-dataset stages models embedders quality classifiers dedup selection index search recipe report serve
-demo doctor cli
+dataset stages models learning embedders quality classifiers dedup selection index search recipe
+report serve demo doctor cli
 """.split()
 
 # Modules that hold the private names of other packages; each has a test that fails when one moves.
