@@ -7,7 +7,8 @@
 # package; whether what is made from other files is up to date (stubs and reference of public names,
 # README's table of GPU results, lower bounds of dependencies); a wheel and an sdist, installed and
 # used; the documentation, without a warning or a dead link; a dry run that resolves both CUDA
-# extras; pytest in two processes, whole files each. The last line printed is pytest's own.
+# extras; pytest in three processes, whole files each: one of three waits for clusters, servers and
+# browsers. The last line printed is pytest's own.
 #
 #   SKIP_CHECKS=1      pytest only
 #   RESOLVE_STRICT=1   fail when the package index cannot be reached (default: say so and go on,
@@ -51,5 +52,5 @@ if [[ -z ${SKIP_CHECKS:-} ]]; then
 fi
 
 export HF_HUB_OFFLINE=1
-exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder \
+exec .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
     --durations=20 "$@"
