@@ -83,12 +83,12 @@ def _entropies(
     import torch
 
     counts = torch.cat([counts, luma_counts], dim=1)
-    # The entropy is log2(total) less the sum of c log2(c) over the total.
-    sums = _counts_times_log(total, str(counts.device))[counts].sum(2).double() / _ENTROPY_UNIT
-    rgb = sums[:, 0] + sums[:, 1] + sums[:, 2]
+    table = _counts_times_log(total, str(counts.device))
+    # The entropy times the number of pixels n: n log2(n) less the sum of c log2(c).
+    bits = (table[total] - table[counts].sum(2)).double() / _ENTROPY_UNIT
     return {
-        "entropy": math.log2(total) - sums[:, 3] / total,
-        "color_entropy": math.log2(3 * total) - rgb / (3 * total),
+        "entropy": bits[:, 3] / total,
+        "color_entropy": math.log2(3) + (bits[:, 0] + bits[:, 1] + bits[:, 2]) / (3 * total),
     }
 
 
