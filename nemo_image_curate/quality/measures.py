@@ -56,7 +56,7 @@ def color_measures(images: torch.Tensor, percents: Sequence[int]) -> dict[str, t
     colors = some.float()
     counts = histograms(some, _LEVELS)
     return {
-        **_entropies(counts, histograms(luma_levels(colors)[:, None], _LEVELS)),
+        **_entropies(counts, histograms(luma_levels(colors)[:, None], _LEVELS), some.shape[2]),
         "main_color": _main_color(counts),
         "color_spread": _color_spread(some),
         "brightness": _brightness(colors, percents),
@@ -77,17 +77,18 @@ def _weighted(colors: torch.Tensor, weights: tuple[int, int, int]) -> torch.Tens
     return total
 
 
-def _entropies(counts: torch.Tensor, luma_counts: torch.Tensor) -> dict[str, torch.Tensor]:
+def _entropies(
+    counts: torch.Tensor, luma_counts: torch.Tensor, total: int
+) -> dict[str, torch.Tensor]:
     import torch
 
     counts = torch.cat([counts, luma_counts], dim=1)
-    total = int(counts[0, 0].sum()) if len(counts) else 1
-    # The entropy is log2(total) less the sum of c log2(c) over the total.
-    sums = _counts_times_log(total, str(counts.device))[counts].sum(2) / _ENTROPY_UNIT
-    rgb = sums[:, 0] + sums[:, 1] + sums[:, 2]
+    table = _counts_times_log(total, str(counts.device))
+    # The entropy times the number of pixels n: n log2(n) less the sum of c log2(c).
+    bits = (table[total] - table[counts].sum(2)).double() / _ENTROPY_UNIT
     return {
-        "entropy": math.log2(total) - sums[:, 3] / total,
-        "color_entropy": math.log2(3 * total) - rgb / (3 * total),
+        "entropy": bits[:, 3] / total,
+        "color_entropy": math.log2(3) + (bits[:, 0] + bits[:, 1] + bits[:, 2]) / (3 * total),
     }
 
 

@@ -103,7 +103,7 @@ def test_the_entropy_is_that_of_scikit_image(photographs):
         exact = measure.shannon_entropy(luma.flatten()[::7])
         assert found["entropy"][n] == pytest.approx(exact, abs=1e-3)
         side_by_side = Image.fromarray(picture.reshape(-1, 1, 3)[::7].copy()).entropy()
-        assert found["color_entropy"][n] == pytest.approx(side_by_side, abs=1e-5)
+        assert found["color_entropy"][n] == pytest.approx(side_by_side, abs=1e-8)
 
 
 def test_borders_are_found_and_measured():
