@@ -23,7 +23,8 @@ from nemo_image_curate.report.embeddings import (
     nearest_earlier,
     rows_at,
 )
-from nemo_image_curate.report.pairs import Pairs, Row
+from nemo_image_curate.report.eps_view import SIMILARITY, curve
+from nemo_image_curate.report.pairs import Pairs
 from nemo_image_curate.report.settings import Settings
 from nemo_image_curate.vectors.nearest import GRAIN
 
@@ -40,8 +41,7 @@ _HALF, _FEWEST, _MOST = 0.5, 12, 102
 _FINE, _COARSE = 5, 2
 # Two-sided, of a normal distribution: 95 %.
 _Z = 1.96
-_NEAREST, _NEAREST_SHARD, _SIMILARITY = "nearest", "nearest_shard", "nearest_similarity"
-_WIDTH, _HEIGHT = 600, 200
+_NEAREST, _NEAREST_SHARD = "nearest", "nearest_shard"
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _examples(
     rows = nearest.sample.rows.take(places)
     rows = rows.append_column(_NEAREST, others[dataset.id_col])
     rows = rows.append_column(_NEAREST_SHARD, others[SHARD_COLUMN])
-    rows = rows.append_column(_SIMILARITY, pa.array(nearest.similarity[places]))
+    rows = rows.append_column(SIMILARITY, pa.array(nearest.similarity[places]))
     ends = np.cumsum([0, *map(len, chosen)])
     return [
         Pairs(
@@ -209,96 +209,4 @@ def pictures(data: Curve | str) -> Iterable[Rows]:
 
 def render(data: Curve | str, album: Album) -> str:
     """The section as HTML."""
-    if isinstance(data, str):
-        return f"<p class=note>{html.escape(data)}</p>"
-    return _method(data) + _slider(data) + _table(data) + _pairs(data, album)
-
-
-def _method(data: Curve) -> str:
-    lacking = f" ({data.without:,} more had no embedding)" if data.without else ""
-    text = (
-        f"An estimate: {data.sampled:,} rows chosen at random (seed {data.seed}){lacking} were "
-        f"each compared with all {data.rows:,} rows by <code>{html.escape(data.column)}</code>, "
-        "exactly. A row counts as removed when one before it, in a random order, has a cosine "
-        'similarity of at least 1 - eps: SemDeDup\'s rule. <code>rule="greedy"</code>, the '
-        "default, removes these or fewer. The band is the 95 % interval of the sample (Wilson)."
-    )
-    if data.done is not None:
-        text += (
-            f" Dashed: eps {html.number(data.done.eps)}, with which the deduplication in this "
-            f"dataset removed {data.done.count:,}."
-        )
-    return f"<p>{text}</p>"
-
-
-def _slider(data: Curve) -> str:
-    steps = [[one.eps, one.count, one.low, one.high] for one in data.removals]
-    start = len(data.removals) // 2
-    if data.done is not None:
-        start = int(np.argmin([abs(one.eps - data.done.eps) for one in data.removals]))
-    told = html.data("eps-data", {"steps": steps, "rows": data.rows, "each": data.each})
-    return f'<div class=eps data-start="{start}">{_chart(data)}{told}</div>'
-
-
-def _chart(data: Curve) -> str:
-    """The curve with its band, as SVG."""
-    last = data.removals[-1].eps
-    top = max(one.high for one in [*data.removals, data.done or data.removals[0]]) or 1
-
-    def at(eps: float, count: float) -> str:
-        return f"{eps / last * _WIDTH:.1f},{_HEIGHT * (1 - count / top):.1f}"
-
-    band = [at(one.eps, one.high) for one in data.removals]
-    band += [at(one.eps, one.low) for one in reversed(data.removals)]
-    line = " ".join(at(one.eps, one.count) for one in data.removals)
-    mark = ""
-    if data.done is not None and data.done.eps <= last:
-        x, y = at(data.done.eps, data.done.count).split(",")
-        mark = f'<line class=mark x1="{x}" x2="{x}" y1="{y}" y2="{_HEIGHT}"/>'
-    final = data.removals[-1]
-    label = (
-        f"Rows removed, by eps: from {data.removals[0].count:,} at 0 to {final.count:,} at "
-        f"{html.number(last)}"
-    )
-    ticks = "".join(
-        f"<span>{html.number(last * part / _SHOWN)}</span>" for part in range(_SHOWN + 1)
-    )
-    return (
-        f'<div class=hist><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio=none role=img '
-        f'aria-label="{label}"><polygon class=band points="{" ".join(band)}"/>'
-        f'<polyline class=curve points="{line}"/>{mark}'
-        f'<line class=cursor x1="0" x2="0" y1="0" y2="{_HEIGHT}" visibility="hidden"/></svg>'
-        f"<div class=axis aria-hidden=true>{ticks}</div></div>"
-        f"<p class=note>Rows removed, up to {top:,}, by eps.</p>"
-    )
-
-
-def _table(data: Curve) -> str:
-    shown = data.removals[data.each :: data.each]
-    rows = [
-        [one.eps, one.count, html.share(one.count, data.rows), f"{one.low:,} to {one.high:,}"]
-        for one in shown
-    ]
-    return html.table(["eps", "rows removed", "share", "95 % interval"], rows)
-
-
-def _pairs(data: Curve, album: Album) -> str:
-    parts = []
-    before = 0.0
-    for one, pairs in zip(data.removals[data.each :: data.each], data.examples, strict=True):
-        span = f"between {1 - one.eps:.3f} and {1 - before:.3f}"
-        shown = (
-            pairs.show(album, _told)
-            if len(pairs.rows)
-            else f"<p class=note>No pair of the sample has a similarity {span}.</p>"
-        )
-        parts.append(
-            f'<div class=at-eps data-eps="{one.eps}"><h4>eps {html.number(one.eps)}: the least '
-            f"alike pairs that it takes for one</h4>{shown}</div>"
-        )
-        before = one.eps
-    return "".join(parts)
-
-
-def _told(row: Row, other: Row | None) -> list[str]:
-    return [f"similarity {html.number(row[_SIMILARITY])}"]
+    return f"<p class=note>{html.escape(data)}</p>" if isinstance(data, str) else curve(data, album)
