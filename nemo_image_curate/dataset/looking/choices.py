@@ -235,7 +235,7 @@ def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
 
 
 def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Scalar]:
-    """A column and a value, as Arrow compares them: whole numbers may be beyond int64 and floats."""
+    """A column and a value as Arrow compares them; whole numbers may exceed int64 and floats."""
     if isinstance(value, str):
         return values, pa.scalar(value).cast(values.type)
     if isinstance(value, float) and pa.types.is_integer(values.type):
