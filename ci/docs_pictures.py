@@ -29,7 +29,7 @@ from nemo_image_curate.demo import pack_photographs
 OUTPUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "report.png"
 WIDTH = 1280
 # Parts of the page, and their heights where not all of them is shown.
-SHOWN = (("header", 60), ("#funnel", 0), ("#column-brightness", 670))
+SHOWN = (("header h1", 50), ("#funnel", 0), ("#column-brightness", 678))
 EDGE = 16
 # Pictures of a strip.
 IN_ROW = 12

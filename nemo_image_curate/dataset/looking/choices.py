@@ -234,9 +234,15 @@ def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
     return bits
 
 
-def _is_large(value: object) -> bool:
-    """Whether only integers without a sign hold it."""
-    return isinstance(value, int) and value >= 2**63
+def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Scalar]:
+    """A column and a value as Arrow compares them; whole numbers may exceed int64 and floats."""
+    if isinstance(value, str):
+        return values, pa.scalar(value).cast(values.type)
+    if isinstance(value, float) and pa.types.is_integer(values.type):
+        return values.cast(pa.float64(), safe=False), pa.scalar(value)
+    is_count = isinstance(value, int) and value >= 0
+    unsigned = is_count and pa.types.is_unsigned_integer(values.type)
+    return values, pa.scalar(value, pa.uint64() if unsigned else None)
 
 
 def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
@@ -288,11 +294,9 @@ class _Order:
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
         if view.how in _NEXT_TO and not pa.types.is_null(values.type):
-            bound = pa.scalar(view.value, pa.uint64() if _is_large(view.value) else None)
-            if isinstance(view.value, str):
-                bound = bound.cast(values.type)
             compare = pc.less if view.how == "below" else pc.greater_equal
-            belongs = pc.and_(belongs, pc.fill_null(compare(values, bound), False))
+            fulfils = compare(*_beside(values, view.value))
+            belongs = pc.and_(belongs, pc.fill_null(fulfils, False))
         chosen = np.flatnonzero(belongs.to_numpy())
         keys = keys_of(values.take(chosen).combine_chunks())
         lowest_first = view.how in ("worst", "above")
