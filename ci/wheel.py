@@ -32,6 +32,8 @@ USE = f"""
 import {PACKAGE}
 from {PACKAGE}.classifiers.prompts import template_sets
 assert len(template_sets()["openai-80"]) == 80
+from {PACKAGE}.recipe import shipped
+assert "photo-library" in shipped.names()
 print({PACKAGE}.__version__, {PACKAGE}.__file__)
 """
 

@@ -10,7 +10,8 @@ from nemo_image_curate.dedup.base import ColumnDedup
 from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.semantic import SemanticDedup
 from nemo_image_curate.quality.digest import ImageDigest
-from nemo_image_curate.recipe.plan import Plan, Planned, passes
+from nemo_image_curate.recipe.plan import Plan, passes
+from nemo_image_curate.recipe.rehearsal import Planned
 from nemo_image_curate.stages.base import PixelStage, Stage
 
 

@@ -5,60 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from nemo_image_curate import frames
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.sources import ERROR_COLUMN
-from nemo_image_curate.dataset.wanted import Wanted
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.errors import ConfigError, CurateError
-from nemo_image_curate.expressions.check import check
 from nemo_image_curate.recipe import places
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.recipe.records import Done, fingerprints, foreign_exports, read_done
+from nemo_image_curate.recipe.records import fingerprints, foreign_exports, read_done
+from nemo_image_curate.recipe.rehearsal import Planned, Rehearsal
 from nemo_image_curate.recipe.steps import Problem, Step
-from nemo_image_curate.selection.prepared import PreparedStage
-from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
+from nemo_image_curate.stages.base import PixelStage, Stage
 from nemo_image_curate.stages.image_pass import ImagePass
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A step that would be done.
-
-    Attributes
-    ----------
-    number : int
-        Counted from 1.
-    step : Step
-    stage : Stage or None
-        What it is, when it is no action.
-    before : ImageTextPairDataset
-        As it would be before the step, with nothing in columns that have to look at all rows.
-    adds : dict of str to str
-        The columns that it adds or replaces, with their types.
-    columns : list of str
-        All there are after it.
-    fingerprint : str
-        Of the inputs and all that is done up to here.
-    done : Done or None
-        What an earlier run did of it, as it is now.
-    """
-
-    number: int
-    step: Step
-    stage: Stage | None
-    before: ImageTextPairDataset
-    adds: dict[str, str]
-    columns: list[str]
-    fingerprint: str = ""
-    done: Done | None = None
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"step {self.number} ({self.step.name})"
 
 
 @dataclass(frozen=True)
@@ -151,7 +108,7 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
             raise ConfigError("the recipe names no dataset: --set dataset.path=DATASET")
         dataset = ImageTextPairDataset.from_webdataset(**recipe.dataset)
     _refuse([*places.problems_of(recipe.steps, dataset), *_unused(recipe.steps)])
-    rehearsal = _Rehearsal(dataset)
+    rehearsal = Rehearsal(dataset)
     planned = [
         rehearsal.play(number, step, stage)
         for number, (step, stage) in enumerate(zip(recipe.steps, stages, strict=True), 1)
@@ -212,79 +169,3 @@ def _unused(steps: Sequence[Step]) -> list[Problem]:
             problems.append(Problem(step.place, f"step {number} (index)", text))
         changed = step.name != "save" and (changed or not writes(step))
     return problems
-
-
-class _Rehearsal:
-    """Plays steps with a dataset whose columns are right and whose rows nobody looks at."""
-
-    def __init__(self, dataset: ImageTextPairDataset):
-        self.dataset = dataset
-        # Columns that a step made and none has looked at, and the step's number.
-        self.unread: dict[str, int] = {}
-
-    def play(self, number: int, step: Step, stage: Stage | None) -> Planned:
-        before = self.dataset
-        try:
-            self.dataset = self._played(number, step, stage)
-        except CurateError as error:
-            raise ConfigError(
-                str(Problem(step.place, f"step {number} ({step.name})", str(error)))
-            ) from error
-        kinds = {one.name: str(one.type) for one in frames.schema(self.dataset.metadata)}
-        own = stage.columns() if stage else {}
-        there = set(before.metadata.columns)
-        adds = {name: kind for name, kind in kinds.items() if name in own or name not in there}
-        return Planned(number, step, stage, before, adds, list(kinds))
-
-    def _played(self, number: int, step: Step, stage: Stage | None) -> ImageTextPairDataset:
-        dataset = self.dataset
-        if stage is None:
-            return self._acted(step)
-        needs = stage.needs(dataset)
-        self._read(needs)
-        frames.require_columns(dataset.metadata, *needs)
-        lazy = isinstance(stage, (PixelStage, ColumnStage)) and not isinstance(stage, PreparedStage)
-        if lazy:
-            played = stage(dataset)
-        else:
-            played = dataset.with_columns(_nothing, stage.columns(), stage.provenance())
-        for name in stage.columns():
-            if name in self.unread and name != ERROR_COLUMN:
-                raise ConfigError(
-                    f"it replaces the column {name!r} of step {self.unread[name]}, which no step "
-                    "has looked at: give one of them a prefix or another name, or take it out."
-                )
-            self.unread[name] = number
-        return played
-
-    def _acted(self, step: Step) -> ImageTextPairDataset:
-        dataset, options = self.dataset, step.options
-        there = list(dataset.metadata.columns)
-        if step.name == "filter":
-            self._read(check(options["condition"], there))
-            return dataset.filter(options["condition"])
-        if step.name == "select":
-            return dataset.select(options["columns"])
-        if step.name == "index":
-            named = [options.get("embedding_column", "image_embedding")]
-            named += filter(None, [options.get("caption_column")])
-            frames.require_columns(dataset.metadata, *named)
-            return dataset
-        self.unread.clear()
-        if options.get("columns"):
-            frames.require_columns(dataset.metadata, *options["columns"])
-        asked = ("filter_column", "multiplicity", "weight")
-        wanted = {name: options[name] for name in asked if options.get(name)}
-        Wanted(dataset.id_col, **wanted).check(dataset.metadata)
-        if step.name == "save" and options.get("columns"):
-            return dataset.select(options["columns"])
-        return dataset
-
-    def _read(self, columns: Sequence[str]) -> None:
-        for name in columns:
-            self.unread.pop(name, None)
-
-
-def _nothing(frame: Any) -> dict[str, Any]:
-    """Stands for what looks at all rows; it is never called."""
-    raise AssertionError("a rehearsal computes nothing")

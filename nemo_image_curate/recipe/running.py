@@ -13,14 +13,13 @@ from nemo_image_curate import locks
 from nemo_image_curate.dataset.accounting import Account
 from nemo_image_curate.dataset.conditions import Dropped
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.dataset.sources import ERROR_COLUMN
-from nemo_image_curate.decode.reasons import MISSING
 from nemo_image_curate.errors import CurateError, DatasetError
+from nemo_image_curate.recipe.counts import counts_of
 from nemo_image_curate.recipe.places import location_of
-from nemo_image_curate.recipe.plan import Plan, Planned, passes, plan_recipe, writes
+from nemo_image_curate.recipe.plan import Plan, passes, plan_recipe, writes
 from nemo_image_curate.recipe.recipe import Recipe
 from nemo_image_curate.recipe.records import Done, home_of, read_account, write_done, written_by
-from nemo_image_curate.recipe.steps import Step
+from nemo_image_curate.recipe.rehearsal import Planned
 from nemo_image_curate.shards import sidecars
 from nemo_image_curate.stages.base import PixelStage
 
@@ -190,83 +189,10 @@ def _saved(dataset: ImageTextPairDataset) -> dict[str, Any]:
 
 
 def _closed(plan: Plan, done: list[Done]) -> RecipeRun:
-    """The account of all steps: rows of the input are written, or dropped by a condition."""
     home = home_of(plan.recipe.steps, done[-1].number, plan.dataset)
     account = (None if plan.todo else read_account(home)) or plan.dataset.account()
-    results = {one.number: one.result for one in done}
-    rows, total, missing = account.rows_in_sidecars, Dropped(), 0
-    images: dict[str, Any] = {}
-    pending: list[str] = []
-    for planned in plan.steps:
-        step, result = planned.step, results.get(planned.number, {})
-        if step.name == "filter":
-            pending.append(step.options["condition"])
-        if "rows" not in result:
-            continue
-        own = _dropped(result)
-        if not images and "errors" in result and ERROR_COLUMN in planned.columns:
-            images = _images(result, own)
-        if step.name == "save" or planned.number == done[-1].number:
-            own = _explained(own, rows - result["rows"] - result.get("missing", 0), pending, step)
-            total = Dropped.total([{"dropped": vars(total)}, {"dropped": vars(own)}])
-            missing += result.get("missing", 0)
-            rows, pending = result["rows"], []
-    counts = {
-        "written": rows,
-        "dropped_by_condition": total.by_condition,
-        "dropped_by_null": total.by_null,
-        "null_columns": total.null_columns,
-        "missing": missing,
-        **images,
-    }
+    counts, dropped_by = counts_of(plan, done, account)
     if plan.todo:
         more = {"account": account.counts() | counts, "named": account.named}
-        write_done(home, plan.recipe.to_yaml(), done, dropped_by=total.conditions, **more)
-    return RecipeRun(plan, done, account, counts, total.conditions, home)
-
-
-def _explained(own: Dropped, gone: int, pending: list[str], step: Step) -> Dropped:
-    """What was dropped, all of it by something.
-
-    Parameters
-    ----------
-    own : Dropped
-        What was counted while the rows were written.
-    gone : int
-        How many rows are fewer.
-    pending : list of str
-        The conditions since the last save.
-    step : Step
-        What wrote the rows.
-    """
-    counted = own.by_condition + own.by_null
-    # In the order of the recipe.
-    conditions = {one: own.conditions[one] for one in pending if one in own.conditions}
-    named = counted - sum(conditions.values())
-    hidden = " and ".join(one for one in pending if one not in conditions)
-    if gone > counted or hidden:
-        # Other steps have looked at what these left, so that nobody counted.
-        conditions = {hidden or "no condition": gone - counted, **conditions}
-    if named:
-        column = step.options.get("filter_column") or "multiplicity or weight"
-        conditions[str(column)] = named
-    by_condition = own.by_condition + max(0, gone - counted)
-    return Dropped(by_condition, own.by_null, own.null_columns, conditions)
-
-
-def _images(result: dict[str, Any], own: Dropped) -> dict[str, Any]:
-    """How many images were read, and how many not, by reason."""
-    failed = result["errors"]
-    seen = result["rows"] + own.by_condition + own.by_null
-    return {
-        "read": seen - sum(failed.values()),
-        "unreadable": {kind: count for kind, count in failed.items() if kind != MISSING},
-    }
-
-
-def _dropped(result: dict[str, Any]) -> Dropped:
-    if "dropped" in result:
-        return Dropped(**result["dropped"])
-    null = result.get("null", 0)
-    columns, conditions = result.get("null_columns", {}), result.get("conditions", {})
-    return Dropped(result.get("filtered", 0) - null, null, columns, conditions)
+        write_done(home, plan.recipe.to_yaml(), done, dropped_by=dropped_by, **more)
+    return RecipeRun(plan, done, account, counts, dropped_by, home)

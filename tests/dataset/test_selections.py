@@ -20,7 +20,8 @@ def test_rows_of_a_filtered_frame(made, tmp_path, backend):
     dataset = open_dataset(made.root, backend=backend).filter("width > 32")
     done = dataset.to_selection(tmp_path / "chosen.parquet")
     rows = [row for row in made.rows if row["width"] > 32]
-    assert done == SelectionSummary(str(tmp_path / "chosen.parquet"), 9, 9, 3, 0, {}, 0)
+    path, dropped = str(tmp_path / "chosen.parquet"), {"width > 32": 3}
+    assert done == SelectionSummary(path, 9, 9, 3, 0, {}, 0, dropped)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "chosen.parquet"), listed(rows))
     assert sorted(os.listdir(tmp_path)) == ["chosen.parquet", "tars"]
 
