@@ -28,6 +28,8 @@ def counts_of(
         Of the input.
     """
     results = {one.number: one.result for one in done}
+    # An index or report that comes last says nothing of rows.
+    last = max((number for number, result in results.items() if "rows" in result), default=0)
     rows, total, missing = account.rows_in_sidecars, Dropped(), 0
     images: dict[str, Any] = {}
     pending: list[str] = []
@@ -40,7 +42,7 @@ def counts_of(
         own = _dropped(result)
         if not images and "errors" in result and ERROR_COLUMN in planned.columns:
             images = _images(result, own)
-        if step.name == "save" or planned.number == done[-1].number:
+        if step.name == "save" or planned.number == last:
             own = _explained(own, rows - result["rows"] - result.get("missing", 0), pending, step)
             total = Dropped.total([{"dropped": vars(total)}, {"dropped": vars(own)}])
             missing += result.get("missing", 0)

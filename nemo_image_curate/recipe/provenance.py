@@ -43,7 +43,7 @@ def steps_of(
             notes.append(f"{', '.join(group)}: made by {name!r}, which recipes do not know.")
             continue
         try:
-            step = _step_of(str(name), group, record, columns)
+            step = _made_by(str(name), group, record, columns)
             stage = step.make()
             missing = set(group) - set(stage.columns())
         except (CurateError, TypeError, ValueError) as error:
@@ -87,7 +87,7 @@ def _records(stage: Stage) -> dict[str, Mapping[str, Any]]:
         return {}
 
 
-def _step_of(name: str, group: list[str], record: Mapping[str, Any], columns: list[str]) -> Step:
+def _made_by(name: str, group: list[str], record: Mapping[str, Any], columns: list[str]) -> Step:
     """The step of a stage whose options are in a record, or show in what columns it made."""
     stage_class = stage_classes()[name]
     options = _options(stage_class, record)

@@ -195,6 +195,15 @@ def test_two_runs_at_once_into_one_place_are_refused(data, tmp_path):
     assert run_recipe(recipe).counts["written"] == 8
 
 
+def test_what_an_export_drops_counts_also_where_an_index_comes_last(data, tmp_path):
+    embed = "- TimmImageEmbedder: {model_name: test_vit}\n- save: a\n"
+    run_recipe(parse(data, tmp_path, f"{embed}- index\n- filter: score > 3\n- export: b"))
+    recipe = parse(data, tmp_path, f"{embed}- index\n- filter: score > 3\n- selection: c.parquet")
+    done = run_recipe(recipe)
+    assert done.dropped_by == {"score > 3": 3}
+    assert done.counts["written"] == 8
+
+
 def test_what_a_step_raises_says_which_it_was(data, tmp_path):
     column = "- CaptionStatistics: {detect_language: false}\n"
     recipe = parse(data, tmp_path, f"{column}- export: {{path: a, multiplicity: score}}")
