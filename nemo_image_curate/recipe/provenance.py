@@ -93,7 +93,7 @@ def _made_by(name: str, group: list[str], record: Mapping[str, Any], columns: li
     options = _options(stage_class, record)
     if issubclass(stage_class, ImageEmbedder):
         options |= _embedding_columns(stage_class, group, columns)
-    return _named(name, options, group)
+    return _named(name, options, group, {_CALLED.get(key, key) for key in record})
 
 
 def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +108,9 @@ def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, A
             inner = stage_classes()[str(value["stage"])]
             nested = _options(inner, value)
             options[own] = {inner.__name__: nested} if nested else inner.__name__
+        elif own in parameters.inputs and not isinstance(value, str):
+            # Names of references; where they lie is not recorded.
+            continue
         elif own in parameters.names and own not in parameters.nested:
             field = parameters.model.model_fields[own]
             if field.is_required() or value != field.default:
@@ -131,8 +134,11 @@ def _embedding_columns(
     return options
 
 
-def _named(name: str, options: dict[str, Any], group: list[str]) -> Step:
-    """The step whose columns are those of a group, as far as names and switches decide it."""
+def _named(name: str, options: dict[str, Any], group: list[str], recorded: set[str]) -> Step:
+    """The step whose columns are those of a group, as far as names and switches decide it.
+
+    What is recorded is not tried.
+    """
     best = _read(name, options)
     fields = parameters_of(stage_classes()[name]).model.model_fields
     own = [*best.make().columns()]
@@ -143,7 +149,7 @@ def _named(name: str, options: dict[str, Any], group: list[str]) -> Step:
     if "pred_column" in fields and "pred_column" not in options:
         trials.append({"pred_column": min(group, key=len)})
     switches = [one for one, field in fields.items() if isinstance(field.default, bool)]
-    trials += [{one: not fields[one].default} for one in switches if one not in options]
+    trials += [{one: not fields[one].default} for one in switches if one not in recorded]
     for trial in trials:
         other = _read(name, {**best.options_data(), **trial})
         if _difference(other, group) < _difference(best, group):

@@ -14,6 +14,7 @@ from nemo_image_curate import (
     ClipScore,
     ColumnStage,
     ConseEmbedder,
+    Decontaminate,
     ExactDedup,
     ImageStatistics,
     ImageTextPairDataset,
@@ -120,3 +121,13 @@ def test_what_holds_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         read_recipe(str(tmp_path / "other.json"))
     shutil.rmtree(tmp_path)
+
+
+def test_where_references_lie_is_told_to_be_unknown(opened, tmp_path):
+    reference = ImageStatistics()(opened).save_metadata(tmp_path / "val")
+    ds = Decontaminate({"val": str(tmp_path / "val")}, by=["exact"])(reference)
+    recipe = recipe_of(ds.save_metadata(tmp_path / "clean"))
+    assert "Decontaminate" not in [step.name for step in recipe.steps]
+    note = next(note for note in recipe.notes if "is_leak" in note)
+    assert "made by Decontaminate" in note
+    assert "reference" in note
