@@ -178,8 +178,10 @@ def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(in
         printed = json.loads(run("search", indexed / "meta", *words, cluster=False))
         searcher = Searcher.open(ImageTextPairDataset.from_webdataset(indexed / "meta"))
         found = searcher.search("a cat", k=5, where="width > 300")
-        assert printed == [hit.to_dict() for hit in found]
-        assert [{name: hit[name] for name in printed[0]} for hit in hits] == printed
+        # By the number of threads some processors round otherwise.
+        same = [{**hit, "score": pytest.approx(hit["score"], abs=1e-6)} for hit in printed]
+        assert [hit.to_dict() for hit in found] == same
+        assert [{name: hit[name] for name in printed[0]} for hit in hits] == same
         assert hits[0]["metadata"]["file"].endswith("chelsea.jpg")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
