@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Kind = Literal["number", "category", "other"]
 # Columns of texts with more different values are no categories. ImageNet has 1,000 classes.
 MAX_CATEGORIES = 1024
+# Nor are columns with a longer text in UTF-8, such as captions.
+MAX_CATEGORY_BYTES = 1024
 # Of these so many are told one by one.
 NAMED_CATEGORIES = 20
 
@@ -35,8 +38,8 @@ class Distribution:
     ----------
     column : str
     kind : {"number", "category", "other"}
-        "other" for lists, times, and texts with more than `MAX_CATEGORIES` different values: only
-        rows and nulls are counted.
+        "other" for lists, times, and texts with more than `MAX_CATEGORIES` different values or one
+        longer than `MAX_CATEGORY_BYTES`: only rows and nulls are counted.
     rows, nulls : int
         NaN counts as null.
     infinite : int
@@ -155,7 +158,10 @@ def _summary(column: pa.Array, bins: int) -> _Summary:
     counted = (len(values), values.null_count)
     if values.null_count == len(values):
         return _Summary(None, *counted)
-    if types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind):
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    if is_text and pc.max(pc.binary_length(values)).as_py() > MAX_CATEGORY_BYTES:
+        return _Summary("other", *counted)
+    if is_text or types.is_boolean(kind):
         frequencies = values.drop_null().value_counts()
         if len(frequencies) > MAX_CATEGORIES:
             return _Summary("other", *counted)

@@ -108,9 +108,11 @@ def test_columns_of_every_kind(tmp_path, backend):
 def test_few_categories_are_named_and_too_many_are_none(tmp_path):
     names = [f"{n % 30:02d}" for n in range(100)]
     texts = [f"text {n}" for n in range(100)]
+    long = ["x" * 10_000, *["short"] * 99]
     write_tar(tmp_path / "0.tar", [(f"{n}.jpg", jpeg(1)) for n in range(100)])
     write_sidecar(
-        tmp_path / "0.parquet", {"key": [str(n) for n in range(100)], "name": names, "text": texts}
+        tmp_path / "0.parquet",
+        {"key": [str(n) for n in range(100)], "name": names, "text": texts, "long": long},
     )
     dataset = ImageTextPairDataset.from_webdataset(tmp_path)
     found = distributions(dataset)
@@ -121,6 +123,7 @@ def test_few_categories_are_named_and_too_many_are_none(tmp_path):
         == counted.sort_index().sort_values(ascending=False, kind="stable")[:20].to_dict()
     )
     assert (found["name"].others, found["name"].n_others) == (30, 10)
+    assert (found["long"].kind, found["long"].rows, found["long"].nulls) == ("other", 100, 0)
 
 
 @pytest.mark.parametrize("sizes", [[0], [0, 0]])
