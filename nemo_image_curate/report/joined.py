@@ -206,8 +206,12 @@ def _comparable(values: pa.ChunkedArray, kind: str) -> Any:
         return values.cast(pa.int8())
     if kind == "number":
         return frames.nan_to_null(values.cast(pa.float64(), safe=False))
-    texts = values.cast(pa.string())
-    hashes = pd.util.hash_array(texts.fill_null("").to_numpy().astype(object), categorize=False)
+    # Bytes need not be a text: those of a text have the hash of it.
+    types = pa.types
+    is_bytes = types.is_binary(values.type) or types.is_fixed_size_binary(values.type)
+    texts = values.cast(pa.binary() if is_bytes else pa.string())
+    plain = texts.fill_null(b"" if is_bytes else "").to_numpy().astype(object)
+    hashes = pd.util.hash_array(plain, categorize=False)
     return pa.array(hashes.view(np.int64), mask=texts.is_null().to_numpy())
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pyarrow as pa
 import pytest
 
+from nemo_image_curate import ImageTextPairDataset
 from nemo_image_curate.report import joined
 from nemo_image_curate.report.joined import Join, compare
+from tests.make_data import jpeg, write_sidecar, write_tar
 from tests.report.sets import rows, write
 
 COLUMNS = ["caption", "sharpness", "cluster", "is_duplicate", "selected", "duplicate_of"]
@@ -84,3 +87,13 @@ def test_nulls_and_nan_and_other_types(tmp_path):
     assert found.changed == {"sharpness": 3}
     assert found.largest == {"sharpness": 0}
     assert found.both == 9
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    datasets = []
+    for name, last in (("a", b"\xff\x00"), ("b", b"\xff\x01")):
+        write_tar(tmp_path / name / "0.tar", [(f"{key}.jpg", jpeg(key)) for key in range(3)])
+        content = pa.array([None, b"\xff", last], pa.binary())
+        write_sidecar(tmp_path / name / "0.parquet", {"key": ["0", "1", "2"], "digest": content})
+        datasets.append(ImageTextPairDataset.from_webdataset(tmp_path / name, backend="cpu"))
+    assert compare(*datasets, Join(True, 1, 0), ["digest"], 4, 0, False).changed == {"digest": 1}
