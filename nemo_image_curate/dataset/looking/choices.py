@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -240,8 +241,14 @@ def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Sc
         return values, pa.scalar(value).cast(values.type)
     if isinstance(value, float) and pa.types.is_integer(values.type):
         return values.cast(pa.float64(), safe=False), pa.scalar(value)
-    is_count = isinstance(value, int) and value >= 0
-    unsigned = is_count and pa.types.is_unsigned_integer(values.type)
+    unsigned = pa.types.is_unsigned_integer(values.type)
+    low, end = (0, 2**64) if unsigned else (-(2**63), 2**63)
+    if isinstance(value, int) and not low <= value < end:
+        # No whole number of Arrow is so far; a float may be.
+        far = math.inf if value > 0 else -math.inf
+        if pa.types.is_floating(values.type):
+            far = float(value)
+        return values.cast(pa.float64(), safe=False), pa.scalar(far)
     return values, pa.scalar(value, pa.uint64() if unsigned else None)
 
 

@@ -101,6 +101,10 @@ def test_whole_numbers_that_are_no_floats(tmp_path):
     assert below.rows["key"].to_pylist() == ["3", "2"]
     assert above.rows["key"].to_pylist() == ["3", "4"]
     assert small.rows["key"].to_pylist() == ["0"]
+    far = [View("below", "phash", 10**30), View("above", "phash", 2**64)]
+    far += [View("above", "phash", -(10**30)), View("below", "phash", -1)]
+    chosen = [one.rows["key"].to_pylist() for one in choose(dataset, far, 2)]
+    assert chosen == [["4", "3"], [], ["0", "1"], []]
 
 
 @pytest.mark.parametrize(
