@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from nemo_image_curate import html
 from nemo_image_curate.report.album import Album, shortened
-from nemo_image_curate.report.limits import quoted_name
+from nemo_image_curate.report.limits import can_be_quoted, quoted_name
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.looking.distributions import Distribution
@@ -89,12 +89,13 @@ def render_column(column: Column, album: Album) -> str:
 def _numbers(column: Column, album: Album) -> str:
     one, threshold = column.distribution, column.threshold
     limits = [] if threshold is None else [threshold.limit, *threshold.others]
-    edges, counts = drawn(one)
-    marks = {str(limit.value): limit.value for limit in limits}
-    has_shape = one.low != one.high
-    shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
+    shown = ""
+    if one.low != one.high:
+        edges, counts = drawn(one)
+        marks = {str(limit.value): limit.value for limit in limits}
+        shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
     cut = "" if threshold is None else _cut(column, threshold, album)
-    return f"<p class=note>{_facts(one)}</p>{shown if has_shape else ''}{cut}"
+    return f"<p class=note>{_facts(one)}</p>{shown}{cut}"
 
 
 def _facts(one: Distribution) -> str:
@@ -153,7 +154,9 @@ def _categories(column: Column) -> str:
 
 
 def _value(column: Column, value: str) -> str:
-    """A value, with the condition that it is chosen by."""
+    """A value, with the condition that it is chosen by, where there is one."""
+    if not can_be_quoted(column.distribution.column):
+        return html.escape(value)
     literal = value.title() if pa.types.is_boolean(column.kind) else repr(value)
     condition = f"{quoted_name(column.distribution.column)} == {literal}"
     return (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import keyword
+import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,9 +34,16 @@ class Limit:
         return f"{quoted_name(column)} {self.operator} {self.value!r}"
 
 
+def can_be_quoted(column: str) -> bool:
+    """Whether expressions have a name for a column."""
+    return "`" not in column
+
+
 def quoted_name(column: str) -> str:
     """A column as expressions have it."""
+    # Python reads other forms of a letter as that letter: a column of the other form is quoted.
     plain = column.isidentifier() and not keyword.iskeyword(column)
+    plain = plain and unicodedata.is_normalized("NFKC", column)
     return column if plain else f"`{column}`"
 
 
@@ -70,4 +79,5 @@ def _number(node: ast.expr) -> float | None:
     except ValueError:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else None
+    # What is beyond all numbers is on no axis.
+    return value if is_number and abs(value) < math.inf else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -72,7 +73,9 @@ class Settings:
                 raise ConfigError(f"{name}={getattr(self, name)} should be at least 1.")
         frames.require_columns(dataset.metadata, *self.columns, *self.thresholds)
         schema = frames.schema(dataset.metadata)
-        for column in self.thresholds:
+        for column, value in self.thresholds.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"the threshold {value} of {column!r} should be a finite number.")
             kind = schema.field(column).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise ConfigError(f"{column!r} holds {kind}: only numbers have a threshold.")

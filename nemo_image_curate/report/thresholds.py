@@ -11,13 +11,15 @@ import pyarrow as pa
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.looking.distributions import Distribution
 from nemo_image_curate.report.funnel import funnel
-from nemo_image_curate.report.limits import Limit, limits
+from nemo_image_curate.report.limits import Limit, can_be_quoted, limits
 from nemo_image_curate.report.settings import Settings
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 _MEDIAN = "about the median"
+# Whole numbers above have digits as floats that nobody chose.
+_EXACT = 2**53
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def thresholds_of(
         for one in shown
         if one.kind == "number" and one.low != one.high
         # Decimals are drawn, and have no order for `choose`.
-        if not pa.types.is_decimal(schema.field(one.column).type)
+        if not pa.types.is_decimal(schema.field(one.column).type) and can_be_quoted(one.column)
     }
     asked = [
         one.column
@@ -107,4 +109,4 @@ def _median(one: Distribution) -> float:
 
 
 def _plain(value: float) -> float:
-    return int(value) if float(value).is_integer() else value
+    return int(value) if float(value).is_integer() and abs(value) < _EXACT else value

@@ -21,6 +21,7 @@ from nemo_image_curate.report.limits import Limit, limits
         ("score > 5 or width > 2", {}),
         ("score / width > 2", {}),
         ("label == 'cat'", {}),
+        ("score < 1e400", {}),
         ("is_dark", {}),
     ],
 )
@@ -32,3 +33,5 @@ def test_a_limit_is_written_as_an_expression():
     assert Limit(">=", 5).expression("score") == "score >= 5"
     assert Limit("<", 0.5).expression("my score") == "`my score` < 0.5"
     assert Limit("<", 1).expression("class") == "`class` < 1"
+    # Python reads this letter as "fi".
+    assert Limit("<", 1).expression("\ufb01") == "`\ufb01` < 1"

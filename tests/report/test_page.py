@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 from html.parser import HTMLParser
 
 import fsspec
@@ -13,7 +14,7 @@ from nemo_image_curate import ImageTextPairDataset, write_report
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from nemo_image_curate.report.page import report_page
 from nemo_image_curate.report.settings import Settings
-from tests.make_data import make_dataset
+from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
 from tests.report.conftest import BROKEN, HOSTILE, SIZES
 
 WHERE = ["score > 4", "is_dark or width < 50"]
@@ -171,6 +172,30 @@ def test_a_dataset_without_anything_to_show(tmp_path):
     assert "The dataset has no rows." in (tmp_path / "empty.html").read_text("utf-8")
 
 
+def test_numbers_at_the_ends_and_names_that_no_expression_has(tmp_path):
+    columns = {
+        "all infinite": [math.inf, -math.inf, math.inf],
+        "a`b": [1.0, 2.0, math.inf],
+        "\ufb01": [1.0, 2.0, math.inf],
+        "huge": [-1e300, 0.0, 1e300],
+        "`text`": ["x", "y", "x"],
+    }
+    write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(key)) for key in range(3)])
+    write_sidecar(tmp_path / "0.parquet", {"key": ["0", "1", "2"], **columns})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend="cpu")
+    path = tmp_path / "report.html"
+    write_report(dataset, path, where=["huge < 1e400", f"huge > -{10**30}"], progress=False)
+    page = Page(path.read_text("utf-8"))
+    columns_shown = [page.text(name) for name in page.texts if name.startswith("column-")]
+    texts = {name: text for name in columns for text in columns_shown if text.startswith(name)}
+    assert "3 values, 3 infinite, which are in no bar." in texts["all infinite"]
+    assert "rows stay" not in texts["a`b"]
+    assert 'by ds.filter("`\ufb01` >= ' in texts["\ufb01"]
+    assert "(about the median)" in texts["\ufb01"]
+    assert f'ds.filter("huge > -{10**30}")' in texts["huge"]
+    assert not page.all("span", "data-condition")
+
+
 def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
     path = tmp_path / "report.html"
     for options in ({"where": "scroe > 1"}, {"columns": ["scroe"]}, {"thresholds": {"scroe": 1}}):
@@ -180,4 +205,6 @@ def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
         write_report(dataset, path, pictures=0)
     with pytest.raises(ConfigError, match="label"):
         write_report(dataset, path, thresholds={"label": 1.0})
+    with pytest.raises(ConfigError, match="inf of 'score' should be a finite number"):
+        write_report(dataset, path, thresholds={"score": math.inf})
     assert not path.exists()
