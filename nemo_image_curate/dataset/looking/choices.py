@@ -266,15 +266,19 @@ def _candidates(
     by = [view.by for view in order.views if view.by is not None]
     names = list(dict.fromkeys([order.id_col, SHARD_COLUMN, *by]))
     table = frames.to_arrow(frame[names])
-    tables = []
+    best = []
     for view, cutoff in zip(order.views, cutoffs, strict=True):
         rows, ranks = order.ranked(view, table, number)
         columns = {_RANK: ranks, "row": rows}
         places = pa.table(columns | {name: table[name].take(rows) for name in order.names})
-        best = order.first(places, cutoff)
-        content = frames.to_arrow(frame.iloc[best["row"].to_numpy()])
-        tables.append(content.append_column(_RANK, best[_RANK]))
-    return tables
+        best.append(order.first(places, cutoff))
+    # Once for all views: of many columns there are many views, and frames take long to take rows.
+    every = np.unique([row for one in best for row in one["row"].to_numpy()]).astype(np.int64)
+    content = frames.to_arrow(frame.iloc[every])
+    return [
+        content.take(pa.array(np.searchsorted(every, one["row"]))).append_column(_RANK, one[_RANK])
+        for one in best
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nemo_image_curate import frames
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.looking import choices
 from nemo_image_curate.dataset.looking.choices import View, choose, rows_of
@@ -105,6 +106,19 @@ def test_whole_numbers_that_are_no_floats(tmp_path):
     far += [View("above", "phash", -(10**30)), View("below", "phash", -1)]
     chosen = [one.rows["key"].to_pylist() for one in choose(dataset, far, 2)]
     assert chosen == [["4", "3"], [], ["0", "1"], []]
+
+
+def test_rows_of_many_views_are_taken_once(tmp_path, monkeypatch):
+    columns = {f"c{number}": [3, 1, 2] for number in range(50)}
+    write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(1)) for key in "abc"])
+    write_sidecar(tmp_path / "0.parquet", {"key": ["a", "b", "c"], **columns})
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend="cpu")
+    taken = []
+    to_arrow = frames.to_arrow
+    monkeypatch.setattr(frames, "to_arrow", lambda one: taken.append(len(one)) or to_arrow(one))
+    chosen = choose(dataset, [View("best", name) for name in columns], 2, progress=False)
+    assert {tuple(one.rows["key"].to_pylist()) for one in chosen} == {("a", "c")}
+    assert len(taken) < 10
 
 
 @pytest.mark.parametrize(
