@@ -14,6 +14,7 @@ from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
 from nemo_image_curate.dataset.looking.points import Sample, sample_vectors
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.vectors.nearest import GRAIN
 from nemo_image_curate.vectors.unit import unit_vectors
 
@@ -87,7 +88,7 @@ def nearest_earlier(
     Raises
     ------
     DatasetError
-        When no row of the sample has an embedding, or they differ in length.
+        When no row of the sample has an embedding other than zero, or they differ in length.
     """
     frame = dataset.metadata[[dataset.id_col, SHARD_COLUMN, column]]
     most = min(_SAMPLE, max(1, _FOUND_BYTES // (_FOUND.itemsize * frame.npartitions)))
@@ -96,6 +97,8 @@ def nearest_earlier(
     # Without torch, which the client may be the only one not to need: workers bring them to unit
     # length. All others than zero have a direction, since all are finite.
     rows = np.flatnonzero(sample.vectors[:most].any(axis=1))
+    if not len(rows):
+        raise DatasetError(f"column {column!r}: all {most:,} embeddings of the sample are zero.")
     ranks = sample_bits(sample.rows, dataset.id_col, seed + 1)[rows]
     order = np.argsort(ranks, kind="stable")
     ranks, rows = ranks[order], rows[order]

@@ -9,6 +9,8 @@ import pytest
 from nemo_image_curate.dataset.looking.choices import sample_bits
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.report.embeddings import embedding_column, nearest_earlier, rows_at
+from nemo_image_curate.report.page import report_page
+from nemo_image_curate.report.settings import Settings
 from tests.report.sets import rows, vectors, write
 
 
@@ -70,3 +72,14 @@ def test_copies_are_equally_near_and_there_may_be_no_embedding_at_all(tmp_path):
     dataset = write(tmp_path / "b", without, 2)
     with pytest.raises(DatasetError, match="not one of 60 rows has an embedding"):
         nearest_earlier(dataset, "image_embedding", [], 0, False)
+
+
+@pytest.mark.parametrize(
+    ("vector", "message"),
+    [([], "not one of 4 rows"), ([0.0, 0.0], "all 4 embeddings of the sample are zero")],
+)
+def test_vectors_without_a_direction_have_nothing_near(tmp_path, vector, message):
+    dataset = write(tmp_path, [{**row, "image_embedding": vector} for row in rows()[:4]], 1)
+    with pytest.raises(DatasetError, match=message):
+        nearest_earlier(dataset, "image_embedding", [], seed=0, progress=False)
+    report_page(dataset, Settings(progress=False))

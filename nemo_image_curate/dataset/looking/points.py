@@ -140,7 +140,7 @@ def sample_vectors(
             f"column {column!r}: embeddings of different lengths ({dims[0]} and {dims[-1]}) in "
             "different partitions: they are of different models."
         )
-    if not dims:
+    if not any(dims):
         raise DatasetError(f"column {column!r}: not one of {len(table):,} rows has an embedding.")
     row_numbers, start = [], 0
     for rows, _, with_vector in parts:
