@@ -235,8 +235,8 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
             help="How long to wait for a running scheduler's file and workers.",
         ),
         click.option("--workers", type=click.IntRange(min=1), help="Worker processes to start."),
-        click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
         click.option("--scheduler-file", metavar="FILE", help="The same, by its scheduler file."),
+        click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
     ):
         run = option(run)
     return run

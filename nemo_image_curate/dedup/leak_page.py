@@ -57,8 +57,10 @@ def leak_page(
     counts = summary.counts()
     shown = _Pictures(dataset, references, [*summary.sample, *summary.nearest])
     leaks, rows = counts["leaks"], summary.rows
+    place = dataset.metadata_path
+    title = f"{place.rstrip('/').rpartition('/')[2] or place}: leaks"
     parts = [
-        "<h1>Leaks</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         f"<p>{_count(leaks, rows)} of {rows:,} rows are in a reference, too; "
         f"{_count(counts['clean'], rows)} are clean; "
         f"{_count(counts['not_compared'], rows)} could not be compared.</p>",
@@ -90,7 +92,7 @@ def leak_page(
     parts.append(
         html.table(["setting", "value"], [(name, str(one)) for name, one in known.items()])
     )
-    return html.page("Leaks", f"<main>{''.join(parts)}</main>", more_style=_STYLE)
+    return html.page(title, f"<main>{''.join(parts)}</main>", more_style=_STYLE)
 
 
 def _count(count: int, rows: int) -> str:

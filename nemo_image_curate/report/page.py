@@ -98,7 +98,10 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
             for rows in section.pictures(data):
                 album.add(rows)
     album.read()
-    name = dataset.path.rstrip("/").rpartition("/")[2] or dataset.path
+    # Runs on the same shards differ by where their metadata are.
+    place = dataset.metadata_path
+    name = place.rstrip("/").rpartition("/")[2] or place
+    told = place if place == dataset.path else f"{place}, images in {dataset.path}"
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
     parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
@@ -109,10 +112,10 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     )
     body = (
         f"<header><h1>{html.escape(name)}</h1>"
-        f"<p class=note>{html.escape(dataset.path)}</p></header>"
+        f"<p class=note>{html.escape(told)}</p></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
-    return html.page(name, body, _script(), _file("page.css") + _file("sections.css"))
+    return html.page(f"{name}: report", body, _script(), _file("page.css") + _file("sections.css"))
 
 
 def _entries(album: Album) -> str:

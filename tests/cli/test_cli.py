@@ -54,6 +54,11 @@ def test_help_of_every_command():
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
+def test_help_names_the_scheduler_before_its_file():
+    told = CliRunner().invoke(main, ["report", "--help"]).output
+    assert 0 < told.index("--scheduler ADDRESS") < told.index("--scheduler-file FILE")
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -74,6 +74,8 @@ def test_page(found, tmp_path):
     assert any(HOSTILE in text for text in page.texts)
     assert len(page.pictures) == 4
     assert all(one.startswith("data:image/jpeg;base64,") for one in page.pictures)
+    assert "<title>in: leaks</title>" in content
+    assert "<h1>in: leaks</h1>" in content
     text = " ".join(page.texts)
     for told in ("0.tar: k0", "<b>val: 0.tar: v1", "no hash", "leaks.clean.parquet"):
         assert told in text

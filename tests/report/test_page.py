@@ -208,3 +208,12 @@ def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
     with pytest.raises(ConfigError, match="inf of 'score' should be a finite number"):
         write_report(dataset, path, thresholds={"score": math.inf})
     assert not path.exists()
+
+
+def test_the_title_names_the_run(tars, tmp_path):
+    dataset = ImageTextPairDataset.from_webdataset(tars, backend="cpu")
+    run = dataset.save_metadata(tmp_path / "second-run", progress=False)
+    text = report_page(run, Settings(columns=("score",), pictures=1, progress=False))
+    assert "<title>second-run: report</title>" in text
+    assert "<h1>second-run</h1>" in text
+    assert f"{tmp_path / 'second-run'}, images in {run.path}" in text
