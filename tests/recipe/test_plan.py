@@ -102,10 +102,25 @@ def test_a_column_may_be_made_again_after_it_was_looked_at(data, tmp_path):
         ("- save: in", "would overwrite the input"),
         ("- save: .", "would overwrite the input"),
         ("- export: in/out", "lies in the input"),
+        ("- save: link", "would overwrite the input .*/in"),
+        ("- export: link/out", "lies in the input .*/in"),
+        ("- report: in/00000.tar", "in/00000.tar would overwrite this file of the input"),
+        ("- selection: link/00000.parquet", "00000.parquet would overwrite this file of the input"),
+        (
+            "- Decontaminate: {reference: REFERENCE, by: [exact]}\n- save: other",
+            "would overwrite the input .*/other",
+        ),
+        (
+            "- Decontaminate: {reference: REFERENCE, by: [exact]}\n- save: other/marked",
+            "lies in the input .*/other",
+        ),
     ],
 )
 def test_places_that_cannot_be_written_to_are_told(data, tmp_path, steps, told):
     shutil.copytree(data, tmp_path / "in")
+    shutil.copytree(data, tmp_path / "other")
+    (tmp_path / "link").symlink_to("in")
+    steps = steps.replace("REFERENCE", str(tmp_path / "other"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError) as caught:
