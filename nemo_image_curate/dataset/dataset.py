@@ -330,7 +330,7 @@ class ImageTextPairDataset:
         """Keep these columns, and those that say where a row's bytes are."""
         frames.require_columns(self.metadata, *columns)
         keep = [self.id_col, SHARD_COLUMN]
-        return self.replace(self.metadata[keep + [name for name in columns if name not in keep]])
+        return self.replace(self.metadata[[*dict.fromkeys([*keep, *columns])]])
 
     def head(self, n: int = 5) -> Any:
         """The first rows, computed."""

@@ -81,7 +81,7 @@ def export(
     wanted = replace(wanted, conditions=conditions)
     sources, root = dataset.source()[1], dataset.path
     provenance = dataset.provenance
-    _check(frame, root, path, naming, wanted)
+    check(frame, root, path, naming, wanted)
     staging = storage.join(path, STAGING)
     locations = [
         storage.join(staging, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
@@ -154,7 +154,13 @@ def export(
     )
 
 
-def _check(frame: Any, root: str, path: str, naming: Naming, wanted: Wanted) -> None:
+def check(frame: Any, root: str, path: str, naming: Naming, wanted: Wanted) -> None:
+    """Refuse an export that cannot be, before anything is computed.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+    """
     wanted.check(frame)
     if naming.samples_per_shard < 1:
         raise ConfigError(

@@ -23,13 +23,14 @@ def location_of(step: Step) -> str | None:
 def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Problem]:
     """What is wrong with the places that steps write to and read from."""
     problems = []
-    inputs = dict.fromkeys([dataset.path, dataset.metadata_path])
+    folders_read, files_read = _read(steps, dataset)
     folders: dict[str, int] = {}
     seen: dict[str, int] = {}
     for number, step in enumerate(steps, 1):
         label = f"step {number} ({step.name})"
         texts = list(_missing(step))
-        if (location := location_of(step)) is not None and step.action is not None:
+        if (given := location_of(step)) is not None and step.action is not None:
+            location = _real(given)
             is_folder = step.action.writes == "folder"
             if location in seen:
                 texts.append(f"{location} is what step {seen[location]} writes, too.")
@@ -38,7 +39,9 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
                     texts.append(f"{location} lies in the folder that step {first} writes.")
                 if _below(other, location):
                     texts.append(f"{location} holds the folder that step {first} writes.")
-            for own in inputs:
+            if location in files_read:
+                texts.append(f"{given} would overwrite this file of the input.")
+            for own in sorted(folders_read):
                 if location == own or _below(own, location):
                     texts.append(f"{location} would overwrite the input {own}.")
                 elif is_folder and _below(location, own):
@@ -52,6 +55,22 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
                 folders[location] = number
         problems += [Problem(step.place, label, text) for text in dict.fromkeys(texts)]
     return problems
+
+
+def _read(steps: Sequence[Step], dataset: ImageTextPairDataset) -> tuple[set[str], set[str]]:
+    """The folders and the files that are read, without symbolic links."""
+    places = {storage.normalise(place) for step in steps for _, place in inputs_of(step)}
+    folders = {dataset.path, dataset.metadata_path, *filter(storage.is_dir, places)}
+    sources = dataset.source()[1]
+    data = [info.location for one in sources for info in (one.tar, one.sidecar) if info]
+    # Shards are many, and lie in few folders.
+    real = {parent: _real(parent) for parent in map(storage.parent, data)}
+    files = {real[storage.parent(one)] + one.removeprefix(storage.parent(one)) for one in data}
+    return set(map(_real, folders)), files | set(map(_real, places - folders))
+
+
+def _real(location: str) -> str:
+    return os.path.realpath(location) if storage.is_local(location) else location
 
 
 def inputs_of(step: Step) -> Iterator[tuple[str, str]]:

@@ -173,10 +173,10 @@ class Recipe:
 
 def _below(step: Step, output: str | None) -> Step:
     """The step, with what it writes below a folder, unless its place says where that is."""
-    if output is None or step.action is None or step.action.writes is None:
+    if not output or step.action is None or step.action.writes is None:
         return step
     path = step.options["path"]
-    is_whole = os.path.isabs(path) or "://" in path
+    is_whole = os.path.isabs(os.path.expanduser(path)) or "://" in path
     place = path if is_whole else f"{output.rstrip('/')}/{path}"
     return dataclasses.replace(step, options={**step.options, "path": place})
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from nemo_image_curate import frames
+from nemo_image_curate.dataset import exporting
+from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.sources import ERROR_COLUMN
 from nemo_image_curate.dataset.wanted import Wanted
 from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.expressions.check import check
+from nemo_image_curate.index.kinds.table import check_settings
+from nemo_image_curate.recipe.places import location_of
 from nemo_image_curate.recipe.records import Done
 from nemo_image_curate.recipe.steps import Problem, Step
 from nemo_image_curate.selection.prepared import PreparedStage
@@ -118,13 +122,24 @@ class Rehearsal:
             named = [options.get("embedding_column", "image_embedding")]
             named += filter(None, [options.get("caption_column")])
             frames.require_columns(dataset.metadata, *named)
+            kind, recall = options.get("kind", "auto"), options.get("target_recall", 0.96)
+            check_settings(kind, options.get("rerank", True), recall, None)
             return dataset
         self.unread.clear()
-        if options.get("columns"):
-            frames.require_columns(dataset.metadata, *options["columns"])
+        named = [*(options.get("columns") or ()), *(options.get("thresholds") or ())]
+        frames.require_columns(dataset.metadata, *named)
+        where = options.get("where") or ()
+        for condition in [where] if isinstance(where, str) else where:
+            dataset.filter(condition)
         asked = ("filter_column", "multiplicity", "weight")
-        wanted = {name: options[name] for name in asked if options.get(name)}
-        Wanted(dataset.id_col, **wanted).check(dataset.metadata)
+        wanted = Wanted(
+            dataset.id_col, **{name: options[name] for name in asked if options.get(name)}
+        )
+        wanted.check(dataset.metadata)
+        if step.name == "export":
+            digits = options.get("samples_per_shard", 1), options.get("max_shards", 1)
+            naming = Naming(*digits, dataset.id_col, options.get("old_id_col"))
+            exporting.check(dataset.metadata, dataset.path, location_of(step) or "", naming, wanted)
         if step.name == "save" and options.get("columns"):
             return dataset.select(options["columns"])
         return dataset

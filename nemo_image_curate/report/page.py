@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.report.album import Album
 from nemo_image_curate.report.sections import SECTIONS, Section
 from nemo_image_curate.report.settings import Settings
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Each uses only what comes before it.
 SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map", "recipe")
+# Bytes in which an HTML file says what it is, after comments at most.
+_PAGES_BEGIN = 4096
 
 
 def write_report(
@@ -77,8 +80,21 @@ def write_report(
         progress=progress,
     )
     settings.check(dataset)
+    location = storage.normalise(path)
+    _refuse_other_file(location)
     text = report_page(dataset.replace(before), settings)
-    storage.write_bytes(storage.normalise(path), text.encode())
+    storage.write_bytes(location, text.encode())
+
+
+def _refuse_other_file(location: str) -> None:
+    """Refuse to replace what is no page, such as a shard."""
+    there = storage.stat(location)
+    if there is None or not there.size:
+        return
+    with storage.open_read(location) as file:
+        start = file.read(_PAGES_BEGIN)
+    if b"<html" not in start.lower():
+        raise ConfigError(f"{location} exists and is no HTML file. Choose another name.")
 
 
 def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:

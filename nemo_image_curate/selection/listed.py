@@ -150,6 +150,8 @@ class SelectionFile(Stage):
         SchemaError
             When it is no selection.
         """
+        if storage.is_local(self.location) and os.path.isdir(self.location):
+            raise SchemaError(f"{self.location} is a folder; give the file of a selection.")
         schema = sidecars.read_footer(self.location).schema
         for name in (KEY, SHARD_COLUMN):
             if name not in schema.names or not pa.types.is_string(schema.field(name).type):

@@ -57,6 +57,14 @@ def parse(data, out, steps: str) -> Recipe:
          "\n- save: o",
          "replaces the column 'selected' of step 1"),
         ("- Decontaminate: {reference: nowhere}\n- save: o", "reference: there is no nowhere."),
+        ("- select: [url, url]\n- filter: width > 3\n- save: o", "step 2 (filter): no column"),
+        ("- export: {path: o, samples_per_shard: 0}", "r:4: step 1 (export): samples_per_shard=0"),
+        ("- export: {path: o, old_id_col: url}", "step 1 (export): old_id_col='url' is the name"),
+        ("- report: {path: o, where: widht > 3}", "step 1 (report): no column 'widht'"),
+        ("- report: {path: o, thresholds: {widht: 3}}", "step 1 (report): no column 'widht'"),
+        (f"- {EMBED}\n- save: o\n- index: {{kind: hnsw}}", "step 3 (index): kind='hnsw'"),
+        ("- SelectionFile: {path: tests}\n- filter: selected\n- save: o",
+         "step 1 (SelectionFile): "),
         ("- SelectionFile: {path: nowhere.parquet}\n- filter: selected\n- save: o",
          "there is no nowhere"),
     ],
@@ -94,10 +102,25 @@ def test_a_column_may_be_made_again_after_it_was_looked_at(data, tmp_path):
         ("- save: in", "would overwrite the input"),
         ("- save: .", "would overwrite the input"),
         ("- export: in/out", "lies in the input"),
+        ("- save: link", "would overwrite the input .*/in"),
+        ("- export: link/out", "lies in the input .*/in"),
+        ("- report: in/00000.tar", "in/00000.tar would overwrite this file of the input"),
+        ("- selection: link/00000.parquet", "00000.parquet would overwrite this file of the input"),
+        (
+            "- Decontaminate: {reference: REFERENCE, by: [exact]}\n- save: other",
+            "would overwrite the input .*/other",
+        ),
+        (
+            "- Decontaminate: {reference: REFERENCE, by: [exact]}\n- save: other/marked",
+            "lies in the input .*/other",
+        ),
     ],
 )
 def test_places_that_cannot_be_written_to_are_told(data, tmp_path, steps, told):
     shutil.copytree(data, tmp_path / "in")
+    shutil.copytree(data, tmp_path / "other")
+    (tmp_path / "link").symlink_to("in")
+    steps = steps.replace("REFERENCE", str(tmp_path / "other"))
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError) as caught:

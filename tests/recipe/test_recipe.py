@@ -116,6 +116,15 @@ def test_places_of_what_is_written_are_below_output():
     assert Recipe.parse(recipe.to_yaml()) == recipe
 
 
+def test_a_place_at_home_is_below_no_output_and_no_output_is_none():
+    places = [
+        step.options["path"]
+        for output in ("o", "''")
+        for step in Recipe.parse(f"output: {output}\nsteps: [save: ~/a, save: b]").steps
+    ]
+    assert places == ["~/a", "o/b", "~/a", "b"]
+
+
 def test_every_public_stage_is_a_step_and_all_its_parameters_are_options():
     public = [catalog.load(name) for name in catalog.PUBLIC]
     stages = [one for one in public if inspect.isclass(one) and issubclass(one, Stage)]

@@ -203,6 +203,11 @@ def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
             write_report(dataset, path, **options)
     with pytest.raises(ConfigError, match="pictures=0"):
         write_report(dataset, path, pictures=0)
+    shard = tmp_path / "00000.tar"
+    shard.write_bytes(b"a shard")
+    with pytest.raises(ConfigError, match=r"00000\.tar exists and is no HTML file"):
+        write_report(dataset, shard)
+    assert shard.read_bytes() == b"a shard"
     with pytest.raises(ConfigError, match="label"):
         write_report(dataset, path, thresholds={"label": 1.0})
     with pytest.raises(ConfigError, match="inf of 'score' should be a finite number"):
