@@ -186,10 +186,12 @@ def render(data: Clusters, album: Album) -> str:
     sizes = data.sizes
     total = int(sizes.rows.sum())
     nulls = f"; {sizes.nulls:,} rows are in none" if sizes.nulls else ""
+    many = len(sizes.clusters) > 1
+    fewest = f"{int(sizes.rows[-1]):,} to " if many else ""
     how = (
-        f"<p><b>{len(sizes.clusters):,}</b> clusters of <code>{html.escape(data.columns.cluster)}"
-        f"</code> with {int(sizes.rows[-1]):,} to {int(sizes.rows[0]):,} rows{nulls}. "
-        f"The {len(data.shown)} largest:</p>"
+        f"<p><b>{len(sizes.clusters):,}</b> cluster{'s' if many else ''} of "
+        f"<code>{html.escape(data.columns.cluster)}</code> with {fewest}{int(sizes.rows[0]):,} rows"
+        f"{nulls}.{f' The {len(data.shown)} largest:' if many else ''}</p>"
         f"<p class=note>Distances are 1 - cosine, of <code>{html.escape(data.columns.embeddings)}"
         "</code> from the mean direction of the cluster."
     )

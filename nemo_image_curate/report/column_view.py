@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nemo_image_curate import html
+from nemo_image_curate.expressions.names import can_be_quoted, quoted_name
 from nemo_image_curate.report.album import Album, shortened
-from nemo_image_curate.report.limits import can_be_quoted, quoted_name
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.looking.distributions import Distribution

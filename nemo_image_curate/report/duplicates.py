@@ -147,7 +147,7 @@ def _group(group: Group, one: Deduplication, album: Album) -> str:
 def _told(row: Row, kept: Row | None, one: Deduplication) -> list[str]:
     """What is said of a duplicate and the row that stays."""
     similarity = row[f"{one.prefix}duplicate_similarity"]
-    lines = [f"similarity {html.number(similarity)}; the right one stays"]
+    lines = [f"similarity {html.number(similarity)}; the second one stays"]
     for name in keep_columns(one.record.get("by")):
         other = None if kept is None else kept.get(name)
         lines.append(f"{name} {html.number(row.get(name))}, {html.number(other)}")

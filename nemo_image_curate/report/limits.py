@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import keyword
 import math
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nemo_image_curate.expressions.check import parse
+from nemo_image_curate.expressions.names import quoted_name
 
 _OPERATORS = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<="}
 _TURNED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
@@ -32,19 +31,6 @@ class Limit:
     def expression(self, column: str) -> str:
         """What `dataset.filter` takes."""
         return f"{quoted_name(column)} {self.operator} {self.value!r}"
-
-
-def can_be_quoted(column: str) -> bool:
-    """Whether expressions have a name for a column."""
-    return "`" not in column
-
-
-def quoted_name(column: str) -> str:
-    """A column as expressions have it."""
-    # Python reads other forms of a letter as that letter: a column of the other form is quoted.
-    plain = column.isidentifier() and not keyword.iskeyword(column)
-    plain = plain and unicodedata.is_normalized("NFKC", column)
-    return column if plain else f"`{column}`"
 
 
 def limits(conditions: Iterable[str]) -> dict[str, list[Limit]]:

@@ -13,6 +13,7 @@ from nemo_image_curate import html
 from nemo_image_curate.dataset.looking.points import Points, points
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.expressions.names import quoted_name
 from nemo_image_curate.report.album import Album, Rows, plain_columns
 from nemo_image_curate.report.colours import Colouring, colourings
 from nemo_image_curate.report.embeddings import embedding_column
@@ -88,10 +89,10 @@ def render(data: Map | str, album: Album) -> str:
         f"{first} and {second} of the variance: what lies apart here is apart, what lies together "
         "may not be alike."
     )
-    keys = [str(key) for key in sample.rows[data.dataset.id_col].to_pylist()]
     told = {
-        "id": data.dataset.id_col,
-        "keys": keys,
+        "column": data.dataset.id_col,
+        "name": quoted_name(data.dataset.id_col),
+        "keys": sample.rows[data.dataset.id_col].to_pylist(),
         "places": places.tolist(),
         "colourings": [one.plain() for one in data.colourings],
     }

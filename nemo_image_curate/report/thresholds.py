@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.looking.distributions import Distribution
+from nemo_image_curate.expressions.names import can_be_quoted
 from nemo_image_curate.report.funnel import funnel
-from nemo_image_curate.report.limits import Limit, can_be_quoted, limits
+from nemo_image_curate.report.limits import Limit, limits
 from nemo_image_curate.report.settings import Settings
 
 if TYPE_CHECKING:

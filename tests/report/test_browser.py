@@ -95,7 +95,7 @@ def test_a_reader_moves_a_threshold_looks_and_copies(browser, report, rows):
     page.goto("about:blank")
     page.goto(linked)
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert page.title() == "photos"
+    assert page.title() == "photos: report"
     context.close()
     assert problems == []
     assert {url for url in requests if not url.startswith("data:")} == {report}

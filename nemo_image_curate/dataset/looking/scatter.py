@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import keyword
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +15,7 @@ from nemo_image_curate import frames, html, storage
 from nemo_image_curate.dataset.looking import notebook
 from nemo_image_curate.dataset.looking.points import points
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.expressions.names import quoted_name
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -86,7 +86,7 @@ def draw(
     content = {
         "keys": sample.rows[dataset.id_col].to_pylist(),
         "xy": [round(float(value), _DIGITS) for value in _unit_square(xy).reshape(-1)],
-        "name": _quoted(dataset.id_col),
+        "name": quoted_name(dataset.id_col),
         "column": dataset.id_col,
         **(_colours(sample.rows[color].combine_chunks(), color) if color else {}),
     }
@@ -123,12 +123,6 @@ def _umap(vectors: np.ndarray, seed: int) -> np.ndarray:
         ) from error
     layout: np.ndarray = umap.UMAP(random_state=seed).fit_transform(vectors)
     return layout
-
-
-def _quoted(name: str) -> str:
-    """A column's name as expressions take it."""
-    plain = name.isidentifier() and not keyword.iskeyword(name)
-    return name if plain else f"`{name}`"
 
 
 def _colours(values: pa.Array, name: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class PointMap {
   /** Show some points, their pictures, and what to filter by: a condition, or else their keys. */
   choose(points, condition) {
     this.svg.querySelector(".chosen")?.remove();
-    const { places, keys, id } = this.told;
+    const { places, keys } = this.told;
     if (points.length) {
       this.lasso.before(dots(points.map((point) => `M${places[point].join(" ")}h0`).join(""), "chosen"));
     } else this.lasso.setAttribute("d", "");
@@ -102,7 +102,7 @@ class PointMap {
     const pictured = points.filter((point) => point < this.cells.length).length;
     this.strip.hidden = !pictured;
     this.result.hidden = !points.length;
-    this.code.textContent = condition ? filterCall(condition) : callOf(id, points.map((point) => keys[point]));
+    this.code.textContent = condition ? filterCall(condition) : callOf(this.told, points.map((point) => keys[point]).filter((key) => key !== null));
     this.output.textContent = points.length
       ? `${counted(points.length)} of the map's ${counted(places.length)} rows` +
         `${condition ? "; the expression takes all rows of the dataset like them" : ""}; ` +
@@ -111,13 +111,14 @@ class PointMap {
   }
 }
 
-/** A call of ds.filter for some keys: expressions may not be of any length, masks may. */
-function callOf(column, keys) {
+/** A call of ds.filter for some keys: expressions have no control characters and an end, masks may. */
+function callOf({ column, name }, keys) {
+  const all = [...new Set(keys)];
   const quoted = (key) => (/^[^'"\\]*$/.test(key) ? `'${key}'` : JSON.stringify(key));
-  const listed = `[${keys.map(quoted).join(", ")}]`;
-  return keys.length > MOST_KEYS
+  const listed = `[${all.map(quoted).join(", ")}]`;
+  return all.length > MOST_KEYS || all.some((key) => /[\x00-\x1f\x7f]/.test(key))
     ? `ds.filter(ds.metadata[${JSON.stringify(column)}].isin(${listed}))`
-    : filterCall(`${column} in ${listed}`);
+    : filterCall(`${name}.isin(${listed})`);
 }
 
 function dots(line, name) {
