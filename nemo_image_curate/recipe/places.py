@@ -20,6 +20,33 @@ def location_of(step: Step) -> str | None:
     return storage.normalise(step.options["path"])
 
 
+def why_unusable(location: str, is_folder: bool) -> Iterator[str]:
+    """Why a local place cannot be written to; nothing for places elsewhere.
+
+    Parameters
+    ----------
+    location : str
+        Normalised.
+    is_folder : bool
+        Whether a folder is to be written, not a file.
+    """
+    if not storage.is_local(location):
+        return
+    if is_folder and os.path.isfile(location):
+        yield f"{location} is a file; give a folder."
+        return
+    if not is_folder and os.path.isdir(location):
+        yield f"{location} is a folder; give a file."
+        return
+    there = location
+    while not os.path.lexists(there) and os.path.dirname(there) != there:
+        there = os.path.dirname(there)
+    if there != location and not os.path.isdir(there):
+        yield f"{location} cannot be made: {there} is no folder."
+    elif not os.access(there, os.W_OK):
+        yield f"{location} cannot be written: {there} is not writable."
+
+
 def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Problem]:
     """What is wrong with the places that steps write to and read from."""
     problems = []
@@ -49,7 +76,7 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
                         f"{location} lies in the input {own}, and would be a part of it the next "
                         "time. Choose a folder beside it."
                     )
-            texts += _unusable(location, is_folder)
+            texts += why_unusable(location, is_folder)
             seen[location] = number
             if is_folder:
                 folders[location] = number
@@ -102,22 +129,3 @@ def _missing(step: Step) -> Iterator[str]:
 
 def _below(location: str, folder: str) -> bool:
     return location.startswith(folder.rstrip("/") + "/")
-
-
-def _unusable(location: str, is_folder: bool) -> Iterator[str]:
-    """Why a local place cannot be written to."""
-    if not storage.is_local(location):
-        return
-    if is_folder and os.path.isfile(location):
-        yield f"{location} is a file; give a folder."
-        return
-    if not is_folder and os.path.isdir(location):
-        yield f"{location} is a folder; give a file."
-        return
-    there = location
-    while not os.path.lexists(there) and os.path.dirname(there) != there:
-        there = os.path.dirname(there)
-    if there != location and not os.path.isdir(there):
-        yield f"{location} cannot be made: {there} is no folder."
-    elif not os.access(there, os.W_OK):
-        yield f"{location} cannot be written: {there} is not writable."

@@ -47,7 +47,8 @@ def summary(data: Columns) -> str:
         spark = html.sparkline(drawn(one)[1]) if has_shape else ""
         values = f"<span class=values>{html.escape(_values(one))}</span>"
         rows.append([html.Markup(link), html.Markup(values), html.Markup(spark), one.nulls])
-    rows += [[one.column, "", "", one.nulls] for one in data.others]
+    for one in data.others:
+        rows.append([one.column, _values(one) if one.categories else "", "", one.nulls])
     return html.table(["column", "values", "distribution", "null"], rows)
 
 
@@ -63,6 +64,8 @@ def _values(one: Distribution) -> str:
     (first, count), n_values = one.categories[0], len(one.categories) + one.n_others
     if n_values == 1:
         return shortened(first, _TEXT)
+    if count == 1:
+        return f"{n_values:,} values, each once"
     return f"{n_values:,} values, {html.share(count, one.rows)} {shortened(first, _TEXT)}"
 
 

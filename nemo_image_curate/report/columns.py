@@ -55,7 +55,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are shown, and those of which there is only the number of nulls."""
+    """The columns that are shown, and those of which there is only a line in the summary."""
 
     columns: list[Column]
     others: list[Distribution]
@@ -67,17 +67,21 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     schema = frames.schema(dataset.metadata)
     # Hashes, of 64 bits without a sign, are numbers that mean nothing.
     hashes = {field.name for field in schema if pa.types.is_uint64(field.type)}
+    without = {
+        name
+        for name, one in found.items()
+        if one.kind == "other" or (_is_one_by_one(one) and name not in settings.columns)
+    } | hashes
     shown = [
         one
         for one in found.values()
-        if one.kind != "other"
-        and one.column not in hashes
+        if one.column not in without
         and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
         and (not settings.columns or one.column in settings.columns)
     ]
     thresholds = thresholds_of(dataset, settings, shown)
-    # What one decides by comes first.
-    shown.sort(key=lambda one: not is_decided(thresholds.get(one.column)))
+    # What one decides by comes first, then what has a histogram.
+    shown.sort(key=lambda one: (not is_decided(thresholds.get(one.column)), one.kind != "number"))
     strips = _strips(dataset, settings, thresholds)
     for column, rows in _along(dataset, settings, shown, thresholds).items():
         strips[column]["along"] = rows
@@ -91,12 +95,13 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
             )
             for one in shown
         ],
-        [
-            one
-            for one in found.values()
-            if (one.kind == "other" or one.column in hashes) and one.column != dataset.id_col
-        ],
+        [found[name] for name in found if name in without and name != dataset.id_col],
     )
+
+
+def _is_one_by_one(one: Distribution) -> bool:
+    """Whether a column has many values, and each once, such as names of files."""
+    return one.kind == "category" and one.others > 0 and one.categories[0][1] == 1
 
 
 def _strips(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.recipe.places import why_unusable
 from nemo_image_curate.report.album import Album
 from nemo_image_curate.report.sections import SECTIONS, Section
 from nemo_image_curate.report.settings import Settings
@@ -81,13 +82,15 @@ def write_report(
     )
     settings.check(dataset)
     location = storage.normalise(path)
-    _refuse_other_file(location)
+    _check_place(location)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(location, text.encode())
 
 
-def _refuse_other_file(location: str) -> None:
-    """Refuse to replace what is no page, such as a shard."""
+def _check_place(location: str) -> None:
+    """Refuse a place that cannot be written to, and to replace what is no page, such as a shard."""
+    for problem in why_unusable(location, is_folder=False):
+        raise ConfigError(problem)
     there = storage.stat(location)
     if there is None or not there.size:
         return

@@ -205,6 +205,10 @@ def test_what_cannot_be_shown_is_refused_before_any_work(dataset, tmp_path):
         write_report(dataset, path, pictures=0)
     shard = tmp_path / "00000.tar"
     shard.write_bytes(b"a shard")
+    with pytest.raises(ConfigError, match="is a folder; give a file"):
+        write_report(dataset, tmp_path)
+    with pytest.raises(ConfigError, match=r"00000\.tar is no folder"):
+        write_report(dataset, shard / "report.html")
     with pytest.raises(ConfigError, match=r"00000\.tar exists and is no HTML file"):
         write_report(dataset, shard)
     assert shard.read_bytes() == b"a shard"
@@ -222,3 +226,17 @@ def test_the_title_names_the_run(tars, tmp_path):
     assert "<title>second-run: report</title>" in text
     assert "<h1>second-run</h1>" in text
     assert f"{tmp_path / 'second-run'}, images in {run.path}" in text
+
+
+def test_names_of_files_get_a_line_and_no_section(tmp_path):
+    keys = [f"{row:03}" for row in range(30)]
+    write_tar(tmp_path / "0.tar", [(f"{key}.jpg", jpeg(int(key))) for key in keys])
+    names = [f"IMG_{key}.jpg" for key in keys]
+    kinds = ["cat", "dog", "cat"] * 10
+    write_sidecar(tmp_path / "0.parquet", {"key": keys, "file": names, "kind": kinds})
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend="cpu")
+    page = Page(report_page(ds, Settings(pictures=1, progress=False)))
+    assert "file30 values, each once0" in page.text("columns")
+    assert set(page.all("section", "data-column")) == {"kind"}
+    asked = Page(report_page(ds, Settings(pictures=1, columns=("file",), progress=False)))
+    assert set(asked.all("section", "data-column")) == {"file"}
