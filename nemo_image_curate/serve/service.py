@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import time
@@ -129,6 +130,10 @@ class Service:
                 logger.exception("the model cannot be loaded")
                 self.failure = str(error) if isinstance(error, CurateError) else "see its log"
                 return
+        # What is loaded stays. Looking through it for garbage made one answer of some twenty-five
+        # wait for half a second.
+        gc.collect()
+        gc.freeze()
         self.ready = True
 
     def close(self) -> None:

@@ -71,7 +71,7 @@ def thumbnails(
     """Small pictures of some rows.
 
     Of each tar the headers are read, or its ``.idx`` where there is one, and the bytes of the
-    images in contiguous pieces; several tars at once.
+    images in contiguous pieces; several tars of an object store at once.
 
     Parameters
     ----------
@@ -103,7 +103,10 @@ def thumbnails(
             return [(row, _problem(str(error))) for row in rows]
 
     groups = list(rows_by_shard(keys, shards))
-    for made in storage.concurrently(of_shard, groups):
+    # Of local tars it is calculation: `show` of ten tars of 10,000 pictures took 1.8 to 3.8 s with
+    # threads, 1.6 to 1.8 s without.
+    run = map if storage.is_local(dataset.path) else storage.concurrently
+    for made in run(of_shard, groups):
         for row, one in made:
             result[row] = one
     return result
