@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 # Of an image that was read, what is odd about its file.
 WARNING_COLUMN = "image_warning"
 _SIDE = 256
-_LUMA = tuple(weight / 1000 for weight in LUMA_THOUSANDTHS)
+_LUMA = LUMA_THOUSANDTHS
+# Whole numbers stand for these parts of a level.
+_UNIT = sum(LUMA_THOUSANDTHS)
 
 
 @dataclass(eq=False)
@@ -95,19 +97,42 @@ def measure(images: torch.Tensor) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    rgb = images.float()
-    red, green, blue = rgb.unbind(1)
-    luma = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+    # A processor's cache holds one picture with all that is made of it: 1.1 ms for each instead of
+    # 2.0.
+    parts = [_measured(part) for part in images.split(1 if images.is_cpu else len(images))]
+    return {name: torch.cat([part[name] for part in parts]).float() for name in parts[0]}
+
+
+def _measured(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    red, green, blue = images.float().unbind(1)
+    luma = (_LUMA[0] * red).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
     # No convolution: a GPU would round the luma to TF32's 10 bits first.
     inner = slice(1, -1)
-    around = luma[:, :-2, inner] + luma[:, 2:, inner] + luma[:, inner, :-2] + luma[:, inner, 2:]
-    laplacian = around - 4 * luma[:, inner, inner]
-    opponent = torch.stack([red - green, (red + green) / 2 - blue], dim=1)
-    deviation = opponent.var(dim=(2, 3), correction=0).sum(1).sqrt()
-    distance = opponent.mean(dim=(2, 3)).norm(dim=1)
+    around = luma[:, :-2, inner] + luma[:, 2:, inner]
+    around.add_(luma[:, inner, :-2]).add_(luma[:, inner, 2:]).sub_(luma[:, inner, inner], alpha=4)
+    brightness, contrast = _mean_and_variance(luma)
+    sharpness = _mean_and_variance(around)[1]
+    red_green = _mean_and_variance(red - green)
+    # Twice the difference of yellow and blue.
+    yellow_blue = _mean_and_variance((red + green).sub_(blue, alpha=2))
+    deviation = (red_green[1] + yellow_blue[1] / 4).sqrt()
+    distance = (red_green[0].square() + yellow_blue[0].square() / 4).sqrt()
     return {
-        "brightness": luma.mean(dim=(1, 2)),
-        "contrast": luma.std(dim=(1, 2), correction=0),
-        "sharpness": laplacian.var(dim=(1, 2), correction=0),
+        "brightness": brightness / _UNIT,
+        "contrast": contrast.sqrt() / _UNIT,
+        "sharpness": sharpness / _UNIT**2,
         "colorfulness": deviation + 0.3 * distance,
     }
+
+
+def _mean_and_variance(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of n pictures of whole numbers; float64, shape (n,).
+
+    The sums are whole numbers below 2**53 (but for pictures that alternate between black and white
+    from pixel to pixel), hence the same in any order, with any number of threads.
+    """
+    flat = values.flatten(1).double()
+    total = flat.sum(1)
+    squares = flat.square_().sum(1)
+    mean = total / flat.shape[1]
+    return mean, (squares / flat.shape[1] - mean * mean).clamp_(min=0)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from nemo_image_curate import ImageStatistics, ImageTextPairDataset
-from nemo_image_curate.quality.statistics import measure
+from nemo_image_curate.quality.statistics import _measured, measure
 from tests.make_data import jpeg, write_tar
 from tests.make_embedders import LoggingEmbedder, ThumbEmbedder, computed, rows
 
@@ -74,9 +74,20 @@ def test_pictures_whose_numbers_are_known():
     assert red["colorfulness"] == pytest.approx(0.3 * np.hypot(255, 127.5), rel=1e-4)
 
 
-def test_a_picture_does_not_depend_on_its_batch():
-    alone = measured(noise(5))[0]
-    assert measured(noise(6), noise(5), filled(0, 0, 0))[1] == pytest.approx(alone, rel=1e-5)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_does_not_depend_on_its_batch_or_on_threads(threads):
+    alone = measured(noise(5, 256))[0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = measured(noise(6, 256), noise(5, 256), filled(0, 0, 0).repeat(4, 0).repeat(4, 1))
+    finally:
+        torch.set_num_threads(before)
+    assert together[1] == alone
+    # As a GPU does it: all at once.
+    stack = torch.from_numpy(np.stack([noise(6, 256), noise(5, 256)])).permute(0, 3, 1, 2)
+    at_once = {name: float(value[1].float()) for name, value in _measured(stack).items()}
+    assert at_once == alone
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
