@@ -95,6 +95,16 @@ class Session:
     check_versions: bool = True
     performance_report: str | None = None
 
+    def client_if_asked(self) -> contextlib.AbstractContextManager[Any]:
+        """The client, where options or the environment name one; else this process's threads.
+
+        For what reads columns only: worker processes take longer to start than it takes.
+        """
+        from nemo_image_curate.compute.client import configured_scheduler
+
+        named = self.workers or self.scheduler or self.scheduler_file or self.performance_report
+        return self.client() if named or configured_scheduler() else contextlib.nullcontext()
+
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
         """The Dask client that the command's options ask for."""

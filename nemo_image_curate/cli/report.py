@@ -87,7 +87,7 @@ def report(
     from nemo_image_curate.report.page import write_report
 
     started = time.perf_counter()
-    with session.client():
+    with session.client_if_asked():
         write_report(
             session.open(dataset),
             output,
