@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 # The variance that is added to every direction: so many times the sum of all features' variances,
-# divided by the number of pictures. Of 1, 2 and 4: the best R@10 on photographs of Flickr8k that
-# were not learned from.
+# divided by the number of pictures. R@10 on photographs of Flickr8k that were not learned from is
+# 0.004 lower with 1, and 0.002 with 4.
 _SHRINKAGE = 2.0
 # Of the largest squared correlation: what is below is rounding.
 _SMALLEST = 1e-6
@@ -80,15 +80,18 @@ def _span(images: np.ndarray, of_images: Scaling) -> torch.Tensor | None:
 
     if len(images) >= images.shape[1]:
         return None
-    return torch.linalg.qr(of_images(torch.from_numpy(images)).T).Q
+    basis: torch.Tensor = torch.linalg.qr(of_images(torch.from_numpy(images)).T).Q
+    return basis
 
 
 def _factor(covariance: torch.Tensor, count: int) -> torch.Tensor:
     """The Cholesky factor of a covariance with what is added to it."""
     import torch
 
-    covariance.diagonal().add_(_SHRINKAGE * covariance.trace() / count)
-    return torch.linalg.cholesky(covariance)
+    # At least a little: features that never change have no variance at all.
+    covariance.diagonal().add_((_SHRINKAGE * covariance.trace() / count).clamp_min(1e-6))
+    factor: torch.Tensor = torch.linalg.cholesky(covariance)
+    return factor
 
 
 def _products(
@@ -100,7 +103,7 @@ def _products(
     """The mean over rows of the products of their values."""
     import torch
 
-    total: torch.Tensor | float = 0.0
+    total = torch.zeros(())
     for start in range(0, len(rows), _ROWS):
         block, others = (torch.from_numpy(x[start : start + _ROWS]) for x in (rows, other_rows))
         total = total + scale(block).T @ scale_other(others)

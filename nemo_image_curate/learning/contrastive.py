@@ -10,9 +10,6 @@ import numpy as np
 
 from nemo_image_curate.learning.heads import Head, affine_unit
 from nemo_image_curate.learning.losses import (
-    FIRST_LOG_SCALE,
-    SIGLIP_FIRST_BIAS,
-    SIGLIP_FIRST_LOG_SCALE,
     clamp_log_scale,
     info_nce,
     siglip,
@@ -21,6 +18,13 @@ from nemo_image_curate.learning.pairs import Pairs, Scaling
 
 if TYPE_CHECKING:
     import torch
+
+# Where CLIP begins: a temperature of 0.07.
+_FIRST_SCALE = 1 / 0.07
+# For SigLIP's loss the scale, and what is taken off beside the logarithm of the number of texts
+# that are not an image's own. Its paper's 10 and -10 are for millions of steps: of 1,200 pictures
+# R@10 is 0.526 with them after 120 epochs, 0.549 with these.
+_SIGLIP_FIRST_SCALE, _SIGLIP_OFF = 20.0, 2.0
 
 
 def contrastive_head(
@@ -68,7 +72,7 @@ def contrastive_head(
     scale_images, scale_texts = Scaling.of_images(pairs), Scaling.of_texts(pairs)
     image_layer = _linear(images.shape[-1], dimensions, generator)
     text_layer = _linear(texts.shape[-1], dimensions, generator)
-    log_scale, bias, objective = _objective(loss)
+    log_scale, bias, objective = _objective(loss, batch_size)
     optimiser = torch.optim.AdamW(
         [
             {"params": [*image_layer, *text_layer], "weight_decay": weight_decay},
@@ -99,13 +103,16 @@ def contrastive_head(
     return Head(*learned), float(log_scale.detach().exp())
 
 
-def _objective(loss: str) -> tuple[torch.Tensor, torch.Tensor, Callable[..., torch.Tensor]]:
+def _objective(
+    loss: str, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor, Callable[..., torch.Tensor]]:
     import torch
 
-    first_scale = FIRST_LOG_SCALE if loss == "infonce" else SIGLIP_FIRST_LOG_SCALE
-    log_scale = torch.tensor(first_scale, requires_grad=True)
-    bias = torch.tensor(SIGLIP_FIRST_BIAS, requires_grad=loss == "siglip")
-    if loss == "siglip":
+    is_siglip = loss == "siglip"
+    log_scale = torch.tensor(_SIGLIP_FIRST_SCALE if is_siglip else _FIRST_SCALE).log()
+    bias = torch.tensor(-math.log(batch_size) - _SIGLIP_OFF, requires_grad=is_siglip)
+    log_scale.requires_grad_()
+    if is_siglip:
         return log_scale, bias, siglip
     return log_scale, bias, lambda images, texts, scale, _: info_nce(images, texts, scale)
 

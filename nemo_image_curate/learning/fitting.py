@@ -65,19 +65,17 @@ def fit_towers(
     Runs in one thread: the same pairs give the same bytes, whatever the number of threads.
     """
 
-    def learn(part: Pairs) -> tuple[Head, float]:
+    def learn(part: Pairs) -> Head:
         if loss == "correlation":
-            return canonical_head(part, dimensions, **training), math.nan
-        return contrastive_head(part, loss=loss, dimensions=dimensions, seed=seed, **training)
+            return canonical_head(part, dimensions, **training)
+        return contrastive_head(part, loss=loss, dimensions=dimensions, seed=seed, **training)[0]
 
     with _one_thread():
-        head, scale = learn(pairs)
-        share = 0.0
-        if like is not None:
-            share, scale = like.base_share, like.scale
-        elif base is not None or math.isnan(scale):
+        if like is None:
             share, scale = _chosen(pairs, learn, base, seed)
-        return _beside(head, base, share, pairs, scale)
+        else:
+            share, scale = like.base_share, like.scale
+        return _beside(learn(pairs), base, share, pairs, scale)
 
 
 def _beside(head: Head, base: Head | None, share: float, pairs: Pairs, scale: float) -> Towers:
@@ -89,18 +87,19 @@ def _beside(head: Head, base: Head | None, share: float, pairs: Pairs, scale: fl
 
 
 def _chosen(
-    pairs: Pairs, learn: Callable[[Pairs], tuple[Head, float]], base: Head | None, seed: int
+    pairs: Pairs, learn: Callable[[Pairs], Head], base: Head | None, seed: int
 ) -> tuple[float, float]:
     """The share of the base and the scale that are best on pictures that are held out in turn."""
     shares = (0.0,) if base is None else SHARES
     figures = []
     for held_out, learned_from in _parts(pairs, seed):
-        head, _ = learn(learned_from)
+        head = learn(learned_from)
         towers = [_beside(head, base, share, learned_from, 1.0) for share in shares]
         figures.append([_figures(one, held_out) for one in towers])
     # Mean reciprocal rank, then the losses of all scales, (shares, 1 + scales).
     means = np.mean(figures, axis=0)
-    best = int(means[:, 0].argmax())
+    # Of equals the one that trusts more in what is given.
+    best = int(np.flatnonzero(means[:, 0] == means[:, 0].max())[-1])
     return shares[best], _SCALES[int(means[best, 1:].argmin())]
 
 

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 # What CLIP keeps the logarithm of its scale below (Radford et al., "Learning Transferable Visual
 # Models From Natural Language Supervision", 2021, 2.5).
 MAX_LOG_SCALE = math.log(100)
-# Where CLIP begins: a temperature of 0.07.
-FIRST_LOG_SCALE = math.log(1 / 0.07)
-# Where SigLIP begins (Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, 3.2).
-SIGLIP_FIRST_LOG_SCALE, SIGLIP_FIRST_BIAS = math.log(10), -10.0
 # Similarities that are held at once, in float32: 128 MiB.
 _MOST_AT_ONCE = 2**25
 
@@ -137,9 +133,8 @@ def _sigmoid_part(
     import torch
 
     logits = scale * rows @ others.T + bias
-    signs = -torch.ones_like(logits)
-    signs.diagonal(first + start).fill_(1)
-    return -torch.nn.functional.logsigmoid(signs * logits).sum()
+    # -log sigmoid(-x) is softplus(x), and -log sigmoid(x) the same less x.
+    return torch.nn.functional.softplus(logits).sum() - logits.diagonal(first + start).sum()
 
 
 def _rank(group: Any) -> int:

@@ -52,7 +52,8 @@ class Words:
             known = [columns[word] for word in _words(text) if word in columns]
             vectors[row, known] = self.weights[known]
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        return vectors
 
 
 def _words(text: str) -> set[str]:

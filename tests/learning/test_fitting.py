@@ -47,7 +47,8 @@ def _recall(towers: Towers | Head, held_out: Pairs) -> float:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_loss_finds_pictures_that_were_not_seen(loss):
-    training = {} if loss == "correlation" else {"samples_seen": 8_000, "batch_size": 200}
+    training = {"samples_seen": 8_000, "batch_size": 200, "learning_rate": 0.01}
+    training = {} if loss == "correlation" else training
     towers = fit_towers(_pairs(300), loss=loss, dimensions=16, **training)
     assert _recall(towers, _pairs(100, seed=2)) > 0.5
     assert towers.base_share == 0
@@ -91,6 +92,12 @@ def test_of_captions_that_tell_nothing_the_given_space_alone_is_kept():
     towers = fit_towers(pairs, base=_BASE)
     assert math.isinf(towers.base_share)
     assert _recall(towers, held_out) == _recall(_BASE, held_out)
+
+
+def test_where_all_captions_are_the_same_the_given_space_alone_is_kept():
+    pairs = _with_space(_pairs(40), noise=0.1)
+    pairs.texts[:] = 1
+    assert math.isinf(fit_towers(pairs, base=_BASE).base_share)
 
 
 def test_a_given_space_counts_by_what_it_is_worth():
