@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,13 @@ import pyarrow.compute as pc
 
 # Rows that are hashed at once.
 _HASHED_ROWS = 8192
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or one like it that no column has: for a column of ours beside those of users."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def storage_schema(schema: pa.Schema) -> pa.Schema:

@@ -21,8 +21,10 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-_KEY, _IN = "key", "in"
+_KEY = "key"
+# What columns of users end with, and those that say which dataset a row is in do not.
 _SIDES = ("_a", "_b")
+_IN = {"_a": "in first", "_b": "in second"}
 # A row that was found in one place, by hash: what examples are chosen by.
 Place = tuple[int, str, str]
 
@@ -197,7 +199,7 @@ def _narrow(frame: Any, id_col: str, kinds: dict[str, str], side: str) -> Any:
         _KEY: table[id_col].cast(pa.string()),
     }
     columns |= {name + side: _comparable(table[name], kind) for name, kind in kinds.items()}
-    columns[_IN + side] = pa.array(np.ones(len(table), np.int8))
+    columns[_IN[side]] = pa.array(np.ones(len(table), np.int8))
     return frames.from_arrow(pa.table(columns), frames.backend_of(frame))
 
 
@@ -223,7 +225,7 @@ def _merge(first: Any, second: Any, on: list[str]) -> Any:
 def _compare(frame: Any, join: Join, kinds: dict[str, str], n: int, seed: int) -> Comparison:
     """What the rows of a partition of the join tell; runs on a worker."""
     table = frames.to_arrow(frame)
-    is_in = [table[_IN + side].is_valid().to_numpy() for side in _SIDES]
+    is_in = [table[_IN[side]].is_valid().to_numpy() for side in _SIDES]
     in_both = is_in[0] & is_in[1]
     only = [is_in[0] & ~is_in[1], is_in[1] & ~is_in[0]]
     result = Comparison(int(in_both.sum()), (int(only[0].sum()), int(only[1].sum())))

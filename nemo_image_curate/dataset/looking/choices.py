@@ -17,6 +17,7 @@ from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.ordered_keys import check_ordered, keys_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.tables import free_name
 from nemo_image_curate.vectors.sampling import hash_bits, hash_bits_of_few
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _ORDERED = ("best", "worst", *_NEXT_TO)
 # So many partitions are looked at first, when there are more: they tell how good a row of the
 # others must be, so that the client holds the candidates of these and few more.
 _FIRST_LOOK = 64
-_RANK = "__rank"
+# Characters of a text that the client is told: pages show less, and no name of a file has more.
+MAX_TEXT = 4096
 # Of a rank in "first": the row of the partition, after the number of that.
 _ROW_BITS = 40
 _Cutoff = tuple[Any, ...]
@@ -124,7 +126,7 @@ def choose(
     n : int
         Rows of each view; fewer where there are no more.
     columns : sequence of str
-        What else to tell of each row.
+        What else to tell of each row; of a text as much as `told_rows` does.
     where : str, optional
         An expression; only rows for which it is true.
     seed : int
@@ -151,7 +153,7 @@ def choose(
         view.check(schema)
     if n < 1:
         raise ConfigError(f"n={n} should be at least 1.")
-    order = _Order(dataset.id_col, tuple(views), n, seed)
+    order = _Order(dataset.id_col, tuple(views), n, seed, free_name("rank", names))
 
     def candidates(numbers: Sequence[int], cutoffs: list[_Cutoff | None]) -> list[list[pa.Table]]:
         arguments = [(number, order, cutoffs) for number in numbers]
@@ -209,9 +211,9 @@ def rows_of(
         progress=progress,
     )
     table = concatenated(parts)
-    place = pc.index_in(table[id_col], wanted)
-    ordered = table.append_column(_RANK, place).sort_by(
-        [(_RANK, "ascending"), (SHARD_COLUMN, "ascending")]
+    place = free_name("place", names)
+    ordered = table.append_column(place, pc.index_in(table[id_col], wanted)).sort_by(
+        [(place, "ascending"), (SHARD_COLUMN, "ascending")]
     )
     return ordered.select(names)
 
@@ -219,6 +221,35 @@ def rows_of(
 def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables of partitions as one; a column without any value in some takes the type of others."""
     return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+
+
+def told_rows(frame: Any, row_numbers: np.ndarray) -> pa.Table:
+    """Some rows of a computed partition, for people; runs on a worker.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame or cudf.DataFrame
+    row_numbers : numpy.ndarray of int64, shape (n,)
+
+    Returns
+    -------
+    pyarrow.Table, length n
+        Texts of more than `MAX_TEXT` characters end there with an ellipsis.
+    """
+    table = frames.to_arrow(frame.iloc[row_numbers])
+    for number, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
+            table = table.set_column(number, field, _cut(table.column(number)))
+    return table
+
+
+def _cut(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    if (pc.max(pc.binary_length(values)).as_py() or 0) <= MAX_TEXT:
+        return values
+    if pa.types.is_binary(values.type):
+        return pc.binary_slice(values, 0, MAX_TEXT)
+    cut = pc.binary_join_element_wise(pc.utf8_slice_codeunits(values, 0, MAX_TEXT), "…", "")
+    return pc.if_else(pc.greater(pc.utf8_length(values), MAX_TEXT), cut, values)
 
 
 def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
@@ -255,8 +286,7 @@ def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Sc
 def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
     """The rows of a partition with some keys; runs on a worker."""
     is_wanted = pc.is_in(frames.column_to_arrow(frame[id_col]), value_set=wanted)
-    rows = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
-    return frames.to_arrow(frame.iloc[rows])
+    return told_rows(frame, np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False)))
 
 
 def _candidates(
@@ -269,26 +299,30 @@ def _candidates(
     best = []
     for view, cutoff in zip(order.views, cutoffs, strict=True):
         rows, ranks = order.ranked(view, table, number)
-        columns = {_RANK: ranks, "row": rows}
-        places = pa.table(columns | {name: table[name].take(rows) for name in order.names})
-        best.append(order.first(places, cutoff))
+        named = {name: table[name].take(rows) for name in order.names}
+        first = order.first(pa.table({order.rank: ranks, **named}), cutoff)
+        best.append((rows.take(first).to_numpy(), ranks.take(first)))
     # Once for all views: of many columns there are many views, and frames take long to take rows.
-    every = np.unique([row for one in best for row in one["row"].to_numpy()]).astype(np.int64)
-    content = frames.to_arrow(frame.iloc[every])
+    every = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in best)]))
+    content = told_rows(frame, every)
     return [
-        content.take(pa.array(np.searchsorted(every, one["row"]))).append_column(_RANK, one[_RANK])
-        for one in best
+        content.take(np.searchsorted(every, rows)).append_column(order.rank, ranks)
+        for rows, ranks in best
     ]
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The order of rows in views, and how many of each are wanted."""
+    """The order of rows in views, and how many of each are wanted.
+
+    `rank` is what the column of a row's place in that order is called.
+    """
 
     id_col: str
     views: tuple[View, ...]
     n: int
     seed: int
+    rank: str
 
     @property
     def names(self) -> list[str]:
@@ -313,17 +347,19 @@ class _Order:
         lowest_first = view.how in ("worst", "above")
         return pa.array(chosen), pa.array(keys if lowest_first else ~keys)
 
-    def first(self, table: pa.Table, cutoff: _Cutoff | None = None) -> pa.Table:
-        """The best `n` rows of a table, in order, none of them behind a cutoff."""
-        by = [(name, "ascending") for name in (_RANK, *self.names)]
-        best = table.take(pc.select_k_unstable(table, self.n, sort_keys=by))
+    def first(self, table: pa.Table, cutoff: _Cutoff | None = None) -> pa.Array:
+        """Where the best `n` rows of a table are, in order, none of them behind a cutoff."""
+        by = [(name, "ascending") for name in (self.rank, *self.names)]
+        best = pc.select_k_unstable(table, self.n, sort_keys=by)
         if cutoff is None:
             return best
-        return best.filter(pa.array([place <= cutoff for place in self._places(best)], pa.bool_()))
+        places = self._places(table.take(best))
+        return best.filter(pa.array([place <= cutoff for place in places], pa.bool_()))
 
     def merged(self, tables: Sequence[pa.Table]) -> pa.Table:
         """The best `n` rows of all partitions."""
-        return self.first(concatenated(tables))
+        whole = concatenated(tables)
+        return whole.take(self.first(whole))
 
     def cutoff(self, best: pa.Table) -> _Cutoff | None:
         """What rows of other partitions must not be behind; None when there are too few rows."""
@@ -333,4 +369,4 @@ class _Order:
         # Nulls come last, as Arrow sorts them.
         columns = [table[name].to_pylist() for name in self.names]
         texts = [[(value is None, value or "") for value in column] for column in columns]
-        return list(zip(table[_RANK].to_pylist(), *texts, strict=True))
+        return list(zip(table[self.rank].to_pylist(), *texts, strict=True))
