@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 How = Literal["best", "worst", "below", "above", "random", "first"]
-_NEXT_TO = ("below", "above")
-_ORDERED = ("best", "worst", *_NEXT_TO)
+NEXT_TO = ("below", "above")
+_ORDERED = ("best", "worst", *NEXT_TO)
 # So many partitions are looked at first, when there are more: they tell how good a row of the
 # others must be, so that the client holds the candidates of these and few more.
 _FIRST_LOOK = 64
@@ -69,7 +69,7 @@ class View:
                 f"the view {self.how!r} with by={self.by!r}: {', '.join(_ORDERED)} need a column, "
                 "and no other."
             )
-        if (self.value is not None) != (self.how in _NEXT_TO):
+        if (self.value is not None) != (self.how in NEXT_TO):
             raise ConfigError(
                 f"the view {self.how!r} with value={self.value!r}: below and above need a value, "
                 "and no other."
@@ -338,7 +338,7 @@ class _Order:
         values = frames.nan_to_null(table[view.by])
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
-        if view.how in _NEXT_TO and not pa.types.is_null(values.type):
+        if view.how in NEXT_TO and not pa.types.is_null(values.type):
             compare = pc.less if view.how == "below" else pc.greater_equal
             fulfils = compare(*_beside(values, view.value))
             belongs = pc.and_(belongs, pc.fill_null(fulfils, False))
