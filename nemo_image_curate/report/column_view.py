@@ -58,19 +58,20 @@ def _shape(one: Distribution) -> list[html.Markup]:
 
 
 def _left_out(data: Columns) -> str:
-    """What there is no room for, and how to get it."""
+    """What was asked for and is not there; what there is no room for, and how to get it."""
     cut = [column for column in data.columns if column.threshold is not None]
     pictured = [column for column in cut if column.strips]
+    asked = "".join(f"<p class=warn>{html.escape(one)}.</p>" for one in data.unshown)
     parts = []
     if data.left_out:
         parts.append(f"{len(data.left_out):,} of them have no section of their own")
     if len(pictured) < len(cut):
         parts.append(f"{len(cut) - len(pictured):,} more have no pictures")
     if not parts:
-        return ""
+        return asked
     return (
-        f"<p class=note>So many columns are too much for one page: {' and '.join(parts)}; strips "
-        f"are of {data.pictures}. Name those that matter: <code>--column NAME</code>.</p>"
+        f"{asked}<p class=note>So many columns are too much for one page: {' and '.join(parts)}; "
+        f"strips are of {data.pictures}. Name those that matter: <code>--column NAME</code>.</p>"
     )
 
 

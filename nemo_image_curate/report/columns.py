@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,12 @@ from nemo_image_curate.report.album import MOST_TOLD, Album, Rows, plain_columns
 from nemo_image_curate.report.along import along
 from nemo_image_curate.report.column_view import for_script, render_column, summary
 from nemo_image_curate.report.settings import Settings
-from nemo_image_curate.report.thresholds import Threshold, is_decided, thresholds_of
+from nemo_image_curate.report.thresholds import (
+    Threshold,
+    is_decided,
+    parts_two_values,
+    thresholds_of,
+)
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -70,14 +75,17 @@ class Columns:
     columns : list of Column
     left_out : list of Distribution
         Of these there would be a section, if there were not so many.
+    unshown : list of str
+        What was asked for and is not there, and why.
     others : list of Distribution
-        Of these there is none.
+        Of these there is no section.
     pictures : int
         Of each strip.
     """
 
     columns: list[Column]
     left_out: list[Distribution]
+    unshown: list[str]
     others: list[Distribution]
     pictures: int
 
@@ -88,17 +96,18 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     schema = frames.schema(dataset.metadata)
     # Hashes, of 64 bits without a sign, are numbers that mean nothing.
     hashes = {field.name for field in schema if pa.types.is_uint64(field.type)}
+    asked = {*settings.columns, *settings.thresholds}
     without = {
         name
         for name, one in found.items()
-        if one.kind == "other" or (_is_one_by_one(one) and name not in settings.columns)
+        if one.kind == "other" or (_is_one_by_one(one) and name not in asked)
     } | hashes
     shown = [
         one
         for one in found.values()
         if one.column not in without
         and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
-        and (not settings.columns or one.column in settings.columns)
+        and (not settings.columns or one.column in asked)
     ]
     thresholds = thresholds_of(dataset, settings, shown)
     # What one decides by comes first, then what has a histogram.
@@ -120,9 +129,27 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
             for one in shown
         ],
         left_out,
+        _unshown(settings, shown + left_out, thresholds),
         [found[name] for name in found if name in without and name != dataset.id_col],
         n,
     )
+
+
+def _unshown(
+    settings: Settings, shown: list[Distribution], thresholds: Mapping[str, Threshold]
+) -> list[str]:
+    """What was asked for and is not there, and why."""
+    names = {one.column for one in shown}
+    told = [
+        f"{name} has no section: it holds neither numbers nor few different values"
+        for name in settings.columns
+        if name not in names
+    ]
+    return told + [
+        f"{name} has no threshold: all its values are the same, or no expression can name it"
+        for name in settings.thresholds
+        if name not in thresholds
+    ]
 
 
 def _is_one_by_one(one: Distribution) -> bool:
@@ -155,6 +182,7 @@ def _strips(
         View(how, column, threshold.limit.value if how in NEXT_TO else None)
         for column, threshold in thresholds.items()
         for how in _STRIPS
+        if how in NEXT_TO or not parts_two_values(threshold)
     ]
     if not views:
         return {}

@@ -164,13 +164,15 @@ def _same_partitions(first: ImageTextPairDataset, second: ImageTextPairDataset) 
 def _kinds(
     first: ImageTextPairDataset, second: ImageTextPairDataset, columns: Sequence[str]
 ) -> dict[str, str]:
-    """How the values of columns are compared: as bools, numbers, or by hashes of texts."""
+    """How values of columns are compared: as bools, integers, numbers, or by hashes of texts."""
     schemas = [frames.schema(one.metadata) for one in (first, second)]
     kinds = {}
     for name in columns:
         types = [schema.field(name).type for schema in schemas]
         if all(map(pa.types.is_boolean, types)):
             kinds[name] = "bool"
+        elif all(_is_number(kind) and pa.types.is_integer(kind) for kind in types):
+            kinds[name] = "integer"
         elif all(_is_number(kind) for kind in types):
             kinds[name] = "number"
         else:
@@ -206,6 +208,9 @@ def _narrow(frame: Any, id_col: str, kinds: dict[str, str], side: str) -> Any:
 def _comparable(values: pa.ChunkedArray, kind: str) -> Any:
     if kind == "bool":
         return values.cast(pa.int8())
+    if kind == "integer":
+        # Float64 has no room for those beyond 2^53.
+        return values.cast(pa.int64())
     if kind == "number":
         return frames.nan_to_null(values.cast(pa.float64(), safe=False))
     # Bytes need not be a text: those of a text have the hash of it.
@@ -254,10 +259,13 @@ def _compare(frame: Any, join: Join, kinds: dict[str, str], n: int, seed: int) -
         differs = (null[0] != null[1]) | (~null[0] & ~null[1] & (values[0] != values[1]))
         if changed := int(differs.sum()):
             result.changed[name] = changed
-        if kind == "number":
+        if kind in ("integer", "number"):
             known = differs & ~null[0] & ~null[1]
-            difference = np.abs(values[0][known] - values[1][known])
-            result.largest[name] = float(difference.max(initial=0.0))
+            high, low = (pick(values[0][known], values[1][known]) for pick in (np.fmax, np.fmin))
+            if kind == "integer":
+                # Without a sign, no difference of two is too large.
+                high, low = high.view(np.uint64), low.view(np.uint64)
+            result.largest[name] = float((high - low).max(initial=0))
         if kind == "bool":
             result.decisions[name] = _transitions(null, values)
             for way in (1, 0):

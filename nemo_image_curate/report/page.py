@@ -11,6 +11,7 @@ from nemo_image_curate import html, storage
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.recipe.places import why_unusable
 from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.compare import names_of
 from nemo_image_curate.report.sections import SECTIONS, Section
 from nemo_image_curate.report.settings import Settings
 
@@ -121,6 +122,9 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     place = dataset.metadata_path
     name = place.rstrip("/").rpartition("/")[2] or place
     told = place if place == dataset.path else f"{place}, images in {dataset.path}"
+    if settings.against is not None:
+        name = " against ".join(names_of(dataset, settings.against))
+        told += f"; against {settings.against.metadata_path}"
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
     parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)

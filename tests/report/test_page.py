@@ -166,8 +166,26 @@ def test_of_too_many_columns_some_have_no_pictures_and_some_no_section(dataset, 
     assert "Highest" in page.text("column-width")
     assert "rows stay" in page.text("column-score")
     assert "Highest" not in page.text("column-score")
-    named = Page(report_page(dataset, dataclasses.replace(small, columns=("score",))))
+    named = Page(
+        report_page(dataset, dataclasses.replace(small, columns=("score",), thresholds={}))
+    )
     assert "Highest" in named.text("column-score")
+
+
+def test_what_is_asked_for_and_cannot_be_shown_is_said(dataset):
+    asked = Settings(progress=False, columns=("nothing", "width"), thresholds={"constant": 7})
+    page = Page(report_page(dataset, asked))
+    text = page.text("columns")
+    assert "nothing has no section: it holds neither numbers nor few different values." in text
+    assert "constant has no threshold: all its values are the same" in text
+    sections = [one for one in page.all("section", "id") if one.startswith("column-")]
+    assert sections == ["column-width", "column-constant"]
+
+
+@pytest.mark.parametrize("column", ["key", "image_embedding"])
+def test_columns_that_never_have_a_section(dataset, column):
+    with pytest.raises(ConfigError, match=rf"'{column}' holds .* have a section"):
+        Settings(columns=(column,)).check(dataset)
 
 
 def test_of_too_many_values_an_entry_tells_the_first_and_the_last(dataset, monkeypatch):

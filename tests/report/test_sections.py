@@ -61,6 +61,12 @@ def page(dataset, reference):
     return report_page(dataset, settings)
 
 
+def test_the_title_names_both_datasets(page, dataset, reference):
+    first, second = compare.names_of(dataset, reference)
+    assert f"<title>{first} against {second}: report</title>" in page
+    assert f"<h1>{first} against {second}</h1>" in page
+
+
 def test_groups_have_the_kept_row_first_and_say_why_it_stays(dataset, page):
     (found,) = duplicates.gather(dataset, QUIET)
     assert found.found.duplicates == GROUPS * (COPIES - 1)
