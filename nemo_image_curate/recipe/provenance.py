@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
@@ -34,10 +36,10 @@ def steps_of(
     """
     steps: list[Step] = []
     notes: list[str] = []
-    covered: dict[str, Mapping[str, Any]] = {}
+    made: list[_Made] = []
     for group, record in _groups(columns, provenance):
         name = record.get("stage")
-        if all(covered.get(column) == record for column in group):
+        if any(one.covers(group, record) for one in made):
             continue
         if name not in stage_classes():
             notes.append(f"{', '.join(group)}: made by {name!r}, which recipes do not know.")
@@ -49,7 +51,7 @@ def steps_of(
         except (CurateError, TypeError, ValueError) as error:
             notes.append(f"{', '.join(group)}: made by {name}, with settings not known: {error}")
             continue
-        covered |= _records(stage)
+        made.append(_Made(stage))
         steps.append(step)
         if isinstance(stage, TextImageEmbedder):
             # Made where there are captions.
@@ -79,12 +81,25 @@ def _groups(
     yield from ((names, record) for names, _, record in groups)
 
 
-def _records(stage: Stage) -> dict[str, Mapping[str, Any]]:
-    """What a stage records, where that can be told now."""
-    try:
-        return dict(stage.provenance())
-    except CurateError:
-        return {}
+@dataclass(frozen=True)
+class _Made:
+    """A stage of a step that is known, with all the columns that it makes."""
+
+    stage: Stage
+
+    def covers(self, group: list[str], record: Mapping[str, Any]) -> bool:
+        """Whether it makes these columns as they are recorded."""
+        if not set(group) <= set(self.stage.columns()):
+            return False
+        return all(self._records.get(column) == record for column in group)
+
+    @functools.cached_property
+    def _records(self) -> dict[str, Mapping[str, Any]]:
+        """What it records, where that can be told now; hashes of weights take seconds."""
+        try:
+            return dict(self.stage.provenance())
+        except CurateError:
+            return {}
 
 
 def _made_by(name: str, group: list[str], record: Mapping[str, Any], columns: list[str]) -> Step:
@@ -113,9 +128,24 @@ def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, A
             continue
         elif own in parameters.names and own not in parameters.nested:
             field = parameters.model.model_fields[own]
+            if isinstance(value, list):
+                value = _own_items(stage_class, key, value)
             if field.is_required() or value != field.default:
                 options[own] = value
     return options
+
+
+def _own_items(stage_class: type[Stage], key: str, items: list[Any]) -> Any:
+    """The items of a record that were given; a stage may have some of its own before them."""
+    try:
+        usual = stage_class().config().get(key)
+    except (CurateError, TypeError):
+        # Something has to be given to it.
+        return items
+    if not isinstance(usual, list) or items[: len(usual)] != usual:
+        return items
+    default = parameters_of(stage_class).model.model_fields[_CALLED.get(key, key)].default
+    return items[len(usual) :] or default
 
 
 def _embedding_columns(
