@@ -8,6 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
+from nemo_image_curate.dataset.looking import scatter
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.recipe.places import why_unusable
 from nemo_image_curate.report.album import Album
@@ -155,7 +156,8 @@ def _identifier(title: str) -> str:
 
 def _script() -> str:
     """All scripts as one, whose names no other script sees."""
-    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    own = (_file(f"scripts/{name}.js") for name in SCRIPTS)
+    code = "\n".join([scatter.script("choosing"), *own])
     return f'(() => {{\n"use strict";\n{code}}})();\n'
 
 
