@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits, told_rows
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.expressions import evaluate
 from nemo_image_curate.tables import free_name

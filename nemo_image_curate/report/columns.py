@@ -6,23 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import NEXT_TO, How, View, choose
 from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
-from nemo_image_curate.report.album import MOST_TOLD, Album, Rows, plain_columns
-from nemo_image_curate.report.along import along
+from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.column_view import for_script, render_column, summary
 from nemo_image_curate.report.settings import Settings
-from nemo_image_curate.report.thresholds import (
-    Threshold,
-    is_decided,
-    parts_two_values,
-    thresholds_of,
-)
+from nemo_image_curate.report.strips import strips_of
+from nemo_image_curate.report.thresholds import Threshold, is_decided, thresholds_of
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -34,16 +27,6 @@ _STEPS = 320
 _OF_OTHER_ROWS = (SHARD_COLUMN, "duplicate_of", "duplicate_of_shard", "leak_of", "leak_of_shard")
 # Columns with a section of their own; of more there is a line in the summary.
 _MOST_SECTIONS = 120
-# Pictures along the axis of a column, at most: evenly spaced, one at each place. There are fewer of
-# them where many columns have strips, which come first.
-_ALONG = 24
-_MOST_PICTURES = 1200
-# Strips with a threshold: so many, and of no fewer pictures where there are too many for the page.
-_STRIPS: tuple[How, ...] = ("below", "above", "worst", "best")
-_FEWEST = 4
-# The part of the page that strips take at most, and the bytes of a picture in it: of itself, and of
-# each value that is told of it (measured on reports of 30 and of 300 columns).
-_PART, _BYTES, _BYTES_PER_VALUE = 0.75, 2000, 64
 
 
 @dataclass(frozen=True)
@@ -114,10 +97,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     shown.sort(key=lambda one: (not is_decided(thresholds.get(one.column)), one.kind != "number"))
     shown, left_out = shown[:_MOST_SECTIONS], shown[_MOST_SECTIONS:]
     cut = [one for one in shown if one.column in thresholds]
-    pictured, n = _room(dataset, settings, cut)
-    strips = _strips(dataset, settings, {one.column: thresholds[one.column] for one in pictured}, n)
-    for column, rows in _along(dataset, settings, pictured).items():
-        strips[column]["along"] = rows
+    strips, n = strips_of(dataset, settings, cut, thresholds)
     return Columns(
         [
             Column(
@@ -155,62 +135,6 @@ def _unshown(
 def _is_one_by_one(one: Distribution) -> bool:
     """Whether a column has many values, and each once, such as names of files."""
     return one.kind == "category" and one.others > 0 and one.categories[0][1] == 1
-
-
-def _room(
-    dataset: ImageTextPairDataset, settings: Settings, cut: list[Distribution]
-) -> tuple[list[Distribution], int]:
-    """The columns that there is room for strips of, the first of those given, and their pictures.
-
-    All are to have strips; where that is too much, first strips are shorter, then they are fewer.
-    """
-    told = min(len(plain_columns(dataset)), MOST_TOLD)
-    room = int(_PART * settings.byte_budget / (_BYTES + _BYTES_PER_VALUE * told))
-    each = room // (len(_STRIPS) * max(1, len(cut)))
-    n = min(settings.pictures, max(each, _FEWEST))
-    return cut[: max(1, room // (len(_STRIPS) * n))], n
-
-
-def _strips(
-    dataset: ImageTextPairDataset,
-    settings: Settings,
-    thresholds: dict[str, Threshold],
-    n: int,
-) -> dict[str, dict[str, Rows]]:
-    """Rows next to thresholds and at both ends, by column and what they are."""
-    views = [
-        View(how, column, threshold.limit.value if how in NEXT_TO else None)
-        for column, threshold in thresholds.items()
-        for how in _STRIPS
-        if how in NEXT_TO or not parts_two_values(threshold)
-    ]
-    if not views:
-        return {}
-    strips: dict[str, dict[str, Rows]] = {}
-    columns = plain_columns(dataset)
-    for choice in choose(dataset, views, n, columns, progress=settings.progress):
-        strips.setdefault(str(choice.view.by), {})[choice.view.how] = Rows(choice.rows, dataset)
-    return strips
-
-
-def _along(
-    dataset: ImageTextPairDataset, settings: Settings, pictured: list[Distribution]
-) -> dict[str, Rows]:
-    """A row for each of some parts of a column's axis, where there is room for them."""
-    room = _MOST_PICTURES // max(1, len(pictured)) - len(_STRIPS) * settings.pictures
-    n = min(_ALONG, room)
-    if n < 1 or not pictured:
-        return {}
-    edges = {one.column: _parts(one, n) for one in pictured}
-    found = along(dataset, edges, plain_columns(dataset), settings.seed, settings.progress)
-    return {column: Rows(rows, dataset) for column, rows in found.items()}
-
-
-def _parts(one: Distribution, n: int) -> np.ndarray:
-    """Edges of so many parts of a column's axis, or of fewer."""
-    places = np.linspace(0, len(one.edges) - 1, min(len(one.edges), n + 1)).round().astype(int)
-    edges: np.ndarray = one.edges[places]
-    return edges
 
 
 def pictures(data: Columns) -> Iterable[Rows]:

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import rows_of
 from nemo_image_curate.dataset.looking.distributions import distributions
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report import joined
 from nemo_image_curate.report.album import Album, Rows, plain_columns

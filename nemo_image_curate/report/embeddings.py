@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.looking.points import Sample, sample_vectors
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.vectors.nearest import GRAIN

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate.dataset.looking.rows import sample_bits
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.looking.origin import projection
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.tables import free_name
