@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator, Mapping
@@ -128,24 +129,28 @@ def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, A
             continue
         elif own in parameters.names and own not in parameters.nested:
             field = parameters.model.model_fields[own]
+            default = () if field.is_required() else field.default
             if isinstance(value, list):
-                value = _own_items(stage_class, key, value)
-            if field.is_required() or value != field.default:
+                value = _given(stage_class, key, value, default)
+            if field.is_required() or value != default:
                 options[own] = value
     return options
 
 
-def _own_items(stage_class: type[Stage], key: str, items: list[Any]) -> Any:
-    """The items of a record that were given; a stage may have some of its own before them."""
-    try:
-        usual = stage_class().config().get(key)
-    except (CurateError, TypeError):
-        # Something has to be given to it.
-        return items
-    if not isinstance(usual, list) or items[: len(usual)] != usual:
-        return items
-    default = parameters_of(stage_class).model.model_fields[_CALLED.get(key, key)].default
-    return items[len(usual) :] or default
+def _given(stage_class: type[Stage], key: str, items: list[Any], default: Any) -> Any:
+    """The items of a record that were given, or the default.
+
+    Of those that are nothing by default, a stage may record some of its own before them.
+    """
+    own: Any = []
+    if not default:
+        # There is none to ask where something has to be given to it.
+        with contextlib.suppress(CurateError, TypeError):
+            own = stage_class().config().get(key)
+    if isinstance(own, list) and items[: len(own)] == own:
+        items = items[len(own) :]
+    same = items == (list(default) if isinstance(default, tuple) else default)
+    return default if same else items
 
 
 def _embedding_columns(

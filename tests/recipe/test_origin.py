@@ -30,7 +30,7 @@ from nemo_image_curate import (
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.quality.caption_quality import CaptionQuality
 from nemo_image_curate.recipe.origin import read_recipe
-from nemo_image_curate.recipe.provenance import steps_of
+from nemo_image_curate.recipe.provenance import _options, steps_of
 from tests.recipe.test_running import parse
 
 
@@ -141,6 +141,14 @@ def test_patterns_of_a_stage_itself_are_not_written(given):
     steps, notes = steps_of([*stage.columns()], stage.provenance())
     assert [one.options for one in steps] == [given]
     assert not notes
+
+
+def test_lists_are_written_as_they_were_given():
+    record = {"stage": "Decontaminate", "by": ["exact", "perceptual"], "reference": ["val"]}
+    usual = ["exact", "perceptual", "semantic"]
+    for by in (["exact"], ["exact", "perceptual"], usual):
+        options = _options(Decontaminate, {**record, "by": by})
+        assert options.get("by", usual) == by
 
 
 def test_what_looks_at_pixels_shares_the_pass_of_an_embedder():
