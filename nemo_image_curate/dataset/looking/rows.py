@@ -72,7 +72,7 @@ def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def told_rows(frame: Any, row_numbers: np.ndarray) -> pa.Table:
-    """Some rows of a computed partition, for people; runs on a worker.
+    """Some rows of a computed partition, for people.
 
     Parameters
     ----------
