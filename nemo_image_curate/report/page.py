@@ -8,9 +8,11 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
+from nemo_image_curate.dataset.looking import scatter
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.recipe.places import why_unusable
 from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.compare import names_of
 from nemo_image_curate.report.sections import SECTIONS, Section
 from nemo_image_curate.report.settings import Settings
 
@@ -121,6 +123,9 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     place = dataset.metadata_path
     name = place.rstrip("/").rpartition("/")[2] or place
     told = place if place == dataset.path else f"{place}, images in {dataset.path}"
+    if settings.against is not None:
+        name = " against ".join(names_of(dataset, settings.against))
+        told += f"; against {settings.against.metadata_path}"
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
     parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
@@ -151,7 +156,8 @@ def _identifier(title: str) -> str:
 
 def _script() -> str:
     """All scripts as one, whose names no other script sees."""
-    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    own = (_file(f"scripts/{name}.js") for name in SCRIPTS)
+    code = "\n".join([scatter.script("choosing"), *own])
     return f'(() => {{\n"use strict";\n{code}}})();\n'
 
 

@@ -79,5 +79,14 @@ class Settings:
             kind = schema.field(column).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise ConfigError(f"{column!r} holds {kind}: only numbers have a threshold.")
+            if pa.types.is_uint64(kind):
+                raise ConfigError(f"{column!r} holds {kind}, as hashes do: it has no threshold.")
+        for column in self.columns:
+            kind = schema.field(column).type
+            if pa.types.is_nested(kind) or pa.types.is_uint64(kind) or column == dataset.id_col:
+                raise ConfigError(
+                    f"{column!r} holds {'keys' if column == dataset.id_col else kind}: only "
+                    "columns of numbers or few values have a section."
+                )
         for condition in self.conditions:
             dataset.filter(condition)

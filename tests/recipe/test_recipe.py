@@ -73,6 +73,7 @@ def test_options_that_stages_share_are_given_once():
         ("save: out", "save: {}", ["r:12: step 5 (save): the option 'path' is missing."]),
         ("- save: out", "- {save: out, index: x}", ["step 5: is 'save', 'index'; a step is one"]),
         ("n_workers: 2", "n_workers: 0", ["r:3: client: n_workers should be 1 or more: 0."]),
+        ("n_workers: 2", "kind: tpu", ["r:3: client: kind should be auto, cpu, gpu, not 'tpu'."]),
         ("n_workers", "n_worker", ["r:3: client: no option 'n_worker'. Did you mean 'n_workers'?"]),
         ("client", "clients", ["r:3: unknown key 'clients'. Did you mean 'client'?"]),
         ("{path: photos/}", "photos/", ["r:2: dataset: is 'photos/'; give dataset: {path: data/}"]),
