@@ -52,5 +52,7 @@ if [[ -z ${SKIP_CHECKS:-} ]]; then
 fi
 
 export HF_HUB_OFFLINE=1
+# Where it is set, each of the hundreds of processes that tests start compiles the package anew.
+unset PYTHONDONTWRITEBYTECODE
 exec .venv/bin/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder \
     --durations=20 "$@"

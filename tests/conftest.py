@@ -11,6 +11,15 @@ import fsspec
 import hypothesis
 import pytest
 
+# Before Dask is imported. Each server of a cluster looks after itself up to a hundred times a
+# second: so three clusters without work, one of each process of pytest, take a third of a core.
+os.environ.update(
+    DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL="10s",
+    DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL="1s",
+    DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL="1s",
+    DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="false",
+)
+
 from nemo_image_curate import frames
 from tests.s3_proxy import Traffic, proxied
 
@@ -29,6 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=is_short)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Before any fixture is made for it.
+    if item.get_closest_marker("gpu") and (problem := frames.gpu_problem()):
+        pytest.skip(f"no GPU: {problem}")
+
+
 def pytest_collection_finish() -> None:
     # What was imported stays; looking through it again and again takes a thirtieth of all time.
     gc.collect()
@@ -40,8 +55,6 @@ def pytest_collection_finish() -> None:
 )
 def backend(request: pytest.FixtureRequest) -> str:
     """Every frame backend that works here."""
-    if request.param == "gpu" and (problem := frames.gpu_problem()):
-        pytest.skip(f"no GPU: {problem}")
     return request.param
 
 
