@@ -6,6 +6,7 @@ import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import fsspec
 import hypothesis
@@ -23,8 +24,11 @@ os.environ.update(
 from nemo_image_curate import frames
 from tests.s3_proxy import Traffic, proxied
 
+# Whole folders for one process of pytest, where others have whole files: they share what takes long
+# to make, services and indexes.
+TOGETHER = ("tests/serve", "tests/index")
 # What takes a minute and more comes first, so that no process is left alone with it at the end.
-LONG = ("tests/cli", "tests/tutorials", "tests/compute/slurm", "tests/test_kill.py")
+LONG = ("tests/cli", "tests/serve", "tests/tutorials", "tests/compute/slurm", "tests/test_kill.py")
 
 # How long an example takes says nothing of the code on a machine that has other work.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -36,6 +40,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return not item.path.relative_to(config.rootpath).as_posix().startswith(LONG)
 
     items.sort(key=is_short)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folders = (folder for folder in TOGETHER if nodeid.startswith(f"{folder}/"))
+            return next(folders, super()._split_scope(nodeid))
+
+    return ByFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -24,6 +25,8 @@ import threading
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
+
+import dask
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -82,6 +85,11 @@ class Forked:
         """What it printed, when it has ended."""
         self.wait()
         return self.stdout(), Path(self._outputs[1]).read_text()
+
+
+def run_script() -> None:
+    """Run the script that `sys.argv` begins with, as Python does: the function of a `Forked`."""
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @functools.cache
@@ -148,6 +156,8 @@ def _become(request: dict[str, Any], started: int) -> None:
     os.close(started)
     os.environ.clear()
     os.environ.update(request["env"])
+    # It was imported, and read its settings, in the server.
+    dask.config.refresh()
     os.chdir(request["folder"])
     sys.argv[:] = request["arguments"]
     module, name = request["function"].split(":")
