@@ -29,15 +29,16 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def run(workers) -> Run:
-    """What a script prints, in a forked process, on the workers of all tests.
+def environment(workers) -> dict[str, str]:
+    """With it get_client connects to the workers of all tests in place of some of its own."""
+    return {**os.environ, "DASK_SCHEDULER_ADDRESS": workers.scheduler_address}
 
-    Other tests show that a script imports what it needs, and has workers of its own.
-    """
+
+@pytest.fixture
+def run(environment) -> Run:
+    """What a script prints, in a forked process: others show that one imports what it needs."""
 
     def printed(script: str, *arguments: object) -> str:
-        # get_client connects to it.
-        environment = {**os.environ, "DASK_SCHEDULER_ADDRESS": workers.scheduler_address}
         command = ["tests.forked:run_script", TUTORIALS / script, *arguments]
         process = Forked(*command, env=environment)
         told, errors = process.communicate()
@@ -47,7 +48,7 @@ def run(workers) -> Run:
     return printed
 
 
-def test_an_embedder_of_ones_own(run, tmp_path):
+def test_an_embedder_of_ones_own(run, environment, tmp_path):
     make_dataset(tmp_path / "in", sizes=[3, 2])
     words = ["custom_embedder.py", tmp_path / "in", tmp_path / "out"]
     told = run(*words)
@@ -60,7 +61,7 @@ def test_an_embedder_of_ones_own(run, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert len(before) == 2
     command = [sys.executable, TUTORIALS / words[0], *words[1:]]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -121,13 +122,8 @@ def test_photographs_are_chosen_in_a_notebook(tmp_path):
     assert len(chosen) == len(exported) > 0
 
 
-def test_a_threshold_is_moved_in_a_notebook(workers, tmp_path):
-    environment = {
-        **os.environ,
-        "OUTPUT": str(tmp_path / "out"),
-        # get_client then connects to this LocalCluster in place of one of its own.
-        "DASK_SCHEDULER_ADDRESS": workers.scheduler_address,
-    }
+def test_a_threshold_is_moved_in_a_notebook(environment, tmp_path):
+    environment["OUTPUT"] = str(tmp_path / "out")
     notebook = nbformat.read(TUTORIALS / "look_and_choose.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300).execute(env=environment)
