@@ -163,7 +163,9 @@ def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, nu
 
 @pytest.mark.usefixtures("worker")
 def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
-    process = start("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    words = ("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    # It is also how long the scheduler is looked for again.
+    process = start(*words, "--wait", 10)
     until(process, "1 workers with 1 threads")
     while not list((tmp_path / "out").glob("*.parquet")):
         time.sleep(0.01)

@@ -21,12 +21,9 @@ from tests.make_embedders import column
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory, workers):
+def indexed(tmp_path_factory, shell):
     """The packages' photographs with captions: packed, embedded, indexed by the command."""
-    from tests.cli.conftest import Shell
-
     folder = tmp_path_factory.mktemp("indexed")
-    run = Shell(workers.scheduler_address)
     (folder / "photographs").mkdir()
     lines = ["image,caption"]
     for name, image in photographs():
@@ -35,10 +32,10 @@ def indexed(tmp_path_factory, workers):
             lines.append(f'{name}.jpg,"{CAPTIONS[name]}"')
     (folder / "captions.csv").write_text("\n".join(lines))
     words = ["--captions", folder / "captions.csv", "--output", folder / "shards"]
-    run("pack", folder / "photographs", *words, cluster=False)
+    shell("pack", folder / "photographs", *words, cluster=False)
     model = ["--model", "offline-conse", "--stats"]
-    run("embed", folder / "shards", *model, "--output", folder / "meta")
-    run("index", folder / "meta")
+    shell("embed", folder / "shards", *model, "--output", folder / "meta")
+    shell("index", folder / "meta")
     return folder
 
 
