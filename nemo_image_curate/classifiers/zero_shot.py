@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from nemo_image_curate.classifiers.base import ImageClassifier, wrong_width
 from nemo_image_curate.classifiers.prompts import (
-    column_name,
+    label_columns,
     prompts,
     read_labels,
     read_templates,
@@ -143,16 +143,7 @@ class ZeroShotClassifier(ImageClassifier):
 
     def _label_columns(self, labels: Mapping[str, Any]) -> dict[str, str]:
         """The label of each column, with `multi_label`."""
-        label_of: dict[str, str] = {}
-        for label in labels:
-            name = f"{self.pred_column}_{column_name(label)}"
-            if name in label_of:
-                raise ConfigError(
-                    f"labels {label_of[name]!r} and {label!r} would both be the column {name!r}. "
-                    f"Name one of them otherwise: labels={{'other name': {label!r}}}"
-                )
-            label_of[name] = label
-        return label_of
+        return label_columns(self.pred_column, labels)
 
     def provenance_of(
         self, embedding_column: str, record: Mapping[str, Any]
