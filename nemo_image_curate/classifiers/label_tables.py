@@ -52,6 +52,11 @@ def entries(labels: Labels, id_col: str) -> Iterator[Entry]:
     )
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is null, or NaN."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
 def _of_mapping(labels: Mapping[Any, Any]) -> Iterator[Entry]:
     for name, value in labels.items():
         shard, key = name if isinstance(name, tuple) and len(name) == 2 else (None, name)

@@ -17,6 +17,7 @@ from nemo_image_curate.classifiers.label_tables import KEY, Entry, Labels, entri
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ColumnNotFoundError, DatasetError
+from nemo_image_curate.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -56,6 +57,19 @@ class LabelledRows:
     def row_names(self) -> list[tuple[str, str]]:
         """The shard and key of each row."""
         return _row_names(self.table)
+
+    def unit_vectors(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """The directions of the embeddings of those rows that have one.
+
+        Returns
+        -------
+        vectors : numpy.ndarray of float32, shape (m, d)
+        row_numbers : numpy.ndarray of int64, shape (m,)
+        """
+        series = frames.from_arrow(self.table.select([column]), "cpu")[column]
+        vectors, embedded_rows = frames.embedding_array(series)
+        unit, kept = unit_vectors(vectors, "cpu")
+        return unit.numpy(), embedded_rows[kept]
 
 
 def labelled_rows(

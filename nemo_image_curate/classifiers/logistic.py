@@ -73,7 +73,7 @@ def fit(
     Fitted
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
-    centred = vectors - mean
+    centred = vectors - mean  # float64
     scale = float(np.sqrt(np.square(centred).sum(axis=1).mean())) or 1.0
     # The penalty does not change under rotations, and weights lie in the span of the rows: on
     # fewer rows than dimensions as many numbers are left as there are rows.

@@ -96,7 +96,7 @@ class ProbeReport:
             f"{self.not_in_dataset:,} not in the dataset, {self.without_embedding:,} without "
             f"embedding; {self.empty:,} samples without label",
         ]
-        for what, names in self.names.items():
+        for what, names in filter(lambda pair: pair[1], self.names.items()):
             lines.append(f"            {what}: {', '.join(names)}")
         if self.few:
             lines.append(f"few labels  {', '.join(self.few)}: fewer than {MAX_FOLDS}")

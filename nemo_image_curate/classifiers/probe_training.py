@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nemo_image_curate import frames, storage
+from nemo_image_curate import storage
 from nemo_image_curate.classifiers.base import origin
-from nemo_image_curate.classifiers.label_tables import Labels
+from nemo_image_curate.classifiers.label_tables import Labels, is_missing
 from nemo_image_curate.classifiers.labelled import LabelledRows, labelled_rows, listed
 from nemo_image_curate.classifiers.logistic import MAX_FOLDS, Fitted, fit
 from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.classifiers.probe_report import ProbeReport, scores_of
 from nemo_image_curate.classifiers.prompts import label_columns
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError, require
-from nemo_image_curate.vectors.unit import unit_vectors
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def train(
             f"the embeddings are {origin(record)}. Embed all with one model first."
         )
     rows = labelled_rows(dataset, labels, [embedding_column], read_label, progress)
-    vectors, row_numbers = _unit_vectors(rows, embedding_column)
+    vectors, row_numbers = rows.unit_vectors(embedding_column)
     named = [rows.labels[row] for row in row_numbers]
     is_bool = all(isinstance(label, bool) for label in named)
     classes = ["False", "True"] if is_bool else sorted(set(map(str, named)))
@@ -91,20 +90,12 @@ def read_label(value: Any) -> bool | str | None:
         return {"true": True, "false": False}.get(text.lower(), text or None)
     if isinstance(value, (int, np.integer)):
         return str(value)
-    if value is None or value != value or str(value) == "<NA>":
+    if is_missing(value):
         return None
     raise DatasetError(
         f"label {value!r} is neither a name, a whole number nor a bool: a probe tells classes "
         "apart, of which each sample has one."
     )
-
-
-def _unit_vectors(rows: LabelledRows, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """The unit vectors of the rows that have one, float64, and which these are."""
-    series = frames.from_arrow(rows.table.select([column]), "cpu")[column]
-    vectors, embedded_rows = frames.embedding_array(series)
-    unit, kept = unit_vectors(vectors, "cpu")
-    return unit.numpy().astype(np.float64), embedded_rows[kept]
 
 
 def _report(
