@@ -73,7 +73,7 @@ class LinearProbe(ImageClassifier):
 
     Examples
     --------
-    >>> labels = {"000000": "cat", "000001": "cat", "000002": "dog", "000003": "dog"}
+    >>> labels = {"000000000": "cat", "000000001": "dog", "000000002": "cat"}
     >>> probe = LinearProbe.fit(ds, labels, "animals.safetensors", pred_column="animal")
     >>> probe.report.accuracy  # doctest: +SKIP
     >>> ds = probe(ds).filter("animal == 'cat' and animal_score > 0.8")
@@ -190,6 +190,10 @@ class LinearProbe(ImageClassifier):
     def config(self) -> dict[str, Any]:
         """Everything that decides the values; recorded, and part of fingerprints."""
         return {**super().config(), "classes": self.classes, "each_class": self.each_class}
+
+    def record(self, **more: Any) -> dict[str, Any]:
+        """What is recorded of a column; with where the file was, for `recipe_of`."""
+        return super().record(model_path=os.fspath(self.model_path), **more)
 
     def columns(self) -> dict[str, pa.DataType]:
         """The columns and their types."""

@@ -65,7 +65,9 @@ def test_other_kinds_are_refused(labels, message):
 
 
 def test_tables_that_lack_something_are_refused(tmp_path):
-    with pytest.raises(DatasetError, match="should have the columns 'key' and 'label'.*name, kind"):
+    with pytest.raises(
+        DatasetError, match=r"should have the columns 'key' and 'label'.*name, kind"
+    ):
         list(entries(pd.DataFrame({"name": ["1"], "kind": ["cat"]}), "key"))
     with pytest.raises(DatasetError, match="the key 7 is no text"):
         list(entries(pd.DataFrame({"key": [7], "label": ["cat"]}), "key"))

@@ -198,7 +198,7 @@ def test_it_scores_in_the_pass_of_an_embedder(tmp_path):
 
 def test_other_embeddings_are_refused(trained, labels, tmp_path):
     others = with_vectors(tmp_path / "a", [[1.0] * 12], encoder="other/encoder")
-    with pytest.raises(EncoderMismatchError, match="'acme/encoder'.*'other/encoder'"):
+    with pytest.raises(EncoderMismatchError, match=r"'acme/encoder'.*'other/encoder'"):
         trained(others)
     unchecked = LinearProbe(trained.model_path, check_encoder=False)
     assert len(column(unchecked(others), "animal")) == 1
@@ -228,7 +228,7 @@ def test_unusable_labels_and_settings(ds, some, options, message, tmp_path):
 def test_unusable_files(ds, tmp_path):
     with pytest.raises(ConfigError, match=r"should end in \.safetensors"):
         LinearProbe.fit(ds, {"00000": "a"}, tmp_path / "probe.pkl")
-    with pytest.raises(WeightsError, match="cannot read .*absent"):
+    with pytest.raises(WeightsError, match=r"cannot read .*absent"):
         LinearProbe(tmp_path / "absent.safetensors")(ds)
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors at all")
     with pytest.raises(WeightsError, match="is no safetensors file"):

@@ -52,7 +52,7 @@ def test_labels_of_chance_are_told_to_be_that():
     right = (fitted.probabilities.argmax(axis=1) == labels).mean()
     assert right < 0.75
     # Where nothing is to be learned the strongest penalty is right.
-    assert fitted.C == PENALTIES[0]
+    assert PENALTIES[0] == fitted.C
 
 
 def test_a_class_of_one_label_is_learned_and_never_held_out():
