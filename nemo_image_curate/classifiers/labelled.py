@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Read: TypeAlias = Callable[[Any], Hashable | None]
 # How many names messages and reports list.
 _SHOWN = 5
-_KEPT = 20
+KEPT = 20
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def labelled_rows(
         len(found) + len(missing),
         finder.empty,
         len(missing),
-        missing[:_KEPT],
+        missing[:KEPT],
     )
 
 

@@ -16,7 +16,6 @@ from nemo_image_curate.classifiers.probe_file import ProbeFile, read_probe
 from nemo_image_curate.classifiers.probe_report import ProbeReport
 from nemo_image_curate.classifiers.probe_training import train
 from nemo_image_curate.classifiers.prompts import label_columns
-from nemo_image_curate.models import weights
 from nemo_image_curate.stages.base import no_effect
 
 if TYPE_CHECKING:
@@ -184,8 +183,7 @@ class LinearProbe(ImageClassifier):
 
     def weights_sha256(self) -> str:
         """Hash of the file."""
-        self.file  # noqa: B018  # refuses a file that is none
-        return weights.sha256_of(os.path.expanduser(self.model_path))
+        return self.file.sha256
 
     def config(self) -> dict[str, Any]:
         """Everything that decides the values; recorded, and part of fingerprints."""

@@ -29,11 +29,14 @@ class ProbeFile:
     bias : numpy.ndarray, shape (K,), float32
     recipe : dict
         Plain values: ``classes``, ``is_bool``, ``pred_column``, ``encoder``, ``report`` and more.
+    sha256 : str
+        Of the file that it was read from.
     """
 
     weight: np.ndarray
     bias: np.ndarray
     recipe: dict[str, Any]
+    sha256: str = ""
 
     def write(self, location: str) -> None:
         """Write it, whole or not at all."""
@@ -72,7 +75,8 @@ def _read(location: str, digest: str) -> ProbeFile:
         with safe_open(location, "numpy") as file:
             recipe = json.loads((file.metadata() or {}).get(_RECIPE, "{}"))
             if recipe.get("kind") == _KIND:
-                return ProbeFile(file.get_tensor("weight"), file.get_tensor("bias"), recipe)
+                weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
+                return ProbeFile(weight, bias, recipe, digest)
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"LinearProbe: {location} is no safetensors file: {error}") from error
     raise WeightsError(

@@ -12,7 +12,7 @@ import numpy as np
 from nemo_image_curate import storage
 from nemo_image_curate.classifiers.base import origin
 from nemo_image_curate.classifiers.label_tables import Labels, is_missing
-from nemo_image_curate.classifiers.labelled import LabelledRows, labelled_rows, listed
+from nemo_image_curate.classifiers.labelled import KEPT, LabelledRows, labelled_rows, listed
 from nemo_image_curate.classifiers.logistic import MAX_FOLDS, Fitted, fit
 from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.classifiers.probe_report import ProbeReport, scores_of
@@ -124,7 +124,7 @@ def _report(
         empty=rows.empty,
         not_in_dataset=rows.not_in_dataset,
         without_embedding=len(without),
-        names={"not in the dataset": rows.names, "without embedding": without[: len(rows.names)]},
+        names={"not in the dataset": rows.names, "without embedding": without[:KEPT]},
         few=few,
         C=fitted.C,
         losses={f"{penalty:g}": loss for penalty, loss in fitted.losses.items()},
