@@ -42,16 +42,13 @@ def vector(key: str) -> list[float]:
     return [int(key[0]), int(key[1:])]
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(
     labels=st.dictionaries(st.sampled_from([*KEYS, "9999"]), st.sampled_from(["a", "b", None])),
     with_shard=st.booleans(),
-    moved=st.booleans(),
 )
-def test_each_label_goes_with_its_row(shards, labels, with_shard, moved):
+def test_each_label_goes_with_its_row(shards, labels, with_shard):
     ds = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
-    if moved:
-        ds.metadata = ds.metadata.sort_values("key", ascending=False).repartition(npartitions=2)
     known = {key: label for key, label in labels.items() if label}
     listed = {(f"{key[0]}.tar", key) if with_shard else key: one for key, one in labels.items()}
     if not known:
@@ -70,6 +67,13 @@ def test_each_label_goes_with_its_row(shards, labels, with_shard, moved):
     assert rows.not_in_dataset == len(absent)
     for key, found in zip(expected, rows.table[EMBEDDING].to_pylist(), strict=True):
         assert found == (None if key == KEYS[-1] else vector(key))
+
+
+def test_rows_that_were_moved_keep_their_labels(ds):
+    ds.metadata = ds.metadata.sort_values("key", ascending=False).repartition(npartitions=2)
+    rows = labelled_rows(ds, {"00001": "a", "10002": "b", "20000": "c"}, [EMBEDDING], as_it_is)
+    assert rows.labels == ["a", "b", "c"]
+    assert rows.table[EMBEDDING].to_pylist() == [[0, 1], [1, 2], [2, 0]]
 
 
 def test_directions_of_those_that_have_one(ds):
