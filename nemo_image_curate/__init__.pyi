@@ -2,6 +2,7 @@
 from nemo_image_curate.classifiers.base import ImageClassifier
 from nemo_image_curate.classifiers.clip_score import ClipScore
 from nemo_image_curate.classifiers.laion import AestheticClassifier, NsfwClassifier
+from nemo_image_curate.classifiers.linear_probe import LinearProbe
 from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
 from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -78,6 +79,7 @@ __all__ = [
     "ImageQuality",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "LinearProbe",
     "NegClipLoss",
     "NsfwClassifier",
     "OddSize",

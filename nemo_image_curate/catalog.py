@@ -33,12 +33,15 @@ class Entry:
         The option's name, without dashes.
     help : str
         What the option adds.
+    takes_file : bool
+        Whether the option names the file that the stage is made of, its `model_path`.
     """
 
     module: str
     sees: Sees | None = None
     option: str = ""
     help: str = ""
+    takes_file: bool = False
 
 
 PUBLIC: dict[str, Entry] = {
@@ -72,6 +75,13 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "LinearProbe": Entry(
+        "classifiers.linear_probe",
+        "embeddings",
+        "probe",
+        "the classes of a classifier of one's own, which the command probe made",
+        takes_file=True,
+    ),
     "NegClipLoss": Entry(
         "selection.neg_clip_loss",
         "pairs",

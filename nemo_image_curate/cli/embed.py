@@ -63,6 +63,7 @@ def embed(
     flip: bool,
     use_index_files: bool,
     stages: list[str],
+    files: dict[str, str],
     retry: bool,
     as_json: bool,
     session: Session,
@@ -74,7 +75,11 @@ def embed(
     from nemo_image_curate.embedders.registry import named_embedder
 
     def chosen(sees: Sees, **options: Any) -> list[Any]:
-        return [catalog.load(name)(**options) for name in catalog.offered(sees) if name in stages]
+        return [
+            catalog.load(name)(**options, **({"model_path": files[name]} if name in files else {}))
+            for name in catalog.offered(sees)
+            if name in stages
+        ]
 
     embedder = named_embedder(
         model,

@@ -120,6 +120,10 @@ def test_an_index_is_added_to_or_built_again(indexed, run):
     run("index", indexed / "meta", "--kind", "flat")
 
 
+def key_labels(ds: ImageTextPairDataset) -> list[tuple[str, str]]:
+    return list(zip(column(ds, "key"), column(ds, "label"), strict=True))
+
+
 def test_labels_and_clip_scores(indexed, run, tmp_path):
     words = ["--labels", "cat, cup of coffee=coffee|cup,flower", "--templates", "one"]
     run("zero-shot", indexed / "meta", *words, "--output", tmp_path / "labelled")
@@ -132,9 +136,15 @@ def test_labels_and_clip_scores(indexed, run, tmp_path):
     assert by_name["flower.jpg"] == "flower"
     assert all(-1 <= score <= 1 for score in column(ds, "clip_score"))
     several = ["--labels", "cat,flower", "--multi-label", "--templates", "a picture of a {}"]
-    run("zero-shot", tmp_path / "labelled", *several)
+    shown = [f"{key},{'cat' if label == 'cat' else ''}" for key, label in key_labels(ds)]
+    (tmp_path / "shown.csv").write_text("\n".join(["key,label", *shown]))
+    more = ["--threshold", "flower=-1", "--examples", tmp_path / "shown.csv"]
+    told = run("zero-shot", tmp_path / "labelled", *several, *more)
+    assert f"{len(CAPTIONS)} examples; 0 not in the dataset" in told
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "labelled")
     assert {"label_cat", "label_flower"} <= set(ds.metadata.columns)
+    assert column(ds, "label_is_cat") == [label == "cat" for _, label in key_labels(ds)]
+    assert all(column(ds, "label_is_flower"))
     assert "is there twice" in run("zero-shot", indexed / "meta", "--labels", "a,b,a", code=2)
 
 

@@ -168,3 +168,30 @@ def test_search_by_words(run, tmp_path, monkeypatch):
         (examples / f"{name}.jpg").rename(own / f"{name}.jpg")
     (own / "broken.jpg").write_bytes(b"no picture")
     assert found("a cup of coffee", "own", "out") == ["trip/coffee.jpg", "trip/rocket.jpg"]
+
+
+@needs_shared
+def test_a_classifier_of_ones_own(tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    # Dogs, and what else there is: the name ends in the class, which begins with its number.
+    pictures = sorted((SHARED / "data" / "imagenet").iterdir())
+    dogs = [path for path in pictures if "n02085620" <= path.name[:9] <= "n02113978"][:12]
+    others = [path for path in pictures if path.name > "n026"][:60:5]
+    for path in (*dogs, *others):
+        with Image.open(path) as picture:
+            picture.convert("RGB").resize((224, 224)).save(photographs / f"{path.stem}.jpg")
+    labels = pd.DataFrame(
+        [(f"{path.stem}.jpg", path in dogs) for path in (*dogs[::2], *others[::2])],
+        columns=["file", "label"],
+    )
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    script = TUTORIALS / "classifier_of_your_own.py"
+    command = [sys.executable, script, photographs, tmp_path / "labels.csv", tmp_path / "out"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "12 used of 12" in told
+    assert (tmp_path / "out" / "near.html").read_text().count("<img") >= 8
+    wanted = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "wanted", backend="cpu")
+    names = set(wanted.metadata["file"].compute())
+    assert len(names & {f"{path.stem}.jpg" for path in dogs}) >= 10
+    assert len(names & {f"{path.stem}.jpg" for path in others}) <= 1
