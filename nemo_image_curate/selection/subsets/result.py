@@ -177,11 +177,20 @@ class SubsetComparison:
                 )
         return told
 
-    def _repr_html_(self) -> str:
+    def to_html(self) -> str:
+        """The same as HTML, with the differences by all measures."""
         heads, rows = self.view()
         told = "".join(f"<li>{html.escape(one)}</li>" for one in self.sentences())
         notes = "".join(f"<p class=note>{html.escape(one)}</p>" for one in self.notes())
-        return f"{html.table(heads, rows)}<ul>{told}</ul>{notes}"
+        columns = ("measure", "subset", "than", "difference", "low", "high", "p_holm", "verdict")
+        every = html.table(columns, self.differences[list(columns)].itertuples(index=False))
+        return (
+            f"{html.table(heads, rows)}<ul>{told}</ul>{notes}"
+            f"<details><summary>Differences by all measures</summary>{every}</details>"
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values; NaN and infinite ones are None."""
