@@ -171,7 +171,9 @@ def compare_subsets(
         "classes": len(classes),
         "leaks": leaks,
         "not_in_dataset": {
-            name: rows_of_file - sizes[name] for name, rows_of_file in found.listed.items()
+            name: listed - sizes[name]
+            for name, listed in found.listed.items()
+            if listed > sizes[name]
         },
         **vars(training),
     }

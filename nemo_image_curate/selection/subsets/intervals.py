@@ -68,8 +68,8 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
 
     In nine simulations of 250 pairs of random halves of the same data each, with ridge regressions
     for heads, 0 to 4.4 % were called different: most where starts make no difference, fewest
-    where they make much, since s²/2 has the variance of a start in full. To take off what differs between the means
-    of splits, as an analysis of variance would, gave up to 8 %.
+    where they make much, since s²/2 has the variance of a start in full. To take off what differs
+    between the means of splits, as an analysis of variance would, gave up to 8 %.
     """
     from scipy.stats import t
 

@@ -131,7 +131,6 @@ class SubsetComparison:
         notes += [
             f"{name!r}: {count:,} rows that its file lists are not in the dataset."
             for name, count in about["not_in_dataset"].items()
-            if count
         ]
         return [*notes, PROXY]
 
