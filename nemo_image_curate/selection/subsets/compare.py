@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate import frames
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from nemo_image_curate.selection.checks import check_integer
 from nemo_image_curate.selection.subsets.classes import class_prompts, label_numbers
@@ -30,6 +30,7 @@ from nemo_image_curate.selection.subsets.rows import (
     sample_rows,
 )
 from nemo_image_curate.selection.subsets.trials import HeldOut, Training, outcomes
+from nemo_image_curate.vectors.sampling import hash_bits
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -144,6 +145,7 @@ def compare_subsets(
     _check(subsets, samples_seen, seeds, batch_size, baseline)
     share = _held_out_share(held_out)
     _require_embeddings(dataset, embedding_column, text_embedding_column)
+    frames.require_columns(dataset.metadata, *filter(None, [label_column]))
     columns = Columns.of(dataset, embedding_column, text_embedding_column, label_column)
     found = membership(dataset, subsets if share is not None else {**subsets, HELD_OUT: held_out})
     sizes = count_rows(found, dataset.id_col, progress)
@@ -162,7 +164,8 @@ def compare_subsets(
         embedder or dataset.provenance.get(text_embedding_column, {}),
         templates,
     )
-    splits = [_halves(mask, rows.table, columns.key, training) for mask in members.values()]
+    units = rows.units(columns.key)
+    splits = [_halves(mask, units, training) for mask in members.values()]
     hits = outcomes(rows.images, rows.texts, splits, tried, training, progress)
     about = {
         "rows": sizes[""],
@@ -312,14 +315,13 @@ def _held_out(
 
 
 def _halves(
-    is_member: np.ndarray, table: pa.Table, key: str, training: Training
+    is_member: np.ndarray, units: pa.ChunkedArray, training: Training
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows of a subset in halves, for each seed; rows of two subsets go to the same ones."""
     rows = np.flatnonzero(is_member)
+    own = units.take(pa.array(rows))
     splits = []
     for number in range(training.seeds):
-        # Each takes two seeds, and rows were drawn by the first two.
-        bits = sample_bits(table, key, training.seed + 2 * (number + 1))[rows]
-        in_order = rows[np.argsort(bits, kind="stable")]
+        in_order = rows[np.argsort(hash_bits(own, training.seed + number), kind="stable")]
         splits.append((in_order[: len(rows) // 2], in_order[len(rows) // 2 :]))
     return splits

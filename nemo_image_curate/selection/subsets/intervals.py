@@ -54,12 +54,13 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     the mean difference is taken to be the sum of two.
 
     By training: s²/2, where s² is half the squared difference between both halves of a split,
-    averaged over the splits. Halves share no row, so that s² is the variance of one head by its
-    rows and its start, and s²/2 that of the mean over two. More splits of the same rows tell s²
-    better, and do not make it smaller: repeats are no new data (Nadeau and Bengio, "Inference for
-    the Generalization Error", 2003). s² is that of the 5x2cv paired t test (Dietterich,
-    "Approximate Statistical Tests for Comparing Supervised Classification Learning Algorithms",
-    1998), whose numerator is one difference; here it is the mean of all.
+    averaged over the splits. Halves share no row, nor copies where they are known, so that s² is
+    the variance of one head by its rows and its start, and s²/2 that of the mean over two. More
+    splits of the same rows tell s² better, and do not make it smaller: repeats are no new data
+    (Nadeau and Bengio, "Inference for the Generalization Error", 2003). s² is that of the 5x2cv
+    paired t test (Dietterich, "Approximate Statistical Tests for Comparing Supervised
+    Classification Learning Algorithms", 1998), whose numerator is one difference; here it is the
+    mean of all.
 
     By held-out rows: the variance over them of their mean differences, divided by their number.
 

@@ -85,8 +85,9 @@ def _is_file(subset: Any) -> bool:
 
 
 def _checked_series(name: str, series: Any, frame: Any) -> Any:
-    kind = frames.schema(series.to_frame(name="mask")).field("mask").type
-    if not pa.types.is_boolean(kind) or series.npartitions != frame.npartitions:
+    whole = series if series.ndim > 1 else series.to_frame(name="mask")
+    kind = frames.schema(whole).field(0).type
+    if series.ndim > 1 or not pa.types.is_boolean(kind) or series.npartitions != frame.npartitions:
         raise ConfigError(
             f"subset {name!r} is a Dask series of {kind} in {series.npartitions} partitions; give "
             f"one of bool made from the dataset's metadata, which has {frame.npartitions}."

@@ -130,6 +130,12 @@ class Rows:
     members: dict[str, np.ndarray]
     counts: dict[str, dict[str, int]]
 
+    def units(self, key: str) -> pa.ChunkedArray:
+        """A name for each row, which copies share by the first column that tells them."""
+        names = [self.table[name].cast(pa.large_string()) for name in (SHARD_COLUMN, key)]
+        ties = [self.table[name] for name in self.table.column_names if name.startswith(TIE)]
+        return pc.coalesce(*ties[:1], pc.binary_join_element_wise(*names, _BETWEEN))
+
 
 def count_rows(found: Membership, key: str, progress: bool | None) -> dict[str, int]:
     """How many rows each subset has, all (""), and any subset but `HELD_OUT` and its rows."""

@@ -9,7 +9,7 @@ from nemo_image_curate import ImageTextPairDataset, SubsetComparison, compare_su
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.selection.subsets import rows
 from tests.selection.make_choices import rearranged
-from tests.selection.subsets.make_pairs import ROWS, write_pairs
+from tests.selection.subsets.make_pairs import ROWS, ColourEmbedder, write_pairs
 
 QUICK = {"samples_seen": 900, "batch_size": 30, "seeds": 3, "held_out": 0.3}
 
@@ -94,6 +94,35 @@ def test_held_out_rows_can_be_named(dataset):
     assert compared.about["held_out"] == compared.table.loc["all", "kept_out"] == 90
 
 
+def test_labels_are_told_by_prompts(dataset):
+    compared = compare_subsets(
+        dataset,
+        {"chosen": "score > -1", "all": None},
+        label_column="colour",
+        embedder=ColourEmbedder("colours"),
+        templates=["a {}.", "something {}."],
+        **QUICK,
+    )
+    labelled = compared.about["labelled"]
+    assert 0 < labelled < compared.about["held_out"]
+    assert compared.about["classes"] == 4
+    assert (compared.table["zero_shot_top1"] > 0.5).all()
+    assert f"{labelled} held-out rows have a label, of 4 classes" in repr(compared)
+    assert compared.verdict("chosen", "all", "zero_shot_top1")
+
+
+def test_texts_of_an_unknown_encoder_need_one_for_prompts(dataset):
+    with pytest.raises(ConfigError, match="give the embedder that made them as embedder="):
+        compare_subsets(dataset, {"low": "score > -1", "all": None}, label_column="colour", **QUICK)
+
+
+def test_rows_without_embeddings_are_counted(tmp_path):
+    texts = [None if number % 4 == 0 else [1.0, float(number)] for number in range(ROWS)]
+    dataset = write_pairs(tmp_path / "tars", text_embedding=texts)
+    compared = compare_subsets(dataset, {"low": "number < 200", "all": None}, **QUICK)
+    assert compared.table["no_text"].to_dict() == {"low": 50, "all": 100}
+
+
 def test_large_subsets_are_sampled(dataset, monkeypatch):
     monkeypatch.setattr(rows, "MOST_ROWS", 180)
     monkeypatch.setattr(rows, "MOST_HELD_OUT", 50)
@@ -122,6 +151,11 @@ def test_large_subsets_are_sampled(dataset, monkeypatch):
 def test_what_cannot_be_compared_is_refused(dataset, subsets, options, told):
     with pytest.raises(ConfigError, match=told):
         compare_subsets(dataset, subsets, **QUICK | options)
+
+
+def test_missing_labels_are_told(dataset):
+    with pytest.raises(ColumnNotFoundError, match="colour"):
+        compare_subsets(dataset, {"low": "number < 200", "all": None}, label_column="color")
 
 
 def test_missing_embeddings_are_told_with_the_command_that_makes_them(dataset):
