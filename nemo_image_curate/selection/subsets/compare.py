@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nemo_image_curate import frames
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
-from nemo_image_curate.selection.checks import check_integer
+from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.subsets.classes import class_prompts, label_numbers
 from nemo_image_curate.selection.subsets.intervals import compared
 from nemo_image_curate.selection.subsets.membership import Subset, membership
+from nemo_image_curate.selection.subsets.refused import (
+    check_options,
+    held_out_share,
+    refuse_empty,
+    refuse_equal,
+    refuse_few_held_out,
+    require_embeddings,
+)
 from nemo_image_curate.selection.subsets.result import SubsetComparison
 from nemo_image_curate.selection.subsets.rows import (
-    ANY,
-    HELD_OUT,
-    TIE,
-    Columns,
-    Rows,
-    Shares,
     account,
     count_rows,
+    halves,
+    leaks_of,
     sample_rows,
+    units,
 )
+from nemo_image_curate.selection.subsets.taken import HELD_OUT, Columns, Rows, Shares
 from nemo_image_curate.selection.subsets.trials import HeldOut, Training, outcomes
-from nemo_image_curate.vectors.sampling import hash_bits
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -41,8 +41,6 @@ _LARGEST_BATCH, _SMALLEST_BATCH = 512, 32
 # Pairs that a head is shown unless that is said: more made no difference with 1,200 photographs
 # of Flickr8k, and with more rows each should be seen twice.
 _SAMPLES_SEEN, _PASSES = 32_000, 2
-# Of fewer held-out rows recalls among them say nothing.
-_FEWEST_HELD_OUT = 20
 
 
 def compare_subsets(
@@ -130,9 +128,10 @@ def compare_subsets(
     They are counted.
 
     Memory: on the client 100,000 rows of all subsets together at most, chosen by a hash of their
-    keys with the same share for each subset, some 600 MB; on a worker a partition. Time: two
-    heads for each subset and seed; of 1,000 rows, 1,664 + 384 values and 32,000 samples seen some
-    5 seconds each on a CPU core, and proportional to samples and values.
+    keys with the same share for each subset: with 1,408 values a row 600 MB, and thrice as much
+    for a moment; on a worker a partition. Time: two heads for each subset and seed. With 1,664 +
+    384 values and 32,000 samples seen each takes some 6 seconds on a CPU core, and more in
+    proportion to values and samples.
 
     Examples
     --------
@@ -142,19 +141,19 @@ def compare_subsets(
     >>> compared.verdict("filtered", "random")  # doctest: +SKIP
     'better'
     """
-    _check(subsets, samples_seen, seeds, batch_size, baseline)
-    share = _held_out_share(held_out)
-    _require_embeddings(dataset, embedding_column, text_embedding_column)
+    check_options(subsets, samples_seen, seeds, batch_size, baseline)
+    share = held_out_share(held_out)
+    require_embeddings(dataset, embedding_column, text_embedding_column)
     frames.require_columns(dataset.metadata, *filter(None, [label_column]))
     columns = Columns.of(dataset, embedding_column, text_embedding_column, label_column)
     found = membership(dataset, subsets if share is not None else {**subsets, HELD_OUT: held_out})
     sizes = count_rows(found, dataset.id_col, progress)
-    _refuse_empty(sizes)
+    refuse_empty(sizes)
     rows = sample_rows(found, columns, Shares.of(sizes, share, seed), progress)
-    _refuse_few_held_out(rows, columns)
-    is_leak, leaks = _leaks(rows)
+    refuse_few_held_out(rows, columns)
+    is_leak, leaks = leaks_of(rows)
     members = {name: rows.members[name] & ~rows.is_held_out & ~is_leak for name in subsets}
-    _refuse_equal(members)
+    refuse_equal(members)
     accounts = {name: account(rows, name, members[name], is_leak) for name in subsets}
     training = _training(accounts, samples_seen, batch_size, seeds, seed)
     tried, classes = _held_out(
@@ -164,8 +163,8 @@ def compare_subsets(
         embedder or dataset.provenance.get(text_embedding_column, {}),
         templates,
     )
-    units = rows.units(columns.key)
-    splits = [_halves(mask, units, training) for mask in members.values()]
+    names = units(rows, columns.key)
+    splits = [halves(mask, names, seeds, seed) for mask in members.values()]
     hits = outcomes(rows.images, rows.texts, splits, tried, training, progress)
     about = {
         "rows": sizes[""],
@@ -181,98 +180,6 @@ def compare_subsets(
         **vars(training),
     }
     return SubsetComparison.of(accounts, hits, compared(list(subsets), hits, baseline), about)
-
-
-def _check(
-    subsets: Mapping[str, Subset],
-    samples_seen: int | None,
-    seeds: int,
-    batch_size: int | None,
-    baseline: str | None,
-) -> None:
-    if not isinstance(subsets, Mapping) or len(subsets) < 2:
-        raise ConfigError(
-            "give two subsets or more by name, such as {'filtered': 'clip_score > 0.3', 'all': "
-            "None}."
-        )
-    for name in subsets:
-        if not isinstance(name, str) or not name.strip() or name in (HELD_OUT, ANY):
-            raise ConfigError(f"{name!r} is no name of a subset; give a text that is not empty.")
-    if baseline is not None and baseline not in subsets:
-        raise ConfigError(f"baseline={baseline!r} is none of the subsets {', '.join(subsets)}.")
-    check_integer("seeds", seeds, 2)
-    if samples_seen is not None:
-        check_integer("samples_seen", samples_seen, 1)
-    if batch_size is not None:
-        check_integer("batch_size", batch_size, 2)
-
-
-def _held_out_share(held_out: float | Subset) -> float | None:
-    """The share of rows; None where rows are named."""
-    if isinstance(held_out, bool) or not isinstance(held_out, numbers.Real):
-        if held_out is None or isinstance(held_out, bool):
-            raise ConfigError(f"held_out={held_out!r} should be a share, or rows as of a subset.")
-        return None
-    if not 0 < float(held_out) < 1:
-        raise ConfigError(f"held_out={held_out!r} should be over 0 and below 1.")
-    return float(held_out)
-
-
-def _require_embeddings(dataset: ImageTextPairDataset, images: str, texts: str) -> None:
-    columns = dataset.metadata.columns
-    for name, remedy in (
-        (images, "nemo-image-curate embed DATASET adds embeddings of images."),
-        (
-            texts,
-            "Models with a text side add embeddings of captions: nemo-image-curate embed DATASET "
-            "--model offline-conse (or open_clip:ARCHITECTURE:TAG), which makes those of images "
-            "anew. To keep these, in Python: ConseEmbedder().embed_captions(dataset).",
-        ),
-    ):
-        if name not in columns:
-            raise ColumnNotFoundError(name, columns, remedy)
-
-
-def _refuse_empty(sizes: Mapping[str, int]) -> None:
-    for name, size in sizes.items():
-        if not size and name != ANY:
-            called = {HELD_OUT: "held_out", "": "the dataset"}.get(name, f"subset {name!r}")
-            raise ConfigError(f"{called} has no rows.")
-
-
-def _refuse_few_held_out(rows: Rows, columns: Columns) -> None:
-    count = int(rows.is_held_out.sum())
-    if count < _FEWEST_HELD_OUT:
-        whole = rows.counts[""]
-        raise ConfigError(
-            f"only {count} rows are held out that have both embeddings; at least "
-            f"{_FEWEST_HELD_OUT} are needed. Of {whole['rows']:,} rows {whole['no_image']:,} have "
-            f"no {columns.images}, and {whole['no_text']:,} more no {columns.texts}. Give a larger "
-            "held_out=."
-        )
-
-
-def _refuse_equal(members: Mapping[str, np.ndarray]) -> None:
-    for (first, own), (second, other) in itertools.combinations(members.items(), 2):
-        if own.any() and np.array_equal(own, other):
-            raise ConfigError(
-                f"subsets {first!r} and {second!r} have the same rows to train on, those that are "
-                "not held out: there is nothing to compare."
-            )
-
-
-def _leaks(rows: Rows) -> tuple[np.ndarray, dict[str, int]]:
-    """Which rows are copies of held-out ones, and how many are by which column."""
-    is_leak, counts = np.zeros(len(rows.table), dtype=bool), {}
-    for name in rows.table.column_names:
-        if name.startswith(TIE):
-            values = rows.table[name]
-            known = values.filter(pa.array(rows.is_held_out)).drop_null()
-            is_copy = pc.is_in(values, value_set=known, skip_nulls=True).to_numpy()
-            is_copy &= ~rows.is_held_out
-            counts[name.removeprefix(TIE)] = int(is_copy.sum())
-            is_leak |= is_copy
-    return is_leak, counts
 
 
 def _training(
@@ -312,16 +219,3 @@ def _held_out(
     labels, classes = label_numbers(column, columns.label)
     prompts = class_prompts(classes, templates, encoder, texts.shape[1])
     return HeldOut(images, texts, labels, prompts), classes
-
-
-def _halves(
-    is_member: np.ndarray, units: pa.ChunkedArray, training: Training
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The rows of a subset in halves, for each seed; rows of two subsets go to the same ones."""
-    rows = np.flatnonzero(is_member)
-    own = units.take(pa.array(rows))
-    splits = []
-    for number in range(training.seeds):
-        in_order = rows[np.argsort(hash_bits(own, training.seed + number), kind="stable")]
-        splits.append((in_order[: len(rows) // 2], in_order[len(rows) // 2 :]))
-    return splits

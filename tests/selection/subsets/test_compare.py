@@ -7,7 +7,7 @@ import pytest
 
 from nemo_image_curate import ImageTextPairDataset, SubsetComparison, compare_subsets
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
-from nemo_image_curate.selection.subsets import rows
+from nemo_image_curate.selection.subsets import taken
 from tests.selection.make_choices import rearranged
 from tests.selection.subsets.make_pairs import ROWS, ColourEmbedder, write_pairs
 
@@ -124,8 +124,8 @@ def test_rows_without_embeddings_are_counted(tmp_path):
 
 
 def test_large_subsets_are_sampled(dataset, monkeypatch):
-    monkeypatch.setattr(rows, "MOST_ROWS", 180)
-    monkeypatch.setattr(rows, "MOST_HELD_OUT", 50)
+    monkeypatch.setattr(taken, "MOST_ROWS", 180)
+    monkeypatch.setattr(taken, "MOST_HELD_OUT", 50)
     compared = compare_subsets(dataset, {"chosen": "score > -1", "all": None}, **QUICK)
     assert 30 < compared.about["held_out"] < 70
     assert 140 < compared.table.loc["all", "trained_on"] < 220
