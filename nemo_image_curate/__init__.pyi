@@ -51,6 +51,8 @@ from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
 from nemo_image_curate.selection.soft_cap import SoftCapSample
+from nemo_image_curate.selection.subsets.compare import compare_subsets
+from nemo_image_curate.selection.subsets.result import SubsetComparison
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
@@ -98,6 +100,7 @@ __all__ = [
     "SemanticDedup",
     "SoftCapSample",
     "Stage",
+    "SubsetComparison",
     "TargetSimilarity",
     "TextImageEmbedder",
     "TextTower",
@@ -111,6 +114,7 @@ __all__ = [
     "build_captions",
     "build_index",
     "build_queries",
+    "compare_subsets",
     "compare_with_random",
     "concept_coverage",
     "embedder_of",

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from nemo_image_curate.cli import (
     balance,
+    compare,
     decontaminate,
     dedup,
     demo,
@@ -29,6 +30,7 @@ from nemo_image_curate.cli.base import main
 
 __all__ = [
     "balance",
+    "compare",
     "decontaminate",
     "dedup",
     "demo",

@@ -18,6 +18,7 @@ from nemo_image_curate.report.settings import Settings
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.selection.subsets.result import SubsetComparison
 
 # Each uses only what comes before it.
 SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map", "recipe")
@@ -31,6 +32,7 @@ def write_report(
     *,
     against: ImageTextPairDataset | None = None,
     references: Mapping[str, ImageTextPairDataset] | None = None,
+    comparison: SubsetComparison | str | os.PathLike[str] | None = None,
     where: str | Sequence[str] = (),
     columns: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -51,6 +53,8 @@ def write_report(
     references : mapping of str to ImageTextPairDataset, optional
         What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
         those that are given.
+    comparison : SubsetComparison or path, optional
+        What `compare_subsets` gave, or the file that it was saved in, to be shown.
     where : str or sequence of str, optional
         Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
     columns : sequence of str, optional
@@ -80,6 +84,7 @@ def write_report(
         pictures=pictures,
         against=against,
         references=dict(references or {}),
+        comparison=_comparison(comparison),
         progress=progress,
     )
     settings.check(dataset)
@@ -87,6 +92,15 @@ def write_report(
     _check_place(location)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(location, text.encode())
+
+
+def _comparison(given: SubsetComparison | str | os.PathLike[str] | None) -> SubsetComparison | None:
+    """A comparison of subsets, read where its file is named."""
+    if isinstance(given, str | os.PathLike):
+        from nemo_image_curate.selection.subsets.result import SubsetComparison
+
+        return SubsetComparison.load(given)
+    return given
 
 
 def _check_place(location: str) -> None:
