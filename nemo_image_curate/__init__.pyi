@@ -7,6 +7,8 @@ from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
 from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.inspecting import inspect_dataset
+from nemo_image_curate.dataset.looking.contact_sheet import grid
+from nemo_image_curate.decode.images import load_image, resize, to_rgb
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.exact import ExactDedup
@@ -16,7 +18,7 @@ from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
 from nemo_image_curate.embedders.registry import embedder_of
-from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower, similarity
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
 from nemo_image_curate.quality.caption_quality import CaptionQuality
@@ -119,10 +121,15 @@ __all__ = [
     "concept_coverage",
     "embedder_of",
     "get_client",
+    "grid",
     "inspect_dataset",
+    "load_image",
     "plan_recipe",
     "recipe_of",
+    "resize",
     "retrieve",
     "run_recipe",
+    "similarity",
+    "to_rgb",
     "write_report",
 ]

@@ -127,11 +127,16 @@ PUBLIC: dict[str, Entry] = {
     "concept_coverage": Entry("selection.coverage"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
+    "grid": Entry("dataset.looking.contact_sheet"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "load_image": Entry("decode.images"),
     "plan_recipe": Entry("recipe.plan"),
     "recipe_of": Entry("recipe.origin"),
+    "resize": Entry("decode.images"),
     "retrieve": Entry("selection.retrieval"),
     "run_recipe": Entry("recipe.running"),
+    "similarity": Entry("embedders.text_image"),
+    "to_rgb": Entry("decode.images"),
     "write_report": Entry("report.page"),
 }
 
