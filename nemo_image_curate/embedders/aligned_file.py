@@ -1,0 +1,163 @@
+"""The file of an `AlignedEmbedder`: both projections, and which encoders they stand on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from nemo_image_curate import storage
+from nemo_image_curate.errors import ConfigError, DatasetError, WeightsError
+from nemo_image_curate.learning.towers import Towers
+from nemo_image_curate.models import weights
+
+MODEL_FILE, RECIPE_FILE = "aligned.safetensors", "recipe.json"
+# The key of the file's header; one, since safetensors writes several in no certain order.
+_HEADER = "nemo_image_curate"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AlignedModel:
+    """What an embedder loads.
+
+    Attributes
+    ----------
+    towers : Towers
+    kind : str
+        ``trained``, or ``base`` where nothing better than the image encoder's own space was
+        learned.
+    image_encoder, text_encoder : mapping
+        Records of the encoders whose features the towers take.
+    """
+
+    towers: Towers
+    kind: str
+    image_encoder: Mapping[str, Any]
+    text_encoder: Mapping[str, Any]
+
+
+def model_file(path: str) -> Path:
+    """The file of a model, which is given by its folder or by itself."""
+    place = Path(path).expanduser()
+    return place / MODEL_FILE if place.is_dir() else place
+
+
+def check_output(path: str) -> str:
+    """The folder that a model is written to, which holds nothing else.
+
+    Raises
+    ------
+    ConfigError
+    """
+    folder = Path(storage.local_path(path, "path", "a model is read from there by its file"))
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not (folder / MODEL_FILE).is_file():
+        raise ConfigError(
+            f"path={str(folder)!r} is there already, and is no model: it would be written over. "
+            "Name a new folder."
+        )
+    return str(folder)
+
+
+def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> str:
+    """Write the model and what came of its training; the path of the model's file."""
+    from safetensors.torch import save
+
+    header = {
+        "format": _FORMAT,
+        "kind": model.kind,
+        "image_encoder": model.image_encoder,
+        "text_encoder": model.text_encoder,
+    }
+    text = json.dumps(header, sort_keys=True)
+    tensors = {name: tensor.contiguous() for name, tensor in model.towers.tensors.items()}
+    storage.make_dirs(folder)
+    path = storage.join(folder, MODEL_FILE)
+    storage.write_bytes(path, save(tensors, {_HEADER: text}))
+    recipe = {**header, "weights_sha256": weights.sha256_of(path), **facts}
+    content = json.dumps(recipe, indent=1, ensure_ascii=False)
+    storage.write_bytes(storage.join(folder, RECIPE_FILE), content.encode())
+    return path
+
+
+def read_model(path: str) -> AlignedModel:
+    """A model from its file or folder.
+
+    Raises
+    ------
+    WeightsError
+        When there is none.
+    """
+    file = model_file(path)
+    if not file.is_file():
+        raise WeightsError(
+            f"{path!r} holds no {MODEL_FILE}: give the folder that AlignedEmbedder.fit, or the "
+            "command learn, wrote."
+        )
+    return _read(str(file), weights.sha256_of(file))
+
+
+# As long as a file stays the same; some stages ask for their encoder again and again.
+@lru_cache(maxsize=8)
+def _read(path: str, _: str) -> AlignedModel:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise WeightsError(f"{path} is no safetensors file: {error}") from error
+    if header.get("format") != _FORMAT:
+        kind = f"format {header['format']}" if header else "other weights"
+        raise WeightsError(
+            f"{path} holds {kind}, not an aligned model of format {_FORMAT}. Give what "
+            "AlignedEmbedder.fit, or the command learn, wrote."
+        )
+    encoders = header["image_encoder"], header["text_encoder"]
+    return AlignedModel(Towers(tensors), header["kind"], *encoders)
+
+
+def is_model(path: str) -> bool:
+    """Whether there is an aligned model, as a folder or a file."""
+    try:
+        read_model(path)
+    except (WeightsError, OSError):
+        return False
+    return True
+
+
+def read_facts(path: str) -> dict[str, Any]:
+    """What came of the training, as ``recipe.json`` beside the model says; empty without it."""
+    place = model_file(path).with_name(RECIPE_FILE)
+    facts: dict[str, Any] = json.loads(place.read_text("utf-8")) if place.is_file() else {}
+    return facts
+
+
+def remember(path: str) -> None:
+    """Keep a copy in the weights' home, where it is found by what datasets record."""
+    file = model_file(path)
+    target = _remembered(weights.sha256_of(file))
+    if target.is_file():
+        return
+    try:
+        storage.make_dirs(str(target.parent))
+        storage.write_bytes(str(target), file.read_bytes())
+    except (OSError, DatasetError):
+        # A home that cannot be written to; the model can be named.
+        return
+
+
+def recall(sha256: str) -> str | None:
+    """The copy of the model of that hash, if there is one."""
+    path = _remembered(sha256)
+    is_whole = path.is_file() and weights.sha256_of(path) == sha256
+    return str(path) if is_whole else None
+
+
+def _remembered(sha256: str) -> Path:
+    return weights.home() / "aligned" / f"{sha256}.safetensors"
