@@ -12,7 +12,7 @@ from nemo_image_curate.compute.workers import versions
 from nemo_image_curate.embedders.aligned_file import AlignedModel, check_output, write_model
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
-from nemo_image_curate.embedders.gather_pairs import gather_pairs
+from nemo_image_curate.embedders.gather_pairs import Gathered, gather_pairs
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.learning.retrieval import Ranks, interval, ranks, recall_at
@@ -72,6 +72,7 @@ def align(
     loss: str,
     seed: int,
     max_pictures: int,
+    samples_seen: int,
     progress: bool | None = None,
 ) -> str:
     """Learn, measure and save; the path of the model's file. See `AlignedEmbedder.fit`."""
@@ -83,26 +84,27 @@ def align(
     encoders = Encoders.of(image_encoder, text_encoder)
     encoders.image.check()
     encoders.text.check()
-    options = {"caption_column": caption_column, "loss": loss, "seed": seed}
-    options["max_pictures"] = max_pictures
+    training = {"loss": loss, "seed": seed, "samples_seen": samples_seen}
+    options = {"caption_column": caption_column, "max_pictures": max_pictures, **training}
     gathered = gather_pairs(
         *(dataset, encoders.image, encoders.text, caption_column, max_pictures, seed, progress)
     )
-    towers, kind, learned = _learn(gathered.pairs, encoders, loss, seed, gathered.rows)
+    towers, kind, learned = _learn(gathered, encoders, training)
     model = AlignedModel(towers, kind, *(_record(one) for one in (encoders.image, encoders.text)))
     facts = {**options, "rows": gathered.rows, **learned, "versions": _versions()}
     return write_model(model, folder, facts)
 
 
 def _learn(
-    pairs: Pairs, encoders: Encoders, loss: str, seed: int, rows: dict[str, int]
+    gathered: Gathered, encoders: Encoders, training: dict[str, Any]
 ) -> tuple[Towers, str, dict[str, Any]]:
     """The towers, what they are, and what came of it."""
-    count, base = len(pairs.images), encoders.base()
+    pairs, base = gathered.pairs, encoders.base()
+    count = len(pairs.images)
     captions = f"{len(pairs.texts):,} captions of {count:,} pictures"
     if count < _FEWEST:
         if base is None:
-            reasons = ", ".join(f"{n:,} {name}" for name, n in rows.items())
+            reasons = ", ".join(f"{n:,} {name}" for name, n in gathered.rows.items())
             raise DatasetError(
                 f"{captions} are too few to learn from; {_FEWEST} pictures are the least. Of all "
                 f"rows: {reasons}."
@@ -110,8 +112,8 @@ def _learn(
         logger.warning("%s are too few to learn from: the base encoder's space is kept.", captions)
         return base, "base", {"pictures": count, "captions": len(pairs.texts)}
     held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
-    held_out, training = pairs.of(np.arange(held)), pairs.of(np.arange(held, count))
-    towers = fit_towers(training, loss=loss, seed=seed)
+    held_out, learned_from = pairs.of(np.arange(held)), pairs.of(np.arange(held, count))
+    towers = fit_towers(learned_from, **training)
     figures = {"learned": _figures(towers, held_out)}
     kind = "trained"
     if base is not None:
@@ -123,8 +125,8 @@ def _learn(
             )
             towers, kind = base, "base"
     facts = {
-        "pictures": len(training.images),
-        "captions": len(training.texts),
+        "pictures": len(learned_from.images),
+        "captions": len(learned_from.texts),
         "held_out": {"pictures": held, "captions": len(held_out.texts), **figures},
     }
     return towers, kind, facts

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Pictures that are learned from at most, unless more are asked for.
 MAX_PICTURES = 20_000
+SAMPLES_SEEN = 72_000
 
 
 @dataclass(eq=False)
@@ -39,7 +40,7 @@ class AlignedEmbedder(TextImageEmbedder):
     ----------
     model_name : str
         The folder that `fit` wrote, or the file ``aligned.safetensors`` of it, on a file system
-        that all workers see.
+        that all workers see; or ``sha256:`` and its hash, when it is kept in the weights' home.
     image_encoder : ImageEmbedder, optional
         The encoder of pictures, where a record does not tell all of it: one of your own, or one
         with weights from a file.
@@ -78,6 +79,7 @@ class AlignedEmbedder(TextImageEmbedder):
         loss: str = "infonce",
         seed: int = 0,
         max_pictures: int = MAX_PICTURES,
+        samples_seen: int = SAMPLES_SEEN,
         progress: bool | None = None,
     ) -> AlignedEmbedder:
         """Learn from the captions of a dataset, and save what was learned.
@@ -107,6 +109,8 @@ class AlignedEmbedder(TextImageEmbedder):
             About so many are chosen by a hash of their keys where more have captions. Memory: of
             each twice its vector of floats, 14 kB with the default encoders, and three times that
             while they are brought in order.
+        samples_seen : int
+            Pictures that the training is shown, each many times.
         progress : bool, optional
             Show a progress bar. Default: on a terminal.
 
@@ -128,7 +132,7 @@ class AlignedEmbedder(TextImageEmbedder):
 
         file = align(
             *(dataset, os.fspath(path), image_encoder, text_encoder, caption_column),
-            *(loss, seed, max_pictures, progress),
+            *(loss, seed, max_pictures, samples_seen, progress),
         )
         aligned_file.remember(file)
         return cls(os.fspath(path), image_encoder=image_encoder, text_encoder=text_encoder)
@@ -142,6 +146,12 @@ class AlignedEmbedder(TextImageEmbedder):
         self._image_encoder().check()
         self._text_encoder().check()
         super().check()
+
+    def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+        """The dataset with both columns; the model is kept where it is found by their records."""
+        self.check()
+        aligned_file.remember(self.model_name)
+        return super().__call__(dataset)
 
     def preprocessing(self) -> Preprocessing:
         """As the image encoder's."""
@@ -161,9 +171,8 @@ class AlignedEmbedder(TextImageEmbedder):
         model = aligned_file.read_model(self.model_name)
         return {
             **super().config(),
-            "model": "aligned",
-            "image_encoder": model.image_encoder,
-            "text_encoder": model.text_encoder,
+            "model": aligned_file.name_by_hash(self.model_name),
+            "encoders": {"image": model.image_encoder, "text": model.text_encoder},
         }
 
     def load_embedding_model(self, device: str) -> Callable[[torch.Tensor], torch.Tensor]:

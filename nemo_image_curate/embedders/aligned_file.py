@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ MODEL_FILE, RECIPE_FILE = "aligned.safetensors", "recipe.json"
 # The key of the file's header; one, since safetensors writes several in no certain order.
 _HEADER = "nemo_image_curate"
 _FORMAT = 1
+# How a model is named that is kept in the weights' home.
+_BY_HASH = "sha256:"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class AlignedModel:
 
 
 def model_file(path: str) -> Path:
-    """The file of a model, which is given by its folder or by itself."""
+    """The file of a model, which is given by its folder, by itself, or by ``sha256:HASH``."""
+    if path.startswith(_BY_HASH):
+        return weights.home() / "aligned" / f"{path.removeprefix(_BY_HASH)}.safetensors"
     place = Path(path).expanduser()
     return place / MODEL_FILE if place.is_dir() else place
 
@@ -93,6 +98,11 @@ def read_model(path: str) -> AlignedModel:
         When there is none.
     """
     file = model_file(path)
+    if not file.is_file() and path.startswith(_BY_HASH):
+        raise WeightsError(
+            f"the aligned model {path} is not kept in {weights.home()}: give its folder, as "
+            "checkpoint_path= (--checkpoint) where a dataset records it."
+        )
     if not file.is_file():
         raise WeightsError(
             f"{path!r} holds no {MODEL_FILE}: give the folder that AlignedEmbedder.fit, or the "
@@ -138,26 +148,17 @@ def read_facts(path: str) -> dict[str, Any]:
     return facts
 
 
+def name_by_hash(path: str) -> str:
+    """A name of the model that holds wherever it lies, for records."""
+    return f"{_BY_HASH}{weights.sha256_of(model_file(path))}"
+
+
 def remember(path: str) -> None:
     """Keep a copy in the weights' home, where it is found by what datasets record."""
-    file = model_file(path)
-    target = _remembered(weights.sha256_of(file))
+    file, target = model_file(path), model_file(name_by_hash(path))
     if target.is_file():
         return
-    try:
+    # A home that cannot be written to does no harm: the model can be given.
+    with contextlib.suppress(OSError, DatasetError):
         storage.make_dirs(str(target.parent))
         storage.write_bytes(str(target), file.read_bytes())
-    except (OSError, DatasetError):
-        # A home that cannot be written to; the model can be named.
-        return
-
-
-def recall(sha256: str) -> str | None:
-    """The copy of the model of that hash, if there is one."""
-    path = _remembered(sha256)
-    is_whole = path.is_file() and weights.sha256_of(path) == sha256
-    return str(path) if is_whole else None
-
-
-def _remembered(sha256: str) -> Path:
-    return weights.home() / "aligned" / f"{sha256}.safetensors"

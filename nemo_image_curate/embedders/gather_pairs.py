@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.decode.reasons import count_by_kind
-from nemo_image_curate.embedders.base import ImageEmbedder, flipped_column
-from nemo_image_curate.embedders.text_image import TextImageEmbedder
+from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
 from nemo_image_curate.learning.towers import Pairs
 from nemo_image_curate.vectors.sampling import random_score
@@ -40,15 +41,15 @@ class Gathered:
     ----------
     pairs : Pairs
         Pictures in the order of a hash of their keys.
+    captions : list of str
+        What each text of the pairs says.
     rows : dict of str to int
         ``used``, and rows that were left out, by reason.
-    views : list of str
-        What there is of each picture.
     """
 
     pairs: Pairs
+    captions: list[str]
     rows: dict[str, int]
-    views: list[str]
 
 
 @dataclass
@@ -57,8 +58,9 @@ class _Part:
 
     keys: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
-    images: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.float32))
+    images: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 0), np.float32))
     texts: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    captions: list[str] = field(default_factory=list)
     owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     left_out: Counter[str] = field(default_factory=Counter)
 
@@ -113,14 +115,14 @@ def gather_pairs(
         _Sampled(dataset.id_col, columns, share, seed), {_SAMPLED: pa.bool_()}
     )
     frame = sampled.metadata
-    encoded, views = _encoded(dataset.replace(frame[frame[_SAMPLED]]), image_encoder)
+    encoded, features = _encoded(dataset.replace(frame[frame[_SAMPLED]]), image_encoder)
     text_column = None if len(columns) > 1 else _made_by(dataset, text_encoder, columns[0])
-    wanted = [dataset.id_col, SHARD_COLUMN, *columns, *views]
+    wanted = [dataset.id_col, SHARD_COLUMN, *columns, features]
     wanted += [text_column] if text_column else []
     wanted += [ERROR_COLUMN] if ERROR_COLUMN in encoded.metadata.columns else []
     parts = partitions.run(
         encoded.metadata[list(dict.fromkeys(wanted))],
-        partial(_collect, dataset.id_col, columns, views, text_column),
+        partial(_collect, dataset.id_col, columns, features, text_column),
         what="encode pairs",
         shared=[text_encoder],
         progress=progress,
@@ -132,8 +134,8 @@ def gather_pairs(
         "not in the sample": captioned - used - left_out.total(),
         **dict(sorted(left_out.items())),
     }
-    pairs = _joined(parts, seed)
-    return Gathered(pairs, {name: n for name, n in rows.items() if n or name == "used"}, views)
+    pairs, captions = _joined(parts, seed)
+    return Gathered(pairs, captions, {name: n for name, n in rows.items() if n or name == "used"})
 
 
 def caption_columns(dataset: ImageTextPairDataset, caption_column: str) -> list[str]:
@@ -208,15 +210,14 @@ class _Sampled:
 
 def _encoded(
     dataset: ImageTextPairDataset, encoder: ImageEmbedder
-) -> tuple[ImageTextPairDataset, list[str]]:
-    """The dataset with columns of what the encoder makes of pictures, and their names."""
+) -> tuple[ImageTextPairDataset, str]:
+    """The dataset with a column of what the encoder makes of pictures, and its name."""
     if (name := _made_by(dataset, encoder)) is not None:
-        mirrored = flipped_column(name)
-        return dataset, [name, *({mirrored} & set(dataset.metadata.columns))]
+        return dataset, name
     stage = copy.copy(encoder)
-    stage.image_embedding_column, stage.flip = _FEATURES, True
+    stage.image_embedding_column, stage.flip = _FEATURES, False
     stage.classifiers = stage.image_stages = ()
-    return stage.image_pass()(dataset), [_FEATURES, flipped_column(_FEATURES)]
+    return stage.image_pass()(dataset), _FEATURES
 
 
 def _made_by(
@@ -238,7 +239,7 @@ def _comparable(record: Mapping[str, Any]) -> str:
 def _collect(
     id_col: str,
     columns: Sequence[str],
-    views: Sequence[str],
+    features: str,
     text_column: str | None,
     frame: Any,
     text_encoder: TextImageEmbedder,
@@ -247,14 +248,13 @@ def _collect(
     captions = _captions(frame, columns)
     if not captions:
         return _Part()
-    arrays = [_finite(frame[name]) for name in views]
-    image_rows = np.array(
-        sorted(set.intersection(*(set(rows.tolist()) for _, rows in arrays))), int
-    )
+    images, image_rows = _finite(frame[features])
     if text_column:
         texts, owners = _finite(frame[text_column])
+        spoken = [captions[row][0] for row in owners]
     else:
-        texts, owners = _embedded(captions, image_rows, text_encoder, frames.device_of(frame))
+        tower = text_encoder.text_tower(frames.device_of(frame))
+        texts, owners, spoken = _embedded(captions, image_rows, tower)
     with_text = np.isin(image_rows, owners)
     left_out = Counter({"whose captions the text encoder does not know": int((~with_text).sum())})
     left_out += _failed(frame, image_rows)
@@ -266,8 +266,9 @@ def _collect(
     return _Part(
         [keys[row] for row in used],
         [shards[row] for row in used],
-        np.stack([values[np.searchsorted(rows, used)] for values, rows in arrays], 1),
+        images[with_text][:, None],
         texts[is_used],
+        list(itertools.compress(spoken, is_used)),
         np.searchsorted(used, owners[is_used]),
         left_out,
     )
@@ -282,15 +283,15 @@ def _finite(series: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _embedded(
-    captions: list[list[str]], rows: np.ndarray, encoder: TextImageEmbedder, device: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The vectors of all captions of some rows, and which row each belongs to."""
-    tower = encoder.text_tower(device)
+    captions: list[list[str]], rows: np.ndarray, tower: TextTower
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The vectors of all captions of some rows, which row each belongs to, and what it says."""
     known = [(row, text) for row in rows.tolist() for text in captions[row] if tower.known(text)]
     vectors = tower.embed([text for _, text in known])
-    owners = np.array([row for row, _ in known], np.int64)
     is_finite = np.isfinite(vectors).all(1)
-    return vectors[is_finite], owners[is_finite]
+    known = list(itertools.compress(known, is_finite))
+    owners = np.array([row for row, _ in known], np.int64)
+    return vectors[is_finite], owners, [text for _, text in known]
 
 
 def _failed(frame: Any, image_rows: np.ndarray) -> Counter[str]:
@@ -305,11 +306,9 @@ def _failed(frame: Any, image_rows: np.ndarray) -> Counter[str]:
     return +told
 
 
-def _joined(parts: Sequence[_Part], seed: int) -> Pairs:
-    """The pairs of all partitions in one order, whatever the order of these."""
-    filled = [part for part in parts if part.keys]
-    if not filled:
-        return Pairs(_Part().images, _Part().texts, _Part().owners)
+def _joined(parts: Sequence[_Part], seed: int) -> tuple[Pairs, list[str]]:
+    """The pairs of all partitions and their captions in one order, whatever that of the parts."""
+    filled = [part for part in parts if part.keys] or [_Part()]
     widths = {part.images.shape[2] for part in filled}
     if len(widths) > 1:
         raise DatasetError(f"embeddings have different lengths: {sorted(widths)}.")
@@ -317,18 +316,23 @@ def _joined(parts: Sequence[_Part], seed: int) -> Pairs:
     images = np.concatenate([part.images for part in filled])
     texts = np.concatenate([part.texts for part in filled])
     owners = np.concatenate([part.owners + at for part, at in zip(filled, starts, strict=False)])
-    keys = np.array([key for part in filled for key in part.keys])
-    shards = np.array([shard for part in filled for shard in part.shards])
-    order = np.lexsort((shards, keys, random_score(pa.array(keys), seed)))
+    captions = [text for part in filled for text in part.captions]
+    keys = [key for part in filled for key in part.keys]
+    shards = [shard for part in filled for shard in part.shards]
+    scores = random_score(pa.array(keys, pa.string()), seed)
+    order = np.lexsort((np.array(shards, str), np.array(keys, str), scores))
     images, place = images[order], np.argsort(order)
     first, numbers = np.unique(_same_pictures(images[:, 0]), return_inverse=True)
     image_numbers = numbers[place[owners]]
-    by_picture = np.lexsort((place[owners], image_numbers))
-    return Pairs(images[first], texts[by_picture], image_numbers[by_picture])
+    in_order = np.lexsort((place[owners], image_numbers))
+    pairs = Pairs(images[first], texts[in_order], image_numbers[in_order])
+    return pairs, [captions[row] for row in in_order]
 
 
 def _same_pictures(features: np.ndarray) -> np.ndarray:
     """For each row the first one that is the same picture."""
+    if not features.size:
+        return np.arange(len(features))
     rounded = np.ascontiguousarray(np.round(features, 2).astype(np.float16) + 0)
     rows = rounded.view(np.dtype((np.void, rounded.itemsize * rounded.shape[1]))).ravel()
     _, first, numbers = np.unique(rows, return_index=True, return_inverse=True)

@@ -9,12 +9,16 @@ from nemo_image_curate.embedders import aligned_file
 from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
+from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.models import weights
 from nemo_image_curate.models.known_encoders import ENCODERS
 
+_OFFLINE: dict[Any, Any] = {
+    "ConseEmbedder": ConseEmbedder,
+    "OfflineFeatures": OfflineFeatures,
+}
 _CLASSES: dict[str, Any] = {
     "OpenCLIPEmbedder": OpenCLIPEmbedder,
     "TimmImageEmbedder": TimmImageEmbedder,
@@ -46,8 +50,8 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     embedder: ImageEmbedder
     if stage == "AlignedEmbedder":
         embedder = _aligned(record, checkpoint_path, options)
-    elif stage == "ConseEmbedder":
-        embedder = ConseEmbedder(**options)
+    elif stage in _OFFLINE:
+        embedder = _OFFLINE[stage](**options)
     elif stage in _CLASSES and isinstance(model, str):
         embedder = _CLASSES[stage](
             model,
@@ -73,16 +77,11 @@ def _aligned(
     record: Mapping[str, Any], checkpoint_path: str | None, options: dict[str, Any]
 ) -> AlignedEmbedder:
     """The embedder of a model that was learned; a checkpoint may be that of its image encoder."""
-    sha256, image_encoder = str(record.get("weights_sha256")), None
+    image_encoder = None
     is_model = checkpoint_path is not None and aligned_file.is_model(checkpoint_path)
-    path = checkpoint_path if is_model else aligned_file.recall(sha256)
-    if path is None:
-        raise ConfigError(
-            f"the embeddings were made by an aligned model that is not kept in {weights.home()}: "
-            f"give its folder as checkpoint_path= (--checkpoint). Its sha256 is {sha256}."
-        )
+    path = checkpoint_path if is_model else record["model"]
     if checkpoint_path is not None and not is_model:
-        image_encoder = embedder_of(record["image_encoder"], checkpoint_path)
+        image_encoder = embedder_of(record["encoders"]["image"], checkpoint_path)
     return AlignedEmbedder(path, image_encoder=image_encoder, **options)
 
 

@@ -24,6 +24,7 @@ from dask.base import tokenize
 
 from nemo_image_curate import (
     AestheticClassifier,
+    AlignedEmbedder,
     BalancedSample,
     CaptionQuality,
     CaptionStatistics,
@@ -62,6 +63,8 @@ from nemo_image_curate import (
     catalog,
     frames,
 )
+from nemo_image_curate.embedders.align import Encoders
+from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from tests.embedders.open_clip_folders import CLIP, save
@@ -75,6 +78,18 @@ HEADS = [
 
 
 @functools.cache
+def aligned_model(clip_folder: str) -> str:
+    """A model on a CLIP of random weights."""
+    encoders = Encoders.of(OpenCLIPEmbedder(clip_folder), None)
+    base = encoders.base()
+    assert base is not None
+    folder = tempfile.mkdtemp()
+    records = encoders.image.record(), encoders.text.record()
+    write_model(AlignedModel(base, "base", *records), folder, {})
+    return folder
+
+
+@functools.cache
 def selection_file() -> str:
     """A file of chosen rows."""
     path = Path(tempfile.mkdtemp()) / "chosen.parquet"
@@ -83,6 +98,7 @@ def selection_file() -> str:
 
 
 MAKE: dict[str, Callable[[Any], Stage]] = {
+    "AlignedEmbedder": lambda folder: AlignedEmbedder(aligned_model(folder)),
     "AestheticClassifier": lambda folder: AestheticClassifier(model_path=HEADS[0]),
     "BalancedSample": lambda folder: BalancedSample(5),
     "CaptionQuality": lambda folder: CaptionQuality(),
