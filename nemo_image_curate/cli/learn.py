@@ -27,7 +27,7 @@ from nemo_image_curate.cli.results import finish
 @click.option(
     "--max-pictures",
     type=click.IntRange(min=1),
-    default=20_000,
+    default=10_000,
     show_default=True,
     help="Learn from about so many, chosen by a hash of keys.",
 )

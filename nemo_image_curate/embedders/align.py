@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nemo_image_curate.compute.workers import versions
-from nemo_image_curate.embedders.aligned_file import AlignedModel, check_output, write_model
+from nemo_image_curate.embedders.aligned_file import (
+    AlignedModel,
+    check_output,
+    text_features,
+    write_model,
+)
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.gather_pairs import Gathered, gather_pairs
+from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.learning.retrieval import Ranks, interval, ranks, recall_at
 from nemo_image_curate.learning.towers import Pairs, Towers, fit_towers
+from nemo_image_curate.learning.words import Words
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -40,27 +47,17 @@ class Encoders:
     @classmethod
     def of(cls, image: ImageEmbedder | None, text: TextImageEmbedder | None) -> Encoders:
         """What is given, and what is taken where nothing is."""
-        image = image or ConseEmbedder()
+        image = image or OfflineFeatures()
         if text is None:
             text = image if isinstance(image, TextImageEmbedder) else ConseEmbedder()
         return cls(image, text)
 
-    def base(self, device: str = "cpu") -> Towers | None:
-        """The space that pictures and texts have without anything learned, if they have one."""
-        import torch
-
-        if self.image.encoder() != self.text.encoder():
-            return None
-        tower = self.text.text_tower(device)
-        width = tower.embed(["a"]).shape[1]
-        side = {"weight": torch.eye(width)[None], "bias": torch.zeros(1, width)}
-        tensors = {
-            f"{name}.{part}": side[part].clone() for name in ("image", "text") for part in side
-        }
-        tensors["log_scale"] = torch.tensor(tower.logit_scale).log()
-        if tower.logit_bias is not None:
-            tensors["logit_bias"] = torch.tensor(tower.logit_bias)
-        return Towers(tensors)
+    def shared_values(self) -> slice | None:
+        """Which of the values of pictures are in the space of texts, if some are."""
+        if self.image.encoder() == self.text.encoder():
+            return slice(0, None)
+        of_conse = isinstance(self.image, OfflineFeatures) and isinstance(self.text, ConseEmbedder)
+        return OfflineFeatures.conse_values if of_conse else None
 
 
 def align(
@@ -89,34 +86,45 @@ def align(
     gathered = gather_pairs(
         *(dataset, encoders.image, encoders.text, caption_column, max_pictures, seed, progress)
     )
-    towers, kind, learned = _learn(gathered, encoders, training)
-    model = AlignedModel(towers, kind, *(_record(one) for one in (encoders.image, encoders.text)))
+    towers, words, kind, learned = _learn(gathered, encoders, training)
+    records = (_record(one) for one in (encoders.image, encoders.text))
+    model = AlignedModel(towers, kind, *records, words)
     facts = {**options, "rows": gathered.rows, **learned, "versions": _versions()}
     return write_model(model, folder, facts)
 
 
 def _learn(
     gathered: Gathered, encoders: Encoders, training: dict[str, Any]
-) -> tuple[Towers, str, dict[str, Any]]:
-    """The towers, what they are, and what came of it."""
-    pairs, base = gathered.pairs, encoders.base()
-    count = len(pairs.images)
+) -> tuple[Towers, Words, str, dict[str, Any]]:
+    """The towers, the words that they count, what they are, and what came of it."""
+    import torch
+
+    pairs, base = gathered.pairs, None
+    count, width = len(pairs.images), pairs.texts.shape[1]
+    shared = encoders.shared_values()
     captions = f"{len(pairs.texts):,} captions of {count:,} pictures"
     if count < _FEWEST:
-        if base is None:
+        if shared is None or not count:
             reasons = ", ".join(f"{n:,} {name}" for name, n in gathered.rows.items())
             raise DatasetError(
                 f"{captions} are too few to learn from; {_FEWEST} pictures are the least. Of all "
                 f"rows: {reasons}."
             )
         logger.warning("%s are too few to learn from: the base encoder's space is kept.", captions)
-        return base, "base", {"pictures": count, "captions": len(pairs.texts)}
+        words = Words.of([])
+        base = base_towers(pairs, shared, width, encoders.text)
+        return base, words, "base", {"pictures": count, "captions": len(pairs.texts)}
     held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
+    first = int(np.searchsorted(pairs.image_numbers, held))
+    words = Words.of(gathered.captions[first:])
+    features = text_features(torch.from_numpy(pairs.texts), gathered.captions, words)
+    pairs = replace(pairs, texts=features.numpy())
     held_out, learned_from = pairs.of(np.arange(held)), pairs.of(np.arange(held, count))
     towers = fit_towers(learned_from, **training)
     figures = {"learned": _figures(towers, held_out)}
     kind = "trained"
-    if base is not None:
+    if shared is not None:
+        base = base_towers(pairs, shared, width, encoders.text)
         figures["base"] = _figures(base, held_out)
         if figures["learned"]["mrr"] <= figures["base"]["mrr"]:
             logger.warning(
@@ -129,7 +137,25 @@ def _learn(
         "captions": len(learned_from.texts),
         "held_out": {"pictures": held, "captions": len(held_out.texts), **figures},
     }
-    return towers, kind, facts
+    return towers, words, kind, facts
+
+
+def base_towers(pairs: Pairs, shared: slice, width: int, text: TextImageEmbedder) -> Towers:
+    """The space that pictures and texts have without anything learned."""
+    import torch
+
+    tower = text.text_tower("cpu")
+    tensors = {}
+    for name, features, values in (
+        ("image", pairs.images, shared),
+        ("text", pairs.texts, slice(0, width)),
+    ):
+        chosen = torch.eye(features.shape[-1])[values]
+        tensors |= {f"{name}.weight": chosen[None], f"{name}.bias": torch.zeros(1, len(chosen))}
+    tensors["log_scale"] = torch.tensor(tower.logit_scale).log()
+    if tower.logit_bias is not None:
+        tensors["logit_bias"] = torch.tensor(tower.logit_bias)
+    return Towers(tensors)
 
 
 def _figures(towers: Towers, pairs: Pairs) -> dict[str, Any]:

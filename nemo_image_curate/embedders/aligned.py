@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 # Pictures that are learned from at most, unless more are asked for.
-MAX_PICTURES = 20_000
+MAX_PICTURES = 10_000
 SAMPLES_SEEN = 72_000
 
 
@@ -106,9 +106,9 @@ class AlignedEmbedder(TextImageEmbedder):
         seed : int
             Of the choice of pictures, and of the training.
         max_pictures : int
-            About so many are chosen by a hash of their keys where more have captions. Memory: of
-            each twice its vector of floats, 14 kB with the default encoders, and three times that
-            while they are brought in order.
+            About so many are chosen by a hash of their keys where more have captions. Memory with
+            the default encoders: 17 kB for each, twice that for a while, and 10 kB for each of its
+            captions.
         samples_seen : int
             Pictures that the training is shown, each many times.
         progress : bool, optional
@@ -179,19 +179,26 @@ class AlignedEmbedder(TextImageEmbedder):
         """The image encoder, and the projection of its vectors."""
         encoder, towers = self._image_encoder(), self._towers(device)
         forward = encoder.load_embedding_model(device)
+        normalized = aligned_file.read_model(self.model_name).image_encoder["normalized"]
 
         def embed(pixels: torch.Tensor) -> torch.Tensor:
             features = forward(pixels).float()
-            return towers.images(directions(features) if encoder.normalize_embeddings else features)
+            return towers.images(directions(features) if normalized else features)
 
         return embed
 
     def load_text_model(self, device: str) -> TextTower:
         """The text encoder, and the projection of its vectors."""
         tower, towers = self._text_encoder().text_tower(device), self._towers(device)
+        words = aligned_file.read_model(self.model_name).words
+
+        def encode(texts: list[str]) -> torch.Tensor:
+            vectors = directions(tower.encode(texts).float())
+            return towers.texts(aligned_file.text_features(vectors, texts, words))
+
         bias = towers.tensors.get("logit_bias")
         return TextTower(
-            lambda texts: towers.texts(directions(tower.encode(texts).float())),
+            encode,
             tower.problem,
             tower.known,
             float(towers.tensors["log_scale"].exp()),

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError, DatasetError, WeightsError
 from nemo_image_curate.learning.towers import Towers
+from nemo_image_curate.learning.words import Words
 from nemo_image_curate.models import weights
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_FILE, RECIPE_FILE = "aligned.safetensors", "recipe.json"
 # The key of the file's header; one, since safetensors writes several in no certain order.
 _HEADER = "nemo_image_curate"
 _FORMAT = 1
+# The tensor of the words' weights, and how much they count beside the encoder's vector.
+_WORDS, _WORDS_SHARE = "words.weights", 0.5
 # How a model is named that is kept in the weights' home.
 _BY_HASH = "sha256:"
 
@@ -35,12 +41,23 @@ class AlignedModel:
         learned.
     image_encoder, text_encoder : mapping
         Records of the encoders whose features the towers take.
+    words : Words
+        What words of a text count beside the text encoder's vector.
     """
 
     towers: Towers
     kind: str
     image_encoder: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
+    words: Words = field(default_factory=lambda: Words.of([]))
+
+
+def text_features(vectors: torch.Tensor, texts: Sequence[str], words: Words) -> torch.Tensor:
+    """What the towers take of texts: the encoder's vectors, and the words beside them."""
+    import torch
+
+    counted = torch.from_numpy(words.vectors(texts)).to(vectors.device)
+    return torch.cat([vectors, _WORDS_SHARE * counted], dim=1)
 
 
 def model_file(path: str) -> Path:
@@ -70,6 +87,7 @@ def check_output(path: str) -> str:
 
 def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> str:
     """Write the model and what came of its training; the path of the model's file."""
+    import torch
     from safetensors.torch import save
 
     header = {
@@ -77,12 +95,15 @@ def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> s
         "kind": model.kind,
         "image_encoder": model.image_encoder,
         "text_encoder": model.text_encoder,
+        "words": model.words.words,
     }
     text = json.dumps(header, sort_keys=True)
     tensors = {name: tensor.contiguous() for name, tensor in model.towers.tensors.items()}
+    tensors[_WORDS] = torch.from_numpy(model.words.weights)
     storage.make_dirs(folder)
     path = storage.join(folder, MODEL_FILE)
     storage.write_bytes(path, save(tensors, {_HEADER: text}))
+    del header["words"]
     recipe = {**header, "weights_sha256": weights.sha256_of(path), **facts}
     content = json.dumps(recipe, indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(folder, RECIPE_FILE), content.encode())
@@ -129,7 +150,8 @@ def _read(path: str, _: str) -> AlignedModel:
             "AlignedEmbedder.fit, or the command learn, wrote."
         )
     encoders = header["image_encoder"], header["text_encoder"]
-    return AlignedModel(Towers(tensors), header["kind"], *encoders)
+    words = Words(tuple(header["words"]), tensors.pop(_WORDS).numpy())
+    return AlignedModel(Towers(tensors), header["kind"], *encoders, words)
 
 
 def is_model(path: str) -> bool:

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.decode.reasons import count_by_kind
 from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.caption_lists import caption_columns, captions_of
+from nemo_image_curate.embedders.join_pairs import Part, join
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.learning.towers import Pairs
 from nemo_image_curate.vectors.sampling import random_score
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 # Columns that are made on the way, and saved nowhere.
 _SAMPLED, _FEATURES = "_sampled_pair", "_image_features"
-# Pictures whose features differ by less are the same one: the last bits depend on the batch.
-_SAME = 1e-4
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,6 @@ class Gathered:
     pairs: Pairs
     captions: list[str]
     rows: dict[str, int]
-
-
-@dataclass
-class _Part:
-    """The pairs of a partition."""
-
-    keys: list[str] = field(default_factory=list)
-    shards: list[str] = field(default_factory=list)
-    images: np.ndarray = field(default_factory=lambda: np.empty((0, 1, 0), np.float32))
-    texts: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    captions: list[str] = field(default_factory=list)
-    owners: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def gather_pairs(
@@ -134,60 +121,13 @@ def gather_pairs(
         "not in the sample": captioned - used - left_out.total(),
         **dict(sorted(left_out.items())),
     }
-    pairs, captions = _joined(parts, seed)
+    pairs, captions = join(parts, seed)
     return Gathered(pairs, captions, {name: n for name, n in rows.items() if n or name == "used"})
-
-
-def caption_columns(dataset: ImageTextPairDataset, caption_column: str) -> list[str]:
-    """The columns that captions are in: the one that is named, and lists of several beside it.
-
-    Raises
-    ------
-    ColumnNotFoundError
-        When there is no such column.
-    ConfigError
-        When it holds no texts.
-    """
-    schema = frames.schema(dataset.metadata)
-    if caption_column not in schema.names:
-        remedy = (
-            "A picture needs a caption to be learned from: name the column (--caption-column), or "
-            "give captions when images are packed (pack --captions CSV)."
-        )
-        raise ColumnNotFoundError(caption_column, dataset.metadata.columns, remedy)
-    kind = schema.field(caption_column).type
-    if not (_is_text(kind) or _is_texts(kind)):
-        raise ConfigError(
-            f"column {caption_column!r} holds {kind}, no texts. Name the column with the captions "
-            "as caption_column= (--caption-column)."
-        )
-    several = f"{caption_column}s"
-    has_several = several in schema.names and _is_texts(schema.field(several).type)
-    return [caption_column, several] if has_several else [caption_column]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_texts(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return is_list and _is_text(kind.value_type)
-
-
-def _captions(frame: Any, columns: Sequence[str]) -> list[list[str]]:
-    """The captions of each row that say something, each once."""
-    rows: list[list[str]] = [[] for _ in range(len(frame))]
-    for name in columns:
-        for row, value in zip(rows, frames.column_to_arrow(frame[name]).to_pylist(), strict=True):
-            row += [value] if isinstance(value, str) else value or []
-    return [list(dict.fromkeys(text for text in row if text and text.strip())) for row in rows]
 
 
 def _count(frame: Any) -> tuple[int, int]:
     """How many rows there are, and how many have a caption; runs on a worker."""
-    return len(frame), sum(map(bool, _captions(frame, list(frame.columns))))
+    return len(frame), sum(map(bool, captions_of(frame, list(frame.columns))))
 
 
 class _Sampled:
@@ -203,7 +143,7 @@ class _Sampled:
         return self.content_token()
 
     def __call__(self, frame: Any) -> dict[str, Any]:
-        has_caption = np.array(list(map(bool, _captions(frame, self.columns))), bool)
+        has_caption = np.array(list(map(bool, captions_of(frame, self.columns))), bool)
         scores = random_score(frames.column_to_arrow(frame[self.id_col]), self.seed)
         return {_SAMPLED: pa.array(has_caption & (scores < self.share))}
 
@@ -243,11 +183,11 @@ def _collect(
     text_column: str | None,
     frame: Any,
     text_encoder: TextImageEmbedder,
-) -> _Part:
+) -> Part:
     """The pairs of a computed partition; runs on a worker."""
-    captions = _captions(frame, columns)
+    captions = captions_of(frame, columns)
     if not captions:
-        return _Part()
+        return Part()
     images, image_rows = _finite(frame[features])
     if text_column:
         texts, owners = _finite(frame[text_column])
@@ -263,7 +203,7 @@ def _collect(
     keys, shards = (
         frames.column_to_arrow(frame[name]).to_pylist() for name in (id_col, SHARD_COLUMN)
     )
-    return _Part(
+    return Part(
         [keys[row] for row in used],
         [shards[row] for row in used],
         images[with_text][:, None],
@@ -304,38 +244,3 @@ def _failed(frame: Any, image_rows: np.ndarray) -> Counter[str]:
     told = Counter({f"image: {kind}": count for kind, count in reasons.items()})
     told["without an embedding"] = len(failed) - told.total()
     return +told
-
-
-def _joined(parts: Sequence[_Part], seed: int) -> tuple[Pairs, list[str]]:
-    """The pairs of all partitions and their captions in one order, whatever that of the parts."""
-    filled = [part for part in parts if part.keys] or [_Part()]
-    widths = {part.images.shape[2] for part in filled}
-    if len(widths) > 1:
-        raise DatasetError(f"embeddings have different lengths: {sorted(widths)}.")
-    starts = np.cumsum([0, *(len(part.keys) for part in filled)])
-    images = np.concatenate([part.images for part in filled])
-    texts = np.concatenate([part.texts for part in filled])
-    owners = np.concatenate([part.owners + at for part, at in zip(filled, starts, strict=False)])
-    captions = [text for part in filled for text in part.captions]
-    keys = [key for part in filled for key in part.keys]
-    shards = [shard for part in filled for shard in part.shards]
-    scores = random_score(pa.array(keys, pa.string()), seed)
-    order = np.lexsort((np.array(shards, str), np.array(keys, str), scores))
-    images, place = images[order], np.argsort(order)
-    first, numbers = np.unique(_same_pictures(images[:, 0]), return_inverse=True)
-    image_numbers = numbers[place[owners]]
-    in_order = np.lexsort((place[owners], image_numbers))
-    pairs = Pairs(images[first], texts[in_order], image_numbers[in_order])
-    return pairs, [captions[row] for row in in_order]
-
-
-def _same_pictures(features: np.ndarray) -> np.ndarray:
-    """For each row the first one that is the same picture."""
-    if not features.size:
-        return np.arange(len(features))
-    rounded = np.ascontiguousarray(np.round(features, 2).astype(np.float16) + 0)
-    rows = rounded.view(np.dtype((np.void, rounded.itemsize * rounded.shape[1]))).ravel()
-    _, first, numbers = np.unique(rows, return_index=True, return_inverse=True)
-    candidates = first[numbers]
-    same = np.abs(features - features[candidates]).max(1) < _SAME
-    return np.where(same, candidates, np.arange(len(features)))

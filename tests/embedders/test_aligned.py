@@ -21,6 +21,7 @@ from nemo_image_curate import (
     embedder_of,
 )
 from nemo_image_curate.embedders import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.registry import named_embedder
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, WeightsError
 from nemo_image_curate.models import weights
@@ -248,3 +249,19 @@ def test_encoders_that_it_was_not_learned_with(fitted):
         AlignedEmbedder(fitted.model_name).embed_images([picture(1)])
     with pytest.raises(ConfigError, match=r"image_encoder= is 'offline/conse', but .* on 'thumb'"):
         AlignedEmbedder(fitted.model_name, image_encoder=ConseEmbedder()).embed_images([jpeg(1)])
+
+
+def test_offline_features():
+    """Of EfficientNet-Lite0 at three scales, ConSE's vector, and of the network's stages."""
+    pictures = [jpeg(n, 224, 224) for n in range(2)]
+    features, errors = OfflineFeatures().embed_images(pictures)
+    assert errors == [None, None]
+    # The same in units of one of its parts.
+    features /= np.linalg.norm(features[:, :1280], axis=1, keepdims=True)
+    for part in np.split(features[:, :4224], [1280, 2560, 3840], axis=1):
+        assert np.linalg.norm(part, axis=1) == pytest.approx(1, abs=1e-4)
+    assert features.shape[1] == 4224 + 2 * 784
+    assert (features[:, 4224:] != 0).all()
+    conse, _ = ConseEmbedder().embed_images(pictures)
+    # Those see the same picture as it is.
+    assert ((features[:, OfflineFeatures.conse_values] * conse).sum(1) > 0.9).all()

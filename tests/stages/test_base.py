@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from dask.base import tokenize
 
 from nemo_image_curate import (
@@ -63,9 +64,9 @@ from nemo_image_curate import (
     catalog,
     frames,
 )
-from nemo_image_curate.embedders.align import Encoders
 from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
+from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from tests.embedders.open_clip_folders import CLIP, save
 from tests.make_data import make_dataset
@@ -80,12 +81,13 @@ HEADS = [
 @functools.cache
 def aligned_model(clip_folder: str) -> str:
     """A model on a CLIP of random weights."""
-    encoders = Encoders.of(OpenCLIPEmbedder(clip_folder), None)
-    base = encoders.base()
-    assert base is not None
+    encoder, towers = OpenCLIPEmbedder(clip_folder), {}
+    for side in ("image", "text"):
+        towers |= {f"{side}.weight": torch.eye(32)[None], f"{side}.bias": torch.zeros(1, 32)}
+    towers["log_scale"] = torch.tensor(3.0)
     folder = tempfile.mkdtemp()
-    records = encoders.image.record(), encoders.text.record()
-    write_model(AlignedModel(base, "base", *records), folder, {})
+    model = AlignedModel(Towers(towers), "base", encoder.record(), encoder.record())
+    write_model(model, folder, {})
     return folder
 
 

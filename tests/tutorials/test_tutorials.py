@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,11 @@ def test_search_by_words(tmp_path):
         (examples / f"{name}.jpg").rename(own / f"{name}.jpg")
     (own / "broken.jpg").write_bytes(b"no picture")
     assert found("a cup of coffee", "own", "out") == ["trip/coffee.jpg", "trip/rocket.jpg"]
+
+
+def test_a_search_is_learned_from_captions(tmp_path, capsys):
+    script = runpy.run_path(str(TUTORIALS / "learn_from_captions.py"))
+    script["main"](output=str(tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert "base: of 11 captions, 11 photographs" in told
+    assert "chelsea.jpg" in told.splitlines()[-3:][0]
