@@ -22,7 +22,11 @@ from nemo_image_curate.cli.results import finish
 @click.option("--checkpoint", metavar="FILE", help="Take its weights from this file.")
 @click.option("--caption-column", default="caption", show_default=True)
 @click.option(
-    "--loss", type=click.Choice(["infonce", "siglip"]), default="infonce", show_default=True
+    "--loss",
+    type=click.Choice(["correlation", "infonce", "siglip"]),
+    default="correlation",
+    show_default=True,
+    help="Learn by correlations, in closed form, or by a contrastive loss.",
 )
 @click.option(
     "--max-pictures",
@@ -36,7 +40,7 @@ from nemo_image_curate.cli.results import finish
     type=click.IntRange(min=1),
     default=72_000,
     show_default=True,
-    help="Pictures that the training is shown, each many times.",
+    help="Pictures that a contrastive training is shown, each many times.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ from nemo_image_curate.embedders.gather_pairs import Gathered, gather_pairs
 from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.learning.retrieval import Ranks, interval, ranks, recall_at
-from nemo_image_curate.learning.towers import Pairs, Towers, fit_towers
+from nemo_image_curate.learning.fitting import LOSSES, fit_towers
+from nemo_image_curate.learning.heads import Head
+from nemo_image_curate.learning.pairs import Pairs
+from nemo_image_curate.learning.retrieval import interval, ranks, recall_at
+from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.learning.words import Words
 
 if TYPE_CHECKING:
@@ -30,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOSSES = ("infonce", "siglip")
 # The part of the pictures that is held out to measure by, and how many at most.
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 1000
 # Fewer pictures show nothing: of the held-out ones each would be a large part.
@@ -52,12 +55,29 @@ class Encoders:
             text = image if isinstance(image, TextImageEmbedder) else ConseEmbedder()
         return cls(image, text)
 
-    def shared_values(self) -> slice | None:
-        """Which of the values of pictures are in the space of texts, if some are."""
+    def shared_space(self, pairs: Pairs, text_values: int | None = None) -> Head | None:
+        """The space that pictures and texts have without anything learned, if they have one.
+
+        Parameters
+        ----------
+        pairs : Pairs
+            Of the encoders' own features.
+        text_values : int, optional
+            How many features of texts there are, where others stand behind the encoder's.
+        """
+        d_image, d_text = pairs.images.shape[2], pairs.texts.shape[1]
         if self.image.encoder() == self.text.encoder():
-            return slice(0, None)
-        of_conse = isinstance(self.image, OfflineFeatures) and isinstance(self.text, ConseEmbedder)
-        return OfflineFeatures.conse_values if of_conse else None
+            shared = slice(0, d_image)
+        elif isinstance(self.image, OfflineFeatures) and isinstance(self.text, ConseEmbedder):
+            shared = OfflineFeatures.conse_values
+        else:
+            return None
+        return Head.given(d_image, text_values or d_text, shared, slice(0, d_text))
+
+    def alone(self, base: Head) -> Towers:
+        """That space as it is."""
+        scale = self.text.text_tower("cpu").logit_scale
+        return Towers.of([base], [1.0], None, scale, math.inf)
 
 
 def align(
@@ -81,100 +101,77 @@ def align(
     encoders = Encoders.of(image_encoder, text_encoder)
     encoders.image.check()
     encoders.text.check()
-    training = {"loss": loss, "seed": seed, "samples_seen": samples_seen}
+    training: dict[str, Any] = {"loss": loss, "seed": seed}
+    if loss != LOSSES[0]:
+        training["samples_seen"] = samples_seen
     options = {"caption_column": caption_column, "max_pictures": max_pictures, **training}
     gathered = gather_pairs(
         *(dataset, encoders.image, encoders.text, caption_column, max_pictures, seed, progress)
     )
-    towers, words, kind, learned = _learn(gathered, encoders, training)
+    towers, words, learned = _learn(gathered, encoders, training)
     records = (_record(one) for one in (encoders.image, encoders.text))
-    model = AlignedModel(towers, kind, *records, words)
+    model = AlignedModel(towers, *records, words)
     facts = {**options, "rows": gathered.rows, **learned, "versions": _versions()}
     return write_model(model, folder, facts)
 
 
 def _learn(
     gathered: Gathered, encoders: Encoders, training: dict[str, Any]
-) -> tuple[Towers, Words, str, dict[str, Any]]:
-    """The towers, the words that they count, what they are, and what came of it."""
-    import torch
-
-    pairs, base = gathered.pairs, None
-    count, width = len(pairs.images), pairs.texts.shape[1]
-    shared = encoders.shared_values()
+) -> tuple[Towers, Words, dict[str, Any]]:
+    """The towers, the words that they count, and what came of it."""
+    pairs, words = gathered.pairs, Words.of(gathered.captions)
+    count = len(pairs.images)
     captions = f"{len(pairs.texts):,} captions of {count:,} pictures"
+    facts = {"pictures": count, "captions": len(pairs.texts)}
     if count < _FEWEST:
-        if shared is None or not count:
+        base = encoders.shared_space(pairs) if count else None
+        if base is None:
             reasons = ", ".join(f"{n:,} {name}" for name, n in gathered.rows.items())
             raise DatasetError(
                 f"{captions} are too few to learn from; {_FEWEST} pictures are the least. Of all "
                 f"rows: {reasons}."
             )
         logger.warning("%s are too few to learn from: the base encoder's space is kept.", captions)
-        words = Words.of([])
-        base = base_towers(pairs, shared, width, encoders.text)
-        return base, words, "base", {"pictures": count, "captions": len(pairs.texts)}
+        return encoders.alone(base), Words.of([]), facts
+    pairs = _with_words(pairs, gathered.captions, words)
+    base = encoders.shared_space(gathered.pairs, pairs.texts.shape[1])
     held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
-    first = int(np.searchsorted(pairs.image_numbers, held))
-    words = Words.of(gathered.captions[first:])
-    features = text_features(torch.from_numpy(pairs.texts), gathered.captions, words)
-    pairs = replace(pairs, texts=features.numpy())
-    held_out, learned_from = pairs.of(np.arange(held)), pairs.of(np.arange(held, count))
-    towers = fit_towers(learned_from, **training)
+    held_out = pairs.of(np.arange(held))
+    towers = fit_towers(pairs.of(np.arange(held, count)), base=base, **training)
     figures = {"learned": _figures(towers, held_out)}
-    kind = "trained"
-    if shared is not None:
-        base = base_towers(pairs, shared, width, encoders.text)
-        figures["base"] = _figures(base, held_out)
-        if figures["learned"]["mrr"] <= figures["base"]["mrr"]:
-            logger.warning(
-                "what was learned of %s finds no more than the base encoder: its space is kept.",
-                captions,
-            )
-            towers, kind = base, "base"
-    facts = {
-        "pictures": len(learned_from.images),
-        "captions": len(learned_from.texts),
-        "held_out": {"pictures": held, "captions": len(held_out.texts), **figures},
-    }
-    return towers, words, kind, facts
+    if base is not None:
+        figures["base"] = _figures(encoders.alone(base), held_out)
+    if math.isinf(towers.base_share):
+        logger.warning(
+            "what was learned of %s finds no more than the base encoder: its space is kept.",
+            captions,
+        )
+    measured = {"pictures": held, "captions": len(held_out.texts), **figures}
+    # Measured, the rest is of use, too.
+    return (
+        fit_towers(pairs, base=base, like=towers, **training),
+        words,
+        facts | {"held_out": measured},
+    )
 
 
-def base_towers(pairs: Pairs, shared: slice, width: int, text: TextImageEmbedder) -> Towers:
-    """The space that pictures and texts have without anything learned."""
+def _with_words(pairs: Pairs, captions: list[str], words: Words) -> Pairs:
     import torch
 
-    tower = text.text_tower("cpu")
-    tensors = {}
-    for name, features, values in (
-        ("image", pairs.images, shared),
-        ("text", pairs.texts, slice(0, width)),
-    ):
-        chosen = torch.eye(features.shape[-1])[values]
-        tensors |= {f"{name}.weight": chosen[None], f"{name}.bias": torch.zeros(1, len(chosen))}
-    tensors["log_scale"] = torch.tensor(tower.logit_scale).log()
-    if tower.logit_bias is not None:
-        tensors["logit_bias"] = torch.tensor(tower.logit_bias)
-    return Towers(tensors)
+    features = text_features(torch.from_numpy(pairs.texts), captions, words)
+    return replace(pairs, texts=features.numpy())
 
 
 def _figures(towers: Towers, pairs: Pairs) -> dict[str, Any]:
     """How many captions find their picture: R@k with its 95 % interval."""
-    found = _ranks(towers, pairs)
-    figures: dict[str, Any] = {"mrr": round(float((1 / (found.text_to_image + 1)).mean()), 4)}
+    images, texts = towers.embed(pairs)
+    found = ranks(images.numpy(), texts.numpy(), pairs.image_numbers)
+    figures: dict[str, Any] = {}
     for k in (1, 5, 10):
         bounds = interval(found.text_to_image < k, found.image_numbers)
         figures[f"R@{k}"] = round(recall_at(found.text_to_image, k), 4)
         figures[f"R@{k} interval"] = [round(bound, 4) for bound in bounds]
     return figures
-
-
-def _ranks(towers: Towers, pairs: Pairs) -> Ranks:
-    import torch
-
-    images = towers.images(torch.from_numpy(np.ascontiguousarray(pairs.images[:, 0])))
-    texts = towers.texts(torch.from_numpy(pairs.texts))
-    return ranks(images.numpy(), texts.numpy(), pairs.image_numbers)
 
 
 def _record(encoder: ImageEmbedder) -> dict[str, Any]:

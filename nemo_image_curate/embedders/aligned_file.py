@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -36,9 +37,6 @@ class AlignedModel:
     Attributes
     ----------
     towers : Towers
-    kind : str
-        ``trained``, or ``base`` where nothing better than the image encoder's own space was
-        learned.
     image_encoder, text_encoder : mapping
         Records of the encoders whose features the towers take.
     words : Words
@@ -46,10 +44,14 @@ class AlignedModel:
     """
 
     towers: Towers
-    kind: str
     image_encoder: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
     words: Words = field(default_factory=lambda: Words.of([]))
+
+    @property
+    def kind(self) -> str:
+        """``trained``, or ``base`` where the encoders' own space was kept."""
+        return "base" if math.isinf(self.towers.base_share) else "trained"
 
 
 def text_features(vectors: torch.Tensor, texts: Sequence[str], words: Words) -> torch.Tensor:
@@ -92,7 +94,6 @@ def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> s
 
     header = {
         "format": _FORMAT,
-        "kind": model.kind,
         "image_encoder": model.image_encoder,
         "text_encoder": model.text_encoder,
         "words": model.words.words,
@@ -104,7 +105,7 @@ def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> s
     path = storage.join(folder, MODEL_FILE)
     storage.write_bytes(path, save(tensors, {_HEADER: text}))
     del header["words"]
-    recipe = {**header, "weights_sha256": weights.sha256_of(path), **facts}
+    recipe = {"kind": model.kind, **header, "weights_sha256": weights.sha256_of(path), **facts}
     content = json.dumps(recipe, indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(folder, RECIPE_FILE), content.encode())
     return path
@@ -151,7 +152,7 @@ def _read(path: str, _: str) -> AlignedModel:
         )
     encoders = header["image_encoder"], header["text_encoder"]
     words = Words(tuple(header["words"]), tensors.pop(_WORDS).numpy())
-    return AlignedModel(Towers(tensors), header["kind"], *encoders, words)
+    return AlignedModel(Towers(tensors), *encoders, words)
 
 
 def is_model(path: str) -> bool:

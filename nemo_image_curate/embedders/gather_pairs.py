@@ -23,7 +23,7 @@ from nemo_image_curate.embedders.caption_lists import caption_columns, captions_
 from nemo_image_curate.embedders.join_pairs import Part, join
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.learning.towers import Pairs
+from nemo_image_curate.learning.pairs import Pairs
 from nemo_image_curate.vectors.sampling import random_score
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.learning.towers import Pairs
+from nemo_image_curate.learning.pairs import Pairs
 from nemo_image_curate.vectors.sampling import random_score
 
 # Pictures whose features differ by less are the same one: the last bits depend on the batch.

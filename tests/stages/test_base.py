@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from dask.base import tokenize
+from nemo_image_curate.learning.heads import Head
 
 from nemo_image_curate import (
     AestheticClassifier,
@@ -81,12 +81,9 @@ HEADS = [
 @functools.cache
 def aligned_model(clip_folder: str) -> str:
     """A model on a CLIP of random weights."""
-    encoder, towers = OpenCLIPEmbedder(clip_folder), {}
-    for side in ("image", "text"):
-        towers |= {f"{side}.weight": torch.eye(32)[None], f"{side}.bias": torch.zeros(1, 32)}
-    towers["log_scale"] = torch.tensor(3.0)
-    folder = tempfile.mkdtemp()
-    model = AlignedModel(Towers(towers), "base", encoder.record(), encoder.record())
+    encoder, folder = OpenCLIPEmbedder(clip_folder), tempfile.mkdtemp()
+    towers = Towers.of([Head.given(32, 32, slice(None), slice(None))], [1.0], None, 20.0)
+    model = AlignedModel(towers, encoder.record(), encoder.record())
     write_model(model, folder, {})
     return folder
 
