@@ -48,6 +48,7 @@ PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "AlignedEmbedder": Entry("embedders.aligned"),
     "BalancedSample": Entry("selection.balanced"),
     "CaptionQuality": Entry("quality.caption_quality"),
     "CaptionStatistics": Entry("quality.captions"),

@@ -31,7 +31,7 @@ from nemo_image_curate.cli.results import save
     metavar="NAME",
     help="'offline' or 'offline-conse' (images and texts), which need no download; a timm model "
     "name; or open_clip:ARCHITECTURE:TAG, open_clip:hf-hub:ORGANISATION/NAME, "
-    "open_clip:local-dir:FOLDER.",
+    "open_clip:local-dir:FOLDER; or aligned:MODEL, which the command learn made.",
 )
 @click.option("--pretrained", is_flag=True, help="Take the weights that timm names.")
 @click.option("--checkpoint", metavar="FILE", help="Take the weights from this file.")

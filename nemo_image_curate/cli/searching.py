@@ -8,8 +8,12 @@ import click
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.embedders.base import ImageEmbedder
     from nemo_image_curate.search.live.store import ChromaStore
     from nemo_image_curate.search.searcher import Searcher
+
+# With fewer captions there is too little to learn.
+_FEWEST_CAPTIONS = 500
 
 store_option = click.option(
     "--store", metavar="DIR", help="A live store, searched along with the dataset."
@@ -39,3 +43,24 @@ def open_searcher(
     device = frames.device_of(opened.metadata)
     live = ChromaStore(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)
+
+
+def learn_advice(dataset: ImageTextPairDataset, embedder: ImageEmbedder) -> str | None:
+    """A line for those whose captions could make texts find more, as the files' footers tell."""
+    from nemo_image_curate.dataset.looking.summary import summarise
+    from nemo_image_curate.embedders.conse import ConseEmbedder
+    from nemo_image_curate.embedders.text_image import TextImageEmbedder
+
+    if isinstance(embedder, TextImageEmbedder) and not isinstance(embedder, ConseEmbedder):
+        return None
+    told = summarise(dataset)
+    captions = next((one for one in told.columns if one.name == "caption"), None)
+    if captions is None or captions.nulls is None or told.rows is None:
+        return None
+    captioned = told.rows - captions.nulls
+    if captioned < max(_FEWEST_CAPTIONS, told.rows / 2):
+        return None
+    return (
+        f"{captioned:,} rows have captions: nemo-image-curate learn {dataset.metadata_path} "
+        "--output MODEL makes an encoder that finds more by text."
+    )

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_image_curate.embedders import aligned_file
+from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
+from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.models.known_encoders import ENCODERS
 
+_OFFLINE: dict[Any, Any] = {
+    "ConseEmbedder": ConseEmbedder,
+    "OfflineFeatures": OfflineFeatures,
+}
 _CLASSES: dict[str, Any] = {
     "OpenCLIPEmbedder": OpenCLIPEmbedder,
     "TimmImageEmbedder": TimmImageEmbedder,
@@ -27,6 +34,7 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
         The column's provenance, ``dataset.provenance["image_embedding"]``.
     checkpoint_path : str, optional
         The weights file, when the column was made with one: records do not hold places of files.
+        Of an `AlignedEmbedder` its folder; without it, the copy in the weights' home is taken.
 
     Raises
     ------
@@ -40,8 +48,10 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
         "orientation": record.get("orientation", "stored"),
     }
     embedder: ImageEmbedder
-    if stage == "ConseEmbedder":
-        embedder = ConseEmbedder(**options)
+    if stage == "AlignedEmbedder":
+        embedder = _aligned(record, checkpoint_path, options)
+    elif stage in _OFFLINE:
+        embedder = _OFFLINE[stage](**options)
     elif stage in _CLASSES and isinstance(model, str):
         embedder = _CLASSES[stage](
             model,
@@ -63,6 +73,18 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     return embedder
 
 
+def _aligned(
+    record: Mapping[str, Any], checkpoint_path: str | None, options: dict[str, Any]
+) -> AlignedEmbedder:
+    """The embedder of a model that was learned; a checkpoint may be that of its image encoder."""
+    image_encoder = None
+    is_model = checkpoint_path is not None and aligned_file.is_model(checkpoint_path)
+    path = checkpoint_path if is_model else record["model"]
+    if checkpoint_path is not None and not is_model:
+        image_encoder = embedder_of(record["encoders"]["image"], checkpoint_path)
+    return AlignedEmbedder(path, image_encoder=image_encoder, **options)
+
+
 def named_embedder(
     model: str,
     pretrained: bool = False,
@@ -77,7 +99,7 @@ def named_embedder(
     model : str
         ``offline`` or ``offline-conse``, which need no download; a name that timm knows; or
         ``open_clip:ARCHITECTURE:TAG``, ``open_clip:hf-hub:ORGANISATION/NAME``,
-        ``open_clip:local-dir:FOLDER``.
+        ``open_clip:local-dir:FOLDER``; or ``aligned:FOLDER``, which `AlignedEmbedder.fit` wrote.
     pretrained : bool, default False
         Take the weights that timm names.
     checkpoint_path, checkpoint_encoder : str, optional
@@ -95,6 +117,14 @@ def named_embedder(
         if pretrained or checkpoint_path or checkpoint_encoder:
             raise ConfigError("the offline model brings its own weights; give no others.")
         return ConseEmbedder(**options)
+    if family == "aligned":
+        if pretrained or checkpoint_encoder:
+            raise ConfigError("an aligned model names its encoders; give at most a checkpoint.")
+        image_encoder = None
+        if checkpoint_path:
+            record = aligned_file.read_model(name).image_encoder
+            image_encoder = embedder_of(record, checkpoint_path)
+        return AlignedEmbedder(name, image_encoder=image_encoder, **options)
     options |= {"checkpoint_path": checkpoint_path, "checkpoint_encoder": checkpoint_encoder}
     if family != "open_clip":
         return TimmImageEmbedder(model, pretrained=pretrained, **options)

@@ -188,6 +188,8 @@ def _nested(annotation: Any) -> Nested | None:
     if isinstance(annotation, type) and issubclass(annotation, Stage):
         return Nested(annotation, many=False)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is types.UnionType and len(arguments) == 2 and type(None) in arguments:
+        return _nested(next(one for one in arguments if one is not type(None)))
     if origin is Sequence and (inner := _nested(arguments[0])):
         return Nested(inner.base, many=True)
     return None

@@ -68,7 +68,7 @@ def test_options_that_stages_share_are_given_once():
         ("[no, cat]", "3", ["labels should be a list (each a text) or a mapping"]),
         ("PerceptualHash", "SemanticDedup", ["step 1 (TimmImageEmbedder): image_stages: no step"]),
         ("ConseEmbedder", "ImageStatistics", ["step 4 (ZeroShotClassifier): embedder: no step",
-                                              "ConseEmbedder, OpenCLIPEmbedder"]),
+                                              "AlignedEmbedder, ConseEmbedder, OpenCLIPEmbedder"]),
         ("[ImageStatistics: {}, PerceptualHash]", "{ImageStatistics: {}}", ["give a list"]),
         ("save: out", "save: {}", ["r:12: step 5 (save): the option 'path' is missing."]),
         ("- save: out", "- {save: out, index: x}", ["step 5: is 'save', 'index'; a step is one"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,3 +196,11 @@ def test_a_classifier_of_ones_own(tmp_path):
     names = set(wanted.metadata["file"].compute())
     assert len(names & {f"{path.stem}.jpg" for path in dogs}) >= 10
     assert len(names & {f"{path.stem}.jpg" for path in others}) <= 1
+
+
+def test_a_search_is_learned_from_captions(tmp_path, capsys):
+    script = runpy.run_path(str(TUTORIALS / "learn_from_captions.py"))
+    script["main"](output=str(tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert "base: of 11 captions, 11 photographs" in told
+    assert "chelsea.jpg" in told.splitlines()[-3:][0]
