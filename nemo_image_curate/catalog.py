@@ -72,6 +72,7 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "MilvusStore": Entry("search.live.store"),
     "NegClipLoss": Entry(
         "selection.neg_clip_loss",
         "pairs",

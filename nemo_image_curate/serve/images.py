@@ -22,7 +22,7 @@ from nemo_image_curate.shards.reader import TarShard
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import LiveStore
 
 
 class Images:
@@ -33,7 +33,7 @@ class Images:
     settings : Settings
     dataset : ImageTextPairDataset or None
         Whose shards may be read.
-    store : ChromaStore or None
+    store : LiveStore or None
     indexes : sequence of Searchable
         They know the shard of a key.
     """
@@ -42,7 +42,7 @@ class Images:
         self,
         settings: Settings,
         dataset: ImageTextPairDataset | None,
-        store: ChromaStore | None,
+        store: LiveStore | None,
         indexes: Sequence[Searchable] = (),
     ):
         self.settings = settings

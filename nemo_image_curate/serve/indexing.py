@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.store import LiveStore
 from nemo_image_curate.serve.content_type import content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
@@ -31,20 +31,20 @@ from nemo_image_curate.serve.service import service_of
 _CHUNK = 16
 
 
-async def live_store(request: Request) -> ChromaStore:
+async def live_store(request: Request) -> LiveStore:
     """The store that takes what is added."""
     store = service_of(request).store
     if store is None:
         raise HTTPException(
             409,
             "this service has no store to add to. Start it with one: nemo-image-curate serve "
-            "DATASET --store DIR, or create_app(..., store=ChromaStore(DIR, embedder)).",
+            "DATASET --store PLACE, or create_app(..., store=ChromaStore(PLACE, embedder)).",
         )
     return store
 
 
 router = APIRouter(tags=["index"], responses=QUERY_ERRORS)
-Store = Annotated[ChromaStore, Depends(live_store)]
+Store = Annotated[LiveStore, Depends(live_store)]
 
 
 @router.post("/index/images", openapi_extra=IMAGES_BODY)
