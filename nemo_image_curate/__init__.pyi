@@ -34,7 +34,7 @@ from nemo_image_curate.recipe.recipe import Recipe
 from nemo_image_curate.recipe.running import run_recipe
 from nemo_image_curate.report.page import write_report
 from nemo_image_curate.search.captions import build_captions
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.store import ChromaStore, MilvusStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.balanced import BalancedSample
@@ -84,6 +84,7 @@ __all__ = [
     "ImageStatistics",
     "ImageTextPairDataset",
     "LinearProbe",
+    "MilvusStore",
     "NegClipLoss",
     "NsfwClassifier",
     "OddSize",

@@ -83,6 +83,7 @@ PUBLIC: dict[str, Entry] = {
         "the classes of a classifier of one's own, which the command probe made",
         takes_file=True,
     ),
+    "MilvusStore": Entry("search.live.store"),
     "NegClipLoss": Entry(
         "selection.neg_clip_loss",
         "pairs",

@@ -9,14 +9,17 @@ import click
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.base import ImageEmbedder
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 # With fewer captions there is too little to learn.
 _FEWEST_CAPTIONS = 500
 
 store_option = click.option(
-    "--store", metavar="DIR", help="A live store, searched along with the dataset."
+    "--store",
+    metavar="PLACE",
+    help="A live store, searched along with the dataset: a folder (Chroma), a path that ends in "
+    ".db, or the URI of a Milvus cluster.",
 )
 
 
@@ -26,12 +29,12 @@ def open_searcher(
     checkpoint: str | None,
     store: str | None,
     image_member: str | None = None,
-) -> tuple[ImageTextPairDataset, ChromaStore | None, Searcher]:
+) -> tuple[ImageTextPairDataset, LiveStore | None, Searcher]:
     """A dataset, the live store that is named, and what searches both."""
     from nemo_image_curate import frames
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.registry import embedder_of
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import open_store
     from nemo_image_curate.search.searcher import Searcher
 
     opened = ImageTextPairDataset.from_webdataset(
@@ -41,7 +44,7 @@ def open_searcher(
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
     device = frames.device_of(opened.metadata)
-    live = ChromaStore(store, embedder, device) if store else None
+    live = open_store(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)
 
 

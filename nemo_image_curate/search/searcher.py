@@ -25,7 +25,7 @@ from nemo_image_curate.search.query import Query, direction
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders.base import ImageEmbedder
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import LiveStore
 
 Value = TypeVar("Value", str, bytes)
 
@@ -70,7 +70,7 @@ class Searcher:
         cls,
         dataset: ImageTextPairDataset,
         embedder: ImageEmbedder | None = None,
-        store: ChromaStore | None = None,
+        store: LiveStore | None = None,
         device: str = "cpu",
     ) -> Searcher:
         """The searcher of a dataset, with the indexes that lie beside it.
@@ -80,20 +80,27 @@ class Searcher:
         dataset : ImageTextPairDataset
         embedder : ImageEmbedder, optional
             Default: the one that the dataset's ``image_embedding`` was made with.
-        store : ChromaStore, optional
-            A live store to search along with the dataset.
+        store : ChromaStore or MilvusStore, optional
+            A live store to search along with the dataset; or in place of its indexes, when the
+            dataset was loaded into it (`MilvusStore.add_dataset`).
         device : str, default "cpu"
 
         Raises
         ------
         DatasetError
-            When there is no index of ``image_embedding``, or it is of another dataset.
+            When there is neither an index of ``image_embedding`` nor a store that has these, or
+            the index is of another dataset.
         EncoderMismatchError
             When an index was made with another encoder than the embedder's.
         """
-        images: list[Searchable] = [_load(dataset, "image_embedding")]
+        images: list[Searchable] = []
         texts: list[Searchable] = []
-        if storage.is_dir(index_path(dataset, "text_embedding")):
+        # What holds the dataset's own vectors is searched in place of an index of them.
+        if store is None or not store.images.has_shards():
+            images.append(_load(dataset, "image_embedding"))
+        if storage.is_dir(index_path(dataset, "text_embedding")) and not (
+            store is not None and store.texts.has_shards()
+        ):
             texts.append(_load(dataset, "text_embedding"))
         if store is not None:
             images.append(store.images)

@@ -22,7 +22,7 @@ from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 
@@ -44,7 +44,7 @@ _TAGS = [
 def create_app(
     searcher: Searcher,
     dataset: ImageTextPairDataset | None = None,
-    store: ChromaStore | None = None,
+    store: LiveStore | None = None,
     settings: Settings | None = None,
     host: str = "127.0.0.1",
 ) -> FastAPI:
@@ -56,7 +56,7 @@ def create_app(
         Answers the queries. It should search `store`, too, when there is one.
     dataset : ImageTextPairDataset, optional
         Where the images of its index are read from.
-    store : ChromaStore, optional
+    store : ChromaStore or MilvusStore, optional
         Takes what is added; without one the service cannot be added to.
     settings : Settings, optional
     host : str, default "127.0.0.1"

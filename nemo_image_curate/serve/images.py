@@ -22,7 +22,7 @@ from nemo_image_curate.shards.reader import TarShard
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import LiveStore
 
 # How many times the bytes that a request may have, the images that it names may have together.
 _TOGETHER = 8
@@ -36,7 +36,7 @@ class Images:
     settings : Settings
     dataset : ImageTextPairDataset or None
         Whose shards may be read.
-    store : ChromaStore or None
+    store : LiveStore or None
     indexes : sequence of Searchable
         They know the shard of a key.
     """
@@ -45,7 +45,7 @@ class Images:
         self,
         settings: Settings,
         dataset: ImageTextPairDataset | None,
-        store: ChromaStore | None,
+        store: LiveStore | None,
         indexes: Sequence[Searchable] = (),
     ):
         self.settings = settings

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.store import LiveStore
 from nemo_image_curate.serve.content_type import FORM, JSON, content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
@@ -37,20 +37,20 @@ from nemo_image_curate.serve.simple_forms import (
 _CHUNK = 16
 
 
-async def live_store(request: Request) -> ChromaStore:
+async def live_store(request: Request) -> LiveStore:
     """The store that takes what is added."""
     store = service_of(request).store
     if store is None:
         raise HTTPException(
             409,
             "this service has no store to add to. Start it with one: nemo-image-curate serve "
-            "DATASET --store DIR, or create_app(..., store=ChromaStore(DIR, embedder)).",
+            "DATASET --store PLACE, or create_app(..., store=ChromaStore(PLACE, embedder)).",
         )
     return store
 
 
 router = APIRouter(tags=["index"], responses=QUERY_ERRORS)
-Store = Annotated[ChromaStore, Depends(live_store)]
+Store = Annotated[LiveStore, Depends(live_store)]
 
 
 _NEW_IMAGES: TypeAdapter[NewImages | SimplePaths | list[str]] = TypeAdapter(ImagesBody)
