@@ -137,7 +137,7 @@ async def _uploaded(form: FormData) -> list[dict[str, Any]]:
     ]
 
 
-async def _add_paths(paths: Sequence[str], store: ChromaStore, service: Service) -> AddedItems:
+async def _add_paths(paths: Sequence[str], store: LiveStore, service: Service) -> AddedItems:
     """Add files of this machine; what is wrong with one is said of it."""
     distinct = list(dict.fromkeys(paths))
     errors: dict[str, str | None] = {}
