@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -64,6 +65,8 @@ class Towers:
         tensors["shares"] = torch.tensor(shares) / sum(shares)
         tensors["base_share"] = torch.tensor(base_share)
         tensors["log_scale"] = torch.tensor(scale).log()
+        if math.isinf(base_share):  # what is given stays as it is
+            return cls(tensors)
         chosen = np.unique(np.linspace(0, len(pairs.images) - 1, _CROWD).astype(np.int64))
         crowd = pairs.of(chosen)
         images, texts = cls(tensors).embed(crowd)
