@@ -110,7 +110,7 @@ class AlignedEmbedder(TextImageEmbedder):
             Of the choice of pictures, and of the training.
         max_pictures : int
             About so many are chosen by a hash of their keys where more have captions. Memory with
-            the default encoders: 17 kB for each, twice that for a while, and 10 kB for each of its
+            the default encoders: 13 kB for each, twice that for a while, and 10 kB for each of its
             captions.
         samples_seen : int
             Pictures that a contrastive training is shown, each many times.

@@ -38,7 +38,7 @@ class Towers:
         cls,
         heads: Sequence[Head],
         shares: Sequence[float],
-        pairs: Pairs,
+        pairs: Pairs | None,
         scale: float,
         base_share: float = 0.0,
     ) -> Towers:
@@ -49,8 +49,8 @@ class Towers:
         heads : sequence of Head
         shares : sequence of float
             Of any sum.
-        pairs : Pairs
-            What was learned from.
+        pairs : Pairs or None
+            What was learned from; None leaves hubs as they are.
         scale, base_share : float
             As the properties.
         """
@@ -63,7 +63,9 @@ class Towers:
         }
         tensors["shares"] = torch.tensor(shares) / sum(shares)
         tensors["base_share"] = torch.tensor(base_share)
-        tensors["log_scale"] = torch.tensor(scale).log()
+        tensors["log_scale"] = torch.tensor(float(scale)).log()
+        if pairs is None:
+            return cls(tensors)
         chosen = np.unique(np.linspace(0, len(pairs.images) - 1, _CROWD).astype(np.int64))
         crowd = pairs.of(chosen)
         images, texts = cls(tensors).embed(crowd)

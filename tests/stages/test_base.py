@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dask.base import tokenize
-from nemo_image_curate.learning.heads import Head
 
 from nemo_image_curate import (
     AestheticClassifier,
@@ -66,6 +65,7 @@ from nemo_image_curate import (
 )
 from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
+from nemo_image_curate.learning.heads import Head
 from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from tests.embedders.open_clip_folders import CLIP, save
