@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders import aligned_file
 from nemo_image_curate.embedders.base import ImageEmbedder
-from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower, require_text_side
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.models import weights
@@ -217,10 +217,10 @@ class AlignedEmbedder(TextImageEmbedder):
         return _encoder("image_encoder", self.image_encoder, record)
 
     def _text_encoder(self) -> TextImageEmbedder:
-        from nemo_image_curate.embedders.text_image import require_text_side
-
-        record = aligned_file.read_model(self.model_name).text_encoder
-        return require_text_side(_encoder("text_encoder", self.text_encoder, record))
+        model = aligned_file.read_model(self.model_name)
+        if self.text_encoder is None and model.text_encoder == model.image_encoder:
+            return require_text_side(self._image_encoder())
+        return require_text_side(_encoder("text_encoder", self.text_encoder, model.text_encoder))
 
 
 def _encoder(argument: str, given: ImageEmbedder | None, record: Any) -> ImageEmbedder:

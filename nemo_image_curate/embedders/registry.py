@@ -49,7 +49,10 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     }
     embedder: ImageEmbedder
     if stage == "AlignedEmbedder":
-        embedder = _aligned(record, checkpoint_path, options)
+        if checkpoint_path is not None and aligned_file.is_model(checkpoint_path):
+            embedder = _aligned(checkpoint_path, None, options)
+        else:
+            embedder = _aligned(str(model), checkpoint_path, options)
     elif stage in _OFFLINE:
         embedder = _OFFLINE[stage](**options)
     elif stage in _CLASSES and isinstance(model, str):
@@ -73,16 +76,12 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     return embedder
 
 
-def _aligned(
-    record: Mapping[str, Any], checkpoint_path: str | None, options: dict[str, Any]
-) -> AlignedEmbedder:
-    """The embedder of a model that was learned; a checkpoint may be that of its image encoder."""
+def _aligned(model: str, checkpoint_path: str | None, options: dict[str, Any]) -> AlignedEmbedder:
+    """The embedder of a model that was learned, whose image encoder may need its weights."""
     image_encoder = None
-    is_model = checkpoint_path is not None and aligned_file.is_model(checkpoint_path)
-    path = checkpoint_path if is_model else record["model"]
-    if checkpoint_path is not None and not is_model:
-        image_encoder = embedder_of(record["encoders"]["image"], checkpoint_path)
-    return AlignedEmbedder(path, image_encoder=image_encoder, **options)
+    if checkpoint_path is not None:
+        image_encoder = embedder_of(aligned_file.read_model(model).image_encoder, checkpoint_path)
+    return AlignedEmbedder(model, image_encoder=image_encoder, **options)
 
 
 def named_embedder(
@@ -120,11 +119,7 @@ def named_embedder(
     if family == "aligned":
         if pretrained or checkpoint_encoder:
             raise ConfigError("an aligned model names its encoders; give at most a checkpoint.")
-        image_encoder = None
-        if checkpoint_path:
-            record = aligned_file.read_model(name).image_encoder
-            image_encoder = embedder_of(record, checkpoint_path)
-        return AlignedEmbedder(name, image_encoder=image_encoder, **options)
+        return _aligned(name, checkpoint_path, options)
     options |= {"checkpoint_path": checkpoint_path, "checkpoint_encoder": checkpoint_encoder}
     if family != "open_clip":
         return TimmImageEmbedder(model, pretrained=pretrained, **options)
