@@ -74,10 +74,10 @@ class Encoders:
             return None
         return Head.given(d_image, text_values or d_text, shared, slice(0, d_text))
 
-    def alone(self, base: Head) -> Towers:
+    def alone(self, base: Head, pairs: Pairs) -> Towers:
         """That space as it is."""
         scale = self.text.text_tower("cpu").logit_scale
-        return Towers.of([base], [1.0], None, scale, math.inf)
+        return Towers.of([base], [1.0], pairs, scale, math.inf)
 
 
 def align(
@@ -128,7 +128,7 @@ def _learn(
             reasons = ", ".join(f"{n:,} {name}" for name, n in gathered.rows.items())
             raise DatasetError(f"nothing can be learned: {problem}. Of all rows: {reasons}.")
         logger.warning("nothing is learned, %s: the base encoder's space is kept.", problem)
-        return encoders.alone(base), Words.of([]), facts
+        return encoders.alone(base, pairs), Words.of([]), facts
     pairs = _with_words(pairs, gathered.captions, words)
     base = encoders.shared_space(gathered.pairs, pairs.texts.shape[1])
     held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
@@ -136,7 +136,7 @@ def _learn(
     towers = fit_towers(pairs.of(np.arange(held, count)), base=base, **training)
     figures = {"learned": _figures(towers, held_out)}
     if base is not None:
-        figures["base"] = _figures(encoders.alone(base), held_out)
+        figures["base"] = _figures(encoders.alone(base, pairs), held_out)
     if math.isinf(towers.base_share):
         logger.warning(
             "what %d captions of %d pictures teach finds no more than the base encoder: its space "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class Towers:
         cls,
         heads: Sequence[Head],
         shares: Sequence[float],
-        pairs: Pairs | None,
+        pairs: Pairs,
         scale: float,
         base_share: float = 0.0,
     ) -> Towers:
@@ -49,8 +50,8 @@ class Towers:
         heads : sequence of Head
         shares : sequence of float
             Of any sum.
-        pairs : Pairs or None
-            What was learned from; None leaves hubs as they are.
+        pairs : Pairs
+            What was learned from.
         scale, base_share : float
             As the properties.
         """
@@ -63,8 +64,8 @@ class Towers:
         }
         tensors["shares"] = torch.tensor(shares) / sum(shares)
         tensors["base_share"] = torch.tensor(base_share)
-        tensors["log_scale"] = torch.tensor(float(scale)).log()
-        if pairs is None:
+        tensors["log_scale"] = torch.tensor(scale).log()
+        if math.isinf(base_share):  # what is given stays as it is
             return cls(tensors)
         chosen = np.unique(np.linspace(0, len(pairs.images) - 1, _CROWD).astype(np.int64))
         crowd = pairs.of(chosen)
