@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders import aligned_file
 from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.embedders.recorded import recorded_encoder
 from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower, require_text_side
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.learning.towers import Towers
@@ -225,11 +226,9 @@ class AlignedEmbedder(TextImageEmbedder):
 
 def _encoder(argument: str, given: ImageEmbedder | None, record: Any) -> ImageEmbedder:
     """The encoder that a model was learned with: the one given, or the one recorded."""
-    from nemo_image_curate.embedders.registry import embedder_of
-
     if given is None:
         try:
-            return embedder_of(record)
+            return recorded_encoder(record)
         except ConfigError as error:
             raise ConfigError(
                 f"the model was learned on {record.get('encoder')!r}, which cannot be made by its "
