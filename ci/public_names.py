@@ -54,6 +54,7 @@ def probe_file() -> str:
 
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "AlignedEmbedder": ("model/",),
     "BalancedSample": (1000,),
     "ClusterBudget": (0.3,),
     "ClusterTarget": ("target/",),

@@ -14,6 +14,7 @@ from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
+from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
@@ -62,6 +63,7 @@ from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "AlignedEmbedder",
     "BalancedSample",
     "CaptionQuality",
     "CaptionStatistics",

@@ -35,7 +35,7 @@ def learn(photographs: str, captions: str, output: str) -> None:
     # From here on it is an embedder as others are.
     dataset = embedder(dataset).save_metadata(f"{output}/metadata")
     build_index(dataset)
-    for hit in Searcher.open(dataset).search("an animal that looks into the camera", k=3):
+    for hit in Searcher.open(dataset).search("a cat", k=3):
         print(f"{hit.score:.3f}  {hit.metadata['file']}")
 
 

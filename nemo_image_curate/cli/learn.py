@@ -111,7 +111,10 @@ def _in_words(facts: dict[str, Any]) -> dict[str, Any]:
     told["learned from"] = f"{facts['captions']:,} captions of {facts['pictures']:,} pictures"
     held_out = facts.get("held_out")
     if held_out:
-        told["held out"] = f"{held_out['captions']:,} captions of {held_out['pictures']:,} pictures"
+        told["held out"] = (
+            f"{held_out['captions']:,} captions of {held_out['pictures']:,} pictures, while it was "
+            "measured; then learned from, too"
+        )
         for name in ("learned", "base"):
             if name in held_out:
                 told[name] = ", ".join(_recall(held_out[name], k) for k in (1, 5, 10))

@@ -74,10 +74,10 @@ class Encoders:
             return None
         return Head.given(d_image, text_values or d_text, shared, slice(0, d_text))
 
-    def alone(self, base: Head) -> Towers:
+    def alone(self, base: Head, pairs: Pairs) -> Towers:
         """That space as it is."""
         scale = self.text.text_tower("cpu").logit_scale
-        return Towers.of([base], [1.0], None, scale, math.inf)
+        return Towers.of([base], [1.0], pairs, scale, math.inf)
 
 
 def align(
@@ -121,18 +121,14 @@ def _learn(
     """The towers, the words that they count, and what came of it."""
     pairs, words = gathered.pairs, Words.of(gathered.captions)
     count = len(pairs.images)
-    captions = f"{len(pairs.texts):,} captions of {count:,} pictures"
     facts = {"pictures": count, "captions": len(pairs.texts)}
-    if count < _FEWEST:
+    if problem := _too_little(pairs):
         base = encoders.shared_space(pairs) if count else None
         if base is None:
             reasons = ", ".join(f"{n:,} {name}" for name, n in gathered.rows.items())
-            raise DatasetError(
-                f"{captions} are too few to learn from; {_FEWEST} pictures are the least. Of all "
-                f"rows: {reasons}."
-            )
-        logger.warning("%s are too few to learn from: the base encoder's space is kept.", captions)
-        return encoders.alone(base), Words.of([]), facts
+            raise DatasetError(f"nothing can be learned: {problem}. Of all rows: {reasons}.")
+        logger.warning("nothing is learned, %s: the base encoder's space is kept.", problem)
+        return encoders.alone(base, pairs), Words.of([]), facts
     pairs = _with_words(pairs, gathered.captions, words)
     base = encoders.shared_space(gathered.pairs, pairs.texts.shape[1])
     held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
@@ -140,11 +136,12 @@ def _learn(
     towers = fit_towers(pairs.of(np.arange(held, count)), base=base, **training)
     figures = {"learned": _figures(towers, held_out)}
     if base is not None:
-        figures["base"] = _figures(encoders.alone(base), held_out)
+        figures["base"] = _figures(encoders.alone(base, pairs), held_out)
     if math.isinf(towers.base_share):
         logger.warning(
-            "what was learned of %s finds no more than the base encoder: its space is kept.",
-            captions,
+            "what %d captions of %d pictures teach finds no more than the base encoder: its space "
+            "is kept.",
+            *(len(pairs.texts), count),
         )
     measured = {"pictures": held, "captions": len(held_out.texts), **figures}
     # Measured, the rest is of use, too.
@@ -153,6 +150,20 @@ def _learn(
         words,
         facts | {"held_out": measured},
     )
+
+
+def _too_little(pairs: Pairs) -> str | None:
+    """Why pairs teach nothing, if that is clear before."""
+    captions, pictures = len(pairs.texts), len(pairs.images)
+    if pictures < _FEWEST:
+        return (
+            f"{captions:,} captions of {pictures:,} pictures are too few; {_FEWEST} pictures are "
+            "the least"
+        )
+    for what, features in (("captions", pairs.texts), ("pictures", pairs.images[:, 0])):
+        if np.ptp(features, axis=0).max() == 0:
+            return f"all {what} are the same to their encoder"
+    return None
 
 
 def _with_words(pairs: Pairs, captions: list[str], words: Words) -> Pairs:

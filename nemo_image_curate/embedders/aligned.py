@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.embedders import aligned_file
 from nemo_image_curate.embedders.base import ImageEmbedder
-from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.recorded import recorded_encoder
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower, require_text_side
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.models import weights
@@ -110,7 +111,7 @@ class AlignedEmbedder(TextImageEmbedder):
             Of the choice of pictures, and of the training.
         max_pictures : int
             About so many are chosen by a hash of their keys where more have captions. Memory with
-            the default encoders: 17 kB for each, twice that for a while, and 10 kB for each of its
+            the default encoders: 13 kB for each, twice that for a while, and 10 kB for each of its
             captions.
         samples_seen : int
             Pictures that a contrastive training is shown, each many times.
@@ -217,19 +218,17 @@ class AlignedEmbedder(TextImageEmbedder):
         return _encoder("image_encoder", self.image_encoder, record)
 
     def _text_encoder(self) -> TextImageEmbedder:
-        from nemo_image_curate.embedders.text_image import require_text_side
-
-        record = aligned_file.read_model(self.model_name).text_encoder
-        return require_text_side(_encoder("text_encoder", self.text_encoder, record))
+        model = aligned_file.read_model(self.model_name)
+        if self.text_encoder is None and model.text_encoder == model.image_encoder:
+            return require_text_side(self._image_encoder())
+        return require_text_side(_encoder("text_encoder", self.text_encoder, model.text_encoder))
 
 
 def _encoder(argument: str, given: ImageEmbedder | None, record: Any) -> ImageEmbedder:
     """The encoder that a model was learned with: the one given, or the one recorded."""
-    from nemo_image_curate.embedders.registry import embedder_of
-
     if given is None:
         try:
-            return embedder_of(record)
+            return recorded_encoder(record)
         except ConfigError as error:
             raise ConfigError(
                 f"the model was learned on {record.get('encoder')!r}, which cannot be made by its "

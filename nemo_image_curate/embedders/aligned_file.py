@@ -99,7 +99,9 @@ def write_model(model: AlignedModel, folder: str, facts: Mapping[str, Any]) -> s
         "words": model.words.words,
     }
     text = json.dumps(header, sort_keys=True)
-    tensors = {name: tensor.contiguous() for name, tensor in model.towers.tensors.items()}
+    # Copies: safetensors takes no two that share their memory, and none that is a view.
+    plain = {"memory_format": torch.contiguous_format}
+    tensors = {name: tensor.clone(**plain) for name, tensor in model.towers.tensors.items()}
     tensors[_WORDS] = torch.from_numpy(model.words.weights)
     storage.make_dirs(folder)
     path = storage.join(folder, MODEL_FILE)

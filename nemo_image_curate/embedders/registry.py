@@ -9,20 +9,14 @@ from nemo_image_curate.embedders import aligned_file
 from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
-from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+from nemo_image_curate.embedders.recorded import (
+    check_recorded,
+    recorded_encoder,
+    recorded_options,
+)
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.models.known_encoders import ENCODERS
-
-_OFFLINE: dict[Any, Any] = {
-    "ConseEmbedder": ConseEmbedder,
-    "OfflineFeatures": OfflineFeatures,
-}
-_CLASSES: dict[str, Any] = {
-    "OpenCLIPEmbedder": OpenCLIPEmbedder,
-    "TimmImageEmbedder": TimmImageEmbedder,
-}
 
 
 def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -> ImageEmbedder:
@@ -41,48 +35,22 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
     ConfigError
         When the record names none of this package's embedders, or the weights are not those.
     """
-    stage, encoder, model = (record.get(name) for name in ("stage", "encoder", "model"))
-    # Of columns that were saved before there was a choice: as it is stored.
-    options = {
-        "autocast": record.get("autocast", True),
-        "orientation": record.get("orientation", "stored"),
-    }
-    embedder: ImageEmbedder
-    if stage == "AlignedEmbedder":
-        embedder = _aligned(record, checkpoint_path, options)
-    elif stage in _OFFLINE:
-        embedder = _OFFLINE[stage](**options)
-    elif stage in _CLASSES and isinstance(model, str):
-        embedder = _CLASSES[stage](
-            model,
-            record.get("pretrained"),
-            checkpoint_path=checkpoint_path,
-            checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
-            **options,
-        )
-    else:
-        origin = f"made by {stage!r}" if stage else "of unknown origin"
-        raise ConfigError(
-            f"the embeddings are {origin}; give the embedder that made them as embedder=."
-        )
-    if embedder.encoder() != encoder or embedder.weights_sha256() != record.get("weights_sha256"):
-        raise ConfigError(
-            f"the embeddings were made by {encoder!r} with other weights than these "
-            f"({embedder.encoder()!r}). Give the right file as checkpoint_path= (--checkpoint)."
-        )
-    return embedder
+    if record.get("stage") != "AlignedEmbedder":
+        return recorded_encoder(record, checkpoint_path)
+    options, model = recorded_options(record), str(record.get("model"))
+    if checkpoint_path is not None and aligned_file.is_model(checkpoint_path):
+        return check_recorded(_aligned(checkpoint_path, None, options), record)
+    return check_recorded(_aligned(model, checkpoint_path, options), record)
 
 
-def _aligned(
-    record: Mapping[str, Any], checkpoint_path: str | None, options: dict[str, Any]
-) -> AlignedEmbedder:
-    """The embedder of a model that was learned; a checkpoint may be that of its image encoder."""
+def _aligned(model: str, checkpoint_path: str | None, options: dict[str, Any]) -> AlignedEmbedder:
+    """The embedder of a model that was learned, whose image encoder may need its weights."""
     image_encoder = None
-    is_model = checkpoint_path is not None and aligned_file.is_model(checkpoint_path)
-    path = checkpoint_path if is_model else record["model"]
-    if checkpoint_path is not None and not is_model:
-        image_encoder = embedder_of(record["encoders"]["image"], checkpoint_path)
-    return AlignedEmbedder(path, image_encoder=image_encoder, **options)
+    if checkpoint_path is not None:
+        image_encoder = recorded_encoder(
+            aligned_file.read_model(model).image_encoder, checkpoint_path
+        )
+    return AlignedEmbedder(model, image_encoder=image_encoder, **options)
 
 
 def named_embedder(
@@ -120,11 +88,7 @@ def named_embedder(
     if family == "aligned":
         if pretrained or checkpoint_encoder:
             raise ConfigError("an aligned model names its encoders; give at most a checkpoint.")
-        image_encoder = None
-        if checkpoint_path:
-            record = aligned_file.read_model(name).image_encoder
-            image_encoder = embedder_of(record, checkpoint_path)
-        return AlignedEmbedder(name, image_encoder=image_encoder, **options)
+        return _aligned(name, checkpoint_path, options)
     options |= {"checkpoint_path": checkpoint_path, "checkpoint_encoder": checkpoint_encoder}
     if family != "open_clip":
         return TimmImageEmbedder(model, pretrained=pretrained, **options)

@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -66,6 +67,7 @@ from nemo_image_curate import (
 from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.learning.heads import Head
+from nemo_image_curate.learning.pairs import Pairs
 from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from tests.embedders.open_clip_folders import CLIP, save
@@ -82,7 +84,10 @@ HEADS = [
 def aligned_model(clip_folder: str) -> str:
     """A model on a CLIP of random weights."""
     encoder, folder = OpenCLIPEmbedder(clip_folder), tempfile.mkdtemp()
-    towers = Towers.of([Head.given(32, 32, slice(None), slice(None))], [1.0], None, 20.0)
+    one = np.ones((1, 32), np.float32)
+    pair = Pairs(one[None], one, np.zeros(1, np.int64))
+    head = Head.given(32, 32, slice(None), slice(None))
+    towers = Towers.of([head], [1.0], pair, 20.0, math.inf)
     model = AlignedModel(towers, encoder.record(), encoder.record())
     write_model(model, folder, {})
     return folder
