@@ -11,7 +11,7 @@ def test_subsets_are_compared_and_reported(tmp_path, run):
     dataset = write_pairs(tmp_path / "tars")
     dataset.filter("score <= -1").to_selection(tmp_path / "noisy.parquet")
     words = ["--subset", "chosen=score > -1", "--selection", f"noisy={tmp_path / 'noisy.parquet'}"]
-    words += ["--seeds", 2, "--samples-seen", 300, "--batch-size", 30, "--held-out", "number < 90"]
+    words += ["--seeds", 2, "--samples-seen", 600, "--batch-size", 30, "--held-out", "number < 90"]
     file = tmp_path / "compared.json"
     told = json.loads(run("compare", tmp_path / "tars", *words, "--output", file, "--json"))
     assert told["about"]["held_out"] == 90
