@@ -41,6 +41,8 @@ _LARGEST_BATCH, _SMALLEST_BATCH = 512, 32
 # Pairs that a head is shown unless that is said: more made no difference with 1,200 photographs
 # of Flickr8k, and with more rows each should be seen twice.
 _SAMPLES_SEEN, _PASSES = 32_000, 2
+# Of fewer batches no head learns anything.
+_FEWEST_BATCHES = 20
 
 
 def compare_subsets(
@@ -201,7 +203,13 @@ def _training(
             "larger subset or a smaller batch_size=."
         )
     largest = max(own["trained_on"] for own in accounts.values())
-    return Training(samples_seen or max(_SAMPLES_SEEN, _PASSES * largest), batch, seeds, seed)
+    samples = samples_seen or max(_SAMPLES_SEEN, _PASSES * largest)
+    if samples < _FEWEST_BATCHES * batch:
+        raise ConfigError(
+            f"samples_seen={samples} is fewer than {_FEWEST_BATCHES} batches of {batch}: heads "
+            "would learn nothing. Show more, or give a smaller batch_size=."
+        )
+    return Training(samples, batch, seeds, seed)
 
 
 def _held_out(

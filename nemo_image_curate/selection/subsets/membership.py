@@ -112,7 +112,7 @@ def _split(
     """Arrays of all rows by partition."""
     if not arrays:
         return [{} for _ in range(dataset.metadata.npartitions)]
-    lengths = partitions.run(dataset.metadata[[dataset.id_col]], len, what="count")
+    lengths = partitions.run(dataset.metadata[[dataset.id_col]], _length, what="count")
     for name, array in arrays.items():
         if len(array) != sum(lengths):
             raise ConfigError(
@@ -121,3 +121,8 @@ def _split(
     ends = np.cumsum(lengths)[:-1]
     parts = {name: np.split(array, ends) for name, array in arrays.items()}
     return [{name: own[number] for name, own in parts.items()} for number in range(len(lengths))]
+
+
+def _length(frame: Any) -> int:
+    """How many rows a partition has; runs on a worker."""
+    return len(frame)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nemo_image_curate.compute.progress import Progress
+from nemo_image_curate.learning.contrastive import contrastive_head
+from nemo_image_curate.learning.heads import Head
+from nemo_image_curate.learning.pairs import Pairs
 from nemo_image_curate.learning.retrieval import ranks
-from nemo_image_curate.learning.towers import Pairs, Towers, fit_towers
 from nemo_image_curate.vectors.unit import directions
 
 if TYPE_CHECKING:
@@ -102,25 +104,25 @@ def outcomes(
             for number, split in enumerate(of_subset):
                 for half, rows in enumerate(split):
                     pairs = Pairs(images[rows][:, None], texts[rows], np.arange(len(rows)))
-                    towers = fit_towers(
+                    head, _ = contrastive_head(
                         pairs,
                         samples_seen=training.samples_seen,
                         batch_size=training.batch_size,
                         seed=training.seed + 2 * number + half,
                     )
-                    measured.append(_measured(towers, held_out))
+                    measured.append(_measured(head, held_out))
                     shown.end(None)
     shape = (len(halves), training.seeds, 2, -1)
     return {name: np.stack([one[name] for one in measured]).reshape(shape) for name in measured[0]}
 
 
-def _measured(towers: Towers, held_out: HeldOut) -> dict[str, np.ndarray]:
+def _measured(head: Head, held_out: HeldOut) -> dict[str, np.ndarray]:
     """What a head gets right of each held-out row."""
     import torch
 
     with torch.inference_mode():
-        images = towers.images(torch.from_numpy(held_out.images))
-        texts = towers.texts(torch.from_numpy(held_out.texts))
+        images = head.images(torch.from_numpy(held_out.images))
+        texts = head.texts(torch.from_numpy(held_out.texts))
         found = ranks(images.numpy(), texts.numpy(), np.arange(len(held_out.images)))
         hits = {
             name: (own < place).astype(np.float32)
@@ -133,12 +135,12 @@ def _measured(towers: Towers, held_out: HeldOut) -> dict[str, np.ndarray]:
         hits = {RETRIEVAL: np.mean([hits[name] for name in RECALLS], axis=0), **hits}
         if held_out.labels is not None and held_out.prompts is not None:
             labels = torch.from_numpy(held_out.labels)
-            classes = _class_vectors(towers, torch.from_numpy(held_out.prompts))
+            classes = _class_vectors(head, torch.from_numpy(held_out.prompts))
             best = (images[labels >= 0] @ classes.T).argmax(1)
             hits[ZERO_SHOT] = (best == labels[labels >= 0]).numpy().astype(np.float32)
     return hits
 
 
-def _class_vectors(towers: Towers, prompts: torch.Tensor) -> torch.Tensor:
+def _class_vectors(head: Head, prompts: torch.Tensor) -> torch.Tensor:
     """The directions of the means of what each class's prompts become, as CLIP's are made."""
-    return directions(towers.texts(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2]).mean(1))
+    return directions(head.texts(prompts.flatten(0, 1)).unflatten(0, prompts.shape[:2]).mean(1))

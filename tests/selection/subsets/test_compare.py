@@ -11,7 +11,8 @@ from nemo_image_curate.selection.subsets import taken
 from tests.selection.make_choices import rearranged
 from tests.selection.subsets.make_pairs import ROWS, ColourEmbedder, write_pairs
 
-QUICK = {"samples_seen": 900, "batch_size": 30, "seeds": 3, "held_out": 0.3}
+QUICK = {"samples_seen": 600, "batch_size": 30, "seeds": 2, "held_out": 0.3}
+PARTS = {"chosen": "score > -1", "noisy": "score <= -1"}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def dataset(tmp_path_factory) -> ImageTextPairDataset:
 
 @pytest.fixture(scope="module")
 def compared(dataset) -> SubsetComparison:
-    return compare_subsets(dataset, {"chosen": "score > -1", "noisy": "score <= -1"}, **QUICK)
+    return compare_subsets(dataset, PARTS, **QUICK | {"samples_seen": 900, "seeds": 4})
 
 
 def test_pairs_that_fit_are_better(compared):
@@ -51,7 +52,7 @@ def test_all_rows_are_accounted_for(compared):
     assert not table["not_sampled"].any()
 
 
-def test_it_is_the_same_however_rows_lie_and_subsets_are_given(dataset, compared, tmp_path):
+def test_it_is_the_same_however_rows_lie_and_subsets_are_given(dataset, tmp_path):
     ds = rearranged(dataset)
     dataset.filter("score <= -1").to_selection(tmp_path / "noisy.parquet")
     other = compare_subsets(
@@ -59,7 +60,7 @@ def test_it_is_the_same_however_rows_lie_and_subsets_are_given(dataset, compared
         {"chosen": ds.metadata["score"] > -1, "noisy": tmp_path / "noisy.parquet"},
         **QUICK,
     )
-    assert other.to_dict() == compared.to_dict()
+    assert other.to_dict() == compare_subsets(dataset, PARTS, **QUICK).to_dict()
 
 
 def test_a_comparison_is_read_back(compared, tmp_path):
@@ -106,7 +107,7 @@ def test_labels_are_told_by_prompts(dataset):
     labelled = compared.about["labelled"]
     assert 0 < labelled < compared.about["held_out"]
     assert compared.about["classes"] == 4
-    assert (compared.table["zero_shot_top1"] > 0.5).all()
+    assert compared.table.loc["chosen", "zero_shot_top1"] > 0.33
     assert f"{labelled} held-out rows have a label, of 4 classes" in repr(compared)
     assert compared.verdict("chosen", "all", "zero_shot_top1")
 
@@ -144,6 +145,7 @@ def test_large_subsets_are_sampled(dataset, monkeypatch):
         ({"all": None, "array": np.ones(ROWS)}, {}, "is ndarray of float64"),
         ({"all": None, "low": "number < 200"}, {"held_out": 0.01}, "a larger held_out="),
         ({"all": None, "low": "number < 200"}, {"held_out": 1.0}, "held_out=1.0"),
+        ({"all": None, "low": "number < 200"}, {"samples_seen": 300}, "fewer than 20 batches"),
         ({"all": None, "low": "number < 200"}, {"baseline": "x"}, "baseline='x' is none"),
         ({"all": None, "low": "number < 200"}, {"label_column": "number"}, "give one of texts"),
     ],
