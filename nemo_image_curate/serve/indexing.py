@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.live.store import LiveStore
+from nemo_image_curate.search.live.base import LiveStore
 from nemo_image_curate.serve.content_type import content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
