@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.base import ImageEmbedder
-    from nemo_image_curate.search.live.store import LiveStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 # With fewer captions there is too little to learn.

@@ -25,7 +25,7 @@ from nemo_image_curate.search.query import Query, direction
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders.base import ImageEmbedder
-    from nemo_image_curate.search.live.store import LiveStore
+    from nemo_image_curate.search.live.base import LiveStore
 
 Value = TypeVar("Value", str, bytes)
 

@@ -22,7 +22,7 @@ from nemo_image_curate.shards.reader import TarShard
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
-    from nemo_image_curate.search.live.store import LiveStore
+    from nemo_image_curate.search.live.base import LiveStore
 
 # How many times the bytes that a request may have, the images that it names may have together.
 _TOGETHER = 8

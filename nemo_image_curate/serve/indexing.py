@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.live.store import LiveStore
+from nemo_image_curate.search.live.base import LiveStore
 from nemo_image_curate.serve.content_type import FORM, JSON, content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,

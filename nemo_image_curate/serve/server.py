@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import LiveStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)

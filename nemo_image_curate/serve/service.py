@@ -28,7 +28,7 @@ from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import LiveStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)

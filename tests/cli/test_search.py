@@ -154,6 +154,18 @@ def test_a_dataset_without_an_index_or_embeddings(indexed, run):
     assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)
 
 
+def test_a_store_that_was_loaded_answers_as_the_index_does(indexed, run):
+    place = ("--store", indexed / "live.db")
+    told = json.loads(run("index", indexed / "meta", *place, "--json"))
+    loaded = told["image_embedding"]
+    assert loaded["added"] == loaded["rows"] - loaded.get("it has no embedding", 0) > 0
+    query = ("search", indexed / "meta", "--text", "a cat", "--where", "width > 300", "--json")
+    from_index, from_store = (
+        json.loads(run(*query, *options, cluster=False)) for options in ((), place)
+    )
+    assert [hit["key"] for hit in from_store] == [hit["key"] for hit in from_index]
+
+
 def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(indexed, run):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -23,6 +23,11 @@ class Found(NamedTuple):
     vector: Any
 
 
+def best_first(hit: Found) -> tuple[float, str, str]:
+    """To sort by: equally near ones by their keys."""
+    return -hit.score, hit.row.key, hit.row.shard or ""
+
+
 class Collection(ABC):
     """Rows with their vectors, by id."""
 

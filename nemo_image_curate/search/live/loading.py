@@ -91,9 +91,7 @@ def load(
     options = (dataset.id_col, column, schema, frames.device_of(frame))
     what = f"load {column}"
     if database.is_shared:
-        shared = [(database, over, *options)]
-        parts = partitions.run(frame, _load_part, what=what, shared=shared, progress=progress)
-        return sum(parts, Loaded())
+        return _by_workers(frame, (database, over, *options), what, progress)
     total = Loaded()
     with Progress(what, frame.npartitions, progress).running() as shown:
         for start in range(0, frame.npartitions, _AT_ONCE):
@@ -105,6 +103,18 @@ def load(
                 total += kept
                 shown.end({"rows": kept.rows, "errors": kept.left_out})
     collection.settle()
+    return total
+
+
+def _by_workers(frame: Any, shared: tuple[Any, ...], what: str, progress: bool | None) -> Loaded:
+    total, numbers = Loaded(), range(frame.npartitions)
+    while numbers:
+        # The first vectors make the collection, which two workers should not do at once.
+        some = numbers if total.added else numbers[:1]
+        loaded = partitions.run(
+            frame, _load_part, what=what, numbers=some, shared=[shared], progress=progress
+        )
+        total, numbers = sum(loaded, total), numbers[len(some) :]
     return total
 
 

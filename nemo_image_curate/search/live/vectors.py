@@ -8,7 +8,7 @@ import numpy as np
 
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.hits import Hit
-from nemo_image_curate.search.live.database import Collection, Database, Found
+from nemo_image_curate.search.live.database import Collection, Database, Found, best_first
 from nemo_image_curate.search.live.rows import is_text, row_id
 
 # Cosines of equal vectors may differ by so much, as they lie in memory (float32).
@@ -64,7 +64,7 @@ class LiveVectors:
             answers = collection.nearest(vectors[pending], depth, condition, with_vectors)
             for number, nearest in zip(pending, answers, strict=True):
                 if len(nearest) < depth or nearest[k - 1].score - nearest[-1].score > _NOISE:
-                    best = sorted(nearest, key=_best_first)[:k]
+                    best = sorted(nearest, key=best_first)[:k]
                     hits[number] = [row.hit(score, vector) for row, score, vector in best]
                 else:
                     again.append(number)
@@ -102,10 +102,6 @@ class LiveVectors:
 
     def _collection(self) -> Collection:
         return self.database.collection(self.name)
-
-
-def _best_first(hit: Found) -> tuple[float, str, str]:
-    return -hit.score, hit.row.key, hit.row.shard or ""
 
 
 def _in_shards(

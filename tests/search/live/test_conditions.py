@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.expressions.evaluate import matching_rows
+from nemo_image_curate.search.live.base import LiveStore
 from nemo_image_curate.search.live.chroma_conditions import chroma_condition
 from nemo_image_curate.search.live.milvus_conditions import milvus_condition
-from nemo_image_curate.search.live.store import LiveStore, open_store
+from nemo_image_curate.search.live.store import open_store
 from tests.make_data import jpeg
 from tests.search.make_search import WordEmbedder
 
@@ -133,6 +134,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(EXPRESSIONS)
 def test_any_expression_means_what_it_means_to_a_frame(store, where):
     assert kept(store, where) == truth(where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from nemo_image_curate.errors import (
     DatasetError,
     EncoderMismatchError,
 )
-from nemo_image_curate.search.live.store import LiveStore, open_store
+from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.search.live.store import open_store
 from tests.make_data import jpeg
 from tests.search.make_search import WordEmbedder, embedded_dataset, thumbs
 
@@ -39,13 +41,12 @@ def store(request, tmp_path) -> Iterator[LiveStore]:
 
 
 def write(root: Path, shards: dict[str, list[tuple[str, list[float] | None]]]) -> None:
-    """Metadata of shards with keys and embeddings, and columns of many kinds."""
+    """Shards without images: keys and embeddings, and columns of many kinds."""
     for shard, rows in shards.items():
         keys, embeddings = zip(*rows, strict=True)
         count = len(rows)
         table = {
             "key": keys,
-            "shard": [f"{shard}.tar"] * count,
             "image_embedding": pa.array(embeddings, pa.list_(pa.float32())),
             "score": [float("nan"), 0.5, *[None] * (count - 2)],
             "flag": [True, False, *[None] * (count - 2)],
@@ -54,6 +55,8 @@ def write(root: Path, shards: dict[str, list[tuple[str, list[float] | None]]]) -
             "_own": ["x"] * count,
         }
         pq.write_table(pa.table(table), root / f"{shard}.parquet")
+        with tarfile.open(root / f"{shard}.tar", "w"):
+            pass
 
 
 def everything(store: LiveStore) -> list[tuple[object, ...]]:
@@ -104,16 +107,17 @@ def test_samples_are_looked_up_by_shard_and_key(store, dataset):
 
 def test_each_row_is_added_or_left_out_for_a_reason(store, tmp_path, caplog):
     nan = float("nan")
+    (folder := tmp_path / "data").mkdir()
     write(
-        tmp_path,
+        folder,
         {
             "00000": [("a", [1.0, 0.0]), ("b", None), ("c", [0.0, 0.0]), ("d", [nan, 1.0])],
             "00001": [("a", [0.0, 2.0]), ("a", [1.0, 1.0]), ("\0e", [1.0, 1.0])],
         },
     )
-    frame = ImageTextPairDataset(tmp_path, metadata=tmp_path, tar_files=[])
+    dataset = ImageTextPairDataset.from_webdataset(folder, backend="cpu")
     with caplog.at_level(logging.WARNING):
-        loaded = store.add_dataset(frame)
+        loaded = store.add_dataset(dataset)
     assert loaded.rows == 7 == loaded.added + sum(loaded.left_out.values())
     assert sorted(loaded.left_out.items()) == [
         ("it has no embedding", 1),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.search.live.store import ChromaStore, LiveStore, open_store
+from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.search.live.store import ChromaStore, open_store
 from tests.make_data import jpeg
 from tests.make_embedders import ThumbEmbedder
 from tests.search.make_search import WordEmbedder, thumbs
