@@ -10,7 +10,8 @@ import numpy as np
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.decode.inputs import ImageInput, image_content
-from nemo_image_curate.embedders.text_image import embed_all_images, require_text_side, similarity
+from nemo_image_curate.embedders.base import embed_all_images
+from nemo_image_curate.embedders.text_image import require_text_side, similarity
 from nemo_image_curate.errors import (
     ConfigError,
     CurateError,

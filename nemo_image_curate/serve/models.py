@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nemo_image_curate.search.query import (
     COLLAPSE_ABOVE,
@@ -16,6 +16,7 @@ from nemo_image_curate.search.query import (
 
 MAX_K = 1000
 MAX_ITEMS = 100  # texts or images of one request
+MAX_FIELDS = 50  # of one object in a request
 # Characters; a tokenizer's own limit is lower and has its own message.
 MAX_TEXT = 4000
 
@@ -24,10 +25,26 @@ Key = Annotated[str, Field(min_length=1, max_length=500, examples=["000000012"])
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=1000, allow_inf_nan=False)]
 
 
+def _few_fields(fields: Any) -> Any:
+    # Each wrong one is an error of its own: to tell of a million took a minute.
+    if isinstance(fields, dict) and len(fields) > MAX_FIELDS:
+        raise ValueError(f"{len(fields)} fields, where no more than {MAX_FIELDS} are taken")
+    return fields
+
+
+Metadata = Annotated[
+    dict[str, str | int | float | bool],
+    BeforeValidator(_few_fields),
+    Field(max_length=MAX_FIELDS, examples=[{"photographer": "Ada"}]),
+]
+
+
 class StrictModel(BaseModel):
     """What the schema does not allow is refused, not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    _few = model_validator(mode="before")(_few_fields)
 
 
 class ImageData(StrictModel):
@@ -130,9 +147,7 @@ class NewImage(StrictModel):
     image: ImageData | ImagePath
     key: Key | None = Field(None, description="Default: the SHA-256 of the file.")
     caption: str | None = Field(None, max_length=MAX_TEXT, examples=["a dog on the beach"])
-    metadata: dict[str, str | int | float | bool] | None = Field(
-        None, description="Further columns.", examples=[{"photographer": "Ada"}]
-    )
+    metadata: Metadata | None = Field(None, description="Further columns.")
 
 
 class NewImages(StrictModel):
@@ -158,7 +173,7 @@ class NewText(StrictModel):
 
     text: Text
     key: Key | None = Field(None, description="Default: the SHA-256 of the text.")
-    metadata: dict[str, str | int | float | bool] | None = None
+    metadata: Metadata | None = Field(None, description="Further columns.")
 
 
 class NewTexts(StrictModel):

@@ -34,7 +34,8 @@ def test_the_whole_client(service, photos):
     assert httpx.get(f"{service.url}/health").status_code == 200
     paths = [str(photos / name) for name in ("a.png", "b.png", "c.png", "red.jpg")]
     assert post(service, "/index/images", json=paths)["indexed"] == 4
-    texts = [f"simply {colour}" for colour in COLOURS]
+    # No other test's text has their vectors.
+    texts = [f"simply {colour} and green" for colour in COLOURS]
     assert post(service, "/index/texts", json=texts)["indexed"] == len(COLOURS)
 
     by_text = post(service, "/search/text-to-image", json={"query": "red", "n_results": 3})
@@ -46,7 +47,7 @@ def test_the_whole_client(service, photos):
     with open(paths[3], "rb") as file:
         found = post(service, "/search/image-to-text?n=50", files={"file": file})["results"]
     best = next(hit for hit in found if hit["text"].startswith("simply"))
-    assert best["text"] == "simply red"
+    assert best["text"] == "simply red and green"
     assert best["path"] is None
 
     # The tar has this file, too; both are the picture itself.
