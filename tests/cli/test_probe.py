@@ -62,7 +62,7 @@ def test_labels_become_a_file_and_the_file_columns(command, workers, shards, tmp
     assert step.options["model_path"] == str(model)
 
     text = f"""
-    dataset: {shards}
+    dataset: {{path: {shards}}}
     steps:
       - LinearProbe: {{model_path: {model}, pred_column: own, each_class: true}}
       - filter: own
