@@ -64,7 +64,9 @@ def test_captions_of_strangers_stay_in_their_line(text, width, shown):
     assert one_line(text, width) == shown
 
 
-def test_a_terminal_gets_lines_of_its_width(indexed):
+def test_a_terminal_gets_lines_of_its_width(indexed, shell):
+    # In a new process, so that no other test needs one for it.
+    (shell.begun / "search").touch()
     words = [str(COMMAND), "search", str(indexed / "meta"), "--text", "a cat"]
     inner, outer = pty.openpty()
     environment = {**os.environ, "COLUMNS": "40", "NEMO_IMAGE_CURATE_BACKEND": "cpu"}
