@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated
+from nemo_image_curate.dataset.looking.rows import concatenated
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.selection.subsets.membership import Membership

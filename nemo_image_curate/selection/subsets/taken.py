@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate.dataset.looking.rows import sample_bits
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.vectors.unit import unit_vectors
 
