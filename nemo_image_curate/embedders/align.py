@@ -109,8 +109,7 @@ def align(
         *(dataset, encoders.image, encoders.text, caption_column, max_pictures, seed, progress)
     )
     towers, words, learned = _learn(gathered, encoders, training)
-    records = (_record(one) for one in (encoders.image, encoders.text))
-    model = AlignedModel(towers, *records, words)
+    model = AlignedModel(towers, _record(encoders.image), _record(encoders.text), words)
     facts = {**options, "rows": gathered.rows, **learned, "versions": _versions()}
     return write_model(model, folder, facts)
 
