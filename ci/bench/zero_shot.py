@@ -75,7 +75,8 @@ def embedded(pictures: Path, embedder: Any) -> tuple[np.ndarray, np.ndarray]:
     import_timm()
     from timm.data import ImageNetInfo
 
-    synsets = ImageNetInfo().label_names()
+    info: Any = ImageNetInfo()
+    synsets = info.label_names()
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         pack(find_images([str(pictures)]), f"{folder}/shards")
         dataset = embedder(ImageTextPairDataset.from_webdataset(f"{folder}/shards", backend="cpu"))

@@ -179,7 +179,8 @@ class LinearProbe(ImageClassifier):
 
     def embedding_dim(self) -> int:
         """The width of that encoder's embeddings."""
-        return self.file.weight.shape[1]
+        width: int = self.file.weight.shape[1]
+        return width
 
     def weights_sha256(self) -> str:
         """Hash of the file."""

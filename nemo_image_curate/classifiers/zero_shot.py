@@ -319,6 +319,6 @@ class ZeroShotClassifier(ImageClassifier):
         flags: dict[str, np.ndarray] = {}
         for name, label in self._flag_columns(score_of).items():
             scores = score_of[label].cpu().numpy()
-            is_over = scores >= (self.thresholds or {})[label]
-            flags[name] = np.where(np.isnan(scores), None, is_over)
+            flags[name] = (scores >= (self.thresholds or {})[label]).astype(object)
+            flags[name][np.isnan(scores)] = None
         return flags
