@@ -27,7 +27,7 @@ def test_the_service_searches_and_fills_a_store_of_milvus(tmp_path):
         ("70", [(None, "new")]),
         ("1001", [("00001.tar", "000010001")]),
     ):
-        answer = client.post("/search/text-to-image", json={"query": query, "n_results": 1})
+        answer = client.post("/search/text-to-image", json={"text": query, "k": 1})
         hits = answer.json()["hits"]
         assert [(hit["shard"], hit["key"]) for hit in hits] == samples
         assert client.get(hits[0]["url"]).content == jpeg(int(query))
