@@ -20,10 +20,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nemo_image_curate import catalog
+from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.embedders.text_image import TextImageEmbedder
 from nemo_image_curate.stages.base import Stage
 
@@ -42,8 +44,17 @@ def selection_file() -> str:
     return str(path)
 
 
+def probe_file() -> str:
+    """The file of a probe."""
+    path = Path(tempfile.mkdtemp()) / "probe.safetensors"
+    recipe = {"classes": ["a", "b"], "is_bool": False, "pred_column": "label", "encoder": None}
+    ProbeFile(np.zeros((2, 2), np.float32), np.zeros(2, np.float32), recipe).write(str(path))
+    return str(path)
+
+
 # To ask a stage for its columns one must be made: the arguments of those that need some.
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "AlignedEmbedder": ("model/",),
     "BalancedSample": (1000,),
     "ClusterBudget": (0.3,),
     "ClusterTarget": ("target/",),
@@ -52,6 +63,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Decontaminate": ("reference",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
+    "LinearProbe": (probe_file(),),
     "OpenCLIPEmbedder": ("ViT-B-32",),
     "Retrieve": ("seeds",),
     "SelectionFile": (selection_file(),),

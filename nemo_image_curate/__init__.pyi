@@ -2,20 +2,24 @@
 from nemo_image_curate.classifiers.base import ImageClassifier
 from nemo_image_curate.classifiers.clip_score import ClipScore
 from nemo_image_curate.classifiers.laion import AestheticClassifier, NsfwClassifier
+from nemo_image_curate.classifiers.linear_probe import LinearProbe
 from nemo_image_curate.classifiers.zero_shot import ZeroShotClassifier
 from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.inspecting import inspect_dataset
+from nemo_image_curate.dataset.looking.contact_sheet import grid
+from nemo_image_curate.decode.images import load_image, resize, to_rgb
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.dedup.decontaminate import Decontaminate
 from nemo_image_curate.dedup.exact import ExactDedup
 from nemo_image_curate.dedup.perceptual import PerceptualDedup
 from nemo_image_curate.dedup.semantic import SemanticClusters, SemanticDedup
+from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
 from nemo_image_curate.embedders.registry import embedder_of
-from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders.text_image import TextImageEmbedder, TextTower, similarity
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.index.vector_index import VectorIndex, build_index
 from nemo_image_curate.quality.caption_quality import CaptionQuality
@@ -31,7 +35,7 @@ from nemo_image_curate.recipe.recipe import Recipe
 from nemo_image_curate.recipe.running import run_recipe
 from nemo_image_curate.report.page import write_report
 from nemo_image_curate.search.captions import build_captions
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.store import ChromaStore, MilvusStore
 from nemo_image_curate.search.query import Query
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.selection.balanced import BalancedSample
@@ -50,6 +54,8 @@ from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
 from nemo_image_curate.selection.queries import build_queries
 from nemo_image_curate.selection.retrieval import Retrieve, retrieve
 from nemo_image_curate.selection.soft_cap import SoftCapSample
+from nemo_image_curate.selection.subsets.compare import compare_subsets
+from nemo_image_curate.selection.subsets.result import SubsetComparison
 from nemo_image_curate.selection.target_similarity import TargetSimilarity
 from nemo_image_curate.selection.top_fraction import TopFraction
 from nemo_image_curate.stages.base import ColumnStage, PixelStage, Stage
@@ -57,6 +63,7 @@ from nemo_image_curate.version import __version__
 
 __all__ = [
     "AestheticClassifier",
+    "AlignedEmbedder",
     "BalancedSample",
     "CaptionQuality",
     "CaptionStatistics",
@@ -78,6 +85,8 @@ __all__ = [
     "ImageQuality",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "LinearProbe",
+    "MilvusStore",
     "NegClipLoss",
     "NsfwClassifier",
     "OddSize",
@@ -96,6 +105,7 @@ __all__ = [
     "SemanticDedup",
     "SoftCapSample",
     "Stage",
+    "SubsetComparison",
     "TargetSimilarity",
     "TextImageEmbedder",
     "TextTower",
@@ -109,14 +119,20 @@ __all__ = [
     "build_captions",
     "build_index",
     "build_queries",
+    "compare_subsets",
     "compare_with_random",
     "concept_coverage",
     "embedder_of",
     "get_client",
+    "grid",
     "inspect_dataset",
+    "load_image",
     "plan_recipe",
     "recipe_of",
+    "resize",
     "retrieve",
     "run_recipe",
+    "similarity",
+    "to_rgb",
     "write_report",
 ]

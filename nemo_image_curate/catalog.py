@@ -33,18 +33,22 @@ class Entry:
         The option's name, without dashes.
     help : str
         What the option adds.
+    takes_file : bool
+        Whether the option names the file that the stage is made of, its `model_path`.
     """
 
     module: str
     sees: Sees | None = None
     option: str = ""
     help: str = ""
+    takes_file: bool = False
 
 
 PUBLIC: dict[str, Entry] = {
     "AestheticClassifier": Entry(
         "classifiers.laion", "embeddings", "aesthetic", "aesthetic_score (needs CLIP ViT-L/14)"
     ),
+    "AlignedEmbedder": Entry("embedders.aligned"),
     "BalancedSample": Entry("selection.balanced"),
     "CaptionQuality": Entry("quality.caption_quality"),
     "CaptionStatistics": Entry("quality.captions"),
@@ -72,6 +76,14 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "LinearProbe": Entry(
+        "classifiers.linear_probe",
+        "embeddings",
+        "probe",
+        "the classes of a classifier of one's own, which the command probe made",
+        takes_file=True,
+    ),
+    "MilvusStore": Entry("search.live.store"),
     "NegClipLoss": Entry(
         "selection.neg_clip_loss",
         "pairs",
@@ -99,6 +111,7 @@ PUBLIC: dict[str, Entry] = {
     "SemanticDedup": Entry("dedup.semantic"),
     "SoftCapSample": Entry("selection.soft_cap"),
     "Stage": Entry("stages.base"),
+    "SubsetComparison": Entry("selection.subsets.result"),
     "TargetSimilarity": Entry("selection.target_similarity"),
     "TextImageEmbedder": Entry("embedders.text_image"),
     "TextTower": Entry("embedders.text_image"),
@@ -110,16 +123,22 @@ PUBLIC: dict[str, Entry] = {
     "ZeroShotClassifier": Entry("classifiers.zero_shot"),
     "build_captions": Entry("search.captions"),
     "build_index": Entry("index.vector_index"),
+    "compare_subsets": Entry("selection.subsets.compare"),
     "compare_with_random": Entry("selection.comparison"),
     "build_queries": Entry("selection.queries"),
     "concept_coverage": Entry("selection.coverage"),
     "embedder_of": Entry("embedders.registry"),
     "get_client": Entry("compute.client"),
+    "grid": Entry("dataset.looking.contact_sheet"),
     "inspect_dataset": Entry("dataset.inspecting"),
+    "load_image": Entry("decode.images"),
     "plan_recipe": Entry("recipe.plan"),
     "recipe_of": Entry("recipe.origin"),
+    "resize": Entry("decode.images"),
     "retrieve": Entry("selection.retrieval"),
     "run_recipe": Entry("recipe.running"),
+    "similarity": Entry("embedders.text_image"),
+    "to_rgb": Entry("decode.images"),
     "write_report": Entry("report.page"),
 }
 

@@ -7,6 +7,7 @@ whose truth is known, so that the result can be checked by eye: what should be r
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 import tempfile
 import time
@@ -173,6 +174,8 @@ def _table(record: dict[str, Any]) -> str:
             counts = ", ".join(f"{count} {what}" for what, count in outcome.items())
             lines.append(f"  {name:<26}{counts}")
     lines += ["", f"clean shards   {record['output']}", f"all rows       {record['metadata']}"]
+    look = ["nemo-image-curate", "report", record["metadata"], "--output", "report.html"]
+    lines += ["", f"look at them   {shlex.join(look)}"]
     return "\n".join(lines)
 
 

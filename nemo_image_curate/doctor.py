@@ -21,6 +21,8 @@ _PACKAGES = (
     "open_clip_torch",
     "faiss-cpu",
     "chromadb",
+    "pymilvus",
+    "milvus-lite",
     "daachorse",
     "fastapi",
     "streamlit",

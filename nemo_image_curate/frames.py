@@ -13,6 +13,7 @@ half as long (measured with pandas 3.0).
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -44,6 +45,9 @@ def gpu_problem() -> str | None:
 
     ``import cudf`` succeeds without a GPU and fails at first use, so a tiny frame is built.
     """
+    # Asked before PyTorch, which takes seconds to import.
+    if importlib.util.find_spec("cudf") is None:
+        return "cuDF is not installed"
     try:
         import torch
 

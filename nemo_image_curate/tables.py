@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,13 @@ import pyarrow.compute as pc
 
 # Rows that are hashed at once.
 _HASHED_ROWS = 8192
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or one like it that no column has: for a column of ours beside those of users."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def storage_schema(schema: pa.Schema) -> pa.Schema:
@@ -71,6 +79,48 @@ def _with_texts(table: pa.Table, kind: pa.DataType) -> pa.Table:
     texts = (pa.string(), pa.large_string())
     fields = [field.with_type(kind) if field.type in texts else field for field in table.schema]
     return table.cast(pa.schema(fields))
+
+
+def with_valid_texts(table: pa.Table) -> tuple[pa.Table, dict[str, list[int]]]:
+    """The table with U+FFFD in its texts in place of bytes that are no UTF-8, and where those are.
+
+    Parquet files may hold such bytes in columns of text. They go unseen through Arrow and fail
+    later, wherever a text is looked at.
+
+    Returns
+    -------
+    table : pyarrow.Table
+    row_numbers : dict of str to list of int
+        By column, the rows that were mended; a column without any is not in it.
+
+    Raises
+    ------
+    ValueError
+        Naming the column, where such bytes are in texts inside of lists or structs.
+    """
+    row_numbers: dict[str, list[int]] = {}
+    for number, field in enumerate(table.schema):
+        if not _has_text(field.type):
+            continue
+        try:
+            table.column(number).validate(full=True)
+        except pa.ArrowInvalid as error:
+            if not pa.types.is_string(field.type):
+                raise ValueError(f"column {field.name!r}: {error}") from error
+            contents = table.column(number).cast(pa.binary()).to_pylist()
+            texts = [None if one is None else one.decode("utf-8", "replace") for one in contents]
+            row_numbers[field.name] = [
+                row
+                for row, (content, text) in enumerate(zip(contents, texts, strict=True))
+                if text is not None and text.encode() != content
+            ]
+            table = table.set_column(number, field, pa.array(texts, field.type))
+    return table, row_numbers
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    inside = (kind.field(number).type for number in range(kind.num_fields))
+    return bool(pa.types.is_string(kind)) or any(map(_has_text, inside))
 
 
 def without_nan(table: pa.Table) -> pa.Table:

@@ -6,16 +6,29 @@ import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import fsspec
 import hypothesis
 import pytest
 
+# Before Dask is imported. Each server of a cluster looks after itself up to a hundred times a
+# second: so three clusters without work, one of each process of pytest, take a third of a core.
+os.environ.update(
+    DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL="10s",
+    DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL="1s",
+    DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL="1s",
+    DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED="false",
+)
+
 from nemo_image_curate import frames
 from tests.s3_proxy import Traffic, proxied
 
+# Whole folders for one process of pytest, where others have whole files: they share what takes long
+# to make, services and indexes.
+TOGETHER = ("tests/serve", "tests/index")
 # What takes a minute and more comes first, so that no process is left alone with it at the end.
-LONG = ("tests/cli", "tests/tutorials", "tests/compute/slurm", "tests/test_kill.py")
+LONG = ("tests/cli", "tests/serve", "tests/tutorials", "tests/compute/slurm", "tests/test_kill.py")
 
 # How long an example takes says nothing of the code on a machine that has other work.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -29,6 +42,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=is_short)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folders = (folder for folder in TOGETHER if nodeid.startswith(f"{folder}/"))
+            return next(folders, super()._split_scope(nodeid))
+
+    return ByFileOrFolder(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    # Before any fixture is made for it.
+    if item.get_closest_marker("gpu") and (problem := frames.gpu_problem()):
+        pytest.skip(f"no GPU: {problem}")
+
+
 def pytest_collection_finish() -> None:
     # What was imported stays; looking through it again and again takes a thirtieth of all time.
     gc.collect()
@@ -40,8 +71,6 @@ def pytest_collection_finish() -> None:
 )
 def backend(request: pytest.FixtureRequest) -> str:
     """Every frame backend that works here."""
-    if request.param == "gpu" and (problem := frames.gpu_problem()):
-        pytest.skip(f"no GPU: {problem}")
     return request.param
 
 

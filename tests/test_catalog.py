@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 import nemo_image_curate
 from nemo_image_curate import ColumnStage, PixelStage, Stage, catalog
+from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.cli import main
 from tests.make_data import make_dataset
 
@@ -79,11 +81,28 @@ def test_an_option_of_embed_adds_the_columns_of_its_stage(name, command, made, t
         assert schema.field(column).type == data_type
 
 
+@pytest.fixture
+def option(tmp_path):
+    """The option of a stage, with the file that it is made of, if it is: here that of a probe."""
+
+    def words(name: str) -> list[str]:
+        entry = catalog.PUBLIC[name]
+        if not entry.takes_file:
+            return [f"--{entry.option}"]
+        recipe = {"classes": ["a", "b"], "is_bool": False, "pred_column": "x", "encoder": "other"}
+        weight, bias = np.zeros((2, 192), np.float32), np.zeros(2, np.float32)
+        ProbeFile(weight, bias, recipe).write(str(tmp_path / "probe.safetensors"))
+        return [f"--{entry.option}", str(tmp_path / "probe.safetensors")]
+
+    return words
+
+
 @pytest.mark.parametrize("name", catalog.offered("embeddings"))
-def test_embed_hands_the_embeddings_to_the_stage_of_an_option(name, command, made, tmp_path):
+def test_embed_hands_the_embeddings_to_the_stage_of_an_option(
+    name, command, made, option, tmp_path
+):
     # Which refuses those of this model.
-    option = f"--{catalog.PUBLIC[name].option}"
-    words = ("embed", made, "--model", "test_vit", option, "--output", tmp_path / "out")
+    words = ("embed", made, "--model", "test_vit", *option(name), "--output", tmp_path / "out")
     code, told = command(*words)
     assert code == 1
     assert told.startswith("error: ")
@@ -91,7 +110,7 @@ def test_embed_hands_the_embeddings_to_the_stage_of_an_option(name, command, mad
 
 
 @pytest.mark.parametrize("name", catalog.offered("embeddings", "pairs"))
-def test_score_asks_for_what_the_stage_of_an_option_needs(name, command, made):
-    code, told = command("score", made, f"--{catalog.PUBLIC[name].option}")
+def test_score_asks_for_what_the_stage_of_an_option_needs(name, command, made, option):
+    code, told = command("score", made, *option(name))
     assert code == 2
     assert "no column 'image_embedding'" in told

@@ -78,6 +78,7 @@ def test_the_numbers_add_up_and_are_plain_json(done):
     for variant in (*PLANTED, *PLANTED_DUPLICATES, "original"):
         assert variant in result.table
     assert str(output / "curated") in result.table
+    assert f"nemo-image-curate report {output / 'metadata'} --output" in result.table
 
 
 def test_the_clean_shards_open_and_hold_good_pictures_only(done):

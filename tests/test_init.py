@@ -12,7 +12,7 @@ from nemo_image_curate.cli import main
 
 HEAVY = (
     "torch dask distributed pandas timm numpy pyarrow PIL fsspec torchvision sklearn scipy faiss "
-    "chromadb dask.dataframe"
+    "chromadb dask.dataframe pymilvus"
 )
 
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from tests.forked import REPOSITORY, Forked
 from tests.make_data import make_dataset
 
-KILLS = 20
+# Of these so many of runs with worker processes, which take longest to start.
+KILLS, KILLS_OF_WORKERS = 12, 2
 
 
 def _start(root: Path, output: Path, log: Path, run: int, workers: int) -> Forked:
@@ -82,9 +83,9 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path):
     while True:
         run += 1
         assert run < 4 * KILLS, "no kill falls into the work; the test would prove nothing"
-        enough = kills >= KILLS and interrupted[2] >= 3
+        enough = kills >= KILLS and interrupted[2] >= KILLS_OF_WORKERS
         # Some runs have worker processes, which are killed with their driver.
-        workers = 2 if run % 4 == 0 and interrupted[2] < 3 else 0
+        workers = 2 if run % 4 == 0 and interrupted[2] < KILLS_OF_WORKERS else 0
         process = _start(truth.root, stormy, log, run, workers)
         while workers and _finished(stormy) == done_before and process.wait(0.01) is None:
             # Workers import the libraries first, which takes longer than their work.

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 PARTS = (
     *("startup", "index", "embed", "delta", "many", "export", "scaling", "traffic", "memory"),
     *("quality", "perceptual", "dedup", "decontaminate", "balance", "clip_loss", "choices"),
-    *("concepts", "threshold", "growth", "search", "serve", "page", "look", "report"),
+    *("concepts", "threshold", "growth", "search", "milvus", "serve", "page", "look", "report"),
 )
 
 

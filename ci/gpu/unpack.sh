@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# On the machine without a registry: take in one part; install a stage when its last part is there.
+# On the machine without a registry: take in one part; unpack a stage when its last part is there.
 #
 #   unpack.sh FOLDER      FOLDER holds one part that pack.py made
 #
@@ -9,21 +9,28 @@ set -euo pipefail
 parts=${PARTS:-/tmp/gpu-parts}
 site=${SITE:-/tmp/gpu-site}
 python=${PYTHON:-python3}
-mkdir -p "$parts" "$site"
+mkdir -p "$parts" "$site/packages"
 cp "${1:?folder}"/*-of-* "$1"/*.sha256 "$parts/"
+decompressed() {   # the machine may lack xz; Python has it, with one thread
+    if command -v xz >/dev/null; then
+        xz --decompress --stdout --threads=0 "$1"
+    else
+        "$python" -c 'import lzma, shutil, sys
+shutil.copyfileobj(lzma.open(sys.argv[1]), sys.stdout.buffer)' "$1"
+    fi
+}
 for digest in "$parts"/*.sha256; do
+    [ -e "$digest" ] || continue
     stage=$(basename "$digest" .sha256)
-    found=("$parts/$stage".*-of-*)
-    total=$((10#${found[0]##*-of-}))
-    echo "$stage: ${#found[@]} of $total parts"
-    [ ${#found[@]} -eq $total ] || continue
-    cat "$parts/$stage".*-of-* >"$parts/$stage.tar"
-    (cd "$parts" && sha256sum --quiet -c "$stage.sha256" && tar xf "$stage.tar")
-    # Not --target, which replaces folders that several wheels share, such as nvidia/.
-    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir \
-        --ignore-installed --prefix "$site" "$parts/$stage"/*.whl
-    rm -r "$parts/$stage"*
-    echo "$stage: installed in $site"
+    arrived=("$parts/$stage".*-of-*)
+    total=$((10#${arrived[0]##*-of-}))
+    echo "$stage: ${#arrived[@]} of $total parts"
+    [ ${#arrived[@]} -eq $total ] || continue
+    cat "$parts/$stage".*-of-* >"$parts/$stage.tar.xz"
+    (cd "$parts" && sha256sum --quiet -c "$stage.sha256")
+    decompressed "$parts/$stage.tar.xz" | tar --extract --directory="$site/packages"
+    rm "$parts/$stage".*
+    echo "$stage: unpacked into $site"
 done
 cat >"$site/sitecustomize.py" <<'PY'
 import ctypes
@@ -31,10 +38,8 @@ import glob
 import os
 import site
 import sys
-import sysconfig
 
-here = os.path.dirname(__file__)
-packages = sysconfig.get_path("purelib", vars={"base": here, "platbase": here})
+packages = os.path.join(os.path.dirname(__file__), "packages")
 # Also runs the .pth files, of which cuDF needs numba-cuda's.
 site.addsitedir(packages)
 # Before the machine's own packages.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 
 from nemo_image_curate.errors import ConfigError
@@ -111,3 +111,31 @@ def column_name(label: str) -> str:
             f"labels={{'name': {label!r}}}"
         )
     return name
+
+
+def label_columns(prefix: str, labels: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
+    """The label of each of their columns, which are named PREFIX_LABEL.
+
+    Parameters
+    ----------
+    prefix : str
+    labels : iterable of str
+    taken : iterable of str
+        Names of other columns.
+
+    Raises
+    ------
+    ConfigError
+        When two would have one name, or one has none.
+    """
+    label_of: dict[str, str] = {}
+    for label in labels:
+        name = f"{prefix}_{column_name(label)}"
+        if name in label_of or name in taken:
+            other = f"labels {label_of[name]!r} and" if name in label_of else "the scores and label"
+            raise ConfigError(
+                f"{other} {label!r} would both be the column {name!r}. Name one of them "
+                f"otherwise: labels={{'other name': {label!r}}}"
+            )
+        label_of[name] = label
+    return label_of

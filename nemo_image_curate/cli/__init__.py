@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that ``--help`` answers at o
 
 from nemo_image_curate.cli import (
     balance,
+    compare,
     decontaminate,
     dedup,
     demo,
@@ -13,7 +14,9 @@ from nemo_image_curate.cli import (
     filter,
     index,
     inspect,
+    learn,
     pack,
+    probe,
     report,
     run,
     score,
@@ -28,6 +31,7 @@ from nemo_image_curate.cli.base import main
 
 __all__ = [
     "balance",
+    "compare",
     "decontaminate",
     "dedup",
     "demo",
@@ -36,8 +40,10 @@ __all__ = [
     "filter",
     "index",
     "inspect",
+    "learn",
     "main",
     "pack",
+    "probe",
     "report",
     "run",
     "score",

@@ -287,13 +287,14 @@ def stage_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command a flag for each stage that looks at one of these.
 
-    The command's argument `stages` has the names of those that were asked for.
+    The command's argument `stages` has the names of those that were asked for, `files` the files
+    that options name, by the stage that is made of them.
 
     Parameters
     ----------
     *sees : {"images", "embeddings", "pairs"}
     weights : bool
-        For stages of embeddings also an option that names a file, in the argument `weights`.
+        For stages of embeddings with published weights also an option that names their file.
     """
     offered = catalog.offered(*sees)
 
@@ -301,17 +302,19 @@ def stage_options(
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:
             keys = {name: entry.option.replace("-", "_") for name, entry in offered.items()}
-            stages = [name for name, key in keys.items() if options.pop(key)]
+            given = {name: options.pop(key) for name, key in keys.items()}
+            stages = [name for name, value in given.items() if value]
             files = {name: options.pop(f"{key}_weights", None) for name, key in keys.items()}
-            if weights:
-                options["weights"] = {name: file for name, file in files.items() if file}
-            return command(*args, stages=stages, **options)
+            files |= {name: given[name] for name in stages if offered[name].takes_file}
+            files = {name: file for name, file in files.items() if file}
+            return command(*args, stages=stages, files=files, **options)
 
         for entry in reversed(offered.values()):
-            if weights and entry.sees == "embeddings":
+            if weights and entry.sees == "embeddings" and not entry.takes_file:
                 text = "The published file, if not downloaded."
                 run = click.option(f"--{entry.option}-weights", metavar="FILE", help=text)(run)
-            run = click.option(f"--{entry.option}", is_flag=True, help=f"Add {entry.help}.")(run)
+            kind: dict[str, Any] = {"metavar": "FILE"} if entry.takes_file else {"is_flag": True}
+            run = click.option(f"--{entry.option}", help=f"Add {entry.help}.", **kind)(run)
         return run
 
     return decorate

@@ -31,7 +31,7 @@ from nemo_image_curate.cli.results import save
     metavar="NAME",
     help="'offline' or 'offline-conse' (images and texts), which need no download; a timm model "
     "name; or open_clip:ARCHITECTURE:TAG, open_clip:hf-hub:ORGANISATION/NAME, "
-    "open_clip:local-dir:FOLDER.",
+    "open_clip:local-dir:FOLDER; or aligned:MODEL, which the command learn made.",
 )
 @click.option("--pretrained", is_flag=True, help="Take the weights that timm names.")
 @click.option("--checkpoint", metavar="FILE", help="Take the weights from this file.")
@@ -63,6 +63,7 @@ def embed(
     flip: bool,
     use_index_files: bool,
     stages: list[str],
+    files: dict[str, str],
     retry: bool,
     as_json: bool,
     session: Session,
@@ -74,7 +75,11 @@ def embed(
     from nemo_image_curate.embedders.registry import named_embedder
 
     def chosen(sees: Sees, **options: Any) -> list[Any]:
-        return [catalog.load(name)(**options) for name in catalog.offered(sees) if name in stages]
+        return [
+            catalog.load(name)(**options, **({"model_path": files[name]} if name in files else {}))
+            for name in catalog.offered(sees)
+            if name in stages
+        ]
 
     embedder = named_embedder(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from nemo_image_curate.cli.results import finish
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.vector_index import VectorIndex
+    from nemo_image_curate.search.live.base import LiveStore
 
 
 @main.command()
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
     "--target-recall", type=click.FloatRange(0, 1, min_open=True), default=0.96, show_default=True
 )
 @click.option("--no-rerank", is_flag=True, help="Keep no vectors to score the best with exactly.")
+@click.option(
+    "--store",
+    metavar="PLACE",
+    help="Load the embeddings into a live store instead of indexes: a folder (Chroma), a path "
+    "that ends in .db, or the URI of a Milvus cluster.",
+)
 @click.option("--rebuild", is_flag=True, help="Replace an index that is there already.")
 @json_option
 @computes
@@ -43,6 +51,7 @@ def index(
     kind: str,
     target_recall: float,
     no_rerank: bool,
+    store: str | None,
     rebuild: bool,
     as_json: bool,
     session: Session,
@@ -58,17 +67,25 @@ def index(
     logging.getLogger("nemo_image_curate.index").setLevel(logging.INFO)
     options = {"kind": kind, "rerank": not no_rerank, "target_recall": target_recall}
     summaries: dict[str, Any] = {}
-    with session.client():
+    with session.client(), contextlib.ExitStack() as stack:
         opened = session.open(dataset)
+        live = None
+        if store:
+            live = _live_store(opened, embedding_column, store)
+            stack.callback(live.close)
         there = set(opened.metadata.columns)
         vectors = [embedding_column, *({text_embedding_column} & there)]
         columns = [*vectors, *({caption_column} & there)]
         for number, column in enumerate(vectors, 1):
             started = time.perf_counter()
             with progress.stage(column, number, len(columns)):
-                built = _index(opened, column, options, rebuild)
+                if live is not None:
+                    over = "images" if column == embedding_column else "texts"
+                    summary = _load(live, opened, column, over)
+                else:
+                    summary = _summary(_index(opened, column, options, rebuild))
             seconds = round(time.perf_counter() - started, 1)
-            summaries[column] = {**_summary(built), "seconds": seconds}
+            summaries[column] = {**summary, "seconds": seconds}
         if caption_column in there:
             with progress.stage(caption_column, len(columns), len(columns)):
                 captions = build_captions(opened, caption_column)
@@ -95,6 +112,18 @@ def _index(
         if options.items() <= index.recipe["options"].items():
             return index.add(opened)
     return build_index(opened, column, **options)
+
+
+def _live_store(opened: ImageTextPairDataset, column: str, place: str) -> LiveStore:
+    from nemo_image_curate.embedders.registry import embedder_of
+    from nemo_image_curate.search.live.store import open_store
+
+    return open_store(place, embedder_of(opened.provenance.get(column, {})))
+
+
+def _load(live: LiveStore, opened: ImageTextPairDataset, column: str, over: str) -> dict[str, Any]:
+    loaded = live.add_dataset(opened, column, over)
+    return {"rows": loaded.rows, "added": loaded.added, **loaded.left_out}
 
 
 def _summary(built: VectorIndex) -> dict[str, Any]:

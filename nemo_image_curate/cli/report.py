@@ -38,6 +38,9 @@ class _Threshold(click.ParamType[tuple[str, float]]):
     help="A dataset that decontaminate was given, to show leaks beside what they are copies of.",
 )
 @click.option(
+    "--comparison", metavar="FILE", help="Show what compare --output wrote: which subset is better."
+)
+@click.option(
     "--where",
     "conditions",
     multiple=True,
@@ -71,6 +74,7 @@ def report(
     output: str,
     against: str | None,
     references: tuple[str, ...],
+    comparison: str | None,
     conditions: tuple[str, ...],
     columns: tuple[str, ...],
     thresholds: tuple[tuple[str, float], ...],
@@ -93,6 +97,7 @@ def report(
             output,
             against=None if against is None else session.open(against),
             references=open_references(named(references), session.backend) if references else None,
+            comparison=comparison,
             where=conditions,
             columns=columns,
             thresholds=dict(thresholds),

@@ -38,7 +38,7 @@ from nemo_image_curate.cli.results import save
 def score(
     dataset: str,
     stages: list[str],
-    weights: dict[str, str],
+    files: dict[str, str],
     embedding_column: str,
     text_embedding_column: str,
     flip: bool,
@@ -62,8 +62,8 @@ def score(
                 options["flip"] = flip
         else:
             options["embedding_column"] = embedding_column
-            if name in weights:
-                options["model_path"] = weights[name]
+            if name in files:
+                options["model_path"] = files[name]
         chosen.append(catalog.load(name)(**options))
     if not chosen:
         flags = [f"--{entry.option}" for entry in catalog.offered("embeddings", "pairs").values()]

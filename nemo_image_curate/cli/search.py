@@ -19,7 +19,7 @@ from nemo_image_curate.cli.base import (
     main,
 )
 from nemo_image_curate.cli.results import print_json
-from nemo_image_curate.cli.searching import open_searcher, store_option
+from nemo_image_curate.cli.searching import learn_advice, open_searcher, store_option
 
 # Invisible, and needed in emoji and in the scripts of India and Persia.
 _JOINERS = "\u200c\u200d"
@@ -65,7 +65,9 @@ def search(
     query = Query(**options, over="texts" if captions else "images")
     # Before anything is opened.
     query.check()
-    _, _, searcher = open_searcher(dataset, backend, checkpoint, store, image_member)
+    opened, _, searcher = open_searcher(dataset, backend, checkpoint, store, image_member)
+    if query.text and (advice := learn_advice(opened, searcher.embedder)):
+        click.echo(advice, err=True)
     (hits,) = searcher.search_many([query])
     if as_json:
         print_json([hit.to_dict() for hit in hits])

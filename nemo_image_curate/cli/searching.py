@@ -8,11 +8,18 @@ import click
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.embedders.base import ImageEmbedder
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
+# With fewer captions there is too little to learn.
+_FEWEST_CAPTIONS = 500
+
 store_option = click.option(
-    "--store", metavar="DIR", help="A live store, searched along with the dataset."
+    "--store",
+    metavar="PLACE",
+    help="A live store, searched along with the dataset: a folder (Chroma), a path that ends in "
+    ".db, or the URI of a Milvus cluster.",
 )
 
 
@@ -22,12 +29,12 @@ def open_searcher(
     checkpoint: str | None,
     store: str | None,
     image_member: str | None = None,
-) -> tuple[ImageTextPairDataset, ChromaStore | None, Searcher]:
+) -> tuple[ImageTextPairDataset, LiveStore | None, Searcher]:
     """A dataset, the live store that is named, and what searches both."""
     from nemo_image_curate import frames
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.registry import embedder_of
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.store import open_store
     from nemo_image_curate.search.searcher import Searcher
 
     opened = ImageTextPairDataset.from_webdataset(
@@ -37,5 +44,26 @@ def open_searcher(
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
     device = frames.device_of(opened.metadata)
-    live = ChromaStore(store, embedder, device) if store else None
+    live = open_store(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)
+
+
+def learn_advice(dataset: ImageTextPairDataset, embedder: ImageEmbedder) -> str | None:
+    """A line for those whose captions could make texts find more, as the files' footers tell."""
+    from nemo_image_curate.dataset.looking.summary import summarise
+    from nemo_image_curate.embedders.conse import ConseEmbedder
+    from nemo_image_curate.embedders.text_image import TextImageEmbedder
+
+    if isinstance(embedder, TextImageEmbedder) and not isinstance(embedder, ConseEmbedder):
+        return None
+    told = summarise(dataset)
+    captions = next((one for one in told.columns if one.name == "caption"), None)
+    if captions is None or captions.nulls is None or told.rows is None:
+        return None
+    captioned = told.rows - captions.nulls
+    if captioned < max(_FEWEST_CAPTIONS, told.rows / 2):
+        return None
+    return (
+        f"{captioned:,} rows have captions: nemo-image-curate learn {dataset.metadata_path} "
+        "--output MODEL makes an encoder that finds more by text."
+    )

@@ -16,11 +16,11 @@ from nemo_image_curate.dataset.accounting import Account, account_of
 from nemo_image_curate.dataset.copying import Naming
 from nemo_image_curate.dataset.fingerprints import Lineage
 from nemo_image_curate.dataset.looking import gallery, notebook, scatter, summary, summary_view
-from nemo_image_curate.dataset.looking.choices import rows_of
 from nemo_image_curate.dataset.looking.contact_sheet import contact_sheet
 from nemo_image_curate.dataset.looking.distributions import distributions
 from nemo_image_curate.dataset.looking.histogram import Histogram
 from nemo_image_curate.dataset.looking.origin import projection
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnails
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns

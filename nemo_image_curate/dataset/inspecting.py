@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import dask
@@ -12,7 +13,8 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.accounting import Account, Census, note_left_out, total
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import DatasetError
-from nemo_image_curate.shards import columns
+from nemo_image_curate.shards import columns, sidecars
+from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.reader import TarShard
 
 # Faults of one kind that are named per shard; the counts are always complete.
@@ -69,12 +71,25 @@ def inspect_dataset(dataset: ImageTextPairDataset, progress: bool | None = None)
 def _inspect_source(census: Census, schema: pa.Schema) -> Account:
     """The account of one shard, with the faults of its texts; runs on a worker."""
     account, source = census.take(MAX_NAMED), census.source
-    if source.sidecar is None and source.shard is not None:
-        try:
-            with TarShard(storage.join(census.tars.root, source.shard)) as opened:
+    # What cannot be read at all is noted already.
+    with contextlib.suppress(DatasetError):
+        if source.sidecar is not None:
+            faults = _of_sidecar(census, schema)
+        else:
+            with TarShard(storage.join(census.tars.root, source.shard or "")) as opened:
                 faults = columns.read_tar(opened, census.id_col, schema)[1]
-                account.note(source.label, faults, MAX_NAMED)
-        except DatasetError:
-            # Noted already.
-            pass
+        account.note(source.label, faults, MAX_NAMED)
     return account
+
+
+def _of_sidecar(census: Census, schema: pa.Schema) -> list[Fault]:
+    """The texts of a sidecar that are none."""
+    names = [field.name for field in schema if pa.types.is_string(field.type)]
+    location, shard = census.source.sidecar_location, census.source.shard
+    table, no_texts = sidecars.read_texts(location, [census.id_col, *names], shard)
+    keys = table[census.id_col]
+    return [
+        Fault("encoding", str(keys[row]), f"its {name!r} in row {row} of the sidecar is not UTF-8")
+        for name, row_numbers in no_texts.items()
+        for row in row_numbers
+    ]

@@ -109,7 +109,7 @@ class CpuDecoder:
             if preprocessing and resized:
                 _crop_into(crops[number], picture, resized, preprocessing)
             for side, squashed in thumbnails.items():
-                squashed[number] = _resize(picture, (side, side), "bilinear")
+                squashed[number] = resize_pixels(picture, (side, side), "bilinear")
             return None
 
         if self.num_threads > 1 and self._pool is None:
@@ -142,7 +142,7 @@ def _crop_into(
     out: torch.Tensor, picture: np.ndarray, resized: tuple[int, int], preprocessing: Preprocessing
 ) -> None:
     top, left = preprocessing.crop_offset(*resized)
-    whole = _resize(picture, resized, preprocessing.interpolation)
+    whole = resize_pixels(picture, resized, preprocessing.interpolation)
     out.copy_(whole[:, top : top + preprocessing.size, left : left + preprocessing.size])
 
 
@@ -156,9 +156,22 @@ def _normalised(crops: torch.Tensor, preprocessing: Preprocessing) -> torch.Tens
     return crops.to(torch.float32).sub_(mean).div_(std)
 
 
-def _resize(picture: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
-    """Resize as Pillow does, within one level; three times as fast.
+def resize_pixels(picture: np.ndarray, size: Sequence[int], mode: str) -> torch.Tensor:
+    """RGB pixels resized as Pillow does it, within one level; three times as fast.
 
+    Parameters
+    ----------
+    picture : numpy.ndarray, shape (height, width, 3), uint8
+    size : sequence of (int, int)
+        Height and width.
+    mode : {"bicubic", "bilinear"}
+
+    Returns
+    -------
+    torch.Tensor, shape (3, height, width), uint8
+
+    Notes
+    -----
     A picture's bytes, seen as (1, 3, H, W), are in channels-last layout: what torch's vectorised
     uint8 kernel wants, which like Pillow rounds to bytes between its two passes.
     """

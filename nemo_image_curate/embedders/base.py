@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -16,11 +17,12 @@ from nemo_image_curate import frames
 from nemo_image_curate.compute import devices, worker_cache
 from nemo_image_curate.dataset.fingerprints import describe
 from nemo_image_curate.decode.batch import DecodedBatch
-from nemo_image_curate.decode.decoder import image_decoder
+from nemo_image_curate.decode.decoder import Decoder, image_decoder
 from nemo_image_curate.decode.header import DEFAULT_MAX_PIXELS
+from nemo_image_curate.decode.inputs import ImageInput, image_contents
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.decode.reasons import NO_DIRECTION
-from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.errors import ConfigError, ImageError
 from nemo_image_curate.stages.base import PixelStage, no_effect
 from nemo_image_curate.stages.image_pass import ImagePass, check_columns
 from nemo_image_curate.vectors.unit import directions
@@ -200,57 +202,45 @@ class ImageEmbedder(PixelStage):
         )
 
     def embed_images(
-        self, images: Sequence[bytes], device: str = "cpu"
+        self, images: Sequence[ImageInput | None], device: str = "cpu"
     ) -> tuple[np.ndarray, list[str | None]]:
-        """Embed pictures that are in memory, such as those of queries.
+        """Embed a few pictures, such as those of queries.
 
         Parameters
         ----------
-        images : sequence of bytes
-            Encoded: JPEG, PNG...
+        images : sequence of path, bytes, data URL or PIL.Image.Image
+            Bytes are encoded files: JPEG, PNG... Strings that begin with ``data:`` are data URLs,
+            others paths or fsspec URLs. All may be mixed. Memory: that of 32 of them.
         device : {"cpu", "cuda"}
 
         Returns
         -------
         embeddings : numpy.ndarray of float32, shape (n, d)
-            Of unit length; NaN where a picture cannot be decoded, or the model gives no direction.
-            (n, 0) when none can be decoded.
+            Of unit length; NaN where a picture cannot be read or decoded, or the model gives no
+            direction. (n, 0) when none can be decoded.
         errors : list of str or None, length n
             The reasons.
 
         Raises
         ------
         ConfigError
-            For unusable settings.
+            For unusable settings, and for types that are no image.
         """
         import torch
 
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise ConfigError("embed_images takes a list of images, not one image.")
         self.image_pass().check()
         row_numbers: list[int] = []
         errors: list[str | None] = []
         parts: list[torch.Tensor] = []
-        with _EMBEDDING:
-            # Not `load`: classifiers have no say here.
-            model = worker_cache.get_or_build(
-                tokenize(device, "embed_images", self.encoder_token()),
-                lambda: _Forward(self, self.load_embedding_model(device), [], device),
-            )
-            decoder = worker_cache.get_or_build(
-                tokenize(
-                    device, "embed_images", self.preprocessing(), self.max_pixels, self.orientation
-                ),
-                lambda: image_decoder(
-                    self.preprocessing(),
-                    device,
-                    num_threads=self.num_threads_per_worker,
-                    batch_size=_IMAGES,
-                    max_pixels=self.max_pixels,
-                    orientation=self.orientation,
-                ),
-            )
-            for start in range(0, len(images), _IMAGES):
-                batch = decoder.decode(list(images[start : start + _IMAGES]))
-                errors += batch.errors
+        for start in range(0, len(images), _IMAGES):
+            # Not yet with the lock: files may be far away.
+            contents, reasons = image_contents(images[start : start + _IMAGES])
+            with _EMBEDDING:
+                model, decoder = self._for_images(device)
+                batch = decoder.decode(contents)
+                errors += [why or error for why, error in zip(reasons, batch.errors, strict=True)]
                 row_numbers += [start + row for row in batch.decoded]
                 if batch.decoded:
                     parts.append(torch.as_tensor(model(batch)[model.column]))
@@ -261,6 +251,28 @@ class ImageEmbedder(PixelStage):
             if np.isnan(embeddings[row]).any():
                 errors[row] = NO_DIRECTION
         return embeddings, errors
+
+    def _for_images(self, device: str) -> tuple[_Forward, Decoder]:
+        """Model and decoder of `embed_images`, made once per process."""
+        # Not `load`: classifiers have no say here.
+        model = worker_cache.get_or_build(
+            tokenize(device, "embed_images", self.encoder_token()),
+            lambda: _Forward(self, self.load_embedding_model(device), [], device),
+        )
+        decoder = worker_cache.get_or_build(
+            tokenize(
+                device, "embed_images", self.preprocessing(), self.max_pixels, self.orientation
+            ),
+            lambda: image_decoder(
+                self.preprocessing(),
+                device,
+                num_threads=self.num_threads_per_worker,
+                batch_size=_IMAGES,
+                max_pixels=self.max_pixels,
+                orientation=self.orientation,
+            ),
+        )
+        return model, decoder
 
     def columns(self) -> dict[str, pa.DataType]:
         """The embedding columns and those of the classifiers, with their types."""
@@ -292,6 +304,24 @@ class ImageEmbedder(PixelStage):
         """Model and classifiers on a device, ready for batches."""
         heads = [classifier.load(device) for classifier in self.classifiers]
         return _Forward(self, self.load_embedding_model(device), heads, device, self.flip)
+
+
+def embed_all_images(
+    embedder: ImageEmbedder, images: Sequence[ImageInput], device: str
+) -> np.ndarray:
+    """The embeddings of pictures that all are needed, float32 of unit length, shape (n, d).
+
+    Raises
+    ------
+    ImageError
+        For pictures that cannot be used, naming the first.
+    """
+    vectors, errors = embedder.embed_images(images, device=device)
+    for number, error in enumerate(errors):
+        if error is not None:
+            which = f"image {number} of {len(images)}" if len(images) > 1 else "the image"
+            raise ImageError(f"{which} cannot be used: {error}")
+    return vectors
 
 
 def flipped_column(embedding_column: str) -> str:

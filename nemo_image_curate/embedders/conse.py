@@ -102,9 +102,8 @@ class ConseEmbedder(TextImageEmbedder):
         model = import_timm().create_model(OFFLINE_TIMM_NAME)
         model.load_state_dict(offline_state_dict())
         forward = optimise(model, device, self.autocast, self.preprocessing().size)
-        classes = _classes(device)
-        centred = classes - classes.mean(dim=0)
-        return lambda pixels: (forward(pixels) / _TEMPERATURE).softmax(dim=1) @ centred
+        means = class_means(device)
+        return lambda pixels: means(forward(pixels))
 
     def load_text_model(self, device: str) -> TextTower:
         """MiniLM, centred as the images are."""
@@ -123,6 +122,13 @@ class ConseEmbedder(TextImageEmbedder):
             return any(token != tokenizer.unk_token_id for token in tokens)
 
         return TextTower(lambda texts: _encode(model, texts) - centre, problem, known, _LOGIT_SCALE)
+
+
+def class_means(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What makes ConSE's vectors (B, 384) of the network's logits (B, 1000)."""
+    classes = _classes(device)
+    centred = classes - classes.mean(dim=0)
+    return lambda logits: (logits / _TEMPERATURE).softmax(dim=1) @ centred
 
 
 def _classes(device: str) -> torch.Tensor:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_image_curate.embedders import aligned_file
+from nemo_image_curate.embedders.aligned import AlignedEmbedder
 from nemo_image_curate.embedders.base import ImageEmbedder
 from nemo_image_curate.embedders.conse import ConseEmbedder
 from nemo_image_curate.embedders.open_clip import OpenCLIPEmbedder
+from nemo_image_curate.embedders.recorded import (
+    check_recorded,
+    recorded_encoder,
+    recorded_options,
+)
 from nemo_image_curate.embedders.timm import TimmImageEmbedder
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.models.known_encoders import ENCODERS
-
-_CLASSES: dict[str, Any] = {
-    "OpenCLIPEmbedder": OpenCLIPEmbedder,
-    "TimmImageEmbedder": TimmImageEmbedder,
-}
 
 
 def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -> ImageEmbedder:
@@ -27,40 +28,29 @@ def embedder_of(record: Mapping[str, Any], checkpoint_path: str | None = None) -
         The column's provenance, ``dataset.provenance["image_embedding"]``.
     checkpoint_path : str, optional
         The weights file, when the column was made with one: records do not hold places of files.
+        Of an `AlignedEmbedder` its folder; without it, the copy in the weights' home is taken.
 
     Raises
     ------
     ConfigError
         When the record names none of this package's embedders, or the weights are not those.
     """
-    stage, encoder, model = (record.get(name) for name in ("stage", "encoder", "model"))
-    # Of columns that were saved before there was a choice: as it is stored.
-    options = {
-        "autocast": record.get("autocast", True),
-        "orientation": record.get("orientation", "stored"),
-    }
-    embedder: ImageEmbedder
-    if stage == "ConseEmbedder":
-        embedder = ConseEmbedder(**options)
-    elif stage in _CLASSES and isinstance(model, str):
-        embedder = _CLASSES[stage](
-            model,
-            record.get("pretrained"),
-            checkpoint_path=checkpoint_path,
-            checkpoint_encoder=encoder if checkpoint_path and encoder in ENCODERS else None,
-            **options,
+    if record.get("stage") != "AlignedEmbedder":
+        return recorded_encoder(record, checkpoint_path)
+    options, model = recorded_options(record), str(record.get("model"))
+    if checkpoint_path is not None and aligned_file.is_model(checkpoint_path):
+        return check_recorded(_aligned(checkpoint_path, None, options), record)
+    return check_recorded(_aligned(model, checkpoint_path, options), record)
+
+
+def _aligned(model: str, checkpoint_path: str | None, options: dict[str, Any]) -> AlignedEmbedder:
+    """The embedder of a model that was learned, whose image encoder may need its weights."""
+    image_encoder = None
+    if checkpoint_path is not None:
+        image_encoder = recorded_encoder(
+            aligned_file.read_model(model).image_encoder, checkpoint_path
         )
-    else:
-        origin = f"made by {stage!r}" if stage else "of unknown origin"
-        raise ConfigError(
-            f"the embeddings are {origin}; give the embedder that made them as embedder=."
-        )
-    if embedder.encoder() != encoder or embedder.weights_sha256() != record.get("weights_sha256"):
-        raise ConfigError(
-            f"the embeddings were made by {encoder!r} with other weights than these "
-            f"({embedder.encoder()!r}). Give the right file as checkpoint_path= (--checkpoint)."
-        )
-    return embedder
+    return AlignedEmbedder(model, image_encoder=image_encoder, **options)
 
 
 def named_embedder(
@@ -77,7 +67,7 @@ def named_embedder(
     model : str
         ``offline`` or ``offline-conse``, which need no download; a name that timm knows; or
         ``open_clip:ARCHITECTURE:TAG``, ``open_clip:hf-hub:ORGANISATION/NAME``,
-        ``open_clip:local-dir:FOLDER``.
+        ``open_clip:local-dir:FOLDER``; or ``aligned:FOLDER``, which `AlignedEmbedder.fit` wrote.
     pretrained : bool, default False
         Take the weights that timm names.
     checkpoint_path, checkpoint_encoder : str, optional
@@ -95,6 +85,10 @@ def named_embedder(
         if pretrained or checkpoint_path or checkpoint_encoder:
             raise ConfigError("the offline model brings its own weights; give no others.")
         return ConseEmbedder(**options)
+    if family == "aligned":
+        if pretrained or checkpoint_encoder:
+            raise ConfigError("an aligned model names its encoders; give at most a checkpoint.")
+        return _aligned(name, checkpoint_path, options)
     options |= {"checkpoint_path": checkpoint_path, "checkpoint_encoder": checkpoint_encoder}
     if family != "open_clip":
         return TimmImageEmbedder(model, pretrained=pretrained, **options)

@@ -13,7 +13,8 @@ from dask.base import normalize_token, tokenize
 
 from nemo_image_curate import frames
 from nemo_image_curate.compute import worker_cache
-from nemo_image_curate.embedders.base import ImageEmbedder
+from nemo_image_curate.decode.inputs import ImageInput
+from nemo_image_curate.embedders.base import ImageEmbedder, embed_all_images
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.stages.saved_rows import saved_rows
@@ -201,6 +202,42 @@ def require_text_side(embedder: Any) -> TextImageEmbedder:
         )
     with_text_side: TextImageEmbedder = embedder
     return with_text_side
+
+
+def similarity(
+    embedder: Any, texts: Sequence[str], images: Sequence[ImageInput], device: str = "cpu"
+) -> np.ndarray:
+    """Cosine similarities of texts with images.
+
+    Parameters
+    ----------
+    embedder : TextImageEmbedder
+    texts : sequence of str
+    images : sequence of path, bytes, data URL or PIL.Image.Image
+    device : {"cpu", "cuda"}
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (len(texts), len(images))
+        Empty when either is.
+
+    Raises
+    ------
+    ConfigError
+        For an embedder without a text side, and for texts that it cannot embed.
+    ImageError
+        For images that cannot be used, naming the first.
+
+    Examples
+    --------
+    >>> similarity(ConseEmbedder(), ["a dog", "a boat"], ["dog.jpg"])  # doctest: +SKIP
+    """
+    with_text_side = require_text_side(embedder)
+    if not len(texts) or not len(images):
+        return np.empty((len(texts), len(images)), dtype=np.float32)
+    vectors = with_text_side.embed_text(list(texts), device=device)
+    products: np.ndarray = vectors @ embed_all_images(embedder, images, device).T
+    return products
 
 
 def _one_at_a_time(tower: TextTower) -> TextTower:

@@ -124,12 +124,20 @@ def _annotated(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
             if typing.get_origin(annotation) is typing.Unpack:
                 (options,) = typing.get_args(annotation)
                 for name, kind in typing.get_type_hints(options, None, _Names(options)).items():
-                    # As they are by default in what the options are passed on to.
-                    found[name] = (kind, None)
+                    found[name] = (kind, _default_of_base(function, name))
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
         found[parameter.name] = (annotation, default)
     return found
+
+
+def _default_of_base(function: Callable[..., Any], name: str) -> Any:
+    """What an option that a class passes on to its base is by default; None where nobody says."""
+    for base in function.__mro__[1:-1] if isinstance(function, type) else ():
+        parameter = inspect.signature(base).parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    return None
 
 
 def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
@@ -180,6 +188,8 @@ def _nested(annotation: Any) -> Nested | None:
     if isinstance(annotation, type) and issubclass(annotation, Stage):
         return Nested(annotation, many=False)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is types.UnionType and len(arguments) == 2 and type(None) in arguments:
+        return _nested(next(one for one in arguments if one is not type(None)))
     if origin is Sequence and (inner := _nested(arguments[0])):
         return Nested(inner.base, many=True)
     return None

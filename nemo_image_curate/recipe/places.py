@@ -11,6 +11,13 @@ from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.recipe.parameters import parameters_of
 from nemo_image_curate.recipe.steps import Problem, Step
 
+# What ends a name for the operating system.
+_NUL = "\0"
+
+
+def _told_nul(location: str) -> str:
+    return f"{location!r} has the character NUL, which no name of a file has."
+
 
 def location_of(step: Step) -> str | None:
     """Where a step writes to, if it does."""
@@ -30,6 +37,9 @@ def why_unusable(location: str, is_folder: bool) -> Iterator[str]:
     is_folder : bool
         Whether a folder is to be written, not a file.
     """
+    if _NUL in location:
+        yield _told_nul(location)
+        return
     if not storage.is_local(location):
         return
     if is_folder and os.path.isfile(location):
@@ -47,6 +57,12 @@ def why_unusable(location: str, is_folder: bool) -> Iterator[str]:
         yield f"{location} cannot be written: {there} is not writable."
 
 
+def why_no_work_dir(work_dir: str) -> Iterator[str]:
+    """Why a folder cannot be that of intermediate files."""
+    for text in why_unusable(storage.normalise(work_dir), is_folder=True):
+        yield f"work_dir: {text}"
+
+
 def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Problem]:
     """What is wrong with the places that steps write to and read from."""
     problems = []
@@ -56,6 +72,8 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
     for number, step in enumerate(steps, 1):
         label = f"step {number} ({step.name})"
         texts = list(_missing(step))
+        if work_dir := step.options.get("work_dir"):
+            texts += why_no_work_dir(work_dir)
         if (given := location_of(step)) is not None and step.action is not None:
             location = _real(given)
             is_folder = step.action.writes == "folder"
@@ -97,7 +115,8 @@ def _read(steps: Sequence[Step], dataset: ImageTextPairDataset) -> tuple[set[str
 
 
 def _real(location: str) -> str:
-    return os.path.realpath(location) if storage.is_local(location) else location
+    is_plain = storage.is_local(location) and _NUL not in location
+    return os.path.realpath(location) if is_plain else location
 
 
 def inputs_of(step: Step) -> Iterator[tuple[str, str]]:
@@ -119,6 +138,9 @@ def inputs_of(step: Step) -> Iterator[tuple[str, str]]:
 
 def _missing(step: Step) -> Iterator[str]:
     for name, value in inputs_of(step):
+        if _NUL in value:
+            yield f"{name}: {_told_nul(value)}"
+            continue
         location = storage.normalise(value)
         # Patterns stand for files, and what is listed in braces, too.
         is_plain = glob.escape(value) == value and "{" not in value and "::" not in value

@@ -107,7 +107,10 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
         if "path" not in recipe.dataset:
             raise ConfigError("the recipe names no dataset: --set dataset.path=DATASET")
         dataset = ImageTextPairDataset.from_webdataset(**recipe.dataset)
-    _refuse([*places.problems_of(recipe.steps, dataset), *_unused(recipe.steps)])
+    problems = [*places.problems_of(recipe.steps, dataset), *_unused(recipe.steps)]
+    if recipe.work_dir is not None:
+        problems += [Problem("", "", text) for text in places.why_no_work_dir(recipe.work_dir)]
+    _refuse(problems)
     rehearsal = Rehearsal(dataset)
     planned = [
         rehearsal.play(number, step, stage)

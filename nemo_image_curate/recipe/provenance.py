@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
@@ -34,10 +37,10 @@ def steps_of(
     """
     steps: list[Step] = []
     notes: list[str] = []
-    covered: dict[str, Mapping[str, Any]] = {}
+    made: list[_Made] = []
     for group, record in _groups(columns, provenance):
         name = record.get("stage")
-        if all(covered.get(column) == record for column in group):
+        if any(one.covers(group, record) for one in made):
             continue
         if name not in stage_classes():
             notes.append(f"{', '.join(group)}: made by {name!r}, which recipes do not know.")
@@ -49,7 +52,7 @@ def steps_of(
         except (CurateError, TypeError, ValueError) as error:
             notes.append(f"{', '.join(group)}: made by {name}, with settings not known: {error}")
             continue
-        covered |= _records(stage)
+        made.append(_Made(stage))
         steps.append(step)
         if isinstance(stage, TextImageEmbedder):
             # Made where there are captions.
@@ -79,12 +82,25 @@ def _groups(
     yield from ((names, record) for names, _, record in groups)
 
 
-def _records(stage: Stage) -> dict[str, Mapping[str, Any]]:
-    """What a stage records, where that can be told now."""
-    try:
-        return dict(stage.provenance())
-    except CurateError:
-        return {}
+@dataclass(frozen=True)
+class _Made:
+    """A stage of a step that is known, with all the columns that it makes."""
+
+    stage: Stage
+
+    def covers(self, group: list[str], record: Mapping[str, Any]) -> bool:
+        """Whether it makes these columns as they are recorded."""
+        if not set(group) <= set(self.stage.columns()):
+            return False
+        return all(self._records.get(column) == record for column in group)
+
+    @functools.cached_property
+    def _records(self) -> dict[str, Mapping[str, Any]]:
+        """What it records, where that can be told now; hashes of weights take seconds."""
+        try:
+            return dict(self.stage.provenance())
+        except CurateError:
+            return {}
 
 
 def _made_by(name: str, group: list[str], record: Mapping[str, Any], columns: list[str]) -> Step:
@@ -113,9 +129,28 @@ def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, A
             continue
         elif own in parameters.names and own not in parameters.nested:
             field = parameters.model.model_fields[own]
-            if field.is_required() or value != field.default:
+            default = () if field.is_required() else field.default
+            if isinstance(value, list):
+                value = _given(stage_class, key, value, default)
+            if field.is_required() or value != default:
                 options[own] = value
     return options
+
+
+def _given(stage_class: type[Stage], key: str, items: list[Any], default: Any) -> Any:
+    """The items of a record that were given, or the default.
+
+    Of those that are nothing by default, a stage may record some of its own before them.
+    """
+    own: Any = []
+    if not default:
+        # There is none to ask where something has to be given to it.
+        with contextlib.suppress(CurateError, TypeError):
+            own = stage_class().config().get(key)
+    if isinstance(own, list) and items[: len(own)] == own:
+        items = items[len(own) :]
+    same = items == (list(default) if isinstance(default, tuple) else default)
+    return default if same else items
 
 
 def _embedding_columns(

@@ -6,12 +6,13 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from nemo_image_curate import storage
 from nemo_image_curate.compute.client import get_client
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.frames import Backend
 from nemo_image_curate.recipe import settings as set_
 from nemo_image_curate.recipe import shipped, text
 from nemo_image_curate.recipe.parameters import parameters_of
@@ -146,6 +147,11 @@ class Recipe:
         if (workers := parts.get("client", {}).get("n_workers")) is not None and workers < 1:
             place = text.line_of(data, ("client", "n_workers"))
             problems.append(Problem(place, "client", f"n_workers should be 1 or more: {workers}."))
+        kinds = ("auto", *get_args(Backend))
+        if (kind := parts.get("client", {}).get("kind", "auto")) not in kinds:
+            place = text.line_of(data, ("client", "kind"))
+            told = f"kind should be {', '.join(kinds)}, not {kind!r}."
+            problems.append(Problem(place, "client", told))
         for key in _TEXTS:
             if not isinstance(data.get(key), (str, type(None))):
                 place = text.line_of(data, (key,))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import exporting
 from nemo_image_curate.dataset.copying import Naming
@@ -122,10 +124,13 @@ class Rehearsal:
             named = [options.get("embedding_column", "image_embedding")]
             named += filter(None, [options.get("caption_column")])
             frames.require_columns(dataset.metadata, *named)
+            _check_indexed(dataset, *named)
             kind, recall = options.get("kind", "auto"), options.get("target_recall", 0.96)
             check_settings(kind, options.get("rerank", True), recall, None)
             return dataset
         self.unread.clear()
+        if step.name == "report" and options.get("pictures", 1) < 1:
+            raise ConfigError(f"pictures={options['pictures']} should be at least 1.")
         named = [*(options.get("columns") or ()), *(options.get("thresholds") or ())]
         frames.require_columns(dataset.metadata, *named)
         where = options.get("where") or ()
@@ -147,6 +152,20 @@ class Rehearsal:
     def _read(self, columns: Sequence[str]) -> None:
         for name in columns:
             self.unread.pop(name, None)
+
+
+def _check_indexed(
+    dataset: ImageTextPairDataset, embedding_column: str, caption_column: str | None = None
+) -> None:
+    """Refuse to index what are no embeddings, or no texts."""
+    schema = frames.schema(dataset.metadata)
+    kind = schema.field(embedding_column).type
+    if not (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type)):
+        raise ConfigError(f"column {embedding_column!r} holds {kind}, no embeddings.")
+    if caption_column is not None:
+        kind = schema.field(caption_column).type
+        if not pa.types.is_string(kind):
+            raise ConfigError(f"caption_column {caption_column!r} holds {kind}, no texts.")
 
 
 def _nothing(frame: Any) -> dict[str, Any]:

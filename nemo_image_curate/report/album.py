@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Characters of a caption under a picture, and of a value in its entry.
 _CAPTION, _VALUE = 90, 2000
+# Columns of an entry; where there are more, the first and the last of them.
+MOST_TOLD = 100
 _SMALLEST_SIDE = 64
 # Bytes of a thumbnail: those of any, and for each pixel of a square (measured on photographs of
 # ImageNet at 72 and 160 pixels, quality 80). Base64 makes four of three.
@@ -217,6 +220,9 @@ def _article(place: _Place, entry: _Entry) -> str:
         **entry.values,
     }
     rows = [(name, shortened(html.number(value), _VALUE)) for name, value in facts.items()]
+    if more := max(0, len(rows) - MOST_TOLD):
+        told = f"{more:,} more columns: ds.show([{json.dumps(place.key, ensure_ascii=False)}])"
+        rows[MOST_TOLD // 2 : MOST_TOLD // 2 + more] = [("…", told)]
     return (
         f'<article id="{entry.anchor}"><h3><a href="#{entry.anchor}">{html.escape(place.key)}</a>'
         f"</h3><div class=entry>{_picture(entry, place.key)}"

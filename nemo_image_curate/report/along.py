@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +10,12 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
+from nemo_image_curate.tables import free_name
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-_PART, _BITS = "__part", "__bits"
 
 
 def along(
@@ -55,9 +54,10 @@ def along(
     rows = {}
     for column in edges:
         table = concatenated([tables[column] for tables in found])
-        order = [(name, "ascending") for name in (_PART, _BITS, dataset.id_col, SHARD_COLUMN)]
+        part, bits = _own_names(names)
+        order = [(name, "ascending") for name in (part, bits, dataset.id_col, SHARD_COLUMN)]
         table = table.sort_by(order)
-        rows[column] = table.take(_firsts(table[_PART].to_numpy())).select(names)
+        rows[column] = table.take(_firsts(table[part].to_numpy())).select(names)
     return rows
 
 
@@ -65,9 +65,10 @@ def _candidates(
     frame: Any, id_col: str, edges: dict[str, np.ndarray], seed: int
 ) -> dict[str, pa.Table]:
     """The row of each part that comes first in a partition, by column; runs on a worker."""
-    table = frames.to_arrow(frame)
+    table = frames.to_arrow(frame[[id_col, SHARD_COLUMN, *edges]])
     bits = sample_bits(table, id_col, seed)
-    chosen = {}
+    part_name, bits_name = _own_names(frame.columns)
+    picked = {}
     for column, own in edges.items():
         values = table[column].cast(pa.float64(), safe=False).to_numpy()
         # NaN where there is none; what is infinite is on no axis.
@@ -75,10 +76,21 @@ def _candidates(
         parts = np.searchsorted(own[1:-1], values[rows], side="right")
         order = np.lexsort((bits[rows], parts))
         order = order[_firsts(parts[order])]
-        picked = table.take(rows[order])
-        picked = picked.append_column(_PART, pa.array(parts[order]))
-        chosen[column] = picked.append_column(_BITS, pa.array(bits[rows[order]]))
-    return chosen
+        picked[column] = rows[order], parts[order]
+    # Once for all columns: frames take long to take rows.
+    every = np.unique(np.concatenate([rows for rows, _ in picked.values()]))
+    content = told_rows(frame, every)
+    return {
+        column: content.take(np.searchsorted(every, rows))
+        .append_column(part_name, pa.array(parts))
+        .append_column(bits_name, pa.array(bits[rows]))
+        for column, (rows, parts) in picked.items()
+    }
+
+
+def _own_names(names: Collection[str]) -> tuple[str, str]:
+    """What the part of an axis, and the hash of a row, are called beside other columns."""
+    return free_name("part", names), free_name("bits", names)
 
 
 def _firsts(values: np.ndarray) -> np.ndarray:

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.expressions import evaluate
+from nemo_image_curate.tables import free_name
 from nemo_image_curate.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     import torch
 
-DISTANCE = "distance_to_centroid"
 # Sums are made of integers, so that they do not depend on the order of partitions.
 _UNIT = 2.0**-32
 _WORD = re.compile(r"[^\W\d_]{3,}")
@@ -43,6 +43,11 @@ class Columns:
     embeddings: str
     caption: str | None
     plain: list[str]
+
+    @property
+    def distance(self) -> str:
+        """What the column is called, beside `plain`, of the distance to the centroid."""
+        return free_name("distance_to_centroid", self.plain)
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class Extremes:
     Attributes
     ----------
     near, far : pyarrow.Table
-        With the column `DISTANCE`.
+        With the column `Columns.distance`.
     total, count : int
         The sum of all distances, in multiples of 2^-32, and how many they are.
     """
@@ -212,24 +217,27 @@ def extremes(
         ends: list[pa.Table] = []
         for sign in ("ascending", "descending"):
             order = _ordered(named, columns.id_col, distance, sign)[:n]
-            table = frames.to_arrow(frame[columns.plain].iloc[rows[own][order]])
-            ends.append(table.append_column(DISTANCE, pa.array(distance[order])))
+            table = told_rows(frame[columns.plain], rows[own][order])
+            ends.append(table.append_column(columns.distance, pa.array(distance[order])))
         total = int(np.rint(distance / _UNIT).sum())
         found.append(Extremes(ends[0], ends[1], total, len(own)))
     return found
 
 
-def nearest_of(tables: list[pa.Table], id_col: str, n: int, farthest: bool = False) -> pa.Table:
+def nearest_of(
+    tables: list[pa.Table], columns: Columns, n: int, farthest: bool = False
+) -> pa.Table:
     """The nearest or farthest rows of all partitions."""
-    table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    table = concatenated(tables)
     sign = "descending" if farthest else "ascending"
-    return table.take(_ordered(table, id_col, table[DISTANCE].to_numpy(), sign)[:n])
+    distance = table[columns.distance].to_numpy()
+    return table.take(_ordered(table, columns.id_col, distance, sign)[:n])
 
 
 def _ordered(table: pa.Table, id_col: str, distance: np.ndarray, sign: str) -> np.ndarray:
     """Rows by distance; equally far ones by key and shard."""
-    columns = pa.table({DISTANCE: distance, "key": table[id_col], "shard": table[SHARD_COLUMN]})
-    by = [(DISTANCE, sign), ("key", "ascending"), ("shard", "ascending")]
+    columns = pa.table({"distance": distance, "key": table[id_col], "shard": table[SHARD_COLUMN]})
+    by = [("distance", sign), ("key", "ascending"), ("shard", "ascending")]
     order: np.ndarray = pc.sort_indices(columns, sort_keys=by).to_numpy()
     return order
 

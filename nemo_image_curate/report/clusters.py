@@ -16,7 +16,6 @@ from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.expressions.check import check
 from nemo_image_curate.report.album import Album, Rows, plain_columns
 from nemo_image_curate.report.cluster_facts import (
-    DISTANCE,
     Columns,
     Sizes,
     add_up,
@@ -146,8 +145,8 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
     for place, number in enumerate(shown):
         parts = [one[place] for one in found]
         count = sum(part.count for part in parts)
-        near = nearest_of([part.near for part in parts], dataset.id_col, _PICTURES)
-        far = nearest_of([part.far for part in parts], dataset.id_col, _PICTURES, farthest=True)
+        near = nearest_of([part.near for part in parts], columns, _PICTURES)
+        far = nearest_of([part.far for part in parts], columns, _PICTURES, farthest=True)
         clusters.append(
             Cluster(
                 *(int(number), int(sizes.rows[place]), int(sizes.kept[place])),
@@ -222,5 +221,5 @@ def _cluster(one: Cluster, data: Clusters, total: int, album: Album) -> str:
 
 
 def _side(title: str, table: pa.Table, data: Clusters, album: Album) -> str:
-    shown = album.strip(Rows(table, data.dataset), DISTANCE)
+    shown = album.strip(Rows(table, data.dataset), data.columns.distance)
     return f"<div><h4>{title}</h4>{shown}</div>"

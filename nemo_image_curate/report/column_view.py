@@ -43,13 +43,36 @@ def summary(data: Columns) -> str:
     rows: list[list[object]] = []
     for one in (column.distribution for column in data.columns):
         link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
-        has_shape = one.kind == "number" and one.low != one.high
-        spark = html.sparkline(drawn(one)[1]) if has_shape else ""
-        values = f"<span class=values>{html.escape(_values(one))}</span>"
-        rows.append([html.Markup(link), html.Markup(values), html.Markup(spark), one.nulls])
+        rows.append([html.Markup(link), *_shape(one), one.nulls])
+    rows += [[one.column, *_shape(one), one.nulls] for one in data.left_out]
     for one in data.others:
         rows.append([one.column, _values(one) if one.categories else "", "", one.nulls])
-    return html.table(["column", "values", "distribution", "null"], rows)
+    return _left_out(data) + html.table(["column", "values", "distribution", "null"], rows)
+
+
+def _shape(one: Distribution) -> list[html.Markup]:
+    has_shape = one.kind == "number" and one.low != one.high
+    spark = html.sparkline(drawn(one)[1]) if has_shape else ""
+    values = f"<span class=values>{html.escape(_values(one))}</span>"
+    return [html.Markup(values), html.Markup(spark)]
+
+
+def _left_out(data: Columns) -> str:
+    """What was asked for and is not there; what there is no room for, and how to get it."""
+    cut = [column for column in data.columns if column.threshold is not None]
+    pictured = [column for column in cut if column.strips]
+    asked = "".join(f"<p class=warn>{html.escape(one)}.</p>" for one in data.unshown)
+    parts = []
+    if data.left_out:
+        parts.append(f"{len(data.left_out):,} of them have no section of their own")
+    if len(pictured) < len(cut):
+        parts.append(f"{len(cut) - len(pictured):,} more have no pictures")
+    if not parts:
+        return asked
+    return (
+        f"{asked}<p class=note>So many columns are too much for one page: {' and '.join(parts)}; "
+        f"strips are of {data.pictures}. Name those that matter: <code>--column NAME</code>.</p>"
+    )
 
 
 def _values(one: Distribution) -> str:
@@ -176,9 +199,20 @@ def filter_call(condition: str) -> str:
 def for_script(data: Columns, album: Album) -> str:
     """What the page's script needs to move thresholds and to find pictures by their values."""
     columns: dict[str, Any] = {}
-    for place, column in enumerate(data.columns):
+    # Those that have strips for pictures, and those that need none.
+    names = [
+        column.distribution.column
+        for column in data.columns
+        if column.strips or column.threshold is None
+    ]
+    place_of = {name: place for place, name in enumerate(names)}
+    for column in data.columns:
         one, threshold = column.distribution, column.threshold
-        columns[one.column] = {"name": quoted_name(one.column), "place": place, "rows": one.rows}
+        columns[one.column] = {
+            "name": quoted_name(one.column),
+            "place": place_of.get(one.column, -1),
+            "rows": one.rows,
+        }
         if threshold is not None:
             columns[one.column] |= {
                 "edges": one.edges.tolist(),
@@ -187,5 +221,4 @@ def for_script(data: Columns, album: Album) -> str:
                 "operator": threshold.limit.operator,
                 "infinite": one.infinite,
             }
-    names = [column.distribution.column for column in data.columns]
     return html.data("columns-data", {"columns": columns, "pictures": album.values(names)})

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from nemo_image_curate import frames
-from nemo_image_curate.dataset.looking.choices import View, choose
 from nemo_image_curate.dataset.looking.distributions import Distribution, distributions
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
-from nemo_image_curate.report.album import Album, Rows, plain_columns
-from nemo_image_curate.report.along import along
+from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.column_view import for_script, render_column, summary
 from nemo_image_curate.report.settings import Settings
+from nemo_image_curate.report.strips import strips_of
 from nemo_image_curate.report.thresholds import Threshold, is_decided, thresholds_of
 
 if TYPE_CHECKING:
@@ -27,10 +25,8 @@ TITLE = "Columns"
 _STEPS = 320
 # Columns that say where a row's bytes are, or name other rows: sections of their own show them.
 _OF_OTHER_ROWS = (SHARD_COLUMN, "duplicate_of", "duplicate_of_shard", "leak_of", "leak_of_shard")
-# Pictures along the axis of a column, at most: evenly spaced, one at each place. There are fewer of
-# them where many columns have strips, which come first.
-_ALONG = 24
-_MOST_PICTURES = 1200
+# Columns with a section of their own; of more there is a line in the summary.
+_MOST_SECTIONS = 120
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,26 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that are shown, and those of which there is only a line in the summary."""
+    """The columns that are shown, and those of which there is only a line in the summary.
+
+    Attributes
+    ----------
+    columns : list of Column
+    left_out : list of Distribution
+        Of these there would be a section, if there were not so many.
+    unshown : list of str
+        What was asked for and is not there, and why.
+    others : list of Distribution
+        Of these there is no section.
+    pictures : int
+        Of each strip.
+    """
 
     columns: list[Column]
+    left_out: list[Distribution]
+    unshown: list[str]
     others: list[Distribution]
+    pictures: int
 
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
@@ -67,24 +79,25 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     schema = frames.schema(dataset.metadata)
     # Hashes, of 64 bits without a sign, are numbers that mean nothing.
     hashes = {field.name for field in schema if pa.types.is_uint64(field.type)}
+    asked = {*settings.columns, *settings.thresholds}
     without = {
         name
         for name, one in found.items()
-        if one.kind == "other" or (_is_one_by_one(one) and name not in settings.columns)
+        if one.kind == "other" or (_is_one_by_one(one) and name not in asked)
     } | hashes
     shown = [
         one
         for one in found.values()
         if one.column not in without
         and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
-        and (not settings.columns or one.column in settings.columns)
+        and (not settings.columns or one.column in asked)
     ]
     thresholds = thresholds_of(dataset, settings, shown)
     # What one decides by comes first, then what has a histogram.
     shown.sort(key=lambda one: (not is_decided(thresholds.get(one.column)), one.kind != "number"))
-    strips = _strips(dataset, settings, thresholds)
-    for column, rows in _along(dataset, settings, shown, thresholds).items():
-        strips[column]["along"] = rows
+    shown, left_out = shown[:_MOST_SECTIONS], shown[_MOST_SECTIONS:]
+    cut = [one for one in shown if one.column in thresholds]
+    strips, n = strips_of(dataset, settings, cut, thresholds)
     return Columns(
         [
             Column(
@@ -95,59 +108,33 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
             )
             for one in shown
         ],
+        left_out,
+        _unshown(settings, shown + left_out, thresholds),
         [found[name] for name in found if name in without and name != dataset.id_col],
+        n,
     )
+
+
+def _unshown(
+    settings: Settings, shown: list[Distribution], thresholds: Mapping[str, Threshold]
+) -> list[str]:
+    """What was asked for and is not there, and why."""
+    names = {one.column for one in shown}
+    told = [
+        f"{name} has no section: it holds neither numbers nor few different values"
+        for name in settings.columns
+        if name not in names
+    ]
+    return told + [
+        f"{name} has no threshold: all its values are the same, or no expression can name it"
+        for name in settings.thresholds
+        if name not in thresholds
+    ]
 
 
 def _is_one_by_one(one: Distribution) -> bool:
     """Whether a column has many values, and each once, such as names of files."""
     return one.kind == "category" and one.others > 0 and one.categories[0][1] == 1
-
-
-def _strips(
-    dataset: ImageTextPairDataset, settings: Settings, thresholds: dict[str, Threshold]
-) -> dict[str, dict[str, Rows]]:
-    """Rows next to thresholds and at both ends, by column and what they are."""
-    views = [
-        view
-        for column, threshold in thresholds.items()
-        for view in (
-            View("below", column, threshold.limit.value),
-            View("above", column, threshold.limit.value),
-            View("worst", column),
-            View("best", column),
-        )
-    ]
-    if not views:
-        return {}
-    strips: dict[str, dict[str, Rows]] = {}
-    columns = plain_columns(dataset)
-    for choice in choose(dataset, views, settings.pictures, columns, progress=settings.progress):
-        strips.setdefault(str(choice.view.by), {})[choice.view.how] = Rows(choice.rows, dataset)
-    return strips
-
-
-def _along(
-    dataset: ImageTextPairDataset,
-    settings: Settings,
-    shown: list[Distribution],
-    thresholds: dict[str, Threshold],
-) -> dict[str, Rows]:
-    """A row for each of some parts of a column's axis, where there is room for them."""
-    room = _MOST_PICTURES // max(1, len(thresholds)) - 4 * settings.pictures
-    n = min(_ALONG, room)
-    if n < 1 or not thresholds:
-        return {}
-    edges = {one.column: _parts(one, n) for one in shown if one.column in thresholds}
-    found = along(dataset, edges, plain_columns(dataset), settings.seed, settings.progress)
-    return {column: Rows(rows, dataset) for column, rows in found.items()}
-
-
-def _parts(one: Distribution, n: int) -> np.ndarray:
-    """Edges of so many parts of a column's axis, or of fewer."""
-    places = np.linspace(0, len(one.edges) - 1, min(len(one.edges), n + 1)).round().astype(int)
-    edges: np.ndarray = one.edges[places]
-    return edges
 
 
 def pictures(data: Columns) -> Iterable[Rows]:

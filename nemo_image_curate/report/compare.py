@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import rows_of
 from nemo_image_curate.dataset.looking.distributions import distributions
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report import joined
 from nemo_image_curate.report.album import Album, Rows, plain_columns
@@ -85,7 +85,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Compared | None
     if settings.against is None:
         return None
     datasets = (dataset, settings.against)
-    names = _names(*datasets)
+    names = names_of(*datasets)
     own, other = (plain_columns(one) for one in datasets)
     places = {one.id_col for one in datasets} | {SHARD_COLUMN}
     common = [name for name in own if name in other and name not in places]
@@ -107,7 +107,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Compared | None
     )
 
 
-def _names(first: ImageTextPairDataset, second: ImageTextPairDataset) -> tuple[str, str]:
+def names_of(first: ImageTextPairDataset, second: ImageTextPairDataset) -> tuple[str, str]:
     """The last parts of two places, as many as tell them apart."""
     places = [one.metadata_path.rstrip("/").split("/") for one in (first, second)]
     for parts in range(1, max(map(len, places)) + 1):

@@ -40,7 +40,7 @@ class Deduplication:
         The largest.
     pairs : Pairs
         Duplicates at random, each with the row that stays.
-    not_compared : int
+    dataset : ImageTextPairDataset
     """
 
     prefix: str

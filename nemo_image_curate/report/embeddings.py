@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
 from nemo_image_curate.dataset.looking.points import Sample, sample_vectors
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.vectors.nearest import GRAIN
@@ -190,4 +190,4 @@ def rows_at(
 
 def _take(frame: Any, rows: np.ndarray) -> pa.Table:
     """Some rows of a partition; runs on a worker."""
-    return frames.to_arrow(frame.iloc[rows])
+    return told_rows(frame, rows)

@@ -23,9 +23,10 @@ from nemo_image_curate.report.embeddings import (
     nearest_earlier,
     rows_at,
 )
-from nemo_image_curate.report.eps_view import SIMILARITY, curve
+from nemo_image_curate.report.eps_view import curve
 from nemo_image_curate.report.pairs import Pairs
 from nemo_image_curate.report.settings import Settings
+from nemo_image_curate.tables import free_name
 from nemo_image_curate.vectors.nearest import GRAIN
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ _HALF, _FEWEST, _MOST = 0.5, 12, 102
 _FINE, _COARSE = 5, 2
 # Two-sided, of a normal distribution: 95 %.
 _Z = 1.96
-_NEAREST, _NEAREST_SHARD = "nearest", "nearest_shard"
+# What is told of a row's nearest, in columns of these names beside its own.
+_NEAREST = ("nearest", "nearest_shard", "nearest_similarity")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Curve:
         Every so many of them have examples, 0 has none.
     examples : list of Pairs
         At each of these: the pairs least similar that go there, and not at the one before.
+    similarity : str
+        The column of these that says how alike they are.
     done : Removal or None
         What a deduplication that was made removed.
     """
@@ -94,6 +98,7 @@ class Curve:
     removals: list[Removal]
     each: int
     examples: list[Pairs]
+    similarity: str
     done: Removal | None
 
 
@@ -110,7 +115,8 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | str | N
         return str(error)
     values, each = _values(nearest.similarity)
     removals = [_removal(nearest, eps) for eps in values]
-    examples = _examples(dataset, nearest, values[::each], settings)
+    names = [free_name(name, dataset.metadata.columns) for name in _NEAREST]
+    examples = _examples(dataset, nearest, values[::each], names, settings)
     return Curve(
         column,
         nearest.sample.of,
@@ -120,6 +126,7 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Curve | str | N
         removals,
         each,
         examples,
+        names[-1],
         _done(dataset, column, settings),
     )
 
@@ -155,9 +162,14 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def _examples(
-    dataset: ImageTextPairDataset, nearest: Nearest, bounds: list[float], settings: Settings
+    dataset: ImageTextPairDataset,
+    nearest: Nearest,
+    bounds: list[float],
+    names: list[str],
+    settings: Settings,
 ) -> list[Pairs]:
     """For each eps but the first the least similar pairs that go there, and not before."""
+    key, shard, similarity = names
     # Ties by the order of the sample, which is one of hashes.
     order = np.argsort(nearest.similarity, kind="stable")
     sorted_similarity = nearest.similarity[order]
@@ -176,13 +188,13 @@ def _examples(
         settings.progress,
     )
     rows = nearest.sample.rows.take(places)
-    rows = rows.append_column(_NEAREST, others[dataset.id_col])
-    rows = rows.append_column(_NEAREST_SHARD, others[SHARD_COLUMN])
-    rows = rows.append_column(SIMILARITY, pa.array(nearest.similarity[places]))
+    rows = rows.append_column(key, others[dataset.id_col])
+    rows = rows.append_column(shard, others[SHARD_COLUMN])
+    rows = rows.append_column(similarity, pa.array(nearest.similarity[places]))
     ends = np.cumsum([0, *map(len, chosen)])
     return [
         Pairs(
-            *(rows.slice(start, end - start), _NEAREST, _NEAREST_SHARD),
+            *(rows.slice(start, end - start), key, shard),
             *(others.slice(start, end - start), dataset, dataset),
         )
         for start, end in itertools.pairwise(ends)

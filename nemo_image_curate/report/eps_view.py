@@ -13,8 +13,6 @@ from nemo_image_curate.report.pairs import Row
 if TYPE_CHECKING:
     from nemo_image_curate.report.eps import Curve
 
-# The column of pairs that says how alike they are.
-SIMILARITY = "nearest_similarity"
 _WIDTH, _HEIGHT = 600, 200
 
 
@@ -90,12 +88,15 @@ def _table(data: Curve) -> str:
 
 
 def _pairs(data: Curve, album: Album) -> str:
+    def told(row: Row, other: Row | None) -> list[str]:
+        return [f"similarity {html.number(row[data.similarity])}"]
+
     parts = []
     before = 0.0
     for one, pairs in zip(data.removals[data.each :: data.each], data.examples, strict=True):
         span = f"between {1 - one.eps:.3f} and {1 - before:.3f}"
         shown = (
-            pairs.show(album, _told)
+            pairs.show(album, told)
             if len(pairs.rows)
             else f"<p class=note>No pair of the sample has a similarity {span}.</p>"
         )
@@ -105,7 +106,3 @@ def _pairs(data: Curve, album: Album) -> str:
         )
         before = one.eps
     return "".join(parts)
-
-
-def _told(row: Row, other: Row | None) -> list[str]:
-    return [f"similarity {html.number(row[SIMILARITY])}"]

@@ -15,14 +15,16 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.fingerprints import Lineage
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate.dataset.looking.rows import sample_bits
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-_KEY, _IN = "key", "in"
+_KEY = "key"
+# What columns of users end with, and those that say which dataset a row is in do not.
 _SIDES = ("_a", "_b")
+_IN = {"_a": "in first", "_b": "in second"}
 # A row that was found in one place, by hash: what examples are chosen by.
 Place = tuple[int, str, str]
 
@@ -162,13 +164,15 @@ def _same_partitions(first: ImageTextPairDataset, second: ImageTextPairDataset) 
 def _kinds(
     first: ImageTextPairDataset, second: ImageTextPairDataset, columns: Sequence[str]
 ) -> dict[str, str]:
-    """How the values of columns are compared: as bools, numbers, or by hashes of texts."""
+    """How values of columns are compared: as bools, integers, numbers, or by hashes of texts."""
     schemas = [frames.schema(one.metadata) for one in (first, second)]
     kinds = {}
     for name in columns:
         types = [schema.field(name).type for schema in schemas]
         if all(map(pa.types.is_boolean, types)):
             kinds[name] = "bool"
+        elif all(_is_number(kind) and pa.types.is_integer(kind) for kind in types):
+            kinds[name] = "integer"
         elif all(_is_number(kind) for kind in types):
             kinds[name] = "number"
         else:
@@ -197,13 +201,16 @@ def _narrow(frame: Any, id_col: str, kinds: dict[str, str], side: str) -> Any:
         _KEY: table[id_col].cast(pa.string()),
     }
     columns |= {name + side: _comparable(table[name], kind) for name, kind in kinds.items()}
-    columns[_IN + side] = pa.array(np.ones(len(table), np.int8))
+    columns[_IN[side]] = pa.array(np.ones(len(table), np.int8))
     return frames.from_arrow(pa.table(columns), frames.backend_of(frame))
 
 
 def _comparable(values: pa.ChunkedArray, kind: str) -> Any:
     if kind == "bool":
         return values.cast(pa.int8())
+    if kind == "integer":
+        # Float64 has no room for those beyond 2^53.
+        return values.cast(pa.int64())
     if kind == "number":
         return frames.nan_to_null(values.cast(pa.float64(), safe=False))
     # Bytes need not be a text: those of a text have the hash of it.
@@ -223,7 +230,7 @@ def _merge(first: Any, second: Any, on: list[str]) -> Any:
 def _compare(frame: Any, join: Join, kinds: dict[str, str], n: int, seed: int) -> Comparison:
     """What the rows of a partition of the join tell; runs on a worker."""
     table = frames.to_arrow(frame)
-    is_in = [table[_IN + side].is_valid().to_numpy() for side in _SIDES]
+    is_in = [table[_IN[side]].is_valid().to_numpy() for side in _SIDES]
     in_both = is_in[0] & is_in[1]
     only = [is_in[0] & ~is_in[1], is_in[1] & ~is_in[0]]
     result = Comparison(int(in_both.sum()), (int(only[0].sum()), int(only[1].sum())))
@@ -252,10 +259,13 @@ def _compare(frame: Any, join: Join, kinds: dict[str, str], n: int, seed: int) -
         differs = (null[0] != null[1]) | (~null[0] & ~null[1] & (values[0] != values[1]))
         if changed := int(differs.sum()):
             result.changed[name] = changed
-        if kind == "number":
+        if kind in ("integer", "number"):
             known = differs & ~null[0] & ~null[1]
-            difference = np.abs(values[0][known] - values[1][known])
-            result.largest[name] = float(difference.max(initial=0.0))
+            high, low = (pick(values[0][known], values[1][known]) for pick in (np.fmax, np.fmin))
+            if kind == "integer":
+                # Without a sign, no difference of two is too large.
+                high, low = high.view(np.uint64), low.view(np.uint64)
+            result.largest[name] = float((high - low).max(initial=0))
         if kind == "bool":
             result.decisions[name] = _transitions(null, values)
             for way in (1, 0):

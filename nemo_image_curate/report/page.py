@@ -8,14 +8,17 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from nemo_image_curate import html, storage
+from nemo_image_curate.dataset.looking import scatter
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.recipe.places import why_unusable
 from nemo_image_curate.report.album import Album
+from nemo_image_curate.report.compare import names_of
 from nemo_image_curate.report.sections import SECTIONS, Section
 from nemo_image_curate.report.settings import Settings
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.selection.subsets.result import SubsetComparison
 
 # Each uses only what comes before it.
 SCRIPTS = ("elements", "pictures", "axis", "columns", "eps", "map", "recipe")
@@ -29,6 +32,7 @@ def write_report(
     *,
     against: ImageTextPairDataset | None = None,
     references: Mapping[str, ImageTextPairDataset] | None = None,
+    comparison: SubsetComparison | str | os.PathLike[str] | None = None,
     where: str | Sequence[str] = (),
     columns: Sequence[str] = (),
     thresholds: Mapping[str, float] | None = None,
@@ -49,6 +53,8 @@ def write_report(
     references : mapping of str to ImageTextPairDataset, optional
         What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
         those that are given.
+    comparison : SubsetComparison or path, optional
+        What `compare_subsets` gave, or the file that it was saved in, to be shown.
     where : str or sequence of str, optional
         Further conditions, as `dataset.filter` takes them; the page shows what each would drop.
     columns : sequence of str, optional
@@ -78,6 +84,7 @@ def write_report(
         pictures=pictures,
         against=against,
         references=dict(references or {}),
+        comparison=_comparison(comparison),
         progress=progress,
     )
     settings.check(dataset)
@@ -85,6 +92,15 @@ def write_report(
     _check_place(location)
     text = report_page(dataset.replace(before), settings)
     storage.write_bytes(location, text.encode())
+
+
+def _comparison(given: SubsetComparison | str | os.PathLike[str] | None) -> SubsetComparison | None:
+    """A comparison of subsets, read where its file is named."""
+    if isinstance(given, str | os.PathLike):
+        from nemo_image_curate.selection.subsets.result import SubsetComparison
+
+        return SubsetComparison.load(given)
+    return given
 
 
 def _check_place(location: str) -> None:
@@ -121,6 +137,9 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     place = dataset.metadata_path
     name = place.rstrip("/").rpartition("/")[2] or place
     told = place if place == dataset.path else f"{place}, images in {dataset.path}"
+    if settings.against is not None:
+        name = " against ".join(names_of(dataset, settings.against))
+        told += f"; against {settings.against.metadata_path}"
     parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
     parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
@@ -151,7 +170,8 @@ def _identifier(title: str) -> str:
 
 def _script() -> str:
     """All scripts as one, whose names no other script sees."""
-    code = "\n".join(_file(f"scripts/{name}.js") for name in SCRIPTS)
+    own = (_file(f"scripts/{name}.js") for name in SCRIPTS)
+    code = "\n".join([scatter.script("choosing"), *own])
     return f'(() => {{\n"use strict";\n{code}}})();\n'
 
 

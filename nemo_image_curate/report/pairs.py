@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from nemo_image_curate import html
-from nemo_image_curate.dataset.looking.choices import rows_of
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.report.album import Album, Rows, plain_columns
 

@@ -18,6 +18,7 @@ from nemo_image_curate.report import (
     overview,
     sample,
     steps,
+    subsets,
 )
 from nemo_image_curate.report.album import Album, Rows
 from nemo_image_curate.report.settings import Settings
@@ -59,6 +60,7 @@ SECTIONS: tuple[Section, ...] = (
     eps,
     leaks,
     clusters,
+    subsets,
     map,
     failures,
     steps,

@@ -14,6 +14,7 @@ from nemo_image_curate.errors import ConfigError
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+    from nemo_image_curate.selection.subsets.result import SubsetComparison
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Settings:
     references : mapping of str to ImageTextPairDataset
         What `Decontaminate` compared with, by the names there: leaks are shown beside pictures of
         those that are given.
+    comparison : SubsetComparison, optional
+        Of subsets of the dataset, which is shown as it is.
     side : int
         Pixels of a thumbnail, at most.
     byte_budget : int
@@ -57,6 +60,7 @@ class Settings:
     sample: int = 48
     against: ImageTextPairDataset | None = None
     references: Mapping[str, ImageTextPairDataset] = field(default_factory=dict)
+    comparison: SubsetComparison | None = None
     side: int = 160
     byte_budget: int = 8_000_000
     progress: bool | None = None
@@ -79,5 +83,14 @@ class Settings:
             kind = schema.field(column).type
             if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
                 raise ConfigError(f"{column!r} holds {kind}: only numbers have a threshold.")
+            if pa.types.is_uint64(kind):
+                raise ConfigError(f"{column!r} holds {kind}, as hashes do: it has no threshold.")
+        for column in self.columns:
+            kind = schema.field(column).type
+            if pa.types.is_nested(kind) or pa.types.is_uint64(kind) or column == dataset.id_col:
+                raise ConfigError(
+                    f"{column!r} holds {'keys' if column == dataset.id_col else kind}: only "
+                    "columns of numbers or few values have a section."
+                )
         for condition in self.conditions:
             dataset.filter(condition)

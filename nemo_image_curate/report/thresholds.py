@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from nemo_image_curate.report.settings import Settings
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
-_MEDIAN = "about the median"
+_MEDIAN, _TWO_VALUES = "about the median", "between its two values"
 # Whole numbers above have digits as floats that nobody chose.
 _EXACT = 2**53
 
@@ -90,7 +91,12 @@ def _from(one: Distribution, limit: Limit) -> int:
 
 def is_decided(threshold: Threshold | None) -> bool:
     """Whether someone drew it."""
-    return threshold is not None and threshold.origin != _MEDIAN
+    return threshold is not None and threshold.origin not in (_MEDIAN, _TWO_VALUES)
+
+
+def parts_two_values(threshold: Threshold) -> bool:
+    """Whether all values on a side of it are the same, so that none is the lowest or highest."""
+    return threshold.origin == _TWO_VALUES
 
 
 def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
@@ -100,7 +106,22 @@ def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[st
         return "as asked for", [Limit(operator, _plain(given)), *drawn]
     if drawn:
         return "from the conditions", drawn
+    if _has_two_values(one):
+        assert one.high is not None
+        return _TWO_VALUES, [Limit(">=", _plain(one.high))]
     return _MEDIAN, [Limit(">=", _median(one))]
+
+
+def _has_two_values(one: Distribution) -> bool:
+    """Whether all values are the lowest or the highest, such as 0 and 1.
+
+    Then the mean, which is exact, is theirs; of others within the same two bars it is not.
+    """
+    counts = [int(count) for count in one.counts[one.counts > 0]]
+    if len(counts) != 2 or one.infinite or one.low is None or one.high is None:
+        return False
+    total = Fraction(one.low) * counts[0] + Fraction(one.high) * counts[1]
+    return float(total / sum(counts)) == one.mean
 
 
 def _median(one: Distribution) -> float:

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import numbers
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nemo_image_curate import storage
-from nemo_image_curate.decode.data_url import check_size, data_url_content
-from nemo_image_curate.decode.header import (
-    DEFAULT_MAX_PIXELS,
-    ImageHeader,
-    check_pixels,
-    error_text,
-)
-from nemo_image_curate.errors import ConfigError, CurateError, DatasetError, ImageError
+from nemo_image_curate.decode.inputs import ImageInput
+from nemo_image_curate.errors import ConfigError
 
-if TYPE_CHECKING:
-    import PIL.Image
-
-# A path or fsspec URL, a base64 data URL, encoded bytes, or a Pillow image.
-Image: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
-# Encoded; the decoder has its own limit on pixels. A 50-megapixel JPEG is about 30 MB.
-MAX_IMAGE_BYTES = 64 * 2**20
 # Directions whose weighted sum is this much shorter than their weights cancel each other out:
 # what is left of float32 vectors is rounding.
 _VANISHING = 1e-5
@@ -37,7 +20,6 @@ _VANISHING = 1e-5
 MIN_K = 1
 MIN_WEIGHT = 0
 COLLAPSE_ABOVE, COLLAPSE_UP_TO = 0, 1
-_PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
 
 @dataclass(frozen=True)
@@ -45,7 +27,7 @@ class Query:
     """What `Searcher.search` is asked; its parameters are explained there."""
 
     text: str | None = None
-    image: Image | None = None
+    image: ImageInput | None = None
     like: str | None = None
     like_shard: str | None = None
     negative_text: str | None = None
@@ -96,44 +78,6 @@ class Query:
             raise ConfigError("fuse_captions=True needs a text to look for in the captions.")
 
 
-def image_content(image: Image, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
-    """The encoded bytes of an image, however it is given.
-
-    Strings name files of this machine: of what comes from elsewhere let only bytes and data URLs
-    (`data_url_content`) through.
-
-    Parameters
-    ----------
-    image : str, path, bytes or PIL.Image.Image
-        Strings that begin with ``data:`` are data URLs, others paths or fsspec URLs.
-    max_bytes : int
-
-    Raises
-    ------
-    ConfigError
-        For a data URL that is none, and for other types.
-    DatasetError
-        When there is no such file, or it cannot be read.
-    ImageError
-        When it is too large, or a Pillow image cannot be read.
-    """
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        content = bytes(image)
-    elif isinstance(image, str) and image[:5].lower() == "data:":
-        return data_url_content(image, max_bytes)
-    elif isinstance(image, (str, os.PathLike)):
-        content = _read(storage.normalise(image), max_bytes)
-    elif hasattr(image, "getbands"):
-        return _encoded(image)
-    else:
-        raise ConfigError(
-            f"an image of a query should be a path, bytes, a data URL or a PIL image, not "
-            f"{type(image).__name__}."
-        )
-    check_size(len(content), max_bytes)
-    return content
-
-
 def direction(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
     """The unit vector that a weighted sum of unit vectors points to.
 
@@ -168,33 +112,3 @@ def direction(parts: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _read(location: str, max_bytes: int) -> bytes:
-    try:
-        file = storage.stat(location)
-        if file is None:
-            raise DatasetError(f"there is no image file {location[:200]!r}.")
-        check_size(file.size, max_bytes)
-        return storage.read_bytes(location)
-    except CurateError:
-        raise
-    # Clients of remote stores raise errors of their own, for a missing password for one.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"cannot read {location[:200]}: {reason}.") from error
-
-
-def _encoded(image: PIL.Image.Image) -> bytes:
-    """A Pillow image without loss: as PNG, or TIFF for the modes that PNG has not."""
-    check_pixels(ImageHeader("", image.width, image.height, image.mode), DEFAULT_MAX_PIXELS)
-    buffer = io.BytesIO()
-    try:
-        if image.mode in _PNG_MODES:
-            image.save(buffer, "PNG", compress_level=1)
-        else:
-            image.save(buffer, "TIFF")
-    # It may be a file that was opened and not read yet: decoders raise what they stumble over.
-    except Exception as error:
-        raise ImageError(error_text(error)) from error
-    return buffer.getvalue()

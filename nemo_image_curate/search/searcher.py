@@ -9,23 +9,24 @@ import numpy as np
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-from nemo_image_curate.embedders.text_image import require_text_side
+from nemo_image_curate.decode.inputs import ImageInput, image_content
+from nemo_image_curate.embedders.base import embed_all_images
+from nemo_image_curate.embedders.text_image import require_text_side, similarity
 from nemo_image_curate.errors import (
     ConfigError,
     CurateError,
     DatasetError,
     EncoderMismatchError,
-    ImageError,
 )
 from nemo_image_curate.index.hits import Hit, Searchable
 from nemo_image_curate.index.vector_index import VectorIndex, index_path
 from nemo_image_curate.search.captions import CaptionIndex, captions_path
 from nemo_image_curate.search.execution import Job, answers, lookup
-from nemo_image_curate.search.query import Image, Query, direction, image_content
+from nemo_image_curate.search.query import Query, direction
 
 if TYPE_CHECKING:
     from nemo_image_curate.embedders.base import ImageEmbedder
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.base import LiveStore
 
 Value = TypeVar("Value", str, bytes)
 
@@ -70,7 +71,7 @@ class Searcher:
         cls,
         dataset: ImageTextPairDataset,
         embedder: ImageEmbedder | None = None,
-        store: ChromaStore | None = None,
+        store: LiveStore | None = None,
         device: str = "cpu",
     ) -> Searcher:
         """The searcher of a dataset, with the indexes that lie beside it.
@@ -80,20 +81,27 @@ class Searcher:
         dataset : ImageTextPairDataset
         embedder : ImageEmbedder, optional
             Default: the one that the dataset's ``image_embedding`` was made with.
-        store : ChromaStore, optional
-            A live store to search along with the dataset.
+        store : ChromaStore or MilvusStore, optional
+            A live store to search along with the dataset; or in place of its indexes, when the
+            dataset was loaded into it (`MilvusStore.add_dataset`).
         device : str, default "cpu"
 
         Raises
         ------
         DatasetError
-            When there is no index of ``image_embedding``, or it is of another dataset.
+            When there is neither an index of ``image_embedding`` nor a store that has these, or
+            the index is of another dataset.
         EncoderMismatchError
             When an index was made with another encoder than the embedder's.
         """
-        images: list[Searchable] = [_load(dataset, "image_embedding")]
+        images: list[Searchable] = []
         texts: list[Searchable] = []
-        if storage.is_dir(index_path(dataset, "text_embedding")):
+        # What holds the dataset's own vectors is searched in place of an index of them.
+        if store is None or not store.images.has_shards():
+            images.append(_load(dataset, "image_embedding"))
+        if storage.is_dir(index_path(dataset, "text_embedding")) and not (
+            store is not None and store.texts.has_shards()
+        ):
             texts.append(_load(dataset, "text_embedding"))
         if store is not None:
             images.append(store.images)
@@ -134,7 +142,7 @@ class Searcher:
     def search(
         self,
         text: str | None = None,
-        image: Image | None = None,
+        image: ImageInput | None = None,
         *,
         like: str | None = None,
         like_shard: str | None = None,
@@ -235,30 +243,18 @@ class Searcher:
         return [self.search_many([query], return_errors=True)[0] for query in queries]
 
     def image_to_text(
-        self, image: Image, k: int = 10, where: str | None = None, collapse: float | None = None
+        self,
+        image: ImageInput,
+        k: int = 10,
+        where: str | None = None,
+        collapse: float | None = None,
     ) -> list[Hit]:
         """The captions that fit best to an image: ``search(image=image, over="texts")``."""
         return self.search(image=image, k=k, where=where, collapse=collapse, over="texts")
 
-    def similarity(self, texts: Sequence[str], images: Sequence[Image]) -> np.ndarray:
-        """Cosine similarities of texts with images.
-
-        Returns
-        -------
-        numpy.ndarray of float32, shape (len(texts), len(images))
-            Empty when either is.
-
-        Raises
-        ------
-        ConfigError
-            For texts that the embedder cannot embed.
-        ImageError
-            For images that cannot be decoded, naming the first.
-        """
-        if not texts or not images:
-            return np.empty((len(texts), len(images)), dtype=np.float32)
-        products: np.ndarray = self._embed_texts(texts) @ self._embed_images(images).T
-        return products
+    def similarity(self, texts: Sequence[str], images: Sequence[ImageInput]) -> np.ndarray:
+        """Cosine similarities of texts with images; see the function `similarity`."""
+        return similarity(self.embedder, texts, images, self.device)
 
     def _answers(self, queries: Sequence[Query]) -> list[list[Hit]]:
         self.check()
@@ -306,14 +302,8 @@ class Searcher:
     def _embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         return require_text_side(self.embedder).embed_text(list(texts), device=self.device)
 
-    def _embed_images(self, images: Sequence[Image]) -> np.ndarray:
-        contents = [image_content(image) for image in images]
-        vectors, errors = self.embedder.embed_images(contents, device=self.device)
-        for number, error in enumerate(errors):
-            if error is not None:
-                which = f"image {number} of {len(images)}" if len(images) > 1 else "the image"
-                raise ImageError(f"{which} of the query cannot be used: {error}")
-        return vectors
+    def _embed_images(self, images: Sequence[ImageInput]) -> np.ndarray:
+        return embed_all_images(self.embedder, images, self.device)
 
     def _stored(self, key: str, shard: str | None) -> Hit:
         (hit,) = lookup(self.searchables("images"), [(shard, key)])

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from threadpoolctl import threadpool_limits
 
-from nemo_image_curate.serve import indexing, openapi, problems, searching, status
+from nemo_image_curate.serve import documentation, indexing, openapi, problems, searching, status
 from nemo_image_curate.serve.hang_up import HangUp
 from nemo_image_curate.serve.hosts import TrustedHosts
 from nemo_image_curate.serve.logs import RequestLog
@@ -22,7 +22,7 @@ from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 
@@ -30,6 +30,9 @@ _DESCRIPTION = """
 Hits come with the best first, and each with the `url` of its image; with `size=256` beside its
 other parameters that is a thumbnail. `where` takes an expression over the columns of the dataset,
 such as `width >= 256 and aesthetic_score > 5`.
+
+Most requests have a simple form, too, as clients of other services send them: bare lists, `query`
+with `n_results`, a file of a form. What is asked in that form is answered in that form.
 
 What is wrong is said as problem details (RFC 9457): `detail` says what, and what to do about it.
 Where the service was started with a token, send `Authorization: Bearer TOKEN`.
@@ -44,7 +47,7 @@ _TAGS = [
 def create_app(
     searcher: Searcher,
     dataset: ImageTextPairDataset | None = None,
-    store: ChromaStore | None = None,
+    store: LiveStore | None = None,
     settings: Settings | None = None,
     host: str = "127.0.0.1",
 ) -> FastAPI:
@@ -56,7 +59,7 @@ def create_app(
         Answers the queries. It should search `store`, too, when there is one.
     dataset : ImageTextPairDataset, optional
         Where the images of its index are read from.
-    store : ChromaStore, optional
+    store : ChromaStore or MilvusStore, optional
         Takes what is added; without one the service cannot be added to.
     settings : Settings, optional
     host : str, default "127.0.0.1"
@@ -93,12 +96,13 @@ def create_app(
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.service = service
     problems.install(app)
     openapi.install(app)
+    documentation.install(app)
     for router in (searching.router, indexing.router, status.router):
         app.include_router(router)
     # The last is the outermost.

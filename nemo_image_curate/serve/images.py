@@ -22,7 +22,10 @@ from nemo_image_curate.shards.reader import TarShard
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.index.hits import Searchable
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.base import LiveStore
+
+# How many times the bytes that a request may have, the images that it names may have together.
+_TOGETHER = 8
 
 
 class Images:
@@ -33,7 +36,7 @@ class Images:
     settings : Settings
     dataset : ImageTextPairDataset or None
         Whose shards may be read.
-    store : ChromaStore or None
+    store : LiveStore or None
     indexes : sequence of Searchable
         They know the shard of a key.
     """
@@ -42,7 +45,7 @@ class Images:
         self,
         settings: Settings,
         dataset: ImageTextPairDataset | None,
-        store: ChromaStore | None,
+        store: LiveStore | None,
         indexes: Sequence[Searchable] = (),
     ):
         self.settings = settings
@@ -70,6 +73,26 @@ class Images:
         if isinstance(image, ImagePath):
             return self._file(image.path)
         return self.stored(image.key, image.shard)
+
+    def read_all(self, images: Sequence[ImageData | ImagePath | ImageKey]) -> list[bytes]:
+        """Those of one request, which may name much more than it holds itself.
+
+        Raises
+        ------
+        HTTPException
+            Saying what is wrong with one, or that they have too many bytes together.
+        """
+        limit, contents, total = _TOGETHER * self.settings.max_body, [], 0
+        for image in images:
+            contents.append(self.read(image))
+            total += len(contents[-1])
+            if total > limit:
+                raise HTTPException(
+                    413,
+                    f"the first {len(contents)} of {len(images)} images have more than {limit} "
+                    "bytes together. Name fewer of them in one request.",
+                )
+        return contents
 
     def stored(self, key: str, shard: str | None = None) -> bytes:
         """The encoded image of a key of the store or of the dataset, as it was added."""
@@ -107,19 +130,25 @@ class Images:
             roots = [os.path.realpath(root) for root in self.settings.roots]
             if not os.path.isabs(path) or not any(_is_below(real, root) for root in roots):
                 raise HTTPException(403, f"{path!r} is not below a root of this service.")
-            info = os.stat(real)
-            # Opening a pipe would wait for whoever writes to it.
-            if not stat.S_ISREG(info.st_mode):
-                raise HTTPException(404, f"{path!r} is not a file.")
-            if info.st_size > self.settings.max_body:
-                raise HTTPException(
-                    413, f"{path!r} has {info.st_size} bytes, limit {self.settings.max_body}."
-                )
-            with open(real, "rb") as file:
-                return file.read(self.settings.max_body)
+            # Without waiting: a pipe would, for whoever writes to it. And no link any more: what
+            # has become one since then may lead elsewhere.
+            descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+            try:
+                return self._content(descriptor, path)
+            finally:
+                os.close(descriptor)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a usable path"
             raise HTTPException(404, f"cannot read {path!r}: {reason}.") from error
+
+    def _content(self, descriptor: int, path: str) -> bytes:
+        limit, info = self.settings.max_body, os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise HTTPException(404, f"{path!r} is not a file.")
+        if info.st_size > limit:
+            raise HTTPException(413, f"{path!r} has {info.st_size} bytes, limit {limit}.")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(limit)
 
 
 def media_type(data: bytes) -> str:

@@ -4,94 +4,113 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from nemo_image_curate.search.live.store import ChromaStore
-from nemo_image_curate.serve.content_type import content_type, json_only
+from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.serve.content_type import FORM, JSON, content_type, json_only
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
     Added,
     AddedItems,
+    ImagePath,
     NewImages,
     NewTexts,
     Uploads,
 )
-from nemo_image_curate.serve.openapi import IMAGES_BODY, QUERY_ERRORS
-from nemo_image_curate.serve.service import service_of
+from nemo_image_curate.serve.openapi import QUERY_ERRORS, form_or_json
+from nemo_image_curate.serve.problems import wrong_form
+from nemo_image_curate.serve.service import Service, service_of
+from nemo_image_curate.serve.simple_forms import (
+    ImagesBody,
+    SimplePaths,
+    TextsBody,
+    no_valid_path,
+)
 
 # Images embedded at once: queries by image wait at most so long.
 _CHUNK = 16
 
 
-async def live_store(request: Request) -> ChromaStore:
+async def live_store(request: Request) -> LiveStore:
     """The store that takes what is added."""
     store = service_of(request).store
     if store is None:
         raise HTTPException(
             409,
             "this service has no store to add to. Start it with one: nemo-image-curate serve "
-            "DATASET --store DIR, or create_app(..., store=ChromaStore(DIR, embedder)).",
+            "DATASET --store PLACE, or create_app(..., store=ChromaStore(PLACE, embedder)).",
         )
     return store
 
 
 router = APIRouter(tags=["index"], responses=QUERY_ERRORS)
-Store = Annotated[ChromaStore, Depends(live_store)]
+Store = Annotated[LiveStore, Depends(live_store)]
 
 
-@router.post("/index/images", openapi_extra=IMAGES_BODY)
+_NEW_IMAGES: TypeAdapter[NewImages | SimplePaths | list[str]] = TypeAdapter(ImagesBody)
+_COLUMNS = ("key", "data", "caption", "metadata")
+
+
+@router.post(
+    "/index/images",
+    openapi_extra=form_or_json(
+        Uploads,
+        ImagesBody,
+        {
+            "ours": {"images": [{"image": {"path": "/data/photos/dog.jpg"}, "caption": "a dog"}]},
+            "simple": ["/data/photos/dog.jpg", "/data/photos/cat.jpg"],
+        },
+    ),
+)
 async def index_images(request: Request, store: Store) -> AddedItems:
     """Add images, as files of a form, or named or carried by JSON.
 
     An image that cannot be decoded is reported and does not keep the others out. One of a key
-    that is there already replaces it.
+    that is there already replaces it. In a bare list of paths each path is its image's key, and
+    one that cannot be read keeps no other out; where none can, that is an error (400).
     """
     service = service_of(request)
     kind = content_type(request)
-    rows: list[dict[str, Any]]
-    if kind == "multipart/form-data":
+    if kind == FORM:
         async with request.form(max_files=MAX_ITEMS, max_fields=2 * MAX_ITEMS) as form:
             rows = await _uploaded(form)
-    elif kind == "application/json":
-        body = await request.body()
-        with _wrong_form():
-            images = NewImages.model_validate_json(body).images
-        rows = []
-        for new in images:
-            data = await asyncio.to_thread(service.images.read, new.image)
-            rows.append({**new.model_dump(exclude={"image"}), "data": data})
+    elif kind == JSON:
+        with wrong_form():
+            body = _NEW_IMAGES.validate_json(await request.body())
+        if not isinstance(body, NewImages):
+            paths = body.paths if isinstance(body, SimplePaths) else body
+            return await _add_paths(paths, store, service)
+        contents = await asyncio.to_thread(service.images.read_all, [n.image for n in body.images])
+        rows = [
+            {**new.model_dump(exclude={"image"}), "data": data}
+            for new, data in zip(body.images, contents, strict=True)
+        ]
     else:
-        raise HTTPException(415, "send multipart/form-data or application/json.")
+        raise HTTPException(415, f"send {FORM} or {JSON}.")
     for row in rows:
         row["key"] = row["key"] or hashlib.sha256(row["data"]).hexdigest()
-    return await _add(rows, store.add_images, ("key", "data", "caption", "metadata"), request)
+    return await _add(rows, store.add_images, _COLUMNS, service)
 
 
 @router.post("/index/texts", dependencies=[Depends(json_only)])
-async def index_texts(new: NewTexts, request: Request, store: Store) -> AddedItems:
+async def index_texts(new: TextsBody, request: Request, store: Store) -> AddedItems:
     """Add texts, such as captions, to be found by image."""
-    rows = [text.model_dump() for text in new.texts]
+    texts = new.texts if isinstance(new, NewTexts) else new
+    rows: list[dict[str, Any]] = [
+        {"text": text, "key": None, "metadata": None}
+        if isinstance(text, str)
+        else text.model_dump()
+        for text in texts
+    ]
     for row in rows:
         row["key"] = row["key"] or hashlib.sha256(row["text"].encode()).hexdigest()
-    return await _add(rows, store.add_texts, ("key", "text", "metadata"), request)
-
-
-@contextmanager
-def _wrong_form() -> Iterator[None]:
-    """Have what a model refuses answered as FastAPI answers for those that it knows of."""
-    try:
-        yield
-    except ValidationError as error:
-        errors = [{**part, "loc": ("body", *part["loc"])} for part in error.errors()]
-        raise RequestValidationError(errors) from error
+    return await _add(rows, store.add_texts, ("key", "text", "metadata"), service_of(request))
 
 
 async def _uploaded(form: FormData) -> list[dict[str, Any]]:
@@ -103,7 +122,7 @@ async def _uploaded(form: FormData) -> list[dict[str, Any]]:
         name: [text for text in form.getlist(name) if isinstance(text, str)]
         for name in ("captions", "keys")
     }
-    with _wrong_form():
+    with wrong_form():
         Uploads(files=[file.filename or "" for file in files], **texts)
     for name, values in texts.items():
         if values and len(values) != len(files):
@@ -118,11 +137,30 @@ async def _uploaded(form: FormData) -> list[dict[str, Any]]:
     ]
 
 
+async def _add_paths(paths: Sequence[str], store: LiveStore, service: Service) -> AddedItems:
+    """Add files of this machine; what is wrong with one is said of it."""
+    distinct = list(dict.fromkeys(paths))
+    errors: dict[str, str | None] = {}
+    for start in range(0, len(distinct), _CHUNK):
+        rows = []
+        for path in distinct[start : start + _CHUNK]:
+            try:
+                data = await asyncio.to_thread(service.images.read, ImagePath(path=path))
+                rows.append({"key": path, "data": data, "caption": None, "metadata": None})
+            except HTTPException as error:
+                errors[path] = error.detail
+        added = await _add(rows, store.add_images, _COLUMNS, service)
+        errors |= {item.key: item.error for item in added.items}
+    if all(errors.values()):
+        raise no_valid_path(len(paths), errors[paths[0]])
+    return _answer(paths, errors)
+
+
 async def _add(
     rows: list[dict[str, Any]],
     add: Callable[..., list[str | None]],
     columns: Sequence[str],
-    request: Request,
+    service: Service,
 ) -> AddedItems:
     """Add rows part by part; the same thing twice is added once."""
     distinct: dict[str, dict[str, Any]] = {}
@@ -133,11 +171,18 @@ async def _add(
     for start in range(0, len(distinct), _CHUNK):
         part = list(distinct.values())[start : start + _CHUNK]
         values = [[row[name] for row in part] for name in columns]
-        reasons = await service_of(request).with_images(add, *values)
+        reasons = await service.with_images(add, *values)
         errors |= zip(values[0], reasons, strict=True)
+    return _answer([row["key"] for row in rows], errors)
+
+
+def _answer(keys: Sequence[str], errors: Mapping[str, str | None]) -> AddedItems:
+    """What became of the items of a request, by the keys that it gives them."""
+    items = [Added(key=key, error=errors[key]) for key in keys]
     failed = sum(error is not None for error in errors.values())
     return AddedItems(
         added=len(errors) - failed,
         failed=failed,
-        items=[Added(key=row["key"], error=errors[row["key"]]) for row in rows],
+        indexed=sum(item.error is None for item in items),
+        items=items,
     )

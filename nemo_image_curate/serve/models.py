@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from nemo_image_curate.search.query import (
     COLLAPSE_ABOVE,
@@ -16,6 +16,7 @@ from nemo_image_curate.search.query import (
 
 MAX_K = 1000
 MAX_ITEMS = 100  # texts or images of one request
+MAX_FIELDS = 50  # of one object in a request
 # Characters; a tokenizer's own limit is lower and has its own message.
 MAX_TEXT = 4000
 
@@ -24,12 +25,29 @@ Key = Annotated[str, Field(min_length=1, max_length=500, examples=["000000012"])
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=1000, allow_inf_nan=False)]
 
 
-class _Request(BaseModel):
-    # Strict: what the schema does not allow is refused, not converted.
+def _few_fields(fields: Any) -> Any:
+    # Each wrong one is an error of its own: to tell of a million took a minute.
+    if isinstance(fields, dict) and len(fields) > MAX_FIELDS:
+        raise ValueError(f"{len(fields)} fields, where no more than {MAX_FIELDS} are taken")
+    return fields
+
+
+Metadata = Annotated[
+    dict[str, str | int | float | bool],
+    BeforeValidator(_few_fields),
+    Field(max_length=MAX_FIELDS, examples=[{"photographer": "Ada"}]),
+]
+
+
+class StrictModel(BaseModel):
+    """What the schema does not allow is refused, not converted."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    _few = model_validator(mode="before")(_few_fields)
 
-class ImageData(_Request):
+
+class ImageData(StrictModel):
     """An image in the request itself."""
 
     data: str = Field(
@@ -39,13 +57,13 @@ class ImageData(_Request):
     )
 
 
-class ImagePath(_Request):
+class ImagePath(StrictModel):
     """A file of the machine that the service runs on, below one of its configured roots."""
 
     path: str = Field(min_length=1, max_length=4096, examples=["/data/photos/dog.jpg"])
 
 
-class ImageKey(_Request):
+class ImageKey(StrictModel):
     """An image that is indexed already."""
 
     key: Key
@@ -60,7 +78,7 @@ class ImageKey(_Request):
 ImageInput = ImageData | ImagePath | ImageKey
 
 
-class _Options(_Request):
+class _Options(StrictModel):
     k: int = Field(Query.k, ge=MIN_K, le=MAX_K, description="At most so many hits.")
     where: str | None = Field(
         None,
@@ -116,25 +134,23 @@ class HybridQuery(_Negative):
     fuse_captions: bool = False
 
 
-class SimilarityQuery(_Request):
+class SimilarityQuery(StrictModel):
     """Texts to be compared with images."""
 
     texts: list[Text] = Field(min_length=1, max_length=MAX_ITEMS)
     images: list[ImageInput] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
-class NewImage(_Request):
+class NewImage(StrictModel):
     """An image to add."""
 
     image: ImageData | ImagePath
     key: Key | None = Field(None, description="Default: the SHA-256 of the file.")
     caption: str | None = Field(None, max_length=MAX_TEXT, examples=["a dog on the beach"])
-    metadata: dict[str, str | int | float | bool] | None = Field(
-        None, description="Further columns.", examples=[{"photographer": "Ada"}]
-    )
+    metadata: Metadata | None = Field(None, description="Further columns.")
 
 
-class NewImages(_Request):
+class NewImages(StrictModel):
     """Images to add, sent as base64 or read from the service's machine."""
 
     images: list[NewImage] = Field(min_length=1, max_length=MAX_ITEMS)
@@ -152,18 +168,18 @@ class Uploads(BaseModel):
     keys: list[Key] = Field([], max_length=MAX_ITEMS, description="None, or one for each file.")
 
 
-class NewText(_Request):
+class NewText(StrictModel):
     """A text, such as a caption, to add."""
 
     text: Text
     key: Key | None = Field(None, description="Default: the SHA-256 of the text.")
-    metadata: dict[str, str | int | float | bool] | None = None
+    metadata: Metadata | None = Field(None, description="Further columns.")
 
 
-class NewTexts(_Request):
+class NewTexts(StrictModel):
     """Texts to add."""
 
-    texts: list[NewText] = Field(min_length=1, max_length=MAX_ITEMS)
+    texts: list[NewText | Text] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 class HitAnswer(BaseModel):
@@ -204,7 +220,8 @@ class AddedItems(BaseModel):
     """What became of each item."""
 
     added: int = Field(description="Different ones.")
-    failed: int
+    failed: int = Field(description="Different ones.")
+    indexed: int = Field(description="Items of the request that are in the store now.")
     items: list[Added] = Field(description="In the order of the request.")
 
 
@@ -228,6 +245,10 @@ class Stats(BaseModel):
 
     version: str
     encoder: str | None
+    model: str = Field(description="As its library names it; `encoder` says it to the last weight.")
+    embedding_dim: int | None = Field(description="Values of a vector; null until one is made.")
+    images_indexed: int = Field(description="As `images`.")
+    texts_indexed: int = Field(description="As `texts`.")
     images: int = Field(description="That can be searched, with those of the live store.")
     texts: int
     captions: int | None = Field(

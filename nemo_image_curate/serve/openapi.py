@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
+from pydantic import TypeAdapter
 
-from nemo_image_curate.serve.models import NewImages, Problem, Uploads
+from nemo_image_curate.serve.content_type import FORM, JSON
+from nemo_image_curate.serve.models import Problem
 from nemo_image_curate.serve.problems import MEDIA_TYPE
 
 _SCHEMA = "#/components/schemas/{model}"
@@ -37,16 +38,25 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 QUERY_ERRORS = errors(400, 401, 403, 404, 409, 413, 415, 422, 503)
-# A form or JSON: FastAPI knows routes with one of them.
-IMAGES_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": {"$ref": _SCHEMA.format(model="Uploads")}},
-            "application/json": {"schema": {"$ref": _SCHEMA.format(model="NewImages")}},
-        },
+
+
+def form_or_json(form: Any, json: Any, examples: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a route documents of a body that is a form or JSON: FastAPI knows those of one kind.
+
+    Parameters
+    ----------
+    form, json : type
+        The models, or what else Pydantic knows.
+    examples : dict, optional
+        Of JSON, by name.
+    """
+    content = {
+        kind: {"schema": TypeAdapter(model).json_schema(ref_template=_SCHEMA)}
+        for kind, model in ((FORM, form), (JSON, json))
     }
-}
+    if examples:
+        content[JSON]["examples"] = {name: {"value": one} for name, one in examples.items()}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def install(app: FastAPI) -> None:
@@ -70,12 +80,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     components = document.setdefault("components", {})
-    _, extra = models_json_schema(
-        [(Problem, "serialization"), (NewImages, "validation"), (Uploads, "validation")],
-        ref_template=_SCHEMA,
-    )
     schemas = components.setdefault("schemas", {})
-    schemas |= {name: schema for name, schema in extra["$defs"].items() if name not in schemas}
+    schemas["Problem"] = Problem.model_json_schema(ref_template=_SCHEMA)
+    # Those of bodies that FastAPI does not know of bring their parts along.
+    for methods in document["paths"].values():
+        for content in methods.get("post", {}).get("requestBody", {}).get("content", {}).values():
+            schemas |= content["schema"].pop("$defs", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     if app.state.service.settings.token:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from nemo_image_curate.errors import (
@@ -56,6 +58,16 @@ def problem(
     body = {"type": kind, "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     content = json.dumps(body | more, ensure_ascii=False).encode("utf-8", "replace")
     return Response(content, status, headers, MEDIA_TYPE)
+
+
+@contextmanager
+def wrong_form() -> Iterator[None]:
+    """Have what a model refuses answered as FastAPI answers for those that it knows of."""
+    try:
+        yield
+    except ValidationError as error:
+        errors = [{**part, "loc": ("body", *part["loc"])} for part in error.errors()]
+        raise RequestValidationError(errors) from error
 
 
 def install(app: FastAPI) -> None:

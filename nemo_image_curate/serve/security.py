@@ -9,12 +9,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nemo_image_curate.serve.documentation import FILES, PAGE
 from nemo_image_curate.serve.links import IMAGES, is_signed
 from nemo_image_curate.serve.problems import problem
 from nemo_image_curate.serve.settings import Settings
 
 # The documentation holds no data, and a browser could not send the token for it.
-_OPEN = frozenset({"/health", "/docs", "/openapi.json"})
+_OPEN = frozenset({"/health", PAGE, "/openapi.json"})
 
 
 class Guard:
@@ -48,7 +49,9 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         token = self.settings.token
-        if token and scope["path"] not in _OPEN and not self._may_pass(scope, headers, token):
+        path = scope["path"]
+        is_open = path in _OPEN or path.startswith(f"{FILES}/")
+        if token and not is_open and not self._may_pass(scope, headers, token):
             return problem(
                 401,
                 "this service wants a token: send the header Authorization: Bearer TOKEN.",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def run_service(
     searcher: Searcher,
     dataset: ImageTextPairDataset | None = None,
-    store: ChromaStore | None = None,
+    store: LiveStore | None = None,
     settings: Settings | None = None,
     *,
     host: str = "127.0.0.1",

@@ -28,7 +28,7 @@ from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-    from nemo_image_curate.search.live.store import ChromaStore
+    from nemo_image_curate.search.live.base import LiveStore
     from nemo_image_curate.search.searcher import Searcher
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Service:
         self,
         searcher: Searcher,
         dataset: ImageTextPairDataset | None,
-        store: ChromaStore | None,
+        store: LiveStore | None,
         settings: Settings,
     ):
         self.searcher = searcher
@@ -57,6 +57,7 @@ class Service:
         self.thumbnails = Thumbnails(self.images.stored)
         self.ready = False
         self.failure: str | None = None
+        self.embedding_dim: int | None = None
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
         limits = (settings.max_batch, settings.max_waiting)
@@ -101,10 +102,15 @@ class Service:
     def _contents(self) -> dict[str, Any]:
         """What there is to be searched."""
         images, texts = self.searcher.searchables("images"), self.searcher.searchables("texts")
+        n_images, n_texts = (sum(map(len, side)) for side in (images, texts))
         return {
             "encoder": self.searcher.embedder.encoder(),
-            "images": sum(map(len, images)),
-            "texts": sum(map(len, texts)),
+            "model": self.searcher.embedder.model_name,
+            "embedding_dim": self.embedding_dim,
+            "images": n_images,
+            "texts": n_texts,
+            "images_indexed": n_images,
+            "texts_indexed": n_texts,
             "captions": None if self.searcher.captions is None else len(self.searcher.captions),
             "columns": sorted(
                 {name for index in images if hasattr(index, "rows") for name in index.rows.columns}
@@ -130,11 +136,18 @@ class Service:
                 logger.exception("the model cannot be loaded")
                 self.failure = str(error) if isinstance(error, CurateError) else "see its log"
                 return
+        self.embedding_dim = await self.with_images(self._width)
         # What is loaded stays. Looking through it for garbage made one answer of some twenty-five
         # wait for half a second.
         gc.collect()
         gc.freeze()
         self.ready = True
+
+    def _width(self) -> int | None:
+        """How many values a vector has."""
+        embedder, device = self.searcher.embedder, self.searcher.device
+        vectors, _ = embedder.embed_images([_tiny_picture()], device=device)
+        return vectors.shape[1] or None
 
     def close(self) -> None:
         """Let the threads end."""

@@ -94,10 +94,7 @@ def read_tar(
 
 def free_name(name: str, taken: Collection[str]) -> str:
     """Another name for a column that is called as one of ours."""
-    name += "_original"
-    while name in taken:
-        name += "_"
-    return name
+    return tables.free_name(f"{name}_original", taken)
 
 
 def _member_text(content: bytes, key: str, extension: str, faults: list[Fault]) -> str:

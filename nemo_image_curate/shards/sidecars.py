@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from nemo_image_curate import storage, tables
 from nemo_image_curate.errors import CurateError, DamagedError, DatasetError
 from nemo_image_curate.shards.columns import OWN_COLUMNS, free_name, json_fields
 from nemo_image_curate.shards.names import SHARD_COLUMN
+
+logger = logging.getLogger(__name__)
 
 # The key of our record in a Parquet file's metadata: fingerprint, provenance, summary.
 RECORD_KEY = b"nemo_image_curate"
@@ -183,6 +186,8 @@ def read_sidecar(
 ) -> pa.Table:
     """Read a Parquet file, or those of `columns` that it has, without its metadata.
 
+    Texts that are no UTF-8 are told in a warning; bytes that are none of it become U+FFFD.
+
     Parameters
     ----------
     location : str
@@ -191,6 +196,21 @@ def read_sidecar(
     shard : str, optional
         The tar that it is the sidecar of.
     """
+    table, no_texts = read_texts(location, columns, shard)
+    for name, row_numbers in no_texts.items():
+        logger.warning(
+            "sidecar %s: %d texts of column %r are no UTF-8, the first in row %d counted from 0; "
+            "bytes that are none of it become U+FFFD. Write them again as UTF-8 where they came "
+            "from",
+            *(location, len(row_numbers), name, row_numbers[0]),
+        )
+    return table
+
+
+def read_texts(
+    location: str, columns: Sequence[str] | None = None, shard: str | None = None
+) -> tuple[pa.Table, dict[str, list[int]]]:
+    """What `read_sidecar` reads, and by column the rows whose texts are no UTF-8."""
     with _reading(location), storage.open_read(location) as file, pq.ParquetFile(file) as parquet:
         names = parquet.schema_arrow.names
         record = _record((parquet.metadata.metadata or {}).get(RECORD_KEY))
@@ -200,8 +220,8 @@ def read_sidecar(
         table = parquet.read(
             columns=[own[name] for name in present], use_threads=_is_large(parquet.metadata)
         )
-    table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
-    return tables.conform(table, tables.storage_schema(table.schema))
+        table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
+        return tables.with_valid_texts(tables.conform(table, tables.storage_schema(table.schema)))
 
 
 def null_counts(location: str) -> dict[str, int | None]:

@@ -138,6 +138,67 @@ def test_each_label_by_itself(tmp_path, bias, backend):
         np.testing.assert_allclose(found, expected[:, number], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("bias", [None, -3.0])
+def test_labels_over_their_thresholds(tmp_path, bias, backend):
+    some = vectors(12)
+    with_vectors(tmp_path, [*some[:7], None], some[7:], encoder="thumb")
+    ds = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
+    classify = ZeroShotClassifier(
+        WordEmbedder(bias=bias), ["bright red", "blue"], "one", multi_label=True
+    )
+    keys, scores = column(ds, "key"), column(classify(ds), "label_bright_red")
+    order = sorted((score, key) for score, key in zip(scores, keys, strict=True) if key != "00007")
+    # The four that are the most like it show it; the row without embedding says nothing.
+    shown = {key: ["bright red"] if place >= 8 else [] for place, (_, key) in enumerate(order)}
+    shown |= {"00007": ["blue"], "99999": ["blue"]}
+    chosen = classify.choose_thresholds(ds, shown)
+    assert (chosen.examples, chosen.not_in_dataset, chosen.without_embedding) == (12, 1, 1)
+    assert order[7][0] < chosen.thresholds["bright red"] < order[8][0]
+    # None that has an embedding shows it.
+    assert list(chosen.thresholds) == ["bright red"]
+    assert "bright red" in str(chosen)
+    classify.thresholds = chosen.thresholds
+    made = classify(ds)
+    assert [*made.metadata.columns][-3:] == [
+        "label_bright_red",
+        "label_blue",
+        "label_is_bright_red",
+    ]
+    over = {key for _, key in order[8:]}
+    expected = [None if key == "00007" else key in over for key in keys]
+    assert column(made, "label_is_bright_red") == expected
+    assert {*column(made.filter("label_is_bright_red"), "key")} == over
+    saved = made.save_metadata(tmp_path / "out")
+    assert saved.provenance["label_is_bright_red"]["threshold"] == chosen.thresholds["bright red"]
+    assert "threshold" not in saved.provenance["label_blue"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"thresholds": {"red": 0.5}}, "need multi_label=True"),
+        ({"thresholds": {"green": 0.5}, "multi_label": True}, "'green' is none of the labels red"),
+        (
+            {"thresholds": {"red": 0.5}, "multi_label": True, "labels": ["red", "is red"]},
+            "would both be the column 'label_is_red'",
+        ),
+    ],
+)
+def test_unusable_thresholds(tmp_path, options, message):
+    ds = with_vectors(tmp_path, vectors(2), encoder="thumb")
+    options = {"labels": ["red", "blue"], **options}
+    with pytest.raises(ConfigError, match=message):
+        ZeroShotClassifier(WordEmbedder(), **options)(ds)
+    classify = ZeroShotClassifier(WordEmbedder(), ["red", "blue"])
+    with pytest.raises(ConfigError, match="need multi_label=True"):
+        classify.choose_thresholds(ds, {"00000": "red"})
+    classify.multi_label = True
+    with pytest.raises(ConfigError, match="precision=2 should be"):
+        classify.choose_thresholds(ds, {"00000": "red"}, precision=2)
+    with pytest.raises(DatasetError, match="none of 1 labelled samples has an embedding"):
+        classify.choose_thresholds(ds, {"77777": "red"})
+
+
 def test_one_label_by_itself(tmp_path):
     ds = with_vectors(tmp_path, vectors(3), encoder="thumb")
     made = ZeroShotClassifier(WordEmbedder(), ["red"], multi_label=True)(ds)

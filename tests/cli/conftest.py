@@ -12,14 +12,20 @@ import pytest
 from tests.forked import Forked
 
 COMMAND = Path(sys.executable).with_name("nemo-image-curate")
-# Commands that were run in a new process already.
-_SEEN: set[str] = set()
 
 
 class Shell:
     """Runs the command; those that compute share a running cluster, to save the time to start.
 
-    The first run of each command is a new process, the others are forked: see `tests.forked`.
+    The first run of each command that succeeds is a new process, the others are forked: see
+    `tests.forked`.
+
+    Parameters
+    ----------
+    address : str
+        The cluster's.
+    begun : Path
+        A folder with a file for each command that was run in a new process already.
 
     Attributes
     ----------
@@ -29,12 +35,11 @@ class Shell:
 
     stderr: str
 
-    def __init__(self, address: str):
+    def __init__(self, address: str, begun: Path):
         self.address = address
+        self.begun = begun
 
-    def __call__(
-        self, *words: object, code: int = 0, cluster: bool = True, fresh: bool = False
-    ) -> str:
+    def __call__(self, *words: object, code: int = 0, cluster: bool = True) -> str:
         """Standard output, or for a failure standard error.
 
         Parameters
@@ -45,16 +50,13 @@ class Shell:
             The exit code that it should have.
         cluster : bool
             Whether to compute on the shared cluster.
-        fresh : bool
-            Whether it must be a new process, because it reads the environment while it imports.
         """
         last = ["--scheduler", self.address] if cluster else []
         command = [str(COMMAND), *map(str, words), *last]
         env = {**os.environ, "NEMO_IMAGE_CURATE_BACKEND": "cpu"}
-        if fresh or words[0] not in _SEEN:
+        if code == 0 and self._is_first(str(words[0])):
             done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
             stdout, self.stderr = done.stdout, done.stderr
-            _SEEN.add(str(words[0]))
             status: int | None = done.returncode
         else:
             process = Forked("nemo_image_curate.cli:main", *command, env=env)
@@ -69,7 +71,25 @@ class Shell:
         assert stdout == "" or "are left out: see above" in self.stderr
         return self.stderr
 
+    def _is_first(self, name: str) -> bool:
+        """Whether no process of pytest has run this command in a new process."""
+        try:
+            (self.begun / name).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="session")
+def shell(workers, tmp_path_factory) -> Shell:
+    """For fixtures that last; keeps the workers of `run`."""
+    base = tmp_path_factory.getbasetemp()
+    # That of each process of pytest-xdist is a folder in the one that they share.
+    begun = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "commands-begun"
+    begun.mkdir(exist_ok=True)
+    return Shell(workers.scheduler_address, begun)
+
 
 @pytest.fixture
-def run(client) -> Shell:
-    return Shell(client.scheduler.address)
+def run(shell, client) -> Shell:
+    return shell

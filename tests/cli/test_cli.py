@@ -21,15 +21,14 @@ from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.classifiers.test_clip_score import with_pairs
-from tests.cli.conftest import Shell
 from tests.decode.pictures import saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
 COMMANDS = """
-balance decontaminate dedup demo doctor embed filter index inspect pack score search serve stats
-zero-shot
+balance decontaminate dedup demo doctor embed filter index inspect pack probe score search serve
+stats zero-shot
 """.split()
 
 
@@ -371,10 +370,9 @@ def test_a_checkpoint_that_fits_on_a_cluster_of_its_own(run, made, tmp_path):
     assert schema.field("image_embedding").type.value_type == pa.float32()
 
 
-def test_a_scheduler_that_does_not_answer(run, made, monkeypatch):
-    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
-    words = ["inspect", made, "--scheduler", "tcp://127.0.0.1:9"]
-    told = run(*words, code=1, cluster=False, fresh=True)
+def test_a_scheduler_that_does_not_answer(run, made):
+    words = ["inspect", made, "--scheduler", "tcp://127.0.0.1:9", "--wait", 1]
+    told = run(*words, code=1, cluster=False)
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in told
 
 
@@ -389,10 +387,10 @@ def copies(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored_copies(copies, workers, tmp_path_factory) -> Path:
+def scored_copies(copies, shell, tmp_path_factory) -> Path:
     """Their metadata, embedded and measured by the command."""
     folder = tmp_path_factory.mktemp("scored")
-    Shell(workers.scheduler_address)("embed", copies, "--stats", "--output", folder)
+    shell("embed", copies, "--stats", "--output", folder)
     return folder
 
 

@@ -70,26 +70,24 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, P
     process.wait()
 
 
-def test_no_scheduler_and_no_worker_are_waited_for_and_told(root, tmp_path, scheduler):
+def test_no_scheduler_and_no_worker_are_waited_for_and_told(run, root, tmp_path, scheduler):
+    def told(file: Path, wait: float) -> str:
+        words = ("stats", root, "--scheduler-file", file, "--wait", wait)
+        return run(*words, code=1, cluster=False)
+
     file = tmp_path / "nothing.json"
-    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (1, "")
-    first, last = stderr.splitlines()
+    first, last = told(file, 0.5).splitlines()
     assert first == f"WARNING: waiting up to 0.5 s for the scheduler's file {file}."
     assert last.startswith(f"error: waited 0.5 s for the scheduler's file {file}. Start the sched")
 
     file.write_text(json.dumps({"address": "tcp://127.0.0.1:1"}))
-    process = start("stats", root, "--scheduler-file", file, "--wait", 0.5)
-    assert process.communicate(timeout=60)[1] == (
+    assert told(file, 0.5) == (
         f"error: no Dask scheduler answers at tcp://127.0.0.1:1 (of {file}). Delete the file if it "
         "was left by an earlier one.\n"
     )
 
-    process = start("stats", root, "--scheduler-file", scheduler[1], "--wait", 4)
-    stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 1
-    assert stderr.splitlines()[-1].startswith("error: waited 4 s for a worker of the scheduler at")
+    last = told(scheduler[1], 4).splitlines()[-1]
+    assert last.startswith("error: waited 4 s for a worker of the scheduler at")
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +99,36 @@ def worker(scheduler: tuple[Any, Path]) -> Iterator[Any]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_progress_in_lines_of_json_and_what_a_run_leaves(root, tmp_path, scheduler):
+def test_progress_in_lines_of_json_and_what_a_run_leaves(run, root, tmp_path, scheduler):
     output = tmp_path / "out"
-    process = start(
-        *("stats", root, "--scheduler-file", scheduler[1], "--log-json", "--output", output)
-    )
-    stderr = process.communicate(timeout=120)[1]
-    assert process.returncode == 0, stderr
-    records = [json.loads(line) for line in stderr.splitlines()]
+    words = ("stats", root, "--scheduler-file", scheduler[1], "--log-json", "--output", output)
+    run(*words, cluster=False)
+    records = [json.loads(line) for line in run.stderr.splitlines()]
     # Before it, perhaps, that a worker is waited for.
     (told,) = [one["message"] for one in records if "1 workers with 1 threads" in one["message"]]
     assert "on 1 hosts" in told
     last = [record for record in records if record.get("job") == "save"][-1]
     assert (last["partitions"], last["of"], last["rows"]) == (40, 40, 800)
     assert last["images_per_second"] > 0
-    run = json.loads((output / "_run.json").read_text())
-    assert run["config"]["output"] == str(output)
-    assert run["versions"]["nemo_image_curate"] == run["version"]
-    (stage,) = [stage for stage in run["stages"] if stage["job"] == "save"]
+    left = json.loads((output / "_run.json").read_text())
+    assert left["config"]["output"] == str(output)
+    assert left["versions"]["nemo_image_curate"] == left["version"]
+    (stage,) = [stage for stage in left["stages"] if stage["job"] == "save"]
     assert stage["rows"] == 800
-    assert 0 < stage["seconds"] <= run["seconds"] + 1
+    assert 0 < stage["seconds"] <= left["seconds"] + 1
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_performance_report_on_request(root, tmp_path, scheduler):
+def test_a_performance_report_on_request(run, root, tmp_path, scheduler):
     file = tmp_path / "report.html"
-    words = ("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
-    process = start(*words, "--performance-report", file)
-    stderr = process.communicate(timeout=120)[1]
+    words = ["stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out"]
+    words += ["--performance-report", file]
     if importlib.util.find_spec("bokeh") is None:
-        assert process.returncode == 2
-        assert "pip install 'nemo_image_curate[dashboard]'" in stderr
+        told = run(*words, code=2, cluster=False)
+        assert "pip install 'nemo_image_curate[dashboard]'" in told
         assert not (tmp_path / "out").exists()
     else:
-        assert process.returncode == 0, stderr
+        run(*words, cluster=False)
         assert "<html" in file.read_text()
 
 
@@ -163,7 +157,9 @@ def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, nu
 
 @pytest.mark.usefixtures("worker")
 def test_a_lost_scheduler_is_one_error(root, tmp_path, scheduler):
-    process = start("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    words = ("stats", root, "--scheduler-file", scheduler[1], "--output", tmp_path / "out")
+    # It is also how long the scheduler is looked for again.
+    process = start(*words, "--wait", 10)
     until(process, "1 workers with 1 threads")
     while not list((tmp_path / "out").glob("*.parquet")):
         time.sleep(0.01)

@@ -21,12 +21,9 @@ from tests.make_embedders import column
 
 
 @pytest.fixture(scope="module")
-def indexed(tmp_path_factory, workers):
+def indexed(tmp_path_factory, shell):
     """The packages' photographs with captions: packed, embedded, indexed by the command."""
-    from tests.cli.conftest import Shell
-
     folder = tmp_path_factory.mktemp("indexed")
-    run = Shell(workers.scheduler_address)
     (folder / "photographs").mkdir()
     lines = ["image,caption"]
     for name, image in photographs():
@@ -35,10 +32,10 @@ def indexed(tmp_path_factory, workers):
             lines.append(f'{name}.jpg,"{CAPTIONS[name]}"')
     (folder / "captions.csv").write_text("\n".join(lines))
     words = ["--captions", folder / "captions.csv", "--output", folder / "shards"]
-    run("pack", folder / "photographs", *words, cluster=False)
+    shell("pack", folder / "photographs", *words, cluster=False)
     model = ["--model", "offline-conse", "--stats"]
-    run("embed", folder / "shards", *model, "--output", folder / "meta")
-    run("index", folder / "meta")
+    shell("embed", folder / "shards", *model, "--output", folder / "meta")
+    shell("index", folder / "meta")
     return folder
 
 
@@ -67,7 +64,9 @@ def test_captions_of_strangers_stay_in_their_line(text, width, shown):
     assert one_line(text, width) == shown
 
 
-def test_a_terminal_gets_lines_of_its_width(indexed):
+def test_a_terminal_gets_lines_of_its_width(indexed, shell):
+    # In a new process, so that no other test needs one for it.
+    (shell.begun / "search").touch()
     words = [str(COMMAND), "search", str(indexed / "meta"), "--text", "a cat"]
     inner, outer = pty.openpty()
     environment = {**os.environ, "COLUMNS": "40", "NEMO_IMAGE_CURATE_BACKEND": "cpu"}
@@ -123,6 +122,10 @@ def test_an_index_is_added_to_or_built_again(indexed, run):
     run("index", indexed / "meta", "--kind", "flat")
 
 
+def key_labels(ds: ImageTextPairDataset) -> list[tuple[str, str]]:
+    return list(zip(column(ds, "key"), column(ds, "label"), strict=True))
+
+
 def test_labels_and_clip_scores(indexed, run, tmp_path):
     words = ["--labels", "cat, cup of coffee=coffee|cup,flower", "--templates", "one"]
     run("zero-shot", indexed / "meta", *words, "--output", tmp_path / "labelled")
@@ -135,9 +138,15 @@ def test_labels_and_clip_scores(indexed, run, tmp_path):
     assert by_name["flower.jpg"] == "flower"
     assert all(-1 <= score <= 1 for score in column(ds, "clip_score"))
     several = ["--labels", "cat,flower", "--multi-label", "--templates", "a picture of a {}"]
-    run("zero-shot", tmp_path / "labelled", *several)
+    shown = [f"{key},{'cat' if label == 'cat' else ''}" for key, label in key_labels(ds)]
+    (tmp_path / "shown.csv").write_text("\n".join(["key,label", *shown]))
+    more = ["--threshold", "flower=-1", "--examples", tmp_path / "shown.csv"]
+    told = run("zero-shot", tmp_path / "labelled", *several, *more)
+    assert f"{len(CAPTIONS)} examples; 0 not in the dataset" in told
     ds = ImageTextPairDataset.from_webdataset(tmp_path / "labelled")
     assert {"label_cat", "label_flower"} <= set(ds.metadata.columns)
+    assert column(ds, "label_is_cat") == [label == "cat" for _, label in key_labels(ds)]
+    assert all(column(ds, "label_is_flower"))
     assert "is there twice" in run("zero-shot", indexed / "meta", "--labels", "a,b,a", code=2)
 
 
@@ -145,6 +154,18 @@ def test_a_dataset_without_an_index_or_embeddings(indexed, run):
     told = run("search", indexed / "shards", "--text", "x", code=2, cluster=False)
     assert "no column 'image_embedding'" in told
     assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)
+
+
+def test_a_store_that_was_loaded_answers_as_the_index_does(indexed, run):
+    place = ("--store", indexed / "live.db")
+    told = json.loads(run("index", indexed / "meta", *place, "--json"))
+    loaded = told["image_embedding"]
+    assert loaded["added"] == loaded["rows"] - loaded.get("it has no embedding", 0) > 0
+    query = ("search", indexed / "meta", "--text", "a cat", "--where", "width > 300", "--json")
+    from_index, from_store = (
+        json.loads(run(*query, *options, cluster=False)) for options in ((), place)
+    )
+    assert [hit["key"] for hit in from_store] == [hit["key"] for hit in from_index]
 
 
 def test_the_service_answers_as_the_command_and_python_do_until_it_is_stopped(indexed, run):

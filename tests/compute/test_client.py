@@ -99,7 +99,7 @@ def test_a_gpu_cluster_writes_the_same_files_as_no_cluster(tmp_path):
 _PROGRAM = """
 from nemo_image_curate.compute.client import get_client
 {guard}
-    with get_client("cpu", n_workers=2) as client:
+    with get_client("cpu", n_workers=1) as client:
         print("sum", client.submit(sum, [1, 2]).result())
 """
 _GUARD = 'if __name__ == "__main__":'
@@ -152,7 +152,7 @@ def test_a_program_from_standard_input(tmp_path):
         stdout, stderr = ended(command, program)
         assert stdout == ""
         assert "Save it as a file and run that, or take threads" in stderr
-    threads = program.replace("n_workers=2", "n_workers=2, processes=False")
+    threads = program.replace("n_workers=1", "n_workers=1, processes=False")
     assert ended([sys.executable, "-"], threads)[0] == "sum 3\n"
     assert ended([sys.executable, "-c", program])[0] == "sum 3\n"
 

@@ -6,6 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
@@ -165,3 +166,14 @@ def test_on_a_cluster(tmp_path):
     make_dataset(tmp_path, sizes=[2, 2])
     (tmp_path / "00001.tar").write_bytes(b"")
     assert inspect(tmp_path)["counts"] == {"missing": 2, "truncated": 1}
+
+
+def test_texts_of_a_sidecar_that_are_no_utf8(tmp_path):
+    write_tar(tmp_path / "a.tar", [("1.jpg", jpeg(1)), ("2.jpg", jpeg(2))])
+    captions = pa.array([b"ok", b"caf\xe9"]).view(pa.string())
+    write_sidecar(tmp_path / "a.parquet", {"key": ["1", "2"], "caption": captions})
+    report = inspect(tmp_path)
+    assert faults(report) == [("a.tar", "encoding", "2")]
+    assert report["faults"][0]["detail"] == "its 'caption' in row 1 of the sidecar is not UTF-8"
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    assert dataset.head().caption.tolist() == ["ok", "caf\ufffd"]

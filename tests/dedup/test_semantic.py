@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from nemo_image_curate import TimmImageEmbedder, frames
+from nemo_image_curate import TimmImageEmbedder, frames, get_client
 from nemo_image_curate.compute import jobs
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dedup import extraction, members
@@ -231,19 +230,18 @@ def test_ties_are_broken_by_key(tmp_path):
     assert columns["duplicate_of"] == ["a", "a", "a", None, "a"]
 
 
-def test_same_result_for_any_number_of_workers(tmp_path):
+def test_same_result_for_any_number_of_workers_and_threads(tmp_path, client):
     vectors = planted(3000, seed=5)
     dataset = write_embeddings(tmp_path / "data", vectors, 400)
-    results = []
-    for workers in (1, 2, 4):
-        with (
-            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=":0") as local,
-            Client(local),
-        ):
-            stage = SemanticDedup(n_clusters=60, work_dir=tmp_path / f"work{workers}")
-            stage(dataset).save_metadata(tmp_path / f"out{workers}", progress=False)
-            results.append(digests(tmp_path / f"out{workers}"))
-    assert results[0] == results[1] == results[2]
+
+    def result(name: str) -> dict[str, str]:
+        stage = SemanticDedup(n_clusters=60, work_dir=tmp_path / f"work-{name}")
+        stage(dataset).save_metadata(tmp_path / name, progress=False)
+        return digests(tmp_path / name)
+
+    of_two_processes = result("processes")
+    with get_client("cpu", n_workers=1, threads_per_worker=4):
+        assert result("threads") == of_two_processes
 
 
 def test_one_clustering_serves_several_eps(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import tarfile
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from nemo_image_curate import (
     ImageClassifier,
@@ -451,6 +453,24 @@ def test_pictures_in_memory_are_embedded_as_those_of_a_dataset():
     assert ThumbEmbedder().embed_images([b""])[0].shape == (1, 0)
     raw = ThumbEmbedder(normalize_embeddings=False).embed_images([jpeg(1)])[0]
     assert np.linalg.norm(raw) == pytest.approx(1)
+
+
+def test_pictures_are_embedded_however_they_are_given(tmp_path):
+    path = tmp_path / "1.png"
+    path.write_bytes(jpeg(1, kind="PNG"))
+    url = f"data:;base64,{base64.b64encode(jpeg(1, kind='PNG')).decode()}"
+    images = [path, str(path), path.read_bytes(), Image.open(path), url, None, "none.jpg", "data:,"]
+    found, errors = ThumbEmbedder().embed_images(images)
+    assert errors[:5] == [None] * 5
+    assert np.ptp(found[:5], axis=0).max() == 0
+    assert np.isnan(found[5:]).all()
+    assert errors[5] == "missing"
+    assert "there is no image file" in errors[6]
+    assert "base64" in errors[7]
+    with pytest.raises(ConfigError, match="not as ndarray"):
+        ThumbEmbedder().embed_images([np.zeros((4, 4, 3), np.uint8)])
+    with pytest.raises(ConfigError, match="a list of images"):
+        ThumbEmbedder().embed_images(str(path))
 
 
 @pytest.mark.parametrize("name", ["batch_size", "num_threads_per_worker", "max_pixels"])

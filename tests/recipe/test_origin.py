@@ -28,7 +28,9 @@ from nemo_image_curate import (
     run_recipe,
 )
 from nemo_image_curate.errors import ConfigError
+from nemo_image_curate.quality.caption_quality import CaptionQuality
 from nemo_image_curate.recipe.origin import read_recipe
+from nemo_image_curate.recipe.provenance import _options, steps_of
 from tests.recipe.test_running import parse
 
 
@@ -131,3 +133,30 @@ def test_where_references_lie_is_told_to_be_unknown(opened, tmp_path):
     note = next(note for note in recipe.notes if "is_leak" in note)
     assert "made by Decontaminate" in note
     assert "reference" in note
+
+
+@pytest.mark.parametrize("given", [{}, {"boilerplate": ["^buy .* online$"]}])
+def test_patterns_of_a_stage_itself_are_not_written(given):
+    stage = CaptionQuality(**given)
+    steps, notes = steps_of([*stage.columns()], stage.provenance())
+    assert [one.options for one in steps] == [given]
+    assert not notes
+
+
+def test_lists_are_written_as_they_were_given():
+    record = {"stage": "Decontaminate", "by": ["exact", "perceptual"], "reference": ["val"]}
+    usual = ["exact", "perceptual", "semantic"]
+    for by in (["exact"], ["exact", "perceptual"], usual):
+        options = _options(Decontaminate, {**record, "by": by})
+        assert options.get("by", usual) == by
+
+
+def test_what_looks_at_pixels_shares_the_pass_of_an_embedder():
+    stage = ImageStatistics()
+    record = {"stage": "TimmImageEmbedder", "model": "offline", "orientation": "stored"}
+    provenance = {"image_embedding": record, **stage.provenance()}
+    (step,), notes = steps_of(["image_embedding", *stage.columns()], provenance)
+    assert step.data() == {
+        "TimmImageEmbedder": {"model_name": "offline", "image_stages": ["ImageStatistics"]}
+    }
+    assert not notes

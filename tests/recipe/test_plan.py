@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -49,6 +50,12 @@ def parse(data, out, steps: str) -> Recipe:
         ("- export: {path: o, multiplicity: caption}", "is string, not numbers"),
         ("- export: {path: o, filter_column: score}", "filter_column 'score' is"),
         ("- save: o\n- index", "step 2 (index): no column 'image_embedding'"),
+        ("- save: o\n- index: caption",
+         "r:5: step 2 (index): column 'caption' holds string, no embeddings"),
+        (f"- {EMBED}\n- save: o\n- index: {{caption_column: score}}",
+         "step 3 (index): caption_column 'score' holds double, no texts"),
+        ("- report: {path: o.html, pictures: -4}",
+         "step 1 (report): pictures=-4 should be at least 1"),
         (f"- {EMBED}\n- index", "step 2 (index): an index goes with what is saved"),
         ("- save: o\n- filter: width > 3", "r:5: step 2 (filter): nothing is written after it"),
         ("- ImageStatistics\n- ImageStatistics\n- save: o",
@@ -96,6 +103,12 @@ def test_a_column_may_be_made_again_after_it_was_looked_at(data, tmp_path):
         ("- save: file", "step 1 (save): .*/file is a file; give a folder."),
         ("- selection: folder", "step 1 (selection): .*/folder is a folder; give a file."),
         ("- save: file/below", "cannot be made: .*/file is no folder"),
+        ('- save: "a\\0b"', "step 1 (save): .* has the character NUL"),
+        ('- Decontaminate: {reference: "a\\0b"}\n- save: a', "reference: .* has the character NUL"),
+        (
+            "- ExactDedup: {work_dir: REFERENCE/00000.tar}\n- save: a",
+            "step 1 (ExactDedup): work_dir: .*/00000.tar is a file; give a folder",
+        ),
         ("- save: a\n- export: a", "step 2 (export): .*/a is what step 1 writes, too"),
         ("- save: a\n- export: a/b", "step 2 (export): .* lies in the folder that step 1 writes"),
         ("- save: a/b\n- export: a", "step 2 (export): .* holds the folder that step 1 writes"),
@@ -126,6 +139,14 @@ def test_places_that_cannot_be_written_to_are_told(data, tmp_path, steps, told):
     with pytest.raises(ConfigError) as caught:
         plan_recipe(parse(tmp_path / "in", tmp_path, steps))
     assert re.search(told.replace("(", r"\(").replace(")", r"\)"), str(caught.value))
+
+
+def test_a_folder_for_all_steps_that_is_a_file_is_told(data, tmp_path):
+    (tmp_path / "file").touch()
+    recipe = parse(data, tmp_path, "- ExactDedup\n- save: a")
+    recipe = dataclasses.replace(recipe, work_dir=str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"work_dir: .*/file is a file; give a folder"):
+        plan_recipe(recipe)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -64,6 +64,7 @@ _KINDS = {
     "selected": pa.bool_(),
     "is_leak": pa.bool_(),
     "leak_similarity": pa.float32(),
+    "count": pa.int64(),
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nemo_image_curate.dataset.looking.choices import sample_bits
+from nemo_image_curate.dataset.looking.rows import sample_bits
 from nemo_image_curate.errors import DatasetError
 from nemo_image_curate.report.embeddings import embedding_column, nearest_earlier, rows_at
 from nemo_image_curate.report.page import report_page

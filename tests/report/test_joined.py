@@ -97,3 +97,19 @@ def test_bytes_that_are_no_text(tmp_path):
         write_sidecar(tmp_path / name / "0.parquet", {"key": ["0", "1", "2"], "digest": content})
         datasets.append(ImageTextPairDataset.from_webdataset(tmp_path / name, backend="cpu"))
     assert compare(*datasets, Join(True, 1, 0), ["digest"], 4, 0, False).changed == {"digest": 1}
+
+
+def test_whole_numbers_that_no_float_tells_apart(tmp_path):
+    large = [2**60, 2**60 + 1, -(2**63), 5]
+    other = [2**60, 2**60, 2**63 - 1, 5]
+    one, two = (
+        write(
+            tmp_path / name,
+            [{**row, "count": n} for row, n in zip(rows()[:4], values, strict=True)],
+            1,
+        )
+        for name, values in (("a", large), ("b", other))
+    )
+    found = compare(one, two, Join.of(one, two), ["count"], 4, 0, progress=False)
+    assert (found.both, found.changed["count"]) == (4, 2)
+    assert found.largest["count"] == float(2**64 - 1)

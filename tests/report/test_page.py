@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import math
 from html.parser import HTMLParser
@@ -12,6 +13,7 @@ import pytest
 
 from nemo_image_curate import ImageTextPairDataset, write_report
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
+from nemo_image_curate.report import album, columns
 from nemo_image_curate.report.page import report_page
 from nemo_image_curate.report.settings import Settings
 from tests.make_data import jpeg, make_dataset, write_sidecar, write_tar
@@ -150,6 +152,50 @@ def test_pictures_beyond_the_budget_are_named(dataset, page):
     text = report_page(dataset, Settings(byte_budget=80_000, progress=False))
     assert "not shown: the page is large enough" in text
     assert 0 < len(Page(text).all("image", "href")) < len(page.all("image", "href"))
+
+
+def test_of_too_many_columns_some_have_no_pictures_and_some_no_section(dataset, monkeypatch):
+    monkeypatch.setattr(columns, "_MOST_SECTIONS", 3)
+    small = Settings(byte_budget=30_000, progress=False, thresholds={"width": 40})
+    page = Page(report_page(dataset, small))
+    text = page.text("columns")
+    assert "3 of them have no section of their own and 1 more have no pictures" in text
+    assert "strips are of 4" in text
+    sections = [one for one in page.all("section", "id") if one.startswith("column-")]
+    assert sections == ["column-width", "column-score", "column-constant"]
+    assert "Highest" in page.text("column-width")
+    assert "rows stay" in page.text("column-score")
+    assert "Highest" not in page.text("column-score")
+    named = Page(
+        report_page(dataset, dataclasses.replace(small, columns=("score",), thresholds={}))
+    )
+    assert "Highest" in named.text("column-score")
+
+
+def test_what_is_asked_for_and_cannot_be_shown_is_said(dataset):
+    asked = Settings(progress=False, columns=("nothing", "width"), thresholds={"constant": 7})
+    page = Page(report_page(dataset, asked))
+    text = page.text("columns")
+    assert "nothing has no section: it holds neither numbers nor few different values." in text
+    assert "constant has no threshold: all its values are the same" in text
+    sections = [one for one in page.all("section", "id") if one.startswith("column-")]
+    assert sections == ["column-width", "column-constant"]
+
+
+@pytest.mark.parametrize("column", ["key", "image_embedding"])
+def test_columns_that_never_have_a_section(dataset, column):
+    with pytest.raises(ConfigError, match=rf"'{column}' holds .* have a section"):
+        Settings(columns=(column,)).check(dataset)
+
+
+def test_of_too_many_values_an_entry_tells_the_first_and_the_last(dataset, monkeypatch):
+    monkeypatch.setattr(album, "MOST_TOLD", 4)
+    page = Page(report_page(dataset, Settings(progress=False)))
+    told = page.text(page.all("article", "id")[0])
+    assert "6 more columns: ds.show([" in told
+    assert "key" in told
+    assert "image_error" in told
+    assert "label" not in told
 
 
 def test_a_dataset_on_s3_reads_as_one_on_disk(written, tars, bucket, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.report import clusters, compare, duplicates, eps, leaks, map, steps
+from nemo_image_curate.report import clusters, columns, compare, duplicates, eps, leaks, map, steps
 from nemo_image_curate.report.page import report_page
 from nemo_image_curate.report.settings import Settings
 from tests.report.sets import COPIES, GROUPS, rows, vectors, write
@@ -59,6 +59,12 @@ def reference(tmp_path_factory):
 def page(dataset, reference):
     settings = Settings(progress=False, against=reference, references={"val": reference})
     return report_page(dataset, settings)
+
+
+def test_the_title_names_both_datasets(page, dataset, reference):
+    first, second = compare.names_of(dataset, reference)
+    assert f"<title>{first} against {second}: report</title>" in page
+    assert f"<h1>{first} against {second}</h1>" in page
 
 
 def test_groups_have_the_kept_row_first_and_say_why_it_stays(dataset, page):
@@ -214,3 +220,24 @@ def test_a_run_that_is_no_recipe_is_told(dataset, tmp_path):
     problem = steps.gather(moved, QUIET)
     assert "No recipe: " in steps.render(problem, None)
     assert "steps" in str(problem)
+
+
+def test_columns_may_be_called_as_those_of_sections(tmp_path):
+    """The same rows are chosen, and values of the columns are those of the dataset."""
+    taken = ("part", "bits", "nearest", "nearest_shard", "nearest_similarity")
+    taken += ("distance_to_centroid", "in")
+    made = [{**row, **dict.fromkeys(taken, "own")} for row in rows()]
+    named, plain = write(tmp_path / "named", made, 2), write(tmp_path / "plain", rows(), 2)
+
+    def shown(one):
+        tables = [pairs.rows for pairs in eps.gather(one, QUIET).examples]
+        tables += [cluster.farthest for cluster in clusters.gather(one, QUIET).shown]
+        strips = [column.strips for column in columns.gather(one, QUIET).columns]
+        tables += [strip.table for each in strips for strip in each.values()]
+        return tables
+
+    assert [table["key"] for table in shown(named)] == [table["key"] for table in shown(plain)]
+    assert {value for table in shown(named) for value in table["part"].to_pylist()} == {"own"}
+    text = report_page(named, Settings(progress=False, against=plain))
+    assert "Columns only in named" in text
+    assert not compare.gather(named, Settings(progress=False, against=plain)).found.changed

@@ -57,3 +57,19 @@ def test_defaults_are_the_same_everywhere():
 @pytest.mark.parametrize("model", QUERIES)
 def test_every_option_is_one_of_a_query(model):
     assert set(model.model_fields) <= set(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        (models.TextQuery, lambda many: many),
+        (models.NewTexts, lambda many: {"texts": [{"text": "red", "metadata": many}]}),
+        (models.NewTexts, lambda many: {"texts": [many]}),
+    ],
+)
+def test_many_wrong_fields_are_few_errors(model, body):
+    """To list a million of them kept the service from all others for a minute."""
+    many = {f"field {number}": [] for number in range(models.MAX_FIELDS + 1)}
+    with pytest.raises(ValidationError, match="no more than 50") as caught:
+        model.model_validate(body(many))
+    assert caught.value.error_count() <= 2

@@ -1,3 +1,5 @@
+import re
+
 import httpx
 import pytest
 import schemathesis
@@ -89,7 +91,14 @@ def test_the_document_is_whole(bare):
         assert name.partition('"')[0] in document["components"]["schemas"]
 
 
-def test_documentation_page(bare):
-    answer = httpx.get(bare.url + "/docs")
-    assert answer.status_code == 200
-    assert "/openapi.json" in answer.text
+def test_documentation_page_needs_nothing_from_elsewhere(bare):
+    page = httpx.get(bare.url + "/docs")
+    assert page.status_code == 200
+    assert "/openapi.json" in page.text
+    assert "http" not in page.text.replace(bare.url, "")
+    links = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert {link.rpartition(".")[2] for link in links} == {"js", "css"}
+    for link in links:
+        assert len(httpx.get(bare.url + link).content) > 100_000
+    for path in ("/docs/files/../../stats", "/docs/files/%2e%2e/__init__.py", "/docs/files/"):
+        assert httpx.get(bare.url + path).status_code in (401, 404)

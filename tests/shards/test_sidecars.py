@@ -162,3 +162,24 @@ def test_a_column_that_contradicts_the_schema_does_not_end_the_process(tmp_path)
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
     assert len(whole) > 500
+
+
+def test_texts_that_are_no_utf8_are_read_and_told(tmp_path, caplog):
+    captions = pa.array([b"ok", None, b"caf\xe9", b"\xffnon"]).view(pa.string())
+    path = str(write_sidecar(tmp_path / "a.parquet", {"key": list("abcd"), "caption": captions}))
+    table = sidecars.read_sidecar(path)
+    assert table["caption"].to_pylist() == ["ok", None, "caf\ufffd", "\ufffdnon"]
+    (told,) = caplog.messages
+    assert path in told
+    assert "2 texts of column 'caption' are no UTF-8, the first in row 2" in told
+    caplog.clear()
+    assert sidecars.read_sidecar(path, ["key"])["key"].to_pylist() == list("abcd")
+    assert not caplog.messages
+
+
+def test_no_text_inside_of_a_list_is_told_with_file_and_column(tmp_path):
+    texts = pa.array([b"ok", b"caf\xe9"]).view(pa.string())
+    lists = pa.ListArray.from_arrays([0, 1, 2], texts)
+    path = str(write_sidecar(tmp_path / "a.parquet", {"key": ["a", "b"], "tags": lists}))
+    with pytest.raises(DamagedError, match=r"a\.parquet .* column 'tags': .*UTF8"):
+        sidecars.read_sidecar(path)

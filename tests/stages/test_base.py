@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import json
+import math
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from dask.base import tokenize
 
 from nemo_image_curate import (
     AestheticClassifier,
+    AlignedEmbedder,
     BalancedSample,
     CaptionQuality,
     CaptionStatistics,
@@ -62,7 +64,11 @@ from nemo_image_curate import (
     catalog,
     frames,
 )
+from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
+from nemo_image_curate.learning.heads import Head
+from nemo_image_curate.learning.pairs import Pairs
+from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.stages.base import ColumnStage, no_effect
 from tests.embedders.open_clip_folders import CLIP, save
 from tests.make_data import make_dataset
@@ -75,6 +81,19 @@ HEADS = [
 
 
 @functools.cache
+def aligned_model(clip_folder: str) -> str:
+    """A model on a CLIP of random weights."""
+    encoder, folder = OpenCLIPEmbedder(clip_folder), tempfile.mkdtemp()
+    one = np.ones((1, 32), np.float32)
+    pair = Pairs(one[None], one, np.zeros(1, np.int64))
+    head = Head.given(32, 32, slice(None), slice(None))
+    towers = Towers.of([head], [1.0], pair, 20.0, math.inf)
+    model = AlignedModel(towers, encoder.record(), encoder.record())
+    write_model(model, folder, {})
+    return folder
+
+
+@functools.cache
 def selection_file() -> str:
     """A file of chosen rows."""
     path = Path(tempfile.mkdtemp()) / "chosen.parquet"
@@ -83,6 +102,7 @@ def selection_file() -> str:
 
 
 MAKE: dict[str, Callable[[Any], Stage]] = {
+    "AlignedEmbedder": lambda folder: AlignedEmbedder(aligned_model(folder)),
     "AestheticClassifier": lambda folder: AestheticClassifier(model_path=HEADS[0]),
     "BalancedSample": lambda folder: BalancedSample(5),
     "CaptionQuality": lambda folder: CaptionQuality(),

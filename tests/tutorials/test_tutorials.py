@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import pandas as pd
+import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
 from tests.dedup.photographs import flickr, flipped, scaled
+from tests.forked import Forked
 from tests.make_data import make_dataset
 from tests.make_embedders import embeddings
 from tests.shared import SHARED, needs_shared
@@ -22,19 +26,43 @@ from tests.shared import SHARED, needs_shared
 TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
 
 
-def test_an_embedder_of_ones_own(tmp_path):
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def environment(workers) -> dict[str, str]:
+    """With it get_client connects to the workers of all tests in place of some of its own."""
+    return {**os.environ, "DASK_SCHEDULER_ADDRESS": workers.scheduler_address}
+
+
+@pytest.fixture
+def run(environment) -> Run:
+    """What a script prints, in a forked process: others show that one imports what it needs."""
+
+    def printed(script: str, *arguments: object) -> str:
+        command = ["tests.forked:run_script", TUTORIALS / script, *arguments]
+        process = Forked(*command, env=environment)
+        told, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return told
+
+    return printed
+
+
+def test_an_embedder_of_ones_own(run, environment, tmp_path):
     make_dataset(tmp_path / "in", sizes=[3, 2])
-    command = [sys.executable, TUTORIALS / "custom_embedder.py", tmp_path / "in", tmp_path / "out"]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = ["custom_embedder.py", tmp_path / "in", tmp_path / "out"]
+    told = run(*words)
     assert "histogram" in told
     found = embeddings(ImageTextPairDataset.from_webdataset(tmp_path / "out"), "histogram")
     assert found.shape == (5, 24)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
     assert (found >= 0).all()
-    # A class that stands in the script itself: the next run must know its work again.
+    # A class that stands in the script itself: a run with another seed must know its work again.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.parquet")}
     assert len(before) == 2
-    subprocess.run(command, check=True, capture_output=True)
+    command = [sys.executable, TUTORIALS / words[0], *words[1:]]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -52,7 +80,7 @@ def test_one_script_for_cpus_and_gpus(backend, tmp_path):
 
 
 @needs_shared
-def test_duplicates_side_by_side(tmp_path):
+def test_duplicates_side_by_side(run, tmp_path):
     photographs = tmp_path / "photographs"
     photographs.mkdir()
     for path in flickr(12):
@@ -61,9 +89,7 @@ def test_duplicates_side_by_side(tmp_path):
     (photographs / "smaller.jpg").write_bytes(scaled(0.7, 80)(first))
     (photographs / "mirrored.jpg").write_bytes(flipped(first))
     (photographs / "broken.jpg").write_bytes(b"no picture")
-    script = TUTORIALS / "deduplicate_photographs.py"
-    command = [sys.executable, script, photographs, tmp_path / "out"]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    run("deduplicate_photographs.py", photographs, tmp_path / "out")
     page = (tmp_path / "out" / "groups.html").read_text()
     group = page.split("<h3>")[1]
     assert group.count("<img") == 3
@@ -97,13 +123,8 @@ def test_photographs_are_chosen_in_a_notebook(tmp_path):
     assert len(chosen) == len(exported) > 0
 
 
-def test_a_threshold_is_moved_in_a_notebook(workers, tmp_path):
-    environment = {
-        **os.environ,
-        "OUTPUT": str(tmp_path / "out"),
-        # get_client then connects to this LocalCluster in place of one of its own.
-        "DASK_SCHEDULER_ADDRESS": workers.scheduler_address,
-    }
+def test_a_threshold_is_moved_in_a_notebook(environment, tmp_path):
+    environment["OUTPUT"] = str(tmp_path / "out")
     notebook = nbformat.read(TUTORIALS / "look_and_choose.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     NotebookClient(notebook, timeout=300).execute(env=environment)
@@ -131,13 +152,12 @@ def test_a_threshold_is_moved_in_a_notebook(workers, tmp_path):
     assert 0 < len(exported) < 22
 
 
-def test_search_by_words(tmp_path):
-    script = TUTORIALS / "search_your_photographs.py"
+def test_search_by_words(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
     def found(*arguments: str) -> list[str]:
-        command = [sys.executable, script, *arguments]
-        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
-        scores, files = zip(*(line.split() for line in told.stdout.splitlines()), strict=True)
+        told = run("search_your_photographs.py", *arguments)
+        scores, files = zip(*(line.split() for line in told.splitlines()), strict=True)
         assert list(map(float, scores)) == sorted(map(float, scores), reverse=True)
         return list(files)
 
@@ -149,3 +169,38 @@ def test_search_by_words(tmp_path):
         (examples / f"{name}.jpg").rename(own / f"{name}.jpg")
     (own / "broken.jpg").write_bytes(b"no picture")
     assert found("a cup of coffee", "own", "out") == ["trip/coffee.jpg", "trip/rocket.jpg"]
+
+
+@needs_shared
+def test_a_classifier_of_ones_own(tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    # Dogs, and what else there is: the name ends in the class, which begins with its number.
+    pictures = sorted((SHARED / "data" / "imagenet").iterdir())
+    dogs = [path for path in pictures if "n02085620" <= path.name[:9] <= "n02113978"][:12]
+    others = [path for path in pictures if path.name > "n026"][:60:5]
+    for path in (*dogs, *others):
+        with Image.open(path) as picture:
+            picture.convert("RGB").resize((224, 224)).save(photographs / f"{path.stem}.jpg")
+    labels = pd.DataFrame(
+        [(f"{path.stem}.jpg", path in dogs) for path in (*dogs[::2], *others[::2])],
+        columns=["file", "label"],
+    )
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    script = TUTORIALS / "classifier_of_your_own.py"
+    command = [sys.executable, script, photographs, tmp_path / "labels.csv", tmp_path / "out"]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "12 used of 12" in told
+    assert (tmp_path / "out" / "near.html").read_text().count("<img") >= 8
+    wanted = ImageTextPairDataset.from_webdataset(tmp_path / "out" / "wanted", backend="cpu")
+    names = set(wanted.metadata["file"].compute())
+    assert len(names & {f"{path.stem}.jpg" for path in dogs}) >= 10
+    assert len(names & {f"{path.stem}.jpg" for path in others}) <= 1
+
+
+def test_a_search_is_learned_from_captions(tmp_path, capsys):
+    script = runpy.run_path(str(TUTORIALS / "learn_from_captions.py"))
+    script["main"](output=str(tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert "base: of 11 captions, 11 photographs" in told
+    assert "chelsea.jpg" in told.splitlines()[-3:][0]

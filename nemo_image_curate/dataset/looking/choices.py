@@ -14,21 +14,21 @@ import pyarrow.compute as pc
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.looking.origin import projection
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.ordered_keys import check_ordered, keys_of
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.vectors.sampling import hash_bits, hash_bits_of_few
+from nemo_image_curate.tables import free_name
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 How = Literal["best", "worst", "below", "above", "random", "first"]
-_NEXT_TO = ("below", "above")
-_ORDERED = ("best", "worst", *_NEXT_TO)
+NEXT_TO = ("below", "above")
+_ORDERED = ("best", "worst", *NEXT_TO)
 # So many partitions are looked at first, when there are more: they tell how good a row of the
 # others must be, so that the client holds the candidates of these and few more.
 _FIRST_LOOK = 64
-_RANK = "__rank"
 # Of a rank in "first": the row of the partition, after the number of that.
 _ROW_BITS = 40
 _Cutoff = tuple[Any, ...]
@@ -67,7 +67,7 @@ class View:
                 f"the view {self.how!r} with by={self.by!r}: {', '.join(_ORDERED)} need a column, "
                 "and no other."
             )
-        if (self.value is not None) != (self.how in _NEXT_TO):
+        if (self.value is not None) != (self.how in NEXT_TO):
             raise ConfigError(
                 f"the view {self.how!r} with value={self.value!r}: below and above need a value, "
                 "and no other."
@@ -124,7 +124,7 @@ def choose(
     n : int
         Rows of each view; fewer where there are no more.
     columns : sequence of str
-        What else to tell of each row.
+        What else to tell of each row; of a text as much as `told_rows` does.
     where : str, optional
         An expression; only rows for which it is true.
     seed : int
@@ -151,7 +151,7 @@ def choose(
         view.check(schema)
     if n < 1:
         raise ConfigError(f"n={n} should be at least 1.")
-    order = _Order(dataset.id_col, tuple(views), n, seed)
+    order = _Order(dataset.id_col, tuple(views), n, seed, free_name("rank", names))
 
     def candidates(numbers: Sequence[int], cutoffs: list[_Cutoff | None]) -> list[list[pa.Table]]:
         arguments = [(number, order, cutoffs) for number in numbers]
@@ -173,68 +173,6 @@ def choose(
     ]
 
 
-def rows_of(
-    dataset: ImageTextPairDataset,
-    keys: Sequence[str],
-    columns: Sequence[str] = (),
-    progress: bool | None = None,
-) -> pa.Table:
-    """The rows with some keys.
-
-    Parameters
-    ----------
-    dataset : ImageTextPairDataset
-    keys : sequence of str
-    columns : sequence of str
-
-    Returns
-    -------
-    pyarrow.Table
-        The id column, ``shard`` and `columns`, in the order of `keys`, and of shards where
-        several have the same key. Keys that no row has are left out.
-
-    Raises
-    ------
-    ColumnNotFoundError
-    """
-    id_col = dataset.id_col
-    names = list(dict.fromkeys([id_col, SHARD_COLUMN, *columns]))
-    frames.require_columns(dataset.metadata, *names)
-    wanted = pa.array(list(dict.fromkeys(keys)), pa.string())
-    parts = partitions.run(
-        projection(dataset.metadata, names),
-        _with_keys,
-        [(id_col, wanted)] * dataset.metadata.npartitions,
-        what="look",
-        progress=progress,
-    )
-    table = concatenated(parts)
-    place = pc.index_in(table[id_col], wanted)
-    ordered = table.append_column(_RANK, place).sort_by(
-        [(_RANK, "ascending"), (SHARD_COLUMN, "ascending")]
-    )
-    return ordered.select(names)
-
-
-def concatenated(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of partitions as one; a column without any value in some takes the type of others."""
-    return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-
-
-def sample_bits(table: pa.Table, id_col: str, seed: int) -> np.ndarray:
-    """A number for each row of a table that depends on shard, key and seed alone.
-
-    Returns
-    -------
-    numpy.ndarray of uint64, shape (n,)
-        Evenly distributed: rows with the lowest are a random sample.
-    """
-    bits: np.ndarray = hash_bits(table[id_col], seed)
-    # From another seed: a shard and a key of the same name would always give 0.
-    bits ^= hash_bits_of_few(table[SHARD_COLUMN], seed + 1)
-    return bits
-
-
 def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Scalar]:
     """A column and a value as Arrow compares them; whole numbers may exceed int64 and floats."""
     if isinstance(value, str):
@@ -252,13 +190,6 @@ def _beside(values: pa.ChunkedArray, value: Any) -> tuple[pa.ChunkedArray, pa.Sc
     return values, pa.scalar(value, pa.uint64() if unsigned else None)
 
 
-def _with_keys(frame: Any, id_col: str, wanted: pa.Array) -> pa.Table:
-    """The rows of a partition with some keys; runs on a worker."""
-    is_wanted = pc.is_in(frames.column_to_arrow(frame[id_col]), value_set=wanted)
-    rows = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
-    return frames.to_arrow(frame.iloc[rows])
-
-
 def _candidates(
     frame: Any, number: int, order: _Order, cutoffs: Sequence[_Cutoff | None]
 ) -> list[pa.Table]:
@@ -269,26 +200,30 @@ def _candidates(
     best = []
     for view, cutoff in zip(order.views, cutoffs, strict=True):
         rows, ranks = order.ranked(view, table, number)
-        columns = {_RANK: ranks, "row": rows}
-        places = pa.table(columns | {name: table[name].take(rows) for name in order.names})
-        best.append(order.first(places, cutoff))
+        named = {name: table[name].take(rows) for name in order.names}
+        first = order.first(pa.table({order.rank: ranks, **named}), cutoff)
+        best.append((rows.take(first).to_numpy(), ranks.take(first)))
     # Once for all views: of many columns there are many views, and frames take long to take rows.
-    every = np.unique([row for one in best for row in one["row"].to_numpy()]).astype(np.int64)
-    content = frames.to_arrow(frame.iloc[every])
+    every = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in best)]))
+    content = told_rows(frame, every)
     return [
-        content.take(pa.array(np.searchsorted(every, one["row"]))).append_column(_RANK, one[_RANK])
-        for one in best
+        content.take(np.searchsorted(every, rows)).append_column(order.rank, ranks)
+        for rows, ranks in best
     ]
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The order of rows in views, and how many of each are wanted."""
+    """The order of rows in views, and how many of each are wanted.
+
+    `rank` is what the column of a row's place in that order is called.
+    """
 
     id_col: str
     views: tuple[View, ...]
     n: int
     seed: int
+    rank: str
 
     @property
     def names(self) -> list[str]:
@@ -304,7 +239,7 @@ class _Order:
         values = frames.nan_to_null(table[view.by])
         check_ordered(view.by, values.type)
         belongs = pc.is_valid(values)
-        if view.how in _NEXT_TO and not pa.types.is_null(values.type):
+        if view.how in NEXT_TO and not pa.types.is_null(values.type):
             compare = pc.less if view.how == "below" else pc.greater_equal
             fulfils = compare(*_beside(values, view.value))
             belongs = pc.and_(belongs, pc.fill_null(fulfils, False))
@@ -313,17 +248,19 @@ class _Order:
         lowest_first = view.how in ("worst", "above")
         return pa.array(chosen), pa.array(keys if lowest_first else ~keys)
 
-    def first(self, table: pa.Table, cutoff: _Cutoff | None = None) -> pa.Table:
-        """The best `n` rows of a table, in order, none of them behind a cutoff."""
-        by = [(name, "ascending") for name in (_RANK, *self.names)]
-        best = table.take(pc.select_k_unstable(table, self.n, sort_keys=by))
+    def first(self, table: pa.Table, cutoff: _Cutoff | None = None) -> pa.Array:
+        """Where the best `n` rows of a table are, in order, none of them behind a cutoff."""
+        by = [(name, "ascending") for name in (self.rank, *self.names)]
+        best = pc.select_k_unstable(table, self.n, sort_keys=by)
         if cutoff is None:
             return best
-        return best.filter(pa.array([place <= cutoff for place in self._places(best)], pa.bool_()))
+        places = self._places(table.take(best))
+        return best.filter(pa.array([place <= cutoff for place in places], pa.bool_()))
 
     def merged(self, tables: Sequence[pa.Table]) -> pa.Table:
         """The best `n` rows of all partitions."""
-        return self.first(concatenated(tables))
+        whole = concatenated(tables)
+        return whole.take(self.first(whole))
 
     def cutoff(self, best: pa.Table) -> _Cutoff | None:
         """What rows of other partitions must not be behind; None when there are too few rows."""
@@ -333,4 +270,4 @@ class _Order:
         # Nulls come last, as Arrow sorts them.
         columns = [table[name].to_pylist() for name in self.names]
         texts = [[(value is None, value or "") for value in column] for column in columns]
-        return list(zip(table[_RANK].to_pylist(), *texts, strict=True))
+        return list(zip(table[self.rank].to_pylist(), *texts, strict=True))

@@ -1,4 +1,4 @@
-"""Pictures of rows side by side as one image."""
+"""Pictures side by side as one image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from nemo_image_curate.dataset.looking.thumbnails import Thumbnail
+from nemo_image_curate.dataset.looking.thumbnails import SIDE, Thumbnail
+from nemo_image_curate.decode.images import load_image
+from nemo_image_curate.decode.inputs import ImageInput
 
 _GAP = 4
 # A place without a picture, and what is written there.
@@ -37,18 +39,54 @@ def contact_sheet(
     PIL.Image.Image
         RGB, on white; one pixel when there are no pictures.
     """
-    n = len(pictures)
+    cells = []
+    for one, label in zip(pictures, labels, strict=True):
+        if one.jpeg is None:
+            cells.append(_reason(f"{label}: {one.reason}", side))
+        else:
+            cells.append(Image.open(io.BytesIO(one.jpeg)))
+    return _sheet(cells, side, across)
+
+
+def grid(images: Sequence[ImageInput], side: int = SIDE, across: int | None = None) -> Image.Image:
+    """Images in rows, each made small in the middle of a square.
+
+    Parameters
+    ----------
+    images : sequence of path, bytes, data URL or PIL.Image.Image
+        As for `load_image`. For rows of a dataset there is ``dataset.show``.
+    side : int, default 160
+        Of the squares, in pixels; smaller images stay as they are.
+    across : int, optional
+        Images of a row. Default: about as many as there are rows.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, on white; one pixel when there are no images.
+
+    Raises
+    ------
+    ConfigError, DatasetError, ImageError
+        When one cannot be used; see `load_image`.
+    """
+    cells = []
+    for image in images:
+        small = load_image(image)
+        small.thumbnail((side, side))
+        cells.append(small)
+    return _sheet(cells, side, across)
+
+
+def _sheet(cells: Sequence[Image.Image], side: int, across: int | None) -> Image.Image:
+    n = len(cells)
     across = max(1, min(across or math.ceil(math.sqrt(n)), n or 1))
     down = -(-n // across)
     step = side + _GAP
     size = (max(1, across * step - _GAP if n else 1), max(1, down * step - _GAP))
     sheet = Image.new("RGB", size, "white")
-    for place, (one, label) in enumerate(zip(pictures, labels, strict=True)):
+    for place, cell in enumerate(cells):
         left, top = place % across * step, place // across * step
-        if one.jpeg is None:
-            cell = _reason(f"{label}: {one.reason}", side)
-        else:
-            cell = Image.open(io.BytesIO(one.jpeg))
         sheet.paste(cell, (left + (side - cell.width) // 2, top + (side - cell.height) // 2))
     return sheet
 

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from nemo_image_curate import frames, html, storage
 from nemo_image_curate.dataset.looking import notebook
-from nemo_image_curate.dataset.looking.choices import View, choose, rows_of
+from nemo_image_curate.dataset.looking.choices import View, choose
 from nemo_image_curate.dataset.looking.groups import Group, Names, groups
 from nemo_image_curate.dataset.looking.origin import origin_of, projection
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.looking.summary_view import bytes_text
 from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnail, thumbnails
 from nemo_image_curate.dataset.sources import SHARD_COLUMN

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated
 from nemo_image_curate.dataset.looking.origin import projection
+from nemo_image_curate.dataset.looking.rows import concatenated, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.vectors.sampling import hash_bits
@@ -232,7 +232,7 @@ def _members(frame: Any, names: Names, largest: list[_Kept], members: int) -> pa
     for kept in largest:
         own, others = _split(names, kept, few)
         chosen += [*own[:1], *others[:members]]
-    return frames.to_arrow(frame.iloc[rows[sorted(set(chosen))]])
+    return told_rows(frame, rows[sorted(set(chosen))])
 
 
 def _group(

@@ -13,16 +13,15 @@ import pyarrow.compute as pc
 
 from nemo_image_curate import frames
 from nemo_image_curate.dataset import partitions
-from nemo_image_curate.dataset.looking.choices import concatenated, sample_bits
 from nemo_image_curate.dataset.looking.origin import projection
+from nemo_image_curate.dataset.looking.rows import concatenated, sample_bits, told_rows
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.errors import ConfigError, DatasetError
+from nemo_image_curate.tables import free_name
 from nemo_image_curate.vectors.plane import Plane
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
-
-_BITS = "__bits"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def sample_vectors(
     vectors = np.concatenate([vectors for _, vectors, _ in parts if len(vectors)])
     vector_of = np.full(len(table), -1)
     vector_of[np.concatenate(row_numbers)] = np.arange(len(vectors))
-    by = [(name, "ascending") for name in (_BITS, dataset.id_col, SHARD_COLUMN)]
+    by = [(name, "ascending") for name in (free_name("bits", names), dataset.id_col, SHARD_COLUMN)]
     order = pc.sort_indices(table, sort_keys=by).to_numpy()[:n]
     vector_of = vector_of[order]
     kept = vector_of >= 0
@@ -168,9 +167,9 @@ def _sampled(
     bits = sample_bits(frames.to_arrow(frame[[id_col, SHARD_COLUMN]]), id_col, seed)
     chosen = np.flatnonzero(bits <= np.uint64(min(int(share * 2**64), 2**64 - 1)))
     chosen = chosen[np.argsort(bits[chosen], kind="stable")[:n]]
-    rows = frame.iloc[chosen]
-    values, with_vector = frames.embedding_array(rows[column])
+    values, with_vector = frames.embedding_array(frame[column].iloc[chosen])
     vectors = frames.host(values)
     finite = np.isfinite(vectors).all(axis=1)
-    table = frames.to_arrow(rows[names]).append_column(_BITS, pa.array(bits[chosen]))
+    table = told_rows(frame[names], chosen)
+    table = table.append_column(free_name("bits", names), pa.array(bits[chosen]))
     return table, np.array(vectors[finite]), with_vector[finite]

@@ -1,5 +1,4 @@
-function (name) {
-  "use strict";
+function drawMap(name) {
   // Outputs of cells may be shown twice; each script belongs to the element before it.
   const root = [...document.querySelectorAll(`[id="${name}"]`)].pop();
   const data = JSON.parse(document.getElementById(`${name}-data`).textContent);
@@ -8,8 +7,6 @@ function (name) {
   const NULL = "#9aa7b2";
   // Ends and middle of a scale whose lightness rises, as viridis has it (S. van der Walt, N. Smith 2015).
   const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-  // An expression holds 1,000 parts; longer lists are a mask.
-  const MOST_KEYS = 900;
   const MARGIN = 14, NEAR = 8;
   const n = data.keys.length, radius = n < 300 ? 5 : 2.6;
 
@@ -67,28 +64,11 @@ function (name) {
       pen.stroke();
     }
   }
-  function inside([x, y]) {
-    let is = false;
-    for (let i = 0, j = loop.length - 1; i < loop.length; j = i++) {
-      const [ax, ay] = loop[i], [bx, by] = loop[j];
-      if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) is = !is;
-    }
-    return is;
-  }
-  // JSON's texts are Python's, too.
-  const list = (keys) => `[${keys.map((key) => JSON.stringify(key)).join(", ")}]`;
-  function expression(keys) {
-    // eslint-disable-next-line no-control-regex
-    if (keys.length > MOST_KEYS || keys.some((key) => /[\x00-\x1f\x7f]/.test(key)))
-      return `ds.filter(ds.metadata[${JSON.stringify(data.column)}].isin(${list(keys)}))`;
-    const condition = `${data.name}.isin(${list(keys)})`;
-    return `ds.filter(${/['\\]/.test(condition) ? JSON.stringify(condition) : `'${condition}'`})`;
-  }
   function choose() {
     chosen = new Set();
-    for (let i = 0; i < n; i++) if (loop.length > 2 && data.keys[i] !== null && inside(place(i))) chosen.add(i);
+    for (let i = 0; i < n; i++) if (loop.length > 2 && data.keys[i] !== null && isInside(place(i), loop)) chosen.add(i);
     const keys = [...new Set([...chosen].map((i) => data.keys[i]))];
-    text.value = keys.length ? expression(keys) : "";
+    text.value = keys.length ? callOf(data, keys) : "";
     count.textContent = chosen.size ? `${chosen.size.toLocaleString("en")} of ${n.toLocaleString("en")} points` : "Draw a loop around points.";
     copy.disabled = clear.disabled = !chosen.size;
     draw();

@@ -152,13 +152,19 @@ def _colours(values: pa.Array, name: str) -> dict[str, Any]:
     }
 
 
+def script(name: str) -> str:
+    """The text of one of this folder's scripts."""
+    return resources.files(__package__).joinpath(f"{name}.js").read_text("utf-8")
+
+
 def _html(content: dict[str, Any], title: str) -> str:
-    script = resources.files(__package__).joinpath("scatter.js").read_text("utf-8")
+    code = script("choosing") + script("scatter")
     name = f"map-{hashlib.sha256(repr(content).encode('utf-8', 'replace')).hexdigest()[:12]}"
     body = (
         f"<p>{html.escape(title)}</p>"
         f'<div class=map id="{name}"><p class=muted>The map needs a script, which this viewer does '
         f"not run: trust the notebook, or open the page that save(path) writes.</p></div>"
-        f'{html.data(f"{name}-data", content)}<script>({script})("{name}")</script>'
+        f'{html.data(f"{name}-data", content)}<script>(() => {{\n"use strict";\n'
+        f'{code}drawMap("{name}");\n}})();</script>'
     )
     return notebook.fragment(body, "map of embeddings")

@@ -10,7 +10,7 @@ function picturesBy(section) {
   const { place } = shown.columns[section.dataset.column];
   return Object.entries(shown.pictures)
     .map(([anchor, values]) => [anchor, values[place]])
-    .filter(([, value]) => value !== null)
+    .filter(([, value]) => value != null)
     .sort(([, a], [, b]) => (a < b ? -1 : a > b ? 1 : 0));
 }
 

@@ -25,9 +25,6 @@ function share(count, total) {
   return `${percent.toFixed(1)} %`;
 }
 
-/** A call of ds.filter to paste; JSON's texts are Python's, too. */
-const filterCall = (condition) => `ds.filter(${JSON.stringify(condition)})`;
-
 /** A number as the page's other values are written: four digits, and all before the point. */
 function readable(value) {
   if (typeof value !== "number" || Number.isInteger(value)) return value.toLocaleString("en-US");

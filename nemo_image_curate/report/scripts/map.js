@@ -1,7 +1,6 @@
 // The map: colours by a column, and a lasso that shows pictures and gives an expression.
 
 const SVG = "http://www.w3.org/2000/svg";
-const MOST_KEYS = 900; // An expression has 1,000 parts at most.
 
 class PointMap {
   constructor(holder, told) {
@@ -111,31 +110,11 @@ class PointMap {
   }
 }
 
-/** A call of ds.filter for some keys: expressions have no control characters and an end, masks may. */
-function callOf({ column, name }, keys) {
-  const all = [...new Set(keys)];
-  const quoted = (key) => (/^[^'"\\]*$/.test(key) ? `'${key}'` : JSON.stringify(key));
-  const listed = `[${all.map(quoted).join(", ")}]`;
-  return all.length > MOST_KEYS || all.some((key) => /[\x00-\x1f\x7f]/.test(key))
-    ? `ds.filter(ds.metadata[${JSON.stringify(column)}].isin(${listed}))`
-    : filterCall(`${name}.isin(${listed})`);
-}
-
 function dots(line, name) {
   const path = document.createElementNS(SVG, "path");
   path.setAttribute("class", `dots ${name}`);
   path.setAttribute("d", line);
   return path;
-}
-
-/** Whether a point is inside a line that is closed: a ray from it crosses an odd number of times. */
-function isInside([x, y], line) {
-  let inside = false;
-  line.forEach(([x1, y1], place) => {
-    const [x2, y2] = line[(place + 1) % line.length];
-    if (y1 > y !== y2 > y && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
-  });
-  return inside;
 }
 
 for (const holder of document.querySelectorAll(".map")) new PointMap(holder, data("map-data"));

@@ -9,7 +9,8 @@ import pytest
 from nemo_image_curate import frames
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.looking import choices
-from nemo_image_curate.dataset.looking.choices import View, choose, rows_of
+from nemo_image_curate.dataset.looking.choices import View, choose
+from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError
 from tests.make_data import jpeg, write_sidecar, write_tar
 

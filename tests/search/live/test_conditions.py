@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.expressions.evaluate import matching_rows
-from nemo_image_curate.search.live.conditions import chroma_condition
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.search.live.chroma_conditions import chroma_condition
+from nemo_image_curate.search.live.milvus_conditions import milvus_condition
+from nemo_image_curate.search.live.store import open_store
 from tests.make_data import jpeg
 from tests.search.make_search import WordEmbedder
 
@@ -26,9 +28,11 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[ChromaStore]:
-    store = ChromaStore(tmp_path_factory.mktemp("store"), WordEmbedder())
+@pytest.fixture(scope="module", params=["live", "live.db"])
+def store(request, tmp_path_factory) -> Iterator[LiveStore]:
+    """A store of Chroma's, and one of Milvus'."""
+    place = tmp_path_factory.mktemp("store") / request.param
+    store = open_store(str(place), WordEmbedder())
     keys = [f"k{number}" for number in range(len(ROWS))]
     images = [jpeg(number) for number in range(len(ROWS))]
     assert store.add_images(keys, images, metadata=ROWS) == [None] * len(ROWS)
@@ -36,7 +40,7 @@ def store(tmp_path_factory) -> Iterator[ChromaStore]:
     store.close()
 
 
-def kept(store: ChromaStore, where: str) -> list[int]:
+def kept(store: LiveStore, where: str) -> list[int]:
     (hits,) = store.images.nearest(np.ones((1, 48), np.float32), 100, where)
     return sorted(int(hit.key[1:]) for hit in hits)
 
@@ -130,6 +134,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(EXPRESSIONS)
 def test_any_expression_means_what_it_means_to_a_frame(store, where):
     assert kept(store, where) == truth(where)
@@ -169,6 +174,7 @@ def test_any_expression_means_what_it_means_to_a_frame(store, where):
     ],
 )
 def test_what_a_live_store_cannot_evaluate_is_named(where, part):
-    with pytest.raises(ConfigError) as caught:
-        chroma_condition(where)
-    assert part is None or part in str(caught.value)
+    for translate in (chroma_condition, milvus_condition):
+        with pytest.raises(ConfigError) as caught:
+            translate(where)
+        assert part is None or part in str(caught.value)

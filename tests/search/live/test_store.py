@@ -2,25 +2,35 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nemo_image_curate.errors import ConfigError, DatasetError
-from nemo_image_curate.search.live.store import ChromaStore
+from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.search.live.store import ChromaStore, open_store
 from tests.make_data import jpeg
 from tests.make_embedders import ThumbEmbedder
 from tests.search.make_search import WordEmbedder, thumbs
 
 
-def keys_of(store: ChromaStore, number: int, k: int = 3, **options: object) -> list[str]:
+@pytest.fixture(params=["live", "live.db"])
+def store(request, tmp_path) -> Iterator[LiveStore]:
+    """An empty store of Chroma's, and one of Milvus'."""
+    store = open_store(str(tmp_path / request.param), WordEmbedder())
+    yield store
+    store.close()
+
+
+def keys_of(store: LiveStore, number: int, k: int = 3, **options: object) -> list[str]:
     (hits,) = store.images.nearest(thumbs([number]), k, **options)  # type: ignore[arg-type]
     return [hit.key for hit in hits]
 
 
-def files(store: ChromaStore) -> list[Path]:
-    return sorted(path for path in Path(store.path, "contents").rglob("*") if path.is_file())
+def files(store: LiveStore) -> list[Path]:
+    return sorted(path for path in Path(store._contents).rglob("*") if path.is_file())
 
 
 def test_added_images_are_found_with_what_is_known_of_them(store):
