@@ -5,7 +5,9 @@ loads them by Dask partitions, as it does for a cluster. Ours is `build_index` a
 the same run. Queries are asked one at a time, by `nearest`, from vector to hits with their columns.
 All cores may be used: milvus-lite's server is threads of this process.
 
-milvus-lite looks at each row in Python at each search, so that it is asked few queries. Fewer rows:
+milvus-lite looks at each row in Python at each search, so that it is asked few queries. Fewer
+rows, by hundreds of thousands:
+
 MILVUS_ROWS=100000 .venv/bin/python ci/bench/run.py milvus
 
 python milvus.py ours|milvus SHARDS FOLDER DATA    build or load, and measure
