@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # taken off a picture's cosines. Of 5, 10, 20, 40 and 0.3, 0.6, 1 the best and what is between, on
 # photographs of Flickr8k: R@10 of text to image among 1,000 is 0.035 higher than without.
 _SHARPNESS, _STRENGTH = 15.0, 0.8
-# What both sides' added values have as length; nearness beyond half its square is cut.
+# The length of both sides' added values; of nearness what is beyond its square is cut.
 _ROOM = 0.5
 
 
