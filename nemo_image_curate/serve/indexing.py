@@ -13,7 +13,13 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from nemo_image_curate.search.live.base import LiveStore
-from nemo_image_curate.serve.content_type import FORM, JSON, content_type, json_only
+from nemo_image_curate.serve.content_type import (
+    FORM,
+    JSON,
+    content_type,
+    json_only,
+    opened_form,
+)
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
     Added,
@@ -78,7 +84,7 @@ async def index_images(request: Request, store: Store) -> AddedItems:
     service = service_of(request)
     kind = content_type(request)
     if kind == FORM:
-        async with request.form(max_files=MAX_ITEMS, max_fields=2 * MAX_ITEMS) as form:
+        async with opened_form(request, MAX_ITEMS, 2 * MAX_ITEMS) as form:
             rows = await _uploaded(form)
     elif kind == JSON:
         with wrong_form():

@@ -80,6 +80,12 @@ def install(app: FastAPI) -> None:
 
 async def _http(request: Request, error: Any) -> Response:
     detail = str(error.detail)
+    # What Python's reader of JSON stumbled over, FastAPI does not say.
+    if detail == "There was an error parsing the body":
+        detail = (
+            "the body cannot be read: send JSON in UTF-8, not nested a thousand deep, and without "
+            "numbers of thousands of digits."
+        )
     # Of no route Starlette says no more than the status does.
     if detail == HTTPStatus(error.status_code).phrase:
         path = request.url.path

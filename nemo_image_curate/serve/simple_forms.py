@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from nemo_image_curate.errors import CurateError, ImageError
 from nemo_image_curate.search.query import MIN_K, Query
+from nemo_image_curate.serve.content_type import opened_form
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
     MAX_K,
@@ -211,7 +212,7 @@ def no_valid_path(n: int, reason: Any) -> HTTPException:
 
 async def _uploaded(request: Request) -> tuple[bytes, int]:
     """The file of a form, and how many results are wanted."""
-    async with request.form(max_files=1, max_fields=len(_COUNTS)) as form:
+    async with opened_form(request, 1, len(_COUNTS)) as form:
         with wrong_form():
             upload = SimpleUpload.model_validate({**request.query_params, **form})
         return await upload.file.read(), upload.n

@@ -207,6 +207,16 @@ def test_unusable_requests(service, path, body, status, said):
     assert said in problem["detail"]
 
 
+@pytest.mark.parametrize("path", ["/search/similar-images", "/index/images"])
+@pytest.mark.parametrize(
+    ("parameters", "said"), [("; boundary=a; charset=undefined", "UTF-8"), ("", "no boundary")]
+)
+def test_forms_that_cannot_be_read(service, path, parameters, said):
+    headers = {"Content-Type": f"multipart/form-data{parameters}"}
+    form = '--a\r\nContent-Disposition: form-data; name="n"\r\n\r\n3\r\n--a--\r\n'
+    assert said in post(service, path, 400, headers=headers, content=form)["detail"]
+
+
 def test_a_file_in_a_text_field_and_a_text_for_a_file(service):
     problem = post(service, "/search/similar-images", 422, files={"file": (None, "text")})
     assert "file" in problem["detail"]

@@ -14,7 +14,7 @@ from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.search.live import loading
 from nemo_image_curate.search.live.database import NAMES, Database
 from nemo_image_curate.search.live.loading import Loaded
-from nemo_image_curate.search.live.rows import Row, is_text, row_id, rows_of, vector_problem
+from nemo_image_curate.search.live.rows import Row, is_text, key_problem, rows_of, vector_problem
 from nemo_image_curate.search.live.vectors import LiveVectors
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class LiveStore:
 
     def remove(self, keys: Sequence[str]) -> int:
         """Remove images and texts of these keys, but those of a dataset; how many there were."""
-        usable = [row_id(None, key) for key in dict.fromkeys(filter(is_text, keys))]
+        usable = [key for key in dict.fromkeys(keys) if key_problem(key) is None]
         with self._database.lock:
             hashes = self._hashes(usable)
             removed = sum(self._database.collection(name).remove(usable) for name in NAMES)

@@ -20,6 +20,7 @@ from nemo_image_curate.errors import (
     EncoderMismatchError,
 )
 from nemo_image_curate.search.live.base import LiveStore
+from nemo_image_curate.search.live.rows import row_id
 from nemo_image_curate.search.live.store import open_store
 from tests.make_data import jpeg
 from tests.search.make_search import WordEmbedder, embedded_dataset, thumbs
@@ -101,7 +102,8 @@ def test_samples_are_looked_up_by_shard_and_key(store, dataset):
     # Its image is in its shard.
     with pytest.raises(DatasetError, match="no image"):
         store.image("000010001")
-    assert store.remove(["000000001", "000010001"]) == 1
+    # The second is what the store itself calls a row of the dataset.
+    assert store.remove(["000000001", row_id("00001.tar", "000010001"), "000010001"]) == 1
     assert len(store.images) == 11
 
 
