@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -69,16 +70,23 @@ def _read_file(location: str) -> pd.DataFrame:
     ending = location.rpartition(".")[2].lower()
     if ending not in ("csv", "tsv", "parquet"):
         raise ConfigError(f"{location}: labels are read from .csv, .tsv and .parquet files.")
+    if os.path.isdir(location):
+        raise DatasetError(f"{location} is a folder, no table of labels.")
     with storage.reaching(location), storage.open_read(location) as file:
         try:
             if ending == "parquet":
                 return pd.read_parquet(file, dtype_backend="pyarrow")
             # All as texts: keys may begin with zeros, and a label may be called NA.
-            separator = "\t" if ending == "tsv" else ","
-            return pd.read_csv(
-                file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-            )
-        except (ValueError, pa.ArrowException) as error:
+            options: dict[str, Any] = {
+                "sep": "\t" if ending == "tsv" else ",",
+                "dtype": str,
+                "index_col": False,
+            }
+            # Rows that are longer than the head would lose values, or be shifted.
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                return pd.read_csv(file, keep_default_na=False, encoding="utf-8-sig", **options)
+        except (ValueError, pa.ArrowException, pd.errors.ParserWarning) as error:
             raise DatasetError(f"{location} is no table of labels: {error}") from error
 
 

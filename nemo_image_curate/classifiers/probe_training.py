@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# As many as scikit-learn takes.
+_SEEDS = 2**32
+
 
 def train(
     dataset: ImageTextPairDataset,
@@ -46,6 +49,8 @@ def train(
     require("sklearn", "probe", "LinearProbe.fit")
     if C != "auto" and (isinstance(C, (str, bool)) or not 0 < C < np.inf):
         raise ConfigError(f"C={C!r} should be 'auto' or a number over 0.")
+    if not 0 <= seed < _SEEDS:
+        raise ConfigError(f"seed={seed} should be 0 or more, and below 2**32.")
     location = storage.local_path(path, "path", "workers read it")
     if not location.endswith(".safetensors"):
         raise ConfigError(f"path={os.fspath(path)!r} should end in .safetensors.")

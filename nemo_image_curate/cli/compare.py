@@ -116,12 +116,13 @@ def compare(
         compared = compare_subsets(
             session.open(dataset), named, held_out=_share_or_rows(held_out), **options
         )
-    if output is not None:
-        compared.save(output)
     if as_json:
         print_json(compared.to_dict() | ({"output": output} if output else {}))
     else:
         click.echo(str(compared))
+    # What took minutes is told before a file that cannot be written ends it.
+    if output is not None:
+        compared.save(output)
 
 
 def _share_or_rows(text: str) -> float | str:

@@ -42,7 +42,7 @@ from nemo_image_curate.cli.results import finish
     show_default=True,
     help="Pictures that a contrastive training is shown, each many times.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=256, show_default=True)
 @threads_option
 @json_option

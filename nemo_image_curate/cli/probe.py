@@ -23,7 +23,9 @@ from nemo_image_curate.cli.results import print_json
 @click.option(
     "--c", "penalty", type=float, metavar="C", help="Inverse of the penalty. Default: the best."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the folds.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the folds."
+)
 @json_option
 @computes
 def probe(

@@ -98,6 +98,8 @@ def align(
         raise ConfigError(f"loss={loss!r} should be one of {', '.join(LOSSES)}.")
     if max_pictures < _FEWEST:
         raise ConfigError(f"max_pictures={max_pictures} should be {_FEWEST} or more.")
+    if seed < 0:
+        raise ConfigError(f"seed={seed} should be 0 or more.")
     encoders = Encoders.of(image_encoder, text_encoder)
     encoders.image.check()
     encoders.text.check()

@@ -119,7 +119,7 @@ def read_model(path: str) -> AlignedModel:
     Raises
     ------
     WeightsError
-        When there is none.
+        When there is none, or it is damaged.
     """
     file = model_file(path)
     if not file.is_file() and path.startswith(_BY_HASH):
@@ -132,7 +132,16 @@ def read_model(path: str) -> AlignedModel:
             f"{path!r} holds no {MODEL_FILE}: give the folder that AlignedEmbedder.fit, or the "
             "command learn, wrote."
         )
-    return _read(str(file), weights.sha256_of(file))
+    try:
+        digest = weights.sha256_of(file)
+    except OSError as error:
+        raise WeightsError(f"cannot read {file}: {error.strerror}.") from error
+    if path.startswith(_BY_HASH) and path != f"{_BY_HASH}{digest}":
+        raise WeightsError(
+            f"{file} is damaged: what is kept there has another hash. Give the model's folder, as "
+            "checkpoint_path= (--checkpoint) where a dataset records it."
+        )
+    return _read(str(file), digest)
 
 
 # As long as a file stays the same; some stages ask for their encoder again and again.
@@ -152,8 +161,11 @@ def _read(path: str, _: str) -> AlignedModel:
             f"{path} holds {kind}, not an aligned model of format {_FORMAT}. Give what "
             "AlignedEmbedder.fit, or the command learn, wrote."
         )
-    encoders = header["image_encoder"], header["text_encoder"]
-    words = Words(tuple(header["words"]), tensors.pop(_WORDS).numpy())
+    try:
+        encoders = header["image_encoder"], header["text_encoder"]
+        words = Words(tuple(header["words"]), tensors.pop(_WORDS).numpy())
+    except KeyError as error:
+        raise WeightsError(f"{path} is damaged: it lacks {error}.") from error
     return AlignedModel(Towers(tensors), *encoders, words)
 
 
@@ -167,10 +179,23 @@ def is_model(path: str) -> bool:
 
 
 def read_facts(path: str) -> dict[str, Any]:
-    """What came of the training, as ``recipe.json`` beside the model says; empty without it."""
-    place = model_file(path).with_name(RECIPE_FILE)
-    facts: dict[str, Any] = json.loads(place.read_text("utf-8")) if place.is_file() else {}
-    return facts
+    """What came of the training, as ``recipe.json`` beside the model says; empty without it.
+
+    Empty, too, where it is of another model: of one that was there before, when writing stopped
+    between both files.
+    """
+    file = model_file(path)
+    place = file.with_name(RECIPE_FILE)
+    if not place.is_file():
+        return {}
+    try:
+        facts: dict[str, Any] = json.loads(place.read_text("utf-8"))
+        is_of_it = facts["weights_sha256"] == weights.sha256_of(file)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DatasetError(
+            f"{place} is no record of a model, or cannot be read: {error}"
+        ) from error
+    return facts if is_of_it else {}
 
 
 def name_by_hash(path: str) -> str:
@@ -180,10 +205,11 @@ def name_by_hash(path: str) -> str:
 
 def remember(path: str) -> None:
     """Keep a copy in the weights' home, where it is found by what datasets record."""
-    file, target = model_file(path), model_file(name_by_hash(path))
-    if target.is_file():
-        return
+    name = name_by_hash(path)
+    file, target = model_file(path), model_file(name)
     # A home that cannot be written to does no harm: the model can be given.
     with contextlib.suppress(OSError, DatasetError):
+        if target.is_file() and weights.sha256_of(target) == name.removeprefix(_BY_HASH):
+            return
         storage.make_dirs(str(target.parent))
         storage.write_bytes(str(target), file.read_bytes())

@@ -77,5 +77,11 @@ def test_tables_that_lack_something_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"broken\.parquet is no table of labels"):
         list(entries(tmp_path / "broken.parquet", "key"))
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "long.csv").write_text("key,label\n0007,cat,dog\n0012,cat,dog\n")
+    with pytest.raises(DatasetError, match=r"long\.csv is no table of labels"):
+        list(entries(tmp_path / "long.csv", "key"))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DatasetError, match=r"folder\.csv is a folder"):
+        list(entries(tmp_path / "folder.csv", "key"))
     with pytest.raises(DatasetError, match=r"empty\.csv is no table of labels"):
         list(entries(tmp_path / "empty.csv", "key"))

@@ -216,6 +216,7 @@ def test_other_embeddings_are_refused(trained, labels, tmp_path):
         ({"00000": "a b", "00001": "a_b"}, {}, "would both be the column 'label_a_b'"),
         ({"00000": "a", "00001": "b"}, {"C": 0}, "C=0 should be"),
         ({"00000": "a", "00001": "b"}, {"C": "best"}, "C='best' should be"),
+        ({"00000": "a", "00001": "b"}, {"seed": -1}, "seed=-1 should be 0 or more"),
     ],
 )
 def test_unusable_labels_and_settings(ds, some, options, message, tmp_path):

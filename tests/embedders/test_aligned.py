@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from nemo_image_curate import (
     build_index,
     embedder_of,
 )
-from nemo_image_curate.embedders import TextImageEmbedder, TextTower
+from nemo_image_curate.embedders import TextImageEmbedder, TextTower, aligned_file
 from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.registry import named_embedder
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, WeightsError
@@ -230,6 +232,7 @@ def test_what_cannot_be_learned_from(tmp_path, clip_folder):
         ({"caption_column": "empty"}, "none of 4 rows has a caption"),
         ({"loss": "cosine"}, "loss='cosine' should be one of correlation, infonce, siglip"),
         ({"max_pictures": 3}, "max_pictures=3 should be 20 or more"),
+        ({"seed": -1}, "seed=-1 should be 0 or more"),
     ):
         with pytest.raises((ColumnNotFoundError, ConfigError, DatasetError), match=problem):
             AlignedEmbedder.fit(ds, tmp_path / "model", encoder, **options)
@@ -248,6 +251,28 @@ def test_what_is_no_model(tmp_path, clip_folder):
     (tmp_path / "aligned.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="is no safetensors file"):
         AlignedEmbedder(str(tmp_path)).encoder()
+
+
+def test_a_copy_that_is_damaged_is_told_and_made_again(fitted, tmp_path):
+    aligned_file.remember(fitted.model_name)
+    kept = aligned_file.model_file(aligned_file.name_by_hash(fitted.model_name))
+    kept.write_bytes(kept.read_bytes()[:-8])
+    with pytest.raises(WeightsError, match="is damaged: what is kept there has another hash"):
+        AlignedEmbedder(f"sha256:{kept.stem}").encoder()
+    aligned_file.remember(fitted.model_name)
+    assert AlignedEmbedder(f"sha256:{kept.stem}").encoder() == fitted.encoder()
+
+
+def test_a_record_is_of_its_model_or_is_none(fitted, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(fitted.model_name, folder)
+    embedder, recipe = AlignedEmbedder(str(folder)), folder / "recipe.json"
+    assert embedder.summary() == fitted.summary()
+    recipe.write_text(json.dumps(fitted.summary() | {"weights_sha256": "0" * 64}))
+    assert embedder.summary() == {}
+    recipe.write_text("{")
+    with pytest.raises(DatasetError, match="is no record of a model"):
+        embedder.summary()
 
 
 def test_encoders_that_it_was_not_learned_with(fitted):

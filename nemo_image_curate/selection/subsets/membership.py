@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from nemo_image_curate import frames
@@ -96,7 +97,10 @@ def _checked_series(name: str, series: Any, frame: Any) -> Any:
 
 
 def _checked_array(name: str, subset: Any) -> np.ndarray:
-    array = np.asarray(subset.to_numpy(na_value=False) if hasattr(subset, "to_numpy") else subset)
+    values = subset
+    if isinstance(subset, (pa.Array, pa.ChunkedArray)):
+        values = pd.Series(subset, dtype=pd.ArrowDtype(subset.type))
+    array = np.asarray(values.to_numpy(na_value=False) if hasattr(values, "to_numpy") else values)
     if array.ndim != 1 or array.dtype != bool:
         raise ConfigError(
             f"subset {name!r} is {type(subset).__name__} of {array.dtype} with shape "

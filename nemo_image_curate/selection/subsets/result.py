@@ -208,7 +208,9 @@ class SubsetComparison:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as a JSON file; `load` reads it."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        storage.write_bytes(storage.normalise(path), text.encode("utf-8", "backslashreplace"))
+        location = storage.normalise(path)
+        storage.make_dirs(storage.parent(location))
+        storage.write_bytes(location, text.encode("utf-8", "backslashreplace"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SubsetComparison:

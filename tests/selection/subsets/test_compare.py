@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from nemo_image_curate import ImageTextPairDataset, SubsetComparison, compare_subsets
@@ -64,8 +65,8 @@ def test_it_is_the_same_however_rows_lie_and_subsets_are_given(dataset, tmp_path
 
 
 def test_a_comparison_is_read_back(compared, tmp_path):
-    compared.save(tmp_path / "compared.json")
-    read = SubsetComparison.load(tmp_path / "compared.json")
+    compared.save(tmp_path / "new" / "compared.json")
+    read = SubsetComparison.load(tmp_path / "new" / "compared.json")
     assert repr(read) == repr(compared)
     assert "A proxy" in repr(read)
     assert "chosen" in read._repr_html_()
@@ -143,6 +144,8 @@ def test_large_subsets_are_sampled(dataset, monkeypatch):
         ({"all": None, "every": "number >= 0"}, {}, "have the same rows"),
         ({"all": None, "array": np.ones(3, bool)}, {}, "has 3 values, the dataset 400 rows"),
         ({"all": None, "array": np.ones(ROWS)}, {}, "is ndarray of float64"),
+        ({"all": None, "array": pa.array([True, None])}, {}, "has 2 values"),
+        ({"all": None, "array": pa.array([1, 2])}, {}, "is Int64Array of int64"),
         ({"all": None, "low": "number < 200"}, {"held_out": 0.01}, "a larger held_out="),
         ({"all": None, "low": "number < 200"}, {"held_out": 1.0}, "held_out=1.0"),
         ({"all": None, "low": "number < 200"}, {"samples_seen": 300}, "fewer than 20 batches"),
