@@ -43,6 +43,7 @@ from nemo_image_curate import (
     ImageQuality,
     ImageStatistics,
     ImageTextPairDataset,
+    LinearProbe,
     NegClipLoss,
     NsfwClassifier,
     OddSize,
@@ -64,6 +65,7 @@ from nemo_image_curate import (
     catalog,
     frames,
 )
+from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.embedders.aligned_file import AlignedModel, write_model
 from nemo_image_curate.errors import ConfigError, WeightsError
 from nemo_image_curate.learning.heads import Head
@@ -101,6 +103,15 @@ def selection_file() -> str:
     return str(path)
 
 
+@functools.cache
+def probe_file() -> str:
+    """The file of a linear probe of two classes."""
+    path = Path(tempfile.mkdtemp()) / "probe.safetensors"
+    recipe = {"classes": ["a", "b"], "is_bool": False, "pred_column": "label", "encoder": None}
+    ProbeFile(np.eye(2, dtype=np.float32), np.zeros(2, np.float32), recipe).write(str(path))
+    return str(path)
+
+
 MAKE: dict[str, Callable[[Any], Stage]] = {
     "AlignedEmbedder": lambda folder: AlignedEmbedder(aligned_model(folder)),
     "AestheticClassifier": lambda folder: AestheticClassifier(model_path=HEADS[0]),
@@ -120,6 +131,7 @@ MAKE: dict[str, Callable[[Any], Stage]] = {
     "ImageNetWords": lambda folder: ImageNetWords(),
     "ImageQuality": lambda folder: ImageQuality(),
     "ImageStatistics": lambda folder: ImageStatistics(),
+    "LinearProbe": lambda folder: LinearProbe(probe_file()),
     "NegClipLoss": lambda folder: NegClipLoss(),
     "NsfwClassifier": lambda folder: NsfwClassifier(model_path=HEADS[1]),
     "OddSize": lambda folder: OddSize(),
