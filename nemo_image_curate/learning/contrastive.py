@@ -80,7 +80,8 @@ def contrastive_head(
         ],
         lr=learning_rate,
     )
-    steps = max(1, samples_seen // batch_size)
+    # Of ten steps and less the schedule's rise has no length that it can divide by.
+    steps = max(11, samples_seen // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, learning_rate, total_steps=steps, pct_start=0.1
     )
