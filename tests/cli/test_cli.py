@@ -306,7 +306,7 @@ def test_a_dataset_that_is_not_there(run, tmp_path):
 
 def test_nothing_to_score(run, made):
     told = run("score", made, code=2)
-    assert "--aesthetic, --clip, --neg-clip-loss, --nsfw" in told
+    assert "--aesthetic, --clip, --probe, --neg-clip-loss, --nsfw" in told
     told = run("score", made, "--nsfw", "--nsfw-weights", "x", code=2)
     assert "no column 'image_embedding'" in told
 
