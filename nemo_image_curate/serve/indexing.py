@@ -158,7 +158,7 @@ async def _add_paths(paths: Sequence[str], store: LiveStore, service: Service) -
         added = await _add(rows, store.add_images, _COLUMNS, service)
         errors |= {item.key: item.error for item in added.items}
     if all(errors.values()):
-        raise no_valid_path(len(paths), errors[paths[0]])
+        raise no_valid_path(len(paths), next(iter(errors.values()), "the list is empty."))
     return _answer(paths, errors)
 
 

@@ -43,7 +43,8 @@ _COPIES, _ALIKE = 16, 0.99
 
 # A path is the key of its image, so that it is what results are told apart by.
 Path = Annotated[Key, Field(examples=["/data/photos/dog.jpg"])]
-Paths = Annotated[list[Path], Field(min_length=1, max_length=MAX_ITEMS)]
+# An empty list has no valid path, which is answered as for any list that has none.
+Paths = Annotated[list[Path], Field(max_length=MAX_ITEMS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]
 
 

@@ -168,7 +168,7 @@ PICTURE = picture("red")
         ("/similarity", {"json": {"text": "red", "image_path": ""}}, 422, "image_path"),
         ("/similarity", {"json": {"text": "red", "image_path": "/" * 5000}}, 422, "at most"),
         ("/similarity", {"json": {"text": "red", "image": "x"}}, 422, "image_path"),
-        ("/index/images", {"json": []}, 422, "at least 1"),
+        ("/index/images", {"json": []}, 400, "no valid path among 0: the list is empty"),
         ("/index/images", {"json": [3]}, 422, "string"),
         ("/index/images", {"json": ["x" * 501]}, 422, "at most 500"),
         ("/index/images", {"json": ["x"] * (MAX_ITEMS + 1)}, 422, str(MAX_ITEMS)),
