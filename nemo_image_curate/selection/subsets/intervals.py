@@ -67,10 +67,10 @@ def difference(first: np.ndarray, second: np.ndarray) -> Difference:
     The interval is Student's, with the degrees of freedom of Welch and Satterthwaite for a sum of
     two variances: as many as seeds for the first, n - 1 for the second.
 
-    In nine simulations of 200 or 250 pairs of random halves of the same data each, with ridge regressions
-    for heads, 0 to 4.4 % were called different: most where starts make no difference, fewest
-    where they make much, since s²/2 has the variance of a start in full. To take off what differs
-    between the means of splits, as an analysis of variance would, gave up to 8 %.
+    In nine simulations of 200 or 250 pairs of random halves of the same data each, with ridge
+    regressions for heads, 0 to 4.4 % were called different: most where starts make no difference,
+    fewest where they make much, since s²/2 has the variance of a start in full. To take off what
+    differs between the means of splits, as an analysis of variance would, gave up to 8 %.
     """
     from scipy.stats import t
 
