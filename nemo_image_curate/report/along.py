@@ -44,7 +44,7 @@ def along(
     """
     names = list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *edges, *columns]))
     frame = dataset.metadata[names]
-    found = partitions.run(
+    candidates = partitions.run(
         frame,
         _candidates,
         [(dataset.id_col, dict(edges), seed)] * frame.npartitions,
@@ -53,7 +53,7 @@ def along(
     )
     rows = {}
     for column in edges:
-        table = concatenated([tables[column] for tables in found])
+        table = concatenated([tables[column] for tables in candidates])
         part, bits = _own_names(names)
         order = [(name, "ascending") for name in (part, bits, dataset.id_col, SHARD_COLUMN)]
         table = table.sort_by(order)
@@ -69,19 +69,19 @@ def _candidates(
     bits = sample_bits(table, id_col, seed)
     part_name, bits_name = _own_names(frame.columns)
     picked = {}
-    for column, own in edges.items():
+    for column, bounds in edges.items():
         values = table[column].cast(pa.float64(), safe=False).to_numpy()
         # NaN where there is none; what is infinite is on no axis.
-        rows = np.flatnonzero((values >= own[0]) & (values <= own[-1]))
-        parts = np.searchsorted(own[1:-1], values[rows], side="right")
+        rows = np.flatnonzero((values >= bounds[0]) & (values <= bounds[-1]))
+        parts = np.searchsorted(bounds[1:-1], values[rows], side="right")
         order = np.lexsort((bits[rows], parts))
         order = order[_firsts(parts[order])]
         picked[column] = rows[order], parts[order]
     # Once for all columns: frames take long to take rows.
-    every = np.unique(np.concatenate([rows for rows, _ in picked.values()]))
-    content = told_rows(frame, every)
+    row_numbers = np.unique(np.concatenate([rows for rows, _ in picked.values()]))
+    content = told_rows(frame, row_numbers)
     return {
-        column: content.take(np.searchsorted(every, rows))
+        column: content.take(np.searchsorted(row_numbers, rows))
         .append_column(part_name, pa.array(parts))
         .append_column(bits_name, pa.array(bits[rows]))
         for column, (rows, parts) in picked.items()

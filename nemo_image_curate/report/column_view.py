@@ -33,7 +33,7 @@ _TITLES = {
 
 def anchor(column: str) -> str:
     """The id of a column's section, which any name has."""
-    plain = "".join(one if one.isascii() and one.isalnum() else "-" for one in column)
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in column)
     mark = "" if plain == column.replace("_", "-") else hashlib.sha256(column.encode()).hexdigest()
     return f"column-{plain}{mark[:6]}"
 
@@ -41,19 +41,19 @@ def anchor(column: str) -> str:
 def summary(data: Columns) -> str:
     """A row for each column, with its shape and what is missing."""
     rows: list[list[object]] = []
-    for one in (column.distribution for column in data.columns):
-        link = f'<a href="#{anchor(one.column)}">{html.escape(one.column)}</a>'
-        rows.append([html.Markup(link), *_shape(one), one.nulls])
-    rows += [[one.column, *_shape(one), one.nulls] for one in data.left_out]
-    for one in data.others:
-        rows.append([one.column, _values(one) if one.categories else "", "", one.nulls])
+    for dist in (column.distribution for column in data.columns):
+        link = f'<a href="#{anchor(dist.column)}">{html.escape(dist.column)}</a>'
+        rows.append([html.Markup(link), *_shape(dist), dist.nulls])
+    rows += [[dist.column, *_shape(dist), dist.nulls] for dist in data.left_out]
+    for dist in data.others:
+        rows.append([dist.column, _values(dist) if dist.categories else "", "", dist.nulls])
     return _left_out(data) + html.table(["column", "values", "distribution", "null"], rows)
 
 
-def _shape(one: Distribution) -> list[html.Markup]:
-    has_shape = one.kind == "number" and one.low != one.high
-    spark = html.sparkline(drawn(one)[1]) if has_shape else ""
-    values = f"<span class=values>{html.escape(_values(one))}</span>"
+def _shape(dist: Distribution) -> list[html.Markup]:
+    has_shape = dist.kind == "number" and dist.low != dist.high
+    spark = html.sparkline(drawn(dist)[1]) if has_shape else ""
+    values = f"<span class=values>{html.escape(_values(dist))}</span>"
     return [html.Markup(values), html.Markup(spark)]
 
 
@@ -61,7 +61,7 @@ def _left_out(data: Columns) -> str:
     """What was asked for and is not there; what there is no room for, and how to get it."""
     cut = [column for column in data.columns if column.threshold is not None]
     pictured = [column for column in cut if column.strips]
-    asked = "".join(f"<p class=warn>{html.escape(one)}.</p>" for one in data.unshown)
+    asked = "".join(f"<p class=warn>{html.escape(text)}.</p>" for text in data.unshown)
     parts = []
     if data.left_out:
         parts.append(f"{len(data.left_out):,} of them have no section of their own")
@@ -75,26 +75,26 @@ def _left_out(data: Columns) -> str:
     )
 
 
-def _values(one: Distribution) -> str:
+def _values(dist: Distribution) -> str:
     """What a column holds, in a line."""
-    if one.kind == "number":
-        if one.low == one.high:
-            return html.number(one.low) if one.low is not None else "none"
-        low, high, mean = map(html.number, (one.low, one.high, one.mean))
+    if dist.kind == "number":
+        if dist.low == dist.high:
+            return html.number(dist.low) if dist.low is not None else "none"
+        low, high, mean = map(html.number, (dist.low, dist.high, dist.mean))
         return f"{low} to {high}, mean {mean}"
-    if not one.categories:
+    if not dist.categories:
         return "none"
-    (first, count), n_values = one.categories[0], len(one.categories) + one.n_others
+    (first, count), n_values = dist.categories[0], len(dist.categories) + dist.n_others
     if n_values == 1:
         return shortened(first, _TEXT)
     if count == 1:
         return f"{n_values:,} values, each once"
-    return f"{n_values:,} values, {html.share(count, one.rows)} {shortened(first, _TEXT)}"
+    return f"{n_values:,} values, {html.share(count, dist.rows)} {shortened(first, _TEXT)}"
 
 
-def drawn(one: Distribution) -> tuple[list[float], list[int]]:
+def drawn(dist: Distribution) -> tuple[list[float], list[int]]:
     """Edges and counts of the bars that are drawn, each of several steps of the threshold."""
-    counts, edges = one.counts.tolist(), one.edges.tolist()
+    counts, edges = dist.counts.tolist(), dist.edges.tolist()
     step = -(-len(counts) // _BARS) or 1
     starts = range(0, len(counts), step)
     return [*(edges[i] for i in starts), *edges[-1:]], [sum(counts[i : i + step]) for i in starts]
@@ -102,56 +102,56 @@ def drawn(one: Distribution) -> tuple[list[float], list[int]]:
 
 def render_column(column: Column, album: Album) -> str:
     """One column."""
-    one = column.distribution
-    body = _numbers(column, album) if one.kind == "number" else _categories(column)
-    name = html.escape(one.column)
+    dist = column.distribution
+    body = _numbers(column, album) if dist.kind == "number" else _categories(column)
+    name = html.escape(dist.column)
     return (
-        f'<section class=column id="{anchor(one.column)}" data-column="{name}" '
-        f'aria-labelledby="{anchor(one.column)}-title">'
-        f'<h3 id="{anchor(one.column)}-title">{name}</h3>{body}</section>'
+        f'<section class=column id="{anchor(dist.column)}" data-column="{name}" '
+        f'aria-labelledby="{anchor(dist.column)}-title">'
+        f'<h3 id="{anchor(dist.column)}-title">{name}</h3>{body}</section>'
     )
 
 
 def _numbers(column: Column, album: Album) -> str:
-    one, threshold = column.distribution, column.threshold
+    dist, threshold = column.distribution, column.threshold
     limits = [] if threshold is None else [threshold.limit, *threshold.others]
-    shown = ""
-    if one.low != one.high:
-        edges, counts = drawn(one)
+    histogram = ""
+    if dist.low != dist.high:
+        edges, counts = drawn(dist)
         marks = {str(limit.value): limit.value for limit in limits}
-        shown = html.histogram(edges, [html.Series("rows", counts, one.nulls)], marks)
+        histogram = html.histogram(edges, [html.Series("rows", counts, dist.nulls)], marks)
     cut = "" if threshold is None else _cut(column, threshold, album)
-    return f"<p class=note>{_facts(one)}</p>{shown}{cut}"
+    return f"<p class=note>{_facts(dist)}</p>{histogram}{cut}"
 
 
-def _facts(one: Distribution) -> str:
-    facts = [f"{one.rows - one.nulls:,} values"]
-    if one.nulls:
-        facts.append(f"{one.nulls:,} null ({html.share(one.nulls, one.rows)})")
-    if one.infinite:
-        facts.append(f"{one.infinite:,} infinite, which are in no bar")
-    if one.low is None:
+def _facts(dist: Distribution) -> str:
+    facts = [f"{dist.rows - dist.nulls:,} values"]
+    if dist.nulls:
+        facts.append(f"{dist.nulls:,} null ({html.share(dist.nulls, dist.rows)})")
+    if dist.infinite:
+        facts.append(f"{dist.infinite:,} infinite, which are in no bar")
+    if dist.low is None:
         return f"{', '.join(facts)}."
-    if one.low == one.high:
-        return f"{', '.join(facts)}, all of them {html.number(one.low)}."
-    low, high, mean = map(html.number, (one.low, one.high, one.mean))
-    axis = " The axis is logarithmic." if one.log else ""
+    if dist.low == dist.high:
+        return f"{', '.join(facts)}, all of them {html.number(dist.low)}."
+    low, high, mean = map(html.number, (dist.low, dist.high, dist.mean))
+    axis = " The axis is logarithmic." if dist.log else ""
     return f"{', '.join(facts)}; from {low} to {high}, mean {mean}.{axis}"
 
 
 def _cut(column: Column, threshold: Threshold, album: Album) -> str:
     """What a threshold keeps, and pictures on both sides of it."""
-    one = column.distribution
+    dist = column.distribution
     value = html.number(threshold.limit.value)
     strips = "".join(
         f"<h4>{title.format(value=value)}</h4>{_strip(column, how, album)}"
         for how, title in _TITLES.items()
         if how in column.strips
     )
-    expression = filter_call(threshold.limit.expression(one.column))
+    expression = filter_call(threshold.limit.expression(dist.column))
     return (
-        f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {one.rows:,} rows stay "
-        f"({html.share(threshold.kept, one.rows)})</output> by "
+        f"<p class=cut><output><strong>{threshold.kept:,}</strong> of {dist.rows:,} rows stay "
+        f"({html.share(threshold.kept, dist.rows)})</output> by "
         f"<code>{html.escape(expression)}</code> <span class=note>({threshold.origin})</span></p>"
         f"<div class=brushed></div>{strips}"
     )
@@ -168,15 +168,15 @@ def _strip(column: Column, how: str, album: Album) -> str:
 
 
 def _categories(column: Column) -> str:
-    one = column.distribution
+    dist = column.distribution
     values: list[tuple[object, int]] = [
-        (html.Markup(_value(column, value)), count) for value, count in one.categories
+        (html.Markup(_value(column, value)), count) for value, count in dist.categories
     ]
-    if one.others:
-        values.append((f"{one.n_others:,} other values", one.others))
-    if one.nulls:
-        values.append(("null", one.nulls))
-    return html.bars(values, one.rows, "value") + "<div class=brushed></div>"
+    if dist.others:
+        values.append((f"{dist.n_others:,} other values", dist.others))
+    if dist.nulls:
+        values.append(("null", dist.nulls))
+    return html.bars(values, dist.rows, "value") + "<div class=brushed></div>"
 
 
 def _value(column: Column, value: str) -> str:
@@ -207,18 +207,18 @@ def for_script(data: Columns, album: Album) -> str:
     ]
     place_of = {name: place for place, name in enumerate(names)}
     for column in data.columns:
-        one, threshold = column.distribution, column.threshold
-        columns[one.column] = {
-            "name": quoted_name(one.column),
-            "place": place_of.get(one.column, -1),
-            "rows": one.rows,
+        dist, threshold = column.distribution, column.threshold
+        columns[dist.column] = {
+            "name": quoted_name(dist.column),
+            "place": place_of.get(dist.column, -1),
+            "rows": dist.rows,
         }
         if threshold is not None:
-            columns[one.column] |= {
-                "edges": one.edges.tolist(),
-                "counts": one.counts.tolist(),
+            columns[dist.column] |= {
+                "edges": dist.edges.tolist(),
+                "counts": dist.counts.tolist(),
                 "value": threshold.limit.value,
                 "operator": threshold.limit.operator,
-                "infinite": one.infinite,
+                "infinite": dist.infinite,
             }
     return html.data("columns-data", {"columns": columns, "pictures": album.values(names)})

@@ -75,66 +75,68 @@ class Columns:
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> Columns:
     """Distributions in one pass over the rows, pictures in another."""
-    found = distributions(dataset, bins=_STEPS, progress=settings.progress)
+    by_column = distributions(dataset, bins=_STEPS, progress=settings.progress)
     schema = frames.schema(dataset.metadata)
     # Hashes, of 64 bits without a sign, are numbers that mean nothing.
     hashes = {field.name for field in schema if pa.types.is_uint64(field.type)}
     asked = {*settings.columns, *settings.thresholds}
     without = {
         name
-        for name, one in found.items()
-        if one.kind == "other" or (_is_one_by_one(one) and name not in asked)
+        for name, dist in by_column.items()
+        if dist.kind == "other" or (_is_one_by_one(dist) and name not in asked)
     } | hashes
-    shown = [
-        one
-        for one in found.values()
-        if one.column not in without
-        and one.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
-        and (not settings.columns or one.column in asked)
+    chosen = [
+        dist
+        for dist in by_column.values()
+        if dist.column not in without
+        and dist.column not in (dataset.id_col, ERROR_COLUMN, *_OF_OTHER_ROWS)
+        and (not settings.columns or dist.column in asked)
     ]
-    thresholds = thresholds_of(dataset, settings, shown)
+    thresholds = thresholds_of(dataset, settings, chosen)
     # What one decides by comes first, then what has a histogram.
-    shown.sort(key=lambda one: (not is_decided(thresholds.get(one.column)), one.kind != "number"))
-    shown, left_out = shown[:_MOST_SECTIONS], shown[_MOST_SECTIONS:]
-    cut = [one for one in shown if one.column in thresholds]
+    chosen.sort(
+        key=lambda dist: (not is_decided(thresholds.get(dist.column)), dist.kind != "number")
+    )
+    chosen, left_out = chosen[:_MOST_SECTIONS], chosen[_MOST_SECTIONS:]
+    cut = [dist for dist in chosen if dist.column in thresholds]
     strips, n = strips_of(dataset, settings, cut, thresholds)
     return Columns(
         [
             Column(
-                one,
-                schema.field(one.column).type,
-                thresholds.get(one.column),
-                strips.get(one.column, {}),
+                dist,
+                schema.field(dist.column).type,
+                thresholds.get(dist.column),
+                strips.get(dist.column, {}),
             )
-            for one in shown
+            for dist in chosen
         ],
         left_out,
-        _unshown(settings, shown + left_out, thresholds),
-        [found[name] for name in found if name in without and name != dataset.id_col],
+        _unshown(settings, chosen + left_out, thresholds),
+        [by_column[name] for name in by_column if name in without and name != dataset.id_col],
         n,
     )
 
 
 def _unshown(
-    settings: Settings, shown: list[Distribution], thresholds: Mapping[str, Threshold]
+    settings: Settings, chosen: list[Distribution], thresholds: Mapping[str, Threshold]
 ) -> list[str]:
     """What was asked for and is not there, and why."""
-    names = {one.column for one in shown}
-    told = [
+    names = {dist.column for dist in chosen}
+    reasons = [
         f"{name} has no section: it holds neither numbers nor few different values"
         for name in settings.columns
         if name not in names
     ]
-    return told + [
+    return reasons + [
         f"{name} has no threshold: all its values are the same, or no expression can name it"
         for name in settings.thresholds
         if name not in thresholds
     ]
 
 
-def _is_one_by_one(one: Distribution) -> bool:
+def _is_one_by_one(dist: Distribution) -> bool:
     """Whether a column has many values, and each once, such as names of files."""
-    return one.kind == "category" and one.others > 0 and one.categories[0][1] == 1
+    return dist.kind == "category" and dist.others > 0 and dist.categories[0][1] == 1
 
 
 def pictures(data: Columns) -> Iterable[Rows]:
@@ -145,5 +147,5 @@ def pictures(data: Columns) -> Iterable[Rows]:
 
 def render(data: Columns, album: Album) -> str:
     """The section as HTML."""
-    shown = "".join(render_column(one, album) for one in data.columns)
-    return summary(data) + shown + for_script(data, album)
+    sections = "".join(render_column(column, album) for column in data.columns)
+    return summary(data) + sections + for_script(data, album)

@@ -35,12 +35,12 @@ class Limit:
 
 def limits(conditions: Iterable[str]) -> dict[str, list[Limit]]:
     """What each column is compared with by the parts of conditions that must all be true."""
-    found: dict[str, list[Limit]] = {}
+    by_column: dict[str, list[Limit]] = {}
     for expression in conditions:
         tree, quoted = parse(expression)
         for column, limit in _limits_of(tree.body):
-            found.setdefault(quoted.get(column, column), []).append(limit)
-    return found
+            by_column.setdefault(quoted.get(column, column), []).append(limit)
+    return by_column
 
 
 def _limits_of(node: ast.expr) -> list[tuple[str, Limit]]:
@@ -49,14 +49,14 @@ def _limits_of(node: ast.expr) -> list[tuple[str, Limit]]:
     if not isinstance(node, ast.Compare):
         return []
     sides = [node.left, *node.comparators]
-    found = []
+    pairs = []
     for left, operator, right in zip(sides, node.ops, sides[1:], strict=False):
         name = _OPERATORS.get(type(operator))
         if name and isinstance(left, ast.Name) and (value := _number(right)) is not None:
-            found.append((left.id, Limit(name, value)))
+            pairs.append((left.id, Limit(name, value)))
         elif name and isinstance(right, ast.Name) and (value := _number(left)) is not None:
-            found.append((right.id, Limit(_TURNED[name], value)))
-    return found
+            pairs.append((right.id, Limit(_TURNED[name], value)))
+    return pairs
 
 
 def _number(node: ast.expr) -> float | None:

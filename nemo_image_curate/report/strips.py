@@ -46,7 +46,9 @@ def strips_of(
     thresholds : mapping of str to Threshold
     """
     pictured, n = _room(dataset, settings, cut)
-    strips = _strips(dataset, settings, {one.column: thresholds[one.column] for one in pictured}, n)
+    strips = _strips(
+        dataset, settings, {dist.column: thresholds[dist.column] for dist in pictured}, n
+    )
     for column, rows in _along(dataset, settings, pictured).items():
         strips[column]["along"] = rows
     return strips, n
@@ -59,8 +61,8 @@ def _room(
 
     All are to have strips; where that is too much, first strips are shorter, then they are fewer.
     """
-    told = min(len(plain_columns(dataset)), MOST_TOLD)
-    room = int(_PART * settings.byte_budget / (_BYTES + _BYTES_PER_VALUE * told))
+    n_columns = min(len(plain_columns(dataset)), MOST_TOLD)
+    room = int(_PART * settings.byte_budget / (_BYTES + _BYTES_PER_VALUE * n_columns))
     each = room // (len(_STRIPS) * max(1, len(cut)))
     n = min(settings.pictures, max(each, _FEWEST))
     return cut[: max(1, room // (len(_STRIPS) * n))], n
@@ -96,13 +98,13 @@ def _along(
     n = min(_ALONG, room)
     if n < 1 or not pictured:
         return {}
-    edges = {one.column: _parts(one, n) for one in pictured}
-    found = along(dataset, edges, plain_columns(dataset), settings.seed, settings.progress)
-    return {column: Rows(rows, dataset) for column, rows in found.items()}
+    edges = {dist.column: _parts(dist, n) for dist in pictured}
+    tables = along(dataset, edges, plain_columns(dataset), settings.seed, settings.progress)
+    return {column: Rows(rows, dataset) for column, rows in tables.items()}
 
 
-def _parts(one: Distribution, n: int) -> np.ndarray:
+def _parts(dist: Distribution, n: int) -> np.ndarray:
     """Edges of so many parts of a column's axis, or of fewer."""
-    places = np.linspace(0, len(one.edges) - 1, min(len(one.edges), n + 1)).round().astype(int)
-    edges: np.ndarray = one.edges[places]
+    places = np.linspace(0, len(dist.edges) - 1, min(len(dist.edges), n + 1)).round().astype(int)
+    edges: np.ndarray = dist.edges[places]
     return edges

@@ -46,7 +46,7 @@ class Threshold:
 
 
 def thresholds_of(
-    dataset: ImageTextPairDataset, settings: Settings, shown: list[Distribution]
+    dataset: ImageTextPairDataset, settings: Settings, distributions: list[Distribution]
 ) -> dict[str, Threshold]:
     """The threshold of each column of numbers, with the rows on its side.
 
@@ -55,16 +55,16 @@ def thresholds_of(
     drawn = limits(settings.conditions)
     schema = frames.schema(dataset.metadata)
     cuts = {
-        one.column: _cut(one, settings.thresholds.get(one.column), drawn.get(one.column, []))
-        for one in shown
-        if one.kind == "number" and one.low != one.high
+        dist.column: _cut(dist, settings.thresholds.get(dist.column), drawn.get(dist.column, []))
+        for dist in distributions
+        if dist.kind == "number" and dist.low != dist.high
         # Decimals are drawn, and have no order for `choose`.
-        if not pa.types.is_decimal(schema.field(one.column).type) and can_be_quoted(one.column)
+        if not pa.types.is_decimal(schema.field(dist.column).type) and can_be_quoted(dist.column)
     }
     asked = [
-        one.column
-        for one in shown
-        if one.column in cuts and (cuts[one.column][0] != _MEDIAN or one.infinite)
+        dist.column
+        for dist in distributions
+        if dist.column in cuts and (cuts[dist.column][0] != _MEDIAN or dist.infinite)
     ]
     steps = {}
     if asked:
@@ -72,21 +72,21 @@ def thresholds_of(
         counted = funnel(dataset, conditions, settings.progress)
         steps = dict(zip(asked, counted.steps, strict=True))
     return {
-        one.column: Threshold(
+        dist.column: Threshold(
             first,
-            one.rows - steps[one.column].drops if one.column in steps else _from(one, first),
+            dist.rows - steps[dist.column].drops if dist.column in steps else _from(dist, first),
             origin,
             others,
         )
-        for one in shown
-        if one.column in cuts
-        for origin, (first, *others) in [cuts[one.column]]
+        for dist in distributions
+        if dist.column in cuts
+        for origin, (first, *others) in [cuts[dist.column]]
     }
 
 
-def _from(one: Distribution, limit: Limit) -> int:
+def _from(dist: Distribution, limit: Limit) -> int:
     """The values from an edge on, where none is infinite: such are in no bar."""
-    return int(one.counts[np.searchsorted(one.edges, limit.value) :].sum())
+    return int(dist.counts[np.searchsorted(dist.edges, limit.value) :].sum())
 
 
 def is_decided(threshold: Threshold | None) -> bool:
@@ -99,35 +99,35 @@ def parts_two_values(threshold: Threshold) -> bool:
     return threshold.origin == _TWO_VALUES
 
 
-def _cut(one: Distribution, given: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
+def _cut(dist: Distribution, asked: float | None, drawn: list[Limit]) -> tuple[str, list[Limit]]:
     """Why a column is cut where, and the limits, that which is looked at first."""
-    if given is not None:
+    if asked is not None:
         operator = drawn[0].operator if drawn else ">="
-        return "as asked for", [Limit(operator, _plain(given)), *drawn]
+        return "as asked for", [Limit(operator, _plain(asked)), *drawn]
     if drawn:
         return "from the conditions", drawn
-    if _has_two_values(one):
-        assert one.high is not None
-        return _TWO_VALUES, [Limit(">=", _plain(one.high))]
-    return _MEDIAN, [Limit(">=", _median(one))]
+    if _has_two_values(dist):
+        assert dist.high is not None
+        return _TWO_VALUES, [Limit(">=", _plain(dist.high))]
+    return _MEDIAN, [Limit(">=", _median(dist))]
 
 
-def _has_two_values(one: Distribution) -> bool:
+def _has_two_values(dist: Distribution) -> bool:
     """Whether all values are the lowest or the highest, such as 0 and 1.
 
     Then the mean, which is exact, is theirs; of others within the same two bars it is not.
     """
-    counts = [int(count) for count in one.counts[one.counts > 0]]
-    if len(counts) != 2 or one.infinite or one.low is None or one.high is None:
+    counts = [int(count) for count in dist.counts[dist.counts > 0]]
+    if len(counts) != 2 or dist.infinite or dist.low is None or dist.high is None:
         return False
-    total = Fraction(one.low) * counts[0] + Fraction(one.high) * counts[1]
-    return float(total / sum(counts)) == one.mean
+    total = Fraction(dist.low) * counts[0] + Fraction(dist.high) * counts[1]
+    return float(total / sum(counts)) == dist.mean
 
 
-def _median(one: Distribution) -> float:
+def _median(dist: Distribution) -> float:
     """The edge next to where half of the values are on either side."""
-    up_to = np.concatenate([[0], np.cumsum(one.counts)])
-    return _plain(float(one.edges[int(np.abs(up_to - up_to[-1] / 2).argmin())]))
+    up_to = np.concatenate([[0], np.cumsum(dist.counts)])
+    return _plain(float(dist.edges[int(np.abs(up_to - up_to[-1] / 2).argmin())]))
 
 
 def _plain(value: float) -> float:
