@@ -86,30 +86,30 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Compared | None
         return None
     datasets = (dataset, settings.against)
     names = names_of(*datasets)
-    own, other = (plain_columns(one) for one in datasets)
-    places = {one.id_col for one in datasets} | {SHARD_COLUMN}
-    common = [name for name in own if name in other and name not in places]
+    first_columns, second_columns = (plain_columns(side) for side in datasets)
+    places = {side.id_col for side in datasets} | {SHARD_COLUMN}
+    common = [name for name in first_columns if name in second_columns and name not in places]
     join = Join.of(*datasets)
-    found = joined.compare(*datasets, join, common, _EXAMPLES, settings.seed, settings.progress)
-    columns = [list(map(str, one.metadata.columns)) for one in datasets]
+    counts = joined.compare(*datasets, join, common, _EXAMPLES, settings.seed, settings.progress)
+    columns = [list(map(str, side.metadata.columns)) for side in datasets]
     return Compared(
         names,
         datasets,
         join,
         (len(dataset), len(settings.against)),
-        found,
+        counts,
         (
             [name for name in columns[0] if name not in {*columns[1], *places}],
             [name for name in columns[1] if name not in {*columns[0], *places}],
         ),
         _overlays(datasets, common, settings),
-        _examples(found, datasets, names[1], settings),
+        _examples(counts, datasets, names[1], settings),
     )
 
 
 def names_of(first: ImageTextPairDataset, second: ImageTextPairDataset) -> tuple[str, str]:
     """The last parts of two places, as many as tell them apart."""
-    places = [one.metadata_path.rstrip("/").split("/") for one in (first, second)]
+    places = [dataset.metadata_path.rstrip("/").split("/") for dataset in (first, second)]
     for parts in range(1, max(map(len, places)) + 1):
         names = ["/".join(place[-parts:]) for place in places]
         if names[0] != names[1]:
@@ -118,30 +118,34 @@ def names_of(first: ImageTextPairDataset, second: ImageTextPairDataset) -> tuple
 
 
 def _examples(
-    found: Comparison,
+    counts: Comparison,
     datasets: Sequence[ImageTextPairDataset],
     name: str,
     settings: Settings,
 ) -> dict[str, Rows]:
     """The rows that changes are shown by: of the second dataset what is only there."""
     sides = [
-        {kind: places for kind, places in found.examples.items() if (kind == "only_b") == is_second}
+        {
+            kind: places
+            for kind, places in counts.examples.items()
+            if (kind == "only_b") == is_second
+        }
         for is_second in (False, True)
     ]
-    shown = {}
-    for one, kinds, called in zip(datasets, sides, ("", name), strict=True):
+    examples = {}
+    for dataset, kinds, called in zip(datasets, sides, ("", name), strict=True):
         keys = [key for places in kinds.values() for _, key, _ in places]
-        table = rows_of(one, keys, plain_columns(one), settings.progress)
+        table = rows_of(dataset, keys, plain_columns(dataset), settings.progress)
         row_of = {
             place: row
             for row, place in enumerate(
-                zip(table[one.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist(), strict=True)
+                zip(table[dataset.id_col].to_pylist(), table[SHARD_COLUMN].to_pylist(), strict=True)
             )
         }
         for kind, places in kinds.items():
             rows = [row_of[key, shard] for _, key, shard in places if (key, shard) in row_of]
-            shown[kind] = Rows(table.take(pa.array(rows, pa.int64())), one, called)
-    return shown
+            examples[kind] = Rows(table.take(pa.array(rows, pa.int64())), dataset, called)
+    return examples
 
 
 def _overlays(
@@ -149,12 +153,12 @@ def _overlays(
 ) -> list[Overlay]:
     """Columns of numbers, counted between edges that both share; not those of names."""
     columns = [name for name in columns if not _is_name(name, datasets[0])]
-    both = [distributions(one, columns, progress=settings.progress) for one in datasets]
+    both = [distributions(dataset, columns, progress=settings.progress) for dataset in datasets]
     edges = {}
     for name in columns:
-        known = [one[name] for one in both]
-        lows = [one.low for one in known if one.kind == "number" and one.low is not None]
-        highs = [one.high for one in known if one.kind == "number" and one.high is not None]
+        known = [by_column[name] for by_column in both]
+        lows = [dist.low for dist in known if dist.kind == "number" and dist.low is not None]
+        highs = [dist.high for dist in known if dist.kind == "number" and dist.high is not None]
         if len(lows) == len(known) and min(lows) < max(highs):
             edges[name] = np.linspace(min(lows), max(highs), _BARS + 1)
     # Scores come after what was measured: of many columns the last are those that were decided by.
@@ -163,20 +167,20 @@ def _overlays(
         return []
     counted = [
         partitions.run(
-            one.metadata[list(edges)],
+            dataset.metadata[list(edges)],
             _counts,
-            [(edges,)] * one.metadata.npartitions,
+            [(edges,)] * dataset.metadata.npartitions,
             what="compare",
             progress=settings.progress,
         )
-        for one in datasets
+        for dataset in datasets
     ]
     return [
         Overlay(
             name,
             edges[name].tolist(),
             [np.sum([part[name] for part in parts], axis=0).tolist() for parts in counted],
-            [one[name].nulls for one in both],
+            [by_column[name].nulls for by_column in both],
         )
         for name in edges
     ]
@@ -191,9 +195,9 @@ def _is_name(column: str, dataset: ImageTextPairDataset) -> bool:
 def _counts(frame: Any, edges: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The values of a partition between edges, by column; runs on a worker."""
     counts = {}
-    for name, own in edges.items():
+    for name, bounds in edges.items():
         column = frames.nan_to_null(frames.column_to_arrow(frame[name])).drop_null()
-        counts[name] = np.histogram(column.cast(pa.float64(), safe=False).to_numpy(), own)[0]
+        counts[name] = np.histogram(column.cast(pa.float64(), safe=False).to_numpy(), bounds)[0]
     return counts
 
 

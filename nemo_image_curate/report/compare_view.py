@@ -31,7 +31,7 @@ def comparison(data: Compared, album: Album) -> str:
 
 def _rows(data: Compared, album: Album) -> str:
     first, second = (html.escape(name) for name in data.names)
-    found = data.found
+    counts = data.found
     by = "shard and key" if data.join.by_shard else "key"
     why = (
         f"they share {data.join.shared:,} shards by name"
@@ -46,27 +46,27 @@ def _rows(data: Compared, album: Album) -> str:
         )
     if not data.join.by_shard:
         warning = "<p class=note>Whether rows with one key are one picture was not looked at.</p>"
-    if found.both + found.only[0] != data.rows[0] or found.both + found.only[1] != data.rows[1]:
+    if counts.both + counts.only[0] != data.rows[0] or counts.both + counts.only[1] != data.rows[1]:
         warning += "<p class=warn>Keys repeat: each pair of rows with one key is counted.</p>"
     table = html.table(
         ["rows", "", f"of {data.names[0]}", f"of {data.names[1]}"],
         [
-            ["in both", found.both, *(html.share(found.both, rows) for rows in data.rows)],
+            ["in both", counts.both, *(html.share(counts.both, rows) for rows in data.rows)],
             [
                 f"only in {data.names[0]}",
-                found.only[0],
-                html.share(found.only[0], data.rows[0]),
+                counts.only[0],
+                html.share(counts.only[0], data.rows[0]),
                 "",
             ],
             [
                 f"only in {data.names[1]}",
-                found.only[1],
+                counts.only[1],
                 "",
-                html.share(found.only[1], data.rows[1]),
+                html.share(counts.only[1], data.rows[1]),
             ],
         ],
     )
-    shown = "".join(
+    pictures = "".join(
         f"<h4>Only in {name}, at random</h4>{album.show(data.examples[kind])}"
         for kind, name in (("only_a", first), ("only_b", second))
         if len(data.examples[kind].table)
@@ -74,7 +74,7 @@ def _rows(data: Compared, album: Album) -> str:
     return (
         f"<p><b>{first}</b> with {data.rows[0]:,} rows against <b>{second}</b> with "
         f"{data.rows[1]:,}.</p><p class=note>Joined by {by}, since {why}.</p>"
-        f"{warning}{table}{shown}"
+        f"{warning}{table}{pictures}"
     )
 
 
@@ -106,16 +106,16 @@ def _decisions(data: Compared, album: Album) -> str:
 
 def _changes(data: Compared) -> str:
     """Values that differ, by column."""
-    found = data.found
+    counts = data.found
     rows = [
         [
             column,
             count,
-            html.share(count, found.both),
-            html.number(found.largest[column]) if column in found.largest else "",
+            html.share(count, counts.both),
+            html.number(counts.largest[column]) if column in counts.largest else "",
         ]
-        for column, count in found.changed.most_common()
-        if column not in found.decisions
+        for column, count in counts.changed.most_common()
+        if column not in counts.decisions
     ]
     parts = []
     if rows:
@@ -135,7 +135,7 @@ def _histograms(data: Compared) -> str:
     """Columns of both, one over the other."""
     if not data.overlays:
         return ""
-    same = [one.column for one in data.overlays if one.is_same]
+    same = [overlay.column for overlay in data.overlays if overlay.is_same]
     few, many = sorted(data.rows)
     as_shares = many - few > _ALIKE * many
     unit = f"Per {_PER:,} rows of each" if as_shares else "Rows"
@@ -143,18 +143,18 @@ def _histograms(data: Compared) -> str:
         f"<h3>Distributions</h3><p class=note>{unit}: {html.escape(data.names[0])}, and over it "
         f"<span class=warn>{html.escape(data.names[1])}</span>.</p><div class=overlays>"
     ]
-    for one in data.overlays:
-        if one.is_same:
+    for overlay in data.overlays:
+        if overlay.is_same:
             continue
         factors = [_PER / max(1, rows) if as_shares else 1 for rows in data.rows]
         series = [
             html.Series(name, [round(count * factor) for count in counts], round(nulls * factor))
             for name, counts, nulls, factor in zip(
-                data.names, one.counts, one.nulls, factors, strict=True
+                data.names, overlay.counts, overlay.nulls, factors, strict=True
             )
         ]
-        shown = html.histogram(one.edges, series)
-        parts.append(f"<div><h4>{html.escape(one.column)}</h4>{shown}</div>")
+        histogram = html.histogram(overlay.edges, series)
+        parts.append(f"<div><h4>{html.escape(overlay.column)}</h4>{histogram}</div>")
     parts.append("</div>")
     if same:
         parts.append(f"<p class=note>The same in both: {html.escape(', '.join(same))}.</p>")
@@ -163,15 +163,15 @@ def _histograms(data: Compared) -> str:
 
 def _provenance(data: Compared) -> str:
     """How columns of both were made otherwise."""
-    first, second = (one.provenance for one in data.datasets)
+    first, second = (dataset.provenance for dataset in data.datasets)
     groups: dict[tuple[str, str, str], list[str]] = {}
     for column in first:
         if column in second:
             before, after = _flat(first[column]), _flat(second[column])
             for setting in [*before, *(name for name in after if name not in before)]:
-                one, other = before.get(setting, "not recorded"), after.get(setting, "not recorded")
-                if one != other:
-                    groups.setdefault((setting, one, other), []).append(column)
+                old, new = before.get(setting, "not recorded"), after.get(setting, "not recorded")
+                if old != new:
+                    groups.setdefault((setting, old, new), []).append(column)
     if not groups:
         return "<h3>Provenance</h3><p class=note>The columns that both have were made alike.</p>"
     rows = [[", ".join(columns), *values] for values, columns in groups.items()]
@@ -181,9 +181,9 @@ def _provenance(data: Compared) -> str:
 def _flat(record: Any, name: str = "") -> dict[str, str]:
     """The settings of a record as texts; those inside others by names with dots."""
     if isinstance(record, Mapping):
-        found: dict[str, str] = {}
+        settings: dict[str, str] = {}
         for key, value in record.items():
-            found |= _flat(value, f"{name}.{key}" if name else str(key))
-        return found
+            settings |= _flat(value, f"{name}.{key}" if name else str(key))
+        return settings
     text = record if isinstance(record, str) else json.dumps(record, default=str)
     return {name: shortened(text, _VALUE)}

@@ -49,8 +49,12 @@ class Join:
     def of(cls, first: ImageTextPairDataset, second: ImageTextPairDataset) -> Join:
         """By shard and key where the two have a tar in common, by its name and size."""
         sizes, others = (
-            {source.shard: source.tar.size for source in one.source()[1] if source.tar is not None}
-            for one in (first, second)
+            {
+                source.shard: source.tar.size
+                for source in dataset.source()[1]
+                if source.tar is not None
+            }
+            for dataset in (first, second)
         )
         shared = sizes.keys() & others.keys()
         unequal = sum(sizes[name] != others[name] for name in shared)
@@ -125,7 +129,8 @@ def compare(
     """
     kinds = _kinds(first, second, columns)
     narrow = [
-        _narrowed(one, kinds, side) for one, side in zip((first, second), _SIDES, strict=True)
+        _narrowed(dataset, kinds, side)
+        for dataset, side in zip((first, second), _SIDES, strict=True)
     ]
     if join.by_shard and _same_partitions(first, second):
         import dask.dataframe as dd
@@ -152,8 +157,8 @@ def compare(
 def _same_partitions(first: ImageTextPairDataset, second: ImageTextPairDataset) -> bool:
     """Whether partition i of both has rows of the same shard."""
     shards = []
-    for one in (first, second):
-        lineage = Lineage(one.metadata)
+    for dataset in (first, second):
+        lineage = Lineage(dataset.metadata)
         if not lineage.aligned:
             return False
         ((_, sources),) = lineage.readers
@@ -165,7 +170,7 @@ def _kinds(
     first: ImageTextPairDataset, second: ImageTextPairDataset, columns: Sequence[str]
 ) -> dict[str, str]:
     """How values of columns are compared: as bools, integers, numbers, or by hashes of texts."""
-    schemas = [frames.schema(one.metadata) for one in (first, second)]
+    schemas = [frames.schema(dataset.metadata) for dataset in (first, second)]
     kinds = {}
     for name in columns:
         types = [schema.field(name).type for schema in schemas]
@@ -186,11 +191,13 @@ def _is_number(kind: pa.DataType) -> bool:
     return is_plain and not pa.types.is_uint64(kind)
 
 
-def _narrowed(one: ImageTextPairDataset, kinds: dict[str, str], side: str) -> Any:
+def _narrowed(dataset: ImageTextPairDataset, kinds: dict[str, str], side: str) -> Any:
     """A dataset's frame with its keys, and eight bytes or less of each column."""
-    frame = one.metadata[list(dict.fromkeys([one.id_col, SHARD_COLUMN, *kinds]))]
-    meta = _narrow(frames.empty(frame), one.id_col, kinds, side)
-    return frame.map_partitions(_narrow, one.id_col, kinds, side, meta=meta, enforce_metadata=False)
+    frame = dataset.metadata[list(dict.fromkeys([dataset.id_col, SHARD_COLUMN, *kinds]))]
+    meta = _narrow(frames.empty(frame), dataset.id_col, kinds, side)
+    return frame.map_partitions(
+        _narrow, dataset.id_col, kinds, side, meta=meta, enforce_metadata=False
+    )
 
 
 def _narrow(frame: Any, id_col: str, kinds: dict[str, str], side: str) -> Any:
@@ -243,19 +250,21 @@ def _compare(frame: Any, join: Join, kinds: dict[str, str], n: int, seed: int) -
 
     def choose(name: str, mask: np.ndarray) -> None:
         rows = np.flatnonzero(mask)
-        some = places.take(rows)
-        bits = sample_bits(some, _KEY, seed)
+        candidates = places.take(rows)
+        bits = sample_bits(candidates, _KEY, seed)
         first = np.argsort(bits, kind="stable")[: 2 * n]
-        named = zip(bits[first].tolist(), *(c.to_pylist() for c in some.take(first)), strict=True)
+        named = zip(
+            bits[first].tolist(), *(c.to_pylist() for c in candidates.take(first)), strict=True
+        )
         result.examples[name] = sorted(named)[:n]
 
     for name, mask in zip(("only_a", "only_b"), only, strict=True):
         choose(name, mask)
     both = table.filter(pa.array(in_both))
     for name, kind in kinds.items():
-        one, other = both[f"{name}_a"], both[f"{name}_b"]
-        null = [values.is_null().to_numpy() for values in (one, other)]
-        values = [values.fill_null(0).to_numpy() for values in (one, other)]
+        before, after = both[f"{name}_a"], both[f"{name}_b"]
+        null = [values.is_null().to_numpy() for values in (before, after)]
+        values = [values.fill_null(0).to_numpy() for values in (before, after)]
         differs = (null[0] != null[1]) | (~null[0] & ~null[1] & (values[0] != values[1]))
         if changed := int(differs.sum()):
             result.changed[name] = changed
@@ -279,7 +288,7 @@ def _transitions(
     null: list[np.ndarray], values: list[np.ndarray]
 ) -> Counter[tuple[bool | None, bool | None]]:
     """How often each value of a bool column is followed by which."""
-    codes = [np.where(gone, 2, own) for gone, own in zip(null, values, strict=True)]
+    codes = [np.where(nulls, 2, array) for nulls, array in zip(null, values, strict=True)]
     meaning = (False, True, None)
     counts = np.bincount(3 * codes[0].astype(np.int64) + codes[1].astype(np.int64), minlength=9)
     return Counter(
