@@ -105,15 +105,15 @@ class Album:
             places = [place for place in self._entries if place.name == name]
             keys, shards = [place.key for place in places], [place.shard for place in places]
             read = thumbnails(dataset, keys, shards, side=side)
-            for place, one in zip(places, read, strict=True):
+            for place, thumbnail in zip(places, read, strict=True):
                 entry = self._entries[place]
-                entry.jpeg, entry.reason = one.jpeg, one.reason
-                entry.width, entry.height = one.width, one.height
-                if one.original_width:
-                    pixels = f"{one.original_width} x {one.original_height} pixels"
-                    entry.stored = f"{pixels}, {one.n_bytes / 1000:,.1f} kB"
-                left -= int(len(one.jpeg or b"") * _BASE64)
-                if left < 0 and one.jpeg is not None:
+                entry.jpeg, entry.reason = thumbnail.jpeg, thumbnail.reason
+                entry.width, entry.height = thumbnail.width, thumbnail.height
+                if thumbnail.original_width:
+                    pixels = f"{thumbnail.original_width} x {thumbnail.original_height} pixels"
+                    entry.stored = f"{pixels}, {thumbnail.n_bytes / 1000:,.1f} kB"
+                left -= int(len(thumbnail.jpeg or b"") * _BASE64)
+                if left < 0 and thumbnail.jpeg is not None:
                     entry.jpeg, entry.reason = None, "not shown: the page is large enough"
 
     def _side(self, n_bytes: int) -> int:
@@ -221,8 +221,8 @@ def _article(place: _Place, entry: _Entry) -> str:
     }
     rows = [(name, shortened(html.number(value), _VALUE)) for name, value in facts.items()]
     if more := max(0, len(rows) - MOST_TOLD):
-        told = f"{more:,} more columns: ds.show([{json.dumps(place.key, ensure_ascii=False)}])"
-        rows[MOST_TOLD // 2 : MOST_TOLD // 2 + more] = [("…", told)]
+        hint = f"{more:,} more columns: ds.show([{json.dumps(place.key, ensure_ascii=False)}])"
+        rows[MOST_TOLD // 2 : MOST_TOLD // 2 + more] = [("…", hint)]
     return (
         f'<article id="{entry.anchor}"><h3><a href="#{entry.anchor}">{html.escape(place.key)}</a>'
         f"</h3><div class=entry>{_picture(entry, place.key)}"

@@ -70,8 +70,8 @@ class Sizes:
     @classmethod
     def merged(cls, parts: list[Sizes]) -> Sizes:
         """Those of all partitions."""
-        every = np.concatenate([part.clusters for part in parts])
-        clusters, place = np.unique(every, return_inverse=True)
+        numbers = np.concatenate([part.clusters for part in parts])
+        clusters, place = np.unique(numbers, return_inverse=True)
         rows, kept = (
             np.bincount(place, np.concatenate(counts), len(clusters)).astype(np.int64)
             for counts in ([part.rows for part in parts], [part.kept for part in parts])
@@ -80,12 +80,12 @@ class Sizes:
         return cls(clusters[order], rows[order], kept[order], sum(part.nulls for part in parts))
 
 
-def count_sizes(frame: Any, cluster: str, kept: str | None) -> Sizes:
+def count_sizes(frame: Any, cluster: str, condition: str | None) -> Sizes:
     """Count the rows of each cluster in a partition; runs on a worker."""
     table = frames.to_arrow(frame)
     is_kept = np.zeros(len(table), bool)
-    if kept is not None:
-        is_kept = evaluate.matching_rows(table, kept)
+    if condition is not None:
+        is_kept = evaluate.matching_rows(table, condition)
     known = table[cluster].is_valid().to_numpy()
     numbers = table[cluster].drop_null().to_numpy().astype(np.int64)
     clusters, place = np.unique(numbers, return_inverse=True)
@@ -113,30 +113,30 @@ class Sums:
     captions: np.ndarray
 
 
-def add_up(frame: Any, columns: Columns, shown: np.ndarray, share: float, seed: int) -> Sums:
+def add_up(frame: Any, columns: Columns, clusters: np.ndarray, share: float, seed: int) -> Sums:
     """Add up the vectors and words of some clusters in a partition; runs on a worker."""
     numbers = _numbers(frame, columns)
     unit, rows = _units(frame, columns)
-    vectors = np.zeros((len(shown), unit.shape[1] if len(rows) else 0), np.int64)
-    for place, cluster in enumerate(shown if len(rows) else ()):
-        own = unit[_mask(numbers[rows] == cluster, unit)].double()
-        vectors[place] = (own / _UNIT).round().long().sum(dim=0).cpu().numpy()
-    words: list[Counter[str]] = [Counter() for _ in range(len(shown) + 1)]
-    captions = np.zeros(len(shown) + 1, np.int64)
+    vectors = np.zeros((len(clusters), unit.shape[1] if len(rows) else 0), np.int64)
+    for place, cluster in enumerate(clusters if len(rows) else ()):
+        cluster_vectors = unit[_mask(numbers[rows] == cluster, unit)].double()
+        vectors[place] = (cluster_vectors / _UNIT).round().long().sum(dim=0).cpu().numpy()
+    words: list[Counter[str]] = [Counter() for _ in range(len(clusters) + 1)]
+    captions = np.zeros(len(clusters) + 1, np.int64)
     if columns.caption is not None:
         names = [columns.id_col, SHARD_COLUMN, columns.caption]
         table = frames.to_arrow(frame[names])
         bits = sample_bits(table, columns.id_col, seed)
         sampled = np.flatnonzero(bits <= np.uint64(min(int(share * 2**64), 2**64 - 1)))
-        places = {int(cluster): place for place, cluster in enumerate(shown)}
+        places = {int(cluster): place for place, cluster in enumerate(clusters)}
         for row, text in zip(
             sampled, table[columns.caption].take(sampled).to_pylist(), strict=True
         ):
             if not text:
                 continue
-            said = set(_WORD.findall(text.lower()))
-            for place in {places.get(int(numbers[row]), -1), len(shown)} - {-1}:
-                words[place].update(said)
+            caption_words = set(_WORD.findall(text.lower()))
+            for place in {places.get(int(numbers[row]), -1), len(clusters)} - {-1}:
+                words[place].update(caption_words)
                 captions[place] += 1
     return Sums(vectors, words, captions)
 
@@ -197,31 +197,31 @@ class Extremes:
 
 
 def extremes(
-    frame: Any, columns: Columns, shown: np.ndarray, n: int, middles: np.ndarray
+    frame: Any, columns: Columns, clusters: np.ndarray, n: int, middles: np.ndarray
 ) -> list[Extremes]:
     """The nearest and farthest rows of some clusters in a partition; runs on a worker."""
     import torch
 
     numbers = _numbers(frame, columns)
     unit, rows = _units(frame, columns)
-    found = []
-    for cluster, middle in zip(shown, middles, strict=True):
-        own = np.flatnonzero(numbers[rows] == cluster)
+    by_cluster = []
+    for cluster, middle in zip(clusters, middles, strict=True):
+        members = np.flatnonzero(numbers[rows] == cluster)
         products = np.empty(0)
-        if len(own):
-            ours = unit[torch.from_numpy(own).to(unit.device)].double()
-            products = (ours @ torch.from_numpy(middle).to(unit.device).double()).cpu().numpy()
+        if len(members):
+            vectors = unit[torch.from_numpy(members).to(unit.device)].double()
+            products = (vectors @ torch.from_numpy(middle).to(unit.device).double()).cpu().numpy()
         # Of the accuracy of what they are made of, so that the same vector is equally far.
         distance = np.rint((1 - products) / 2.0**-20) * 2.0**-20
-        named = frames.to_arrow(frame[[columns.id_col, SHARD_COLUMN]].iloc[rows[own]])
+        named = frames.to_arrow(frame[[columns.id_col, SHARD_COLUMN]].iloc[rows[members]])
         ends: list[pa.Table] = []
         for sign in ("ascending", "descending"):
             order = _ordered(named, columns.id_col, distance, sign)[:n]
-            table = told_rows(frame[columns.plain], rows[own][order])
+            table = told_rows(frame[columns.plain], rows[members][order])
             ends.append(table.append_column(columns.distance, pa.array(distance[order])))
         total = int(np.rint(distance / _UNIT).sum())
-        found.append(Extremes(ends[0], ends[1], total, len(own)))
-    return found
+        by_cluster.append(Extremes(ends[0], ends[1], total, len(members)))
+    return by_cluster
 
 
 def nearest_of(

@@ -102,7 +102,7 @@ def cluster_column(dataset: ImageTextPairDataset) -> str | None:
 def kept_condition(dataset: ImageTextPairDataset, settings: Settings) -> str | None:
     """What rows are kept by: conditions, else a selection, else being no duplicate."""
     if settings.conditions:
-        return " and ".join(f"({one})" for one in settings.conditions)
+        return " and ".join(f"({condition})" for condition in settings.conditions)
     columns = dataset.metadata.columns
     if "selected" in columns:
         return "selected"
@@ -116,10 +116,10 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
         return None
     caption = _CAPTION if _CAPTION in dataset.metadata.columns else None
     columns = Columns(dataset.id_col, cluster, embeddings, caption, plain_columns(dataset))
-    kept = kept_condition(dataset, settings)
-    sizes = _sizes(dataset, cluster, kept, settings)
-    shown = sizes.clusters[:_SHOWN]
-    if not len(shown):
+    condition = kept_condition(dataset, settings)
+    sizes = _sizes(dataset, cluster, condition, settings)
+    largest = sizes.clusters[:_SHOWN]
+    if not len(largest):
         return None
     needed = [dataset.id_col, SHARD_COLUMN, cluster, embeddings, *([caption] if caption else [])]
     frame = dataset.metadata[needed]
@@ -127,23 +127,23 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
     added = partitions.run(
         frame,
         add_up,
-        [(columns, shown, share, settings.seed)] * frame.npartitions,
+        [(columns, largest, share, settings.seed)] * frame.npartitions,
         what="clusters",
         progress=settings.progress,
     )
     frame = dataset.metadata[list(dict.fromkeys([*columns.plain, cluster, embeddings]))]
-    found = partitions.run(
+    extreme_parts = partitions.run(
         frame,
         extremes,
-        [(columns, shown, _PICTURES)] * frame.npartitions,
+        [(columns, largest, _PICTURES)] * frame.npartitions,
         what="clusters",
         shared=(centroids(added),),
         progress=settings.progress,
     )
     words = top_words(added, _WORDS)
     clusters = []
-    for place, number in enumerate(shown):
-        parts = [one[place] for one in found]
+    for place, number in enumerate(largest):
+        parts = [by_cluster[place] for by_cluster in extreme_parts]
         count = sum(part.count for part in parts)
         near = nearest_of([part.near for part in parts], columns, _PICTURES)
         far = nearest_of([part.far for part in parts], columns, _PICTURES, farthest=True)
@@ -154,19 +154,19 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Clusters | None
                 *(near, far, words[place]),
             )
         )
-    captions = int(np.sum([one.captions[-1] for one in added]))
-    return Clusters(dataset, columns, kept, sizes, clusters, captions)
+    captions = int(np.sum([part.captions[-1] for part in added]))
+    return Clusters(dataset, columns, condition, sizes, clusters, captions)
 
 
 def _sizes(
-    dataset: ImageTextPairDataset, cluster: str, kept: str | None, settings: Settings
+    dataset: ImageTextPairDataset, cluster: str, condition: str | None, settings: Settings
 ) -> Sizes:
-    used = check(kept, list(dataset.metadata.columns)) if kept else []
+    used = check(condition, list(dataset.metadata.columns)) if condition else []
     frame = dataset.metadata[list(dict.fromkeys([cluster, *used]))]
     parts = partitions.run(
         frame,
         count_sizes,
-        [(cluster, kept)] * frame.npartitions,
+        [(cluster, condition)] * frame.npartitions,
         what="clusters",
         progress=settings.progress,
     )
@@ -175,9 +175,9 @@ def _sizes(
 
 def pictures(data: Clusters) -> Iterable[Rows]:
     """Medoids, and what is farthest."""
-    for one in data.shown:
-        yield Rows(one.medoids, data.dataset)
-        yield Rows(one.farthest, data.dataset)
+    for cluster in data.shown:
+        yield Rows(cluster.medoids, data.dataset)
+        yield Rows(cluster.farthest, data.dataset)
 
 
 def render(data: Clusters, album: Album) -> str:
@@ -202,24 +202,24 @@ def render(data: Clusters, album: Album) -> str:
         )
     if data.kept is not None:
         how += f" Kept: <code>{html.escape(data.kept)}</code>."
-    return f"{how}</p>{''.join(_cluster(one, data, total, album) for one in data.shown)}"
+    return f"{how}</p>{''.join(_cluster(cluster, data, total, album) for cluster in data.shown)}"
 
 
-def _cluster(one: Cluster, data: Clusters, total: int, album: Album) -> str:
-    facts = [f"{one.rows:,} rows ({html.share(one.rows, total)})"]
-    if one.distance is not None:
-        facts.append(f"mean distance {html.number(one.distance)}")
+def _cluster(cluster: Cluster, data: Clusters, total: int, album: Album) -> str:
+    facts = [f"{cluster.rows:,} rows ({html.share(cluster.rows, total)})"]
+    if cluster.distance is not None:
+        facts.append(f"mean distance {html.number(cluster.distance)}")
     if data.kept is not None:
-        facts.append(f"{html.share(one.kept, one.rows)} kept")
-    words = f"<p>{html.escape(', '.join(one.words))}</p>" if one.words else ""
+        facts.append(f"{html.share(cluster.kept, cluster.rows)} kept")
+    words = f"<p>{html.escape(', '.join(cluster.words))}</p>" if cluster.words else ""
     return (
-        f"<div class=cluster><h3>Cluster {one.number}</h3>"
+        f"<div class=cluster><h3>Cluster {cluster.number}</h3>"
         f"<p class=note>{html.escape(', '.join(facts))}</p>{words}"
-        f"<div class=sides>{_side('In the middle', one.medoids, data, album)}"
-        f"{_side('Farthest', one.farthest, data, album)}</div></div>"
+        f"<div class=sides>{_side('In the middle', cluster.medoids, data, album)}"
+        f"{_side('Farthest', cluster.farthest, data, album)}</div></div>"
     )
 
 
 def _side(title: str, table: pa.Table, data: Clusters, album: Album) -> str:
-    shown = album.strip(Rows(table, data.dataset), data.columns.distance)
-    return f"<div><h4>{title}</h4>{shown}</div>"
+    strip = album.strip(Rows(table, data.dataset), data.columns.distance)
+    return f"<div><h4>{title}</h4>{strip}</div>"

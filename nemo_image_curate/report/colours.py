@@ -62,7 +62,7 @@ class Colouring:
         return {
             "column": self.column,
             "ordered": self.ordered,
-            "members": [[one.colour, one.name, one.condition] for one in self.members],
+            "members": [[member.colour, member.name, member.condition] for member in self.members],
             "classes": "".join(map(str, self.classes)),
         }
 
@@ -70,19 +70,26 @@ class Colouring:
         """Which colour is what."""
         members = "".join(
             f'<li><svg class="key" viewBox="0 0 10 10" aria-hidden=true>'
-            f'<path class="dots colour-{one.colour}" d="M5 5h0"/></svg>{html.escape(one.name)}</li>'
-            for one in self.members
+            f'<path class="dots colour-{member.colour}" d="M5 5h0"/></svg>'
+            f"{html.escape(member.name)}</li>"
+            for member in self.members
         )
         return f"<ul class=legend><li>{html.escape(self.column)}:</li>{members}</ul>"
 
 
 def colourings(rows: pa.Table) -> list[Colouring]:
     """Those of all columns that tell points apart, the most telling first."""
-    found = [one for name in rows.column_names if (one := _colouring(name, rows[name])) is not None]
-    found.sort(key=lambda one: _FIRST.index(one.column) if one.column in _FIRST else len(_FIRST))
+    choices = [
+        colouring
+        for name in rows.column_names
+        if (colouring := _colouring(name, rows[name])) is not None
+    ]
+    choices.sort(
+        key=lambda choice: _FIRST.index(choice.column) if choice.column in _FIRST else len(_FIRST)
+    )
     # A cluster is where its points are: it shows most.
-    found.sort(key=lambda one: "cluster" not in one.column)
-    return found[:_MOST]
+    choices.sort(key=lambda choice: "cluster" not in choice.column)
+    return choices[:_MOST]
 
 
 def _colouring(column: str, values: pa.ChunkedArray) -> Colouring | None:
@@ -108,7 +115,10 @@ def _colouring(column: str, values: pa.ChunkedArray) -> Colouring | None:
 def _by_value(column: str, values: pa.Array) -> Colouring | None:
     """Of the most frequent values each has a colour."""
     counts = sorted(
-        ((one["counts"], one["values"]) for one in values.drop_null().value_counts().to_pylist()),
+        (
+            (entry["counts"], entry["values"])
+            for entry in values.drop_null().value_counts().to_pylist()
+        ),
         key=lambda pair: (-pair[0], str(pair[1])),
     )
     # Texts such as captions and keys are no categories: hardly one is there twice.

@@ -53,9 +53,9 @@ class Deduplication:
 def prefixes(dataset: ImageTextPairDataset) -> list[str]:
     """What the columns of each deduplication begin with."""
     names = list(dataset.metadata.columns)
-    found = [name.removesuffix(_FLAG) for name in names if name.endswith(_FLAG)]
+    candidates = [name.removesuffix(_FLAG) for name in names if name.endswith(_FLAG)]
     wanted = ("duplicate_of", "duplicate_of_shard", "duplicate_similarity")
-    return [prefix for prefix in found if all(prefix + one in names for one in wanted)]
+    return [prefix for prefix in candidates if all(prefix + name in names for name in wanted)]
 
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> list[Deduplication] | None:
@@ -65,9 +65,14 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> list[Deduplicat
 
 def _gathered(dataset: ImageTextPairDataset, prefix: str, settings: Settings) -> Deduplication:
     columns = plain_columns(dataset)
-    kept = f"{prefix}duplicate_of"
-    found = groups(
-        dataset, kept, n=_GROUPS, members=_MEMBERS, columns=columns, progress=settings.progress
+    duplicate_of = f"{prefix}duplicate_of"
+    grouping = groups(
+        dataset,
+        duplicate_of,
+        n=_GROUPS,
+        members=_MEMBERS,
+        columns=columns,
+        progress=settings.progress,
     )
     (chosen,) = choose(
         dataset,
@@ -78,85 +83,89 @@ def _gathered(dataset: ImageTextPairDataset, prefix: str, settings: Settings) ->
         seed=settings.seed,
         progress=settings.progress,
     )
-    pairs = Pairs.find(dataset, chosen.rows, kept, f"{kept}_shard", settings.progress)
+    pairs = Pairs.find(
+        dataset, chosen.rows, duplicate_of, f"{duplicate_of}_shard", settings.progress
+    )
     record = dataset.provenance.get(prefix + _FLAG, {})
-    return Deduplication(prefix, record, found, pairs, dataset)
+    return Deduplication(prefix, record, grouping, pairs, dataset)
 
 
 def pictures(data: list[Deduplication]) -> Iterable[Rows]:
     """Those of all groups and pairs."""
-    for one in data:
-        for group in one.found.groups:
-            yield Rows(group.rows, one.dataset)
-        yield from one.pairs.pictures()
+    for dedup in data:
+        for group in dedup.found.groups:
+            yield Rows(group.rows, dedup.dataset)
+        yield from dedup.pairs.pictures()
 
 
 def render(data: list[Deduplication], album: Album) -> str:
     """The section as HTML."""
-    return "".join(_method(one, album, alone=len(data) == 1) for one in data)
+    return "".join(_method(dedup, album, alone=len(data) == 1) for dedup in data)
 
 
-def _method(one: Deduplication, album: Album, alone: bool) -> str:
-    found = one.found
-    stage = one.record.get("stage", "Columns of unknown making")
-    flag = html.escape(one.prefix + _FLAG)
-    title = "" if alone and not one.prefix else f"<h3>{html.escape(stage)}: {flag}</h3>"
+def _method(dedup: Deduplication, album: Album, alone: bool) -> str:
+    grouping = dedup.found
+    stage = dedup.record.get("stage", "Columns of unknown making")
+    flag = html.escape(dedup.prefix + _FLAG)
+    title = "" if alone and not dedup.prefix else f"<h3>{html.escape(stage)}: {flag}</h3>"
     counted = (
-        f"<b>{found.duplicates:,}</b> of {found.rows:,} rows are duplicates "
-        f"({html.share(found.duplicates, found.rows)}), in {found.n_groups:,} groups"
+        f"<b>{grouping.duplicates:,}</b> of {grouping.rows:,} rows are duplicates "
+        f"({html.share(grouping.duplicates, grouping.rows)}), in {grouping.n_groups:,} groups"
     )
-    if found.sampled < 1:
-        counted += f" of the {found.sampled:.1%} of groups that were counted, by a hash of keys"
-    told = [f"{name} {one.record[name]}" for name in _TOLD if one.record.get(name)]
-    how = html.escape(": ".join([stage, "; ".join(told)]) if told else stage)
-    stays = html.escape(reason_of(one.record))
+    if grouping.sampled < 1:
+        counted += f" of the {grouping.sampled:.1%} of groups that were counted, by a hash of keys"
+    details = [f"{name} {dedup.record[name]}" for name in _TOLD if dedup.record.get(name)]
+    how = html.escape(": ".join([stage, "; ".join(details)]) if details else stage)
+    stays = html.escape(reason_of(dedup.record))
     head = f"{title}<p>{counted}.</p><p class=note>{how}. Of a group {stays} stays.</p>"
-    if not found.groups:
+    if not grouping.groups:
         return head
-    largest = "".join(_group(group, one, album) for group in found.groups)
+    largest = "".join(_group(group, dedup, album) for group in grouping.groups)
     return (
         f"{head}<h4>The largest groups</h4>{largest}"
         f"<h4>Duplicates at random, each with the row that stays</h4>"
-        f"{one.pairs.show(album, lambda row, kept: _told(row, kept, one))}"
+        f"{dedup.pairs.show(album, lambda row, kept: _pair_lines(row, kept, dedup))}"
         f'<p class=note>Without them: <code>ds.filter("not {flag}")</code></p>'
     )
 
 
-def _group(group: Group, one: Deduplication, album: Album) -> str:
+def _group(group: Group, dedup: Deduplication, album: Album) -> str:
     rows = group.rows.to_pylist()
     cells = []
     for place, row in enumerate(rows):
         stays = group.has_kept and place == 0
-        key = row[one.dataset.id_col], row[SHARD_COLUMN]
-        similarity = row[f"{one.prefix}duplicate_similarity"]
+        key = row[dedup.dataset.id_col], row[SHARD_COLUMN]
+        similarity = row[f"{dedup.prefix}duplicate_similarity"]
         lines = [
             key[0],
-            f"stays: {reason_of(one.record)}" if stays else f"similarity {html.number(similarity)}",
-            *_values(row, one),
+            f"stays: {reason_of(dedup.record)}"
+            if stays
+            else f"similarity {html.number(similarity)}",
+            *_values(row, dedup),
             album.stored(*key),
         ]
         cell = album.cell(*key, *lines)
         cells.append(f"<div class=stays>{cell}</div>" if stays else cell)
     more = group.size - len(rows)
-    told = f"{group.size:,} rows" + (f", {more:,} of them not shown" if more > 0 else "")
+    note = f"{group.size:,} rows" + (f", {more:,} of them not shown" if more > 0 else "")
     if not group.has_kept:
-        told += "; the one that stays is not in this dataset"
-    return f"<p class=note>{html.escape(told)}</p><div class=grid>{''.join(cells)}</div>"
+        note += "; the one that stays is not in this dataset"
+    return f"<p class=note>{html.escape(note)}</p><div class=grid>{''.join(cells)}</div>"
 
 
-def _told(row: Row, kept: Row | None, one: Deduplication) -> list[str]:
+def _pair_lines(row: Row, kept: Row | None, dedup: Deduplication) -> list[str]:
     """What is said of a duplicate and the row that stays."""
-    similarity = row[f"{one.prefix}duplicate_similarity"]
+    similarity = row[f"{dedup.prefix}duplicate_similarity"]
     lines = [f"similarity {html.number(similarity)}; the second one stays"]
-    for name in keep_columns(one.record.get("by")):
+    for name in keep_columns(dedup.record.get("by")):
         other = None if kept is None else kept.get(name)
         lines.append(f"{name} {html.number(row.get(name))}, {html.number(other)}")
     return lines
 
 
-def _values(row: Row, one: Deduplication) -> list[str]:
+def _values(row: Row, dedup: Deduplication) -> list[str]:
     """What the choice of the row that stays went by."""
-    names = keep_columns(one.record.get("by"))
+    names = keep_columns(dedup.record.get("by"))
     return [f"{name} {html.number(row.get(name))}" for name in names if name in row]
 
 

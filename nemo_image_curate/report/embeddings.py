@@ -104,7 +104,7 @@ def nearest_earlier(
     ranks, rows = ranks[order], rows[order]
     queries = sample.vectors[rows]
     without = sample.without * most // len(sample.vectors) + most - len(rows)
-    found = partitions.run(
+    parts = partitions.run(
         frame,
         _earlier,
         [(dataset.id_col, column, seed + 1)] * frame.npartitions,
@@ -114,11 +114,11 @@ def nearest_earlier(
     )
     best = np.zeros(len(queries), _FOUND)
     best["similarity"], partition = -np.inf, np.full(len(queries), -1)
-    for number, one in enumerate(found):
-        better = (one["similarity"] > best["similarity"]) | (
-            (one["similarity"] == best["similarity"]) & (one["rank"] < best["rank"])
+    for number, part in enumerate(parts):
+        better = (part["similarity"] > best["similarity"]) | (
+            (part["similarity"] == best["similarity"]) & (part["rank"] < best["rank"])
         )
-        best[better], partition[better] = one[better], number
+        best[better], partition[better] = part[better], number
     of_sample = Sample(sample.rows.take(rows), queries, sample.of, without)
     return Nearest(of_sample, best["similarity"], partition, best["row"].astype(np.int64))
 
@@ -137,24 +137,24 @@ def _earlier(
         return best
     unit, places = unit_vectors(values, device)
     places = with_vector[places]
-    own = sample_bits(frames.to_arrow(frame[[id_col, SHARD_COLUMN]]), id_col, seed)[places]
+    bits = sample_bits(frames.to_arrow(frame[[id_col, SHARD_COLUMN]]), id_col, seed)[places]
     # By rank: of those equally near the first is found, and those before a query lie together.
-    order = np.argsort(own, kind="stable")
-    own, places, unit = own[order], places[order], unit[torch.from_numpy(order).to(device)]
+    order = np.argsort(bits, kind="stable")
+    bits, places, unit = bits[order], places[order], unit[torch.from_numpy(order).to(device)]
     sample, _ = unit_vectors(queries, device)
-    for start in range(0, len(own), _BLOCK):
-        some = slice(start, start + _BLOCK)
-        products = sample @ unit[some].T
+    for start in range(0, len(bits), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        products = sample @ unit[block].T
         # Copies of a vector are equally near whatever the last bits of their sums.
         products.div_(GRAIN).round_().mul_(GRAIN)
-        before = torch.from_numpy(np.searchsorted(own[some], ranks)).to(device)
+        before = torch.from_numpy(np.searchsorted(bits[block], ranks)).to(device)
         later = torch.arange(products.shape[1], device=device)[None, :] >= before[:, None]
         values_of, index = products.masked_fill_(later, -torch.inf).max(dim=1)
         cosines, where = values_of.clamp_(max=1).cpu().numpy(), index.cpu().numpy()
         better = cosines > best["similarity"]
         best["similarity"][better] = cosines[better]
-        best["row"][better] = places[some][where[better]]
-        best["rank"][better] = own[some][where[better]]
+        best["row"][better] = places[block][where[better]]
+        best["rank"][better] = bits[block][where[better]]
     return best
 
 

@@ -39,25 +39,25 @@ def _method(data: Curve) -> str:
 
 
 def _slider(data: Curve) -> str:
-    steps = [[one.eps, one.count, one.low, one.high] for one in data.removals]
+    steps = [[removal.eps, removal.count, removal.low, removal.high] for removal in data.removals]
     start = len(data.removals) // 2
     if data.done is not None:
-        start = int(np.argmin([abs(one.eps - data.done.eps) for one in data.removals]))
-    told = html.data("eps-data", {"steps": steps, "rows": data.rows, "each": data.each})
-    return f'<div class=eps data-start="{start}">{_chart(data)}{told}</div>'
+        start = int(np.argmin([abs(removal.eps - data.done.eps) for removal in data.removals]))
+    script = html.data("eps-data", {"steps": steps, "rows": data.rows, "each": data.each})
+    return f'<div class=eps data-start="{start}">{_chart(data)}{script}</div>'
 
 
 def _chart(data: Curve) -> str:
     """The curve with its band, as SVG."""
     last = data.removals[-1].eps
-    top = max(one.high for one in [*data.removals, data.done or data.removals[0]]) or 1
+    top = max(removal.high for removal in [*data.removals, data.done or data.removals[0]]) or 1
 
     def at(eps: float, count: float) -> str:
         return f"{eps / last * _WIDTH:.1f},{_HEIGHT * (1 - count / top):.1f}"
 
-    band = [at(one.eps, one.high) for one in data.removals]
-    band += [at(one.eps, one.low) for one in reversed(data.removals)]
-    line = " ".join(at(one.eps, one.count) for one in data.removals)
+    band = [at(removal.eps, removal.high) for removal in data.removals]
+    band += [at(removal.eps, removal.low) for removal in reversed(data.removals)]
+    line = " ".join(at(removal.eps, removal.count) for removal in data.removals)
     mark = ""
     if data.done is not None and data.done.eps <= last:
         x, y = at(data.done.eps, data.done.count).split(",")
@@ -67,7 +67,9 @@ def _chart(data: Curve) -> str:
         f"Rows removed, by eps: from {data.removals[0].count:,} at 0 to {final.count:,} at "
         f"{html.number(last)}"
     )
-    ticks = "".join(f"<span>{html.number(one.eps)}</span>" for one in data.removals[:: data.each])
+    ticks = "".join(
+        f"<span>{html.number(removal.eps)}</span>" for removal in data.removals[:: data.each]
+    )
     return (
         f'<div class=hist><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio=none role=img '
         f'aria-label="{label}"><polygon class=band points="{" ".join(band)}"/>'
@@ -79,30 +81,35 @@ def _chart(data: Curve) -> str:
 
 
 def _table(data: Curve) -> str:
-    shown = data.removals[data.each :: data.each]
+    removals = data.removals[data.each :: data.each]
     rows = [
-        [one.eps, one.count, html.share(one.count, data.rows), f"{one.low:,} to {one.high:,}"]
-        for one in shown
+        [
+            removal.eps,
+            removal.count,
+            html.share(removal.count, data.rows),
+            f"{removal.low:,} to {removal.high:,}",
+        ]
+        for removal in removals
     ]
     return html.table(["eps", "rows removed", "share", "95 % interval"], rows)
 
 
 def _pairs(data: Curve, album: Album) -> str:
-    def told(row: Row, other: Row | None) -> list[str]:
+    def lines(row: Row, other: Row | None) -> list[str]:
         return [f"similarity {html.number(row[data.similarity])}"]
 
     parts = []
     before = 0.0
-    for one, pairs in zip(data.removals[data.each :: data.each], data.examples, strict=True):
-        span = f"between {1 - one.eps:.3f} and {1 - before:.3f}"
-        shown = (
-            pairs.show(album, told)
+    for removal, pairs in zip(data.removals[data.each :: data.each], data.examples, strict=True):
+        span = f"between {1 - removal.eps:.3f} and {1 - before:.3f}"
+        figures = (
+            pairs.show(album, lines)
             if len(pairs.rows)
             else f"<p class=note>No pair of the sample has a similarity {span}.</p>"
         )
         parts.append(
-            f'<div class=at-eps data-eps="{one.eps}"><h4>eps {html.number(one.eps)}: the least '
-            f"alike pairs that it takes for one</h4>{shown}</div>"
+            f'<div class=at-eps data-eps="{removal.eps}"><h4>eps {html.number(removal.eps)}: the '
+            f"least alike pairs that it takes for one</h4>{figures}</div>"
         )
-        before = one.eps
+        before = removal.eps
     return "".join(parts)

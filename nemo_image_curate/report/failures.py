@@ -57,9 +57,9 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Failures:
     )
     counts: Counter[str] = Counter()
     examples: dict[str, list[_Example]] = {}
-    for own_counts, own in parts:
-        counts.update(own_counts)
-        for kind, rows in own.items():
+    for part_counts, part_examples in parts:
+        counts.update(part_counts)
+        for kind, rows in part_examples.items():
             examples[kind] = heapq.nsmallest(_NAMED, [*examples.get(kind, []), *rows])
     by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return Failures(dict(by_count), examples, account)
@@ -111,9 +111,12 @@ def _account(account: Account) -> str:
         ["samples in tars", counted(account.samples_in_tars)],
         ["of these without a row", counted(account.without_row)],
     ]
-    shown = "<h3>Tars and sidecars</h3>" + html.table(["", "count"], rows)
+    body = "<h3>Tars and sidecars</h3>" + html.table(["", "count"], rows)
     if account.faults:
-        named = [[one["kind"], one["shard"], one["key"], one["detail"]] for one in account.named]
-        shown += html.bars(account.faults.items(), sum(account.faults.values()), "fault", "times")
-        shown += html.table(["fault", "shard", "key", "detail"], named, "The first of each kind")
-    return shown
+        named = [
+            [fault["kind"], fault["shard"], fault["key"], fault["detail"]]
+            for fault in account.named
+        ]
+        body += html.bars(account.faults.items(), sum(account.faults.values()), "fault", "times")
+        body += html.table(["fault", "shard", "key", "detail"], named, "The first of each kind")
+    return body

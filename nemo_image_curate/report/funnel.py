@@ -74,16 +74,18 @@ def funnel(
     )
     rows = sum(rows for rows, _ in parts)
     counts = sum((counts for _, counts in parts), np.zeros((len(conditions), 4), np.int64))
-    steps = [Step(one, *row) for one, row in zip(conditions, counts.tolist(), strict=True)]
+    steps = [
+        Step(condition, *row) for condition, row in zip(conditions, counts.tolist(), strict=True)
+    ]
     return Funnel(rows, steps)
 
 
 def _tally(frame: Any, conditions: list[str]) -> tuple[int, np.ndarray]:
     """The rows of a partition and the counts of `Step` for each condition; runs on a worker."""
     table = frames.to_arrow(frame)
-    known = [evaluate.condition(table, one) for one in conditions]
-    nulls = np.array([one.null_count for one in known])
-    true = np.array([one.fill_null(False).to_numpy(zero_copy_only=False) for one in known])
+    known = [evaluate.condition(table, condition) for condition in conditions]
+    nulls = np.array([mask.null_count for mask in known])
+    true = np.array([mask.fill_null(False).to_numpy(zero_copy_only=False) for mask in known])
     so_far = np.logical_and.accumulate(true).sum(axis=1)
     drops = (~true).sum(axis=1)
     only = (~true & ((~true).sum(axis=0) == 1)).sum(axis=1)

@@ -53,8 +53,8 @@ class Decontamination:
 def prefixes(dataset: ImageTextPairDataset) -> list[str]:
     """What the columns of each decontamination begin with."""
     names = list(dataset.metadata.columns)
-    found = [name.removesuffix(_FLAG) for name in names if name.endswith(_FLAG)]
-    return [prefix for prefix in found if set(leak_columns(prefix)) <= set(names)]
+    candidates = [name.removesuffix(_FLAG) for name in names if name.endswith(_FLAG)]
+    return [prefix for prefix in candidates if set(leak_columns(prefix)) <= set(names)]
 
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> list[Decontamination] | None:
@@ -77,7 +77,7 @@ def _pairs(
     dataset: ImageTextPairDataset, prefix: str, rows: Sequence[Row], settings: Settings
 ) -> list[Pairs]:
     """Rows beside those of the references, for each reference apart."""
-    found = []
+    pairs = []
     key, shard = f"{prefix}leak_of", f"{prefix}leak_of_shard"
     for name in sorted({str(row["leak_of_dataset"]) for row in rows}):
         table = _table(dataset, prefix, [row for row in rows if row["leak_of_dataset"] == name])
@@ -85,10 +85,10 @@ def _pairs(
         if reference is None:
             missing = f"of {name}, which is shown with --reference {name}=DATASET"
             none = table.slice(0, 0)
-            found.append(Pairs(table, key, shard, none, dataset, dataset, name, missing))
+            pairs.append(Pairs(table, key, shard, none, dataset, dataset, name, missing))
         else:
-            found.append(Pairs.find(dataset, table, key, shard, settings.progress, reference, name))
-    return found
+            pairs.append(Pairs.find(dataset, table, key, shard, settings.progress, reference, name))
+    return pairs
 
 
 def _table(dataset: ImageTextPairDataset, prefix: str, rows: Sequence[Row]) -> pa.Table:
@@ -96,46 +96,50 @@ def _table(dataset: ImageTextPairDataset, prefix: str, rows: Sequence[Row]) -> p
     names = {"key": dataset.id_col, "shard": SHARD_COLUMN}
     names |= {name: prefix + name for name in leak_columns("")}
     names |= {"caption": "caption"} if "caption" in dataset.metadata.columns else {}
-    return pa.Table.from_pylist([{own: row[name] for name, own in names.items()} for row in rows])
+    return pa.Table.from_pylist(
+        [{column: row[name] for name, column in names.items()} for row in rows]
+    )
 
 
 def pictures(data: list[Decontamination]) -> Iterable[Rows]:
     """Those of all pairs."""
-    for one in data:
-        for pairs in [*one.leaks, *one.nearest]:
+    for result in data:
+        for pairs in [*result.leaks, *result.nearest]:
             yield from pairs.pictures()
 
 
 def render(data: list[Decontamination], album: Album) -> str:
     """The section as HTML."""
-    return "".join(_one(one, album) for one in data)
+    return "".join(_section(result, album) for result in data)
 
 
-def _one(one: Decontamination, album: Album) -> str:
-    summary = one.summary
+def _section(result: Decontamination, album: Album) -> str:
+    summary = result.summary
     leaks = summary.leaks.total()
-    title = f"<h3>{html.escape(one.prefix + _FLAG)}</h3>" if one.prefix else ""
+    title = f"<h3>{html.escape(result.prefix + _FLAG)}</h3>" if result.prefix else ""
     lines = [
         f"<b>{leaks:,}</b> of {summary.rows:,} rows are leaks ({html.share(leaks, summary.rows)}), "
         f"{summary.clean:,} are clean"
     ]
     if not_compared := summary.not_compared.total():
         lines.append(f", {not_compared:,} could not be compared")
-    parts = [title, f"<p>{''.join(lines)}.</p>", _by_reference(one)]
+    parts = [title, f"<p>{''.join(lines)}.</p>", _by_reference(result)]
     if summary.not_compared:
         parts.append(html.table(["not compared", "rows"], sorted(summary.not_compared.items())))
-    parts += ["<h4>Similarity to the row that is named</h4>", _histogram(one)]
-    parts += _shown("Leaks at random, each beside what it is a copy of", one.leaks, one, album)
-    parts += _shown("The clean rows nearest to a reference", one.nearest, one, album)
-    parts.append(_clean(one))
+    parts += ["<h4>Similarity to the row that is named</h4>", _histogram(result)]
+    parts += _figures(
+        "Leaks at random, each beside what it is a copy of", result.leaks, result, album
+    )
+    parts += _figures("The clean rows nearest to a reference", result.nearest, result, album)
+    parts.append(_clean(result))
     return "".join(parts)
 
 
-def _by_reference(one: Decontamination) -> str:
+def _by_reference(result: Decontamination) -> str:
     """A row for each reference, with how many leaks each signal makes."""
-    leaks = one.summary.leaks
+    leaks = result.summary.leaks
     ways = sorted({how for _, how in leaks})
-    known = {name for name, _ in leaks} | set(one.record.get("reference") or ())
+    known = {name for name, _ in leaks} | set(result.record.get("reference") or ())
     rows = []
     for name in sorted(known):
         counts = [leaks[name, how] for how in ways]
@@ -143,21 +147,21 @@ def _by_reference(one: Decontamination) -> str:
     return html.table(["reference", "leaks", *ways], rows)
 
 
-def _histogram(one: Decontamination) -> str:
+def _histogram(result: Decontamination) -> str:
     """Similarities of leaks and clean rows, with where leaks begin."""
-    counts = one.summary.histogram
+    counts = result.summary.histogram
     used = np.flatnonzero(counts["leak"] + counts["clean"])
     if not len(used):
         return "<p class=note>No row has one: hashes are looked for within the radius only.</p>"
-    marks = _thresholds(one.record)
+    marks = _thresholds(result.record)
     first = min([int(used[0]), BINS - _LEAST_BARS, *(int(BINS * mark) for mark in marks.values())])
     edges = [place / BINS for place in range(first, BINS + 1)]
     bars = [
         html.Series(name, counts[kind][first:].tolist())
         for name, kind in (("clean", "clean"), ("leaks", "leak"))
     ]
-    told = ", ".join(f"{name} from {html.number(mark)} on" for name, mark in marks.items())
-    dashed = f" Dashed: leaks by {html.escape(told)}." if told else ""
+    limits = ", ".join(f"{name} from {html.number(mark)} on" for name, mark in marks.items())
+    dashed = f" Dashed: leaks by {html.escape(limits)}." if limits else ""
     return (
         f"{html.histogram(edges, bars, marks, logarithmic=True)}<p class=note>Rows per hundredth, "
         f"logarithmic; clean ones, and <span class=warn>leaks</span>.{dashed}</p>"
@@ -167,32 +171,32 @@ def _histogram(one: Decontamination) -> str:
 def _thresholds(record: Mapping[str, Any]) -> dict[str, float]:
     """The similarities from which on rows are leaks, by signal."""
     by = record.get("by") or ()
-    found = {}
+    thresholds = {}
     if "perceptual" in by and "radius" in record:
-        found["perceptual"] = 1 - record["radius"] / 64
+        thresholds["perceptual"] = 1 - record["radius"] / 64
     if "semantic" in by and "eps" in record:
-        found["semantic"] = 1 - record["eps"]
-    return {name: value for name, value in found.items() if value < 1}
+        thresholds["semantic"] = 1 - record["eps"]
+    return {name: value for name, value in thresholds.items() if value < 1}
 
 
-def _shown(title: str, pairs: list[Pairs], one: Decontamination, album: Album) -> list[str]:
+def _figures(title: str, pairs: list[Pairs], result: Decontamination, album: Album) -> list[str]:
     if not pairs:
         return []
 
-    def told(row: Row, other: Row | None) -> list[str]:
-        by, similarity = row[f"{one.prefix}leak_by"], row[f"{one.prefix}leak_similarity"]
-        source = f"of {row[f'{one.prefix}leak_of_dataset']}"
+    def lines(row: Row, other: Row | None) -> list[str]:
+        by, similarity = row[f"{result.prefix}leak_by"], row[f"{result.prefix}leak_similarity"]
+        source = f"of {row[f'{result.prefix}leak_of_dataset']}"
         how = [by or "clean", *([] if similarity is None else [html.number(similarity)]), source]
         return [", ".join(how), shortened(row.get("caption"), _CAPTION)]
 
-    return [f"<h4>{title}</h4>", *(each.show(album, told) for each in pairs)]
+    return [f"<h4>{title}</h4>", *(each.show(album, lines) for each in pairs)]
 
 
-def _clean(one: Decontamination) -> str:
+def _clean(result: Decontamination) -> str:
     """How to go on with the clean rows."""
-    flag, error = one.prefix + _FLAG, f"{one.prefix}leak_error"
+    flag, error = result.prefix + _FLAG, f"{result.prefix}leak_error"
     condition = f"not {flag}"
-    if one.summary.not_compared:
+    if result.summary.not_compared:
         condition += f" and {error}.isna()"
     code = f'ds.filter("{condition}").to_selection("clean.parquet")'
     return (

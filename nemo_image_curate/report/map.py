@@ -60,13 +60,13 @@ def gather(dataset: ImageTextPairDataset, settings: Settings) -> Map | str | Non
     if column is None:
         return None
     try:
-        found = points(
+        cloud = points(
             dataset, column, _POINTS, plain_columns(dataset), settings.seed, settings.progress
         )
     except DatasetError as error:
         return str(error)
-    rows = found.sample.rows.drop_columns([dataset.id_col, SHARD_COLUMN])
-    return Map(dataset, found, column, colourings(rows), settings.seed)
+    rows = cloud.sample.rows.drop_columns([dataset.id_col, SHARD_COLUMN])
+    return Map(dataset, cloud, column, colourings(rows), settings.seed)
 
 
 def pictures(data: Map | str) -> Iterable[Rows]:
@@ -89,21 +89,21 @@ def render(data: Map | str, album: Album) -> str:
         f"{first} and {second} of the variance: what lies apart here is apart, what lies together "
         "may not be alike."
     )
-    told = {
+    facts = {
         "column": data.dataset.id_col,
         "name": quoted_name(data.dataset.id_col),
         "keys": sample.rows[data.dataset.id_col].to_pylist(),
         "places": places.tolist(),
-        "colourings": [one.plain() for one in data.colourings],
+        "colourings": [choice.plain() for choice in data.colourings],
     }
     cells = "".join(
         album.cell(row[data.dataset.id_col], row[SHARD_COLUMN], "")
         for row in data.pictured.to_pylist()
     )
-    shown = data.colourings[0] if data.colourings else None
+    colouring = data.colourings[0] if data.colourings else None
     return (
-        f"<p>{text}</p><div class=map>{_drawing(places, height, shown)}"
-        f"{shown.legend() if shown else ''}{html.data('map-data', told)}"
+        f"<p>{text}</p><div class=map>{_drawing(places, height, colouring)}"
+        f"{colouring.legend() if colouring else ''}{html.data('map-data', facts)}"
         f'<div class="strip pictured" hidden>{cells}</div></div>'
     )
 
@@ -120,14 +120,14 @@ def _places(xy: np.ndarray) -> tuple[np.ndarray, int]:
     return places, height
 
 
-def _drawing(places: np.ndarray, height: int, shown: Colouring | None) -> str:
+def _drawing(places: np.ndarray, height: int, colouring: Colouring | None) -> str:
     """All points as SVG: those of one colour are one path of dots."""
-    classes = np.zeros(len(places), int) if shown is None else shown.classes
+    classes = np.zeros(len(places), int) if colouring is None else colouring.classes
     paths = []
     for number in np.unique(classes):
         dots = "".join(f"M{x} {y}h0" for x, y in places[classes == number])
         paths.append(f'<path class="dots colour-{number}" d="{dots}"/>')
-    by = "" if shown is None else f", coloured by {shown.column}"
+    by = "" if colouring is None else f", coloured by {colouring.column}"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {height}" role=img aria-label="Map of {len(places):,} rows'
         f'{html.escape(by)}">{"".join(paths)}</svg>'

@@ -123,8 +123,8 @@ def _pretty(record: dict[str, Any]) -> str:
 
 def _seconds(run: dict[str, Any]) -> str:
     """The jobs of the last command, with the seconds that each took."""
-    stages = [one for one in run.get("stages") or [] if isinstance(one, dict)]
-    rows = [[one.get("job", ""), one["seconds"]] for one in stages if one.get("seconds")]
+    stages = [stage for stage in run.get("stages") or [] if isinstance(stage, dict)]
+    rows = [[stage.get("job", ""), stage["seconds"]] for stage in stages if stage.get("seconds")]
     if not rows:
         return ""
     title = f"The last command: {run.get('command')}"
@@ -133,5 +133,5 @@ def _seconds(run: dict[str, Any]) -> str:
 
 def _versions(data: Overview) -> str:
     known = {"nemo_image_curate": __version__, **workers.versions()}
-    told = ", ".join(f"{name} {value}" for name, value in known.items() if value)
-    return f"<p class=note>Made with {html.escape(told)}; frames on {data.backend}.</p>"
+    versions = ", ".join(f"{name} {value}" for name, value in known.items() if value)
+    return f"<p class=note>Made with {html.escape(versions)}; frames on {data.backend}.</p>"

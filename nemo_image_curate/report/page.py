@@ -94,13 +94,15 @@ def write_report(
     storage.write_bytes(location, text.encode())
 
 
-def _comparison(given: SubsetComparison | str | os.PathLike[str] | None) -> SubsetComparison | None:
+def _comparison(
+    comparison: SubsetComparison | str | os.PathLike[str] | None,
+) -> SubsetComparison | None:
     """A comparison of subsets, read where its file is named."""
-    if isinstance(given, str | os.PathLike):
+    if isinstance(comparison, str | os.PathLike):
         from nemo_image_curate.selection.subsets.result import SubsetComparison
 
-        return SubsetComparison.load(given)
-    return given
+        return SubsetComparison.load(comparison)
+    return comparison
 
 
 def _check_place(location: str) -> None:
@@ -136,11 +138,14 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     # Runs on the same shards differ by where their metadata are.
     place = dataset.metadata_path
     name = place.rstrip("/").rpartition("/")[2] or place
-    told = place if place == dataset.path else f"{place}, images in {dataset.path}"
+    subtitle = place if place == dataset.path else f"{place}, images in {dataset.path}"
     if settings.against is not None:
         name = " against ".join(names_of(dataset, settings.against))
-        told += f"; against {settings.against.metadata_path}"
-    parts = [(_identifier(one.TITLE), one.TITLE, one.render(data, album)) for one, data in gathered]
+        subtitle += f"; against {settings.against.metadata_path}"
+    parts = [
+        (_identifier(section.TITLE), section.TITLE, section.render(data, album))
+        for section, data in gathered
+    ]
     parts.append(("pictures", "All pictures", _entries(album)))
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title, _ in parts)
     sections = "".join(
@@ -150,7 +155,7 @@ def report_page(dataset: ImageTextPairDataset, settings: Settings) -> str:
     )
     body = (
         f"<header><h1>{html.escape(name)}</h1>"
-        f"<p class=note>{html.escape(told)}</p></header>"
+        f"<p class=note>{html.escape(subtitle)}</p></header>"
         f'<nav aria-label="Sections">{links}</nav><main>{sections}</main>{album.symbols()}'
     )
     return html.page(f"{name}: report", body, _script(), _file("page.css") + _file("sections.css"))
@@ -165,13 +170,13 @@ def _entries(album: Album) -> str:
 
 
 def _identifier(title: str) -> str:
-    return "".join(one if one.isalnum() else "-" for one in title.lower())
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
 
 
 def _script() -> str:
     """All scripts as one, whose names no other script sees."""
-    own = (_file(f"scripts/{name}.js") for name in SCRIPTS)
-    code = "\n".join([scatter.script("choosing"), *own])
+    scripts = (_file(f"scripts/{name}.js") for name in SCRIPTS)
+    code = "\n".join([scatter.script("choosing"), *scripts])
     return f'(() => {{\n"use strict";\n{code}}})();\n'
 
 

@@ -74,19 +74,19 @@ class Pairs:
     def show(self, album: Album, tell: Callable[[Row, Row | None], Iterable[object]]) -> str:
         """All pairs, each a figure with what is told of a row and its partner above it."""
         known = dict(zip(zip(*self._places(), strict=True), self.partners.to_pylist(), strict=True))
-        shown = []
+        figures = []
         for row in self.rows.to_pylist():
             place = (row[self.key], row[self.shard])
             partner = known.get(place)
             key, shard = row[self.dataset.id_col], row[SHARD_COLUMN]
-            own = album.cell(key, shard, key, album.stored(key, shard))
-            other = (
+            left = album.cell(key, shard, key, album.stored(key, shard))
+            right = (
                 html.figure(html.reason(f"{place[1]}: {self.missing}"), place[0])
                 if partner is None
                 else album.cell(*place, place[0], album.stored(*place, self.name), name=self.name)
             )
-            shown.append(pair(own, other, *tell(row, partner)))
-        return f"<div class=pairs>{''.join(shown)}</div>"
+            figures.append(pair(left, right, *tell(row, partner)))
+        return f"<div class=pairs>{''.join(figures)}</div>"
 
     def _places(self) -> tuple[list[Any], list[Any]]:
         return (
@@ -95,7 +95,7 @@ class Pairs:
         )
 
 
-def pair(own: str, other: str, *lines: object) -> str:
+def pair(left: str, right: str, *lines: object) -> str:
     """Two pictures side by side, with lines of text above."""
     texts = "<br>".join(html.escape(line) for line in lines if line not in (None, ""))
-    return f"<div class=pair><p class=note>{texts}</p><div class=two>{own}{other}</div></div>"
+    return f"<div class=pair><p class=note>{texts}</p><div class=two>{left}{right}</div></div>"

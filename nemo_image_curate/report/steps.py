@@ -19,8 +19,8 @@ TITLE = "As a recipe"
 
 def gather(dataset: ImageTextPairDataset, settings: Settings) -> str | CurateError | None:
     """The recipe as YAML, the report's conditions with it; or why there is none."""
-    made = [one for one in dataset.provenance.values() if "stage" in one]
-    if not made and not settings.conditions:
+    records = [record for record in dataset.provenance.values() if "stage" in record]
+    if not records and not settings.conditions:
         return None
     for condition in settings.conditions:
         dataset = dataset.filter(condition)
