@@ -51,15 +51,15 @@ def cost_of(plan: Plan) -> PlanCost:
     size = sum(source.tar.size for source in sources if source.tar)
     todo = plan.todo
     measures = {
-        " and ".join(one.label for one in together): [
-            stage for one in together for stage in _measures(one)
+        " and ".join(planned.label for planned in together): [
+            stage for planned in together for stage in _measures(planned)
         ]
         for together in passes(todo)
     }
     decoding = [label for label, stages in measures.items() if any(map(_decodes, stages))]
     reading = [label for label, stages in measures.items() if stages]
-    exports = sum(one.step.name == "export" for one in todo)
-    notes = [note for one in todo for note in _notes(one)]
+    exports = sum(planned.step.name == "export" for planned in todo)
+    notes = [note for planned in todo for note in _notes(planned)]
     if len(decoding) > 1:
         notes.append(
             f"{', '.join(decoding)} decode the images one after the other; image_stages of an "
@@ -80,9 +80,9 @@ def _measures(planned: Planned) -> Iterator[Stage]:
     elif isinstance(stage, (PixelStage, ImageDigest)):
         yield stage
     known = planned.before.provenance
-    for one in stages:
-        if any(known.get(name) != record for name, record in one.provenance().items()):
-            yield one
+    for measure in stages:
+        if any(known.get(name) != record for name, record in measure.provenance().items()):
+            yield measure
 
 
 def _decodes(stage: Any) -> bool:

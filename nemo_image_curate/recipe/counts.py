@@ -27,7 +27,7 @@ def counts_of(
     account : Account
         Of the input.
     """
-    results = {one.number: one.result for one in done}
+    results = {entry.number: entry.result for entry in done}
     # An index or report that comes last says nothing of rows.
     last = max((number for number, result in results.items() if "rows" in result), default=0)
     rows, total, missing = account.rows_in_sidecars, Dropped(), 0
@@ -39,12 +39,14 @@ def counts_of(
             pending.append(step.options["condition"])
         if "rows" not in result:
             continue
-        own = _dropped(result)
+        dropped = _dropped(result)
         if not images and "errors" in result and ERROR_COLUMN in planned.columns:
-            images = _images(result, own)
+            images = _images(result, dropped)
         if step.name == "save" or planned.number == last:
-            own = _explained(own, rows - result["rows"] - result.get("missing", 0), pending, step)
-            total = Dropped.total([{"dropped": vars(total)}, {"dropped": vars(own)}])
+            dropped = _explained(
+                dropped, rows - result["rows"] - result.get("missing", 0), pending, step
+            )
+            total = Dropped.total([{"dropped": vars(total)}, {"dropped": vars(dropped)}])
             missing += result.get("missing", 0)
             rows, pending = result["rows"], []
     counts = {
@@ -58,12 +60,12 @@ def counts_of(
     return counts, total.conditions
 
 
-def _explained(own: Dropped, gone: int, pending: list[str], step: Step) -> Dropped:
+def _explained(dropped: Dropped, gone: int, pending: list[str], step: Step) -> Dropped:
     """What was dropped, all of it by something.
 
     Parameters
     ----------
-    own : Dropped
+    dropped : Dropped
         What was counted while the rows were written.
     gone : int
         How many rows are fewer.
@@ -72,25 +74,29 @@ def _explained(own: Dropped, gone: int, pending: list[str], step: Step) -> Dropp
     step : Step
         What wrote the rows.
     """
-    counted = own.by_condition + own.by_null
+    counted = dropped.by_condition + dropped.by_null
     # In the order of the recipe.
-    conditions = {one: own.conditions[one] for one in pending if one in own.conditions}
+    conditions = {
+        condition: dropped.conditions[condition]
+        for condition in pending
+        if condition in dropped.conditions
+    }
     named = counted - sum(conditions.values())
-    hidden = " and ".join(one for one in pending if one not in conditions)
+    hidden = " and ".join(condition for condition in pending if condition not in conditions)
     if gone > counted or hidden:
         # Other steps have looked at what these left, so that nobody counted.
         conditions = {hidden or "no condition": gone - counted, **conditions}
     if named:
         column = step.options.get("filter_column") or "multiplicity or weight"
         conditions[str(column)] = named
-    by_condition = own.by_condition + max(0, gone - counted)
-    return Dropped(by_condition, own.by_null, own.null_columns, conditions)
+    by_condition = dropped.by_condition + max(0, gone - counted)
+    return Dropped(by_condition, dropped.by_null, dropped.null_columns, conditions)
 
 
-def _images(result: dict[str, Any], own: Dropped) -> dict[str, Any]:
+def _images(result: dict[str, Any], dropped: Dropped) -> dict[str, Any]:
     """How many images were read, and how many not, by reason."""
     failed = result["errors"]
-    seen = result["rows"] + own.by_condition + own.by_null
+    seen = result["rows"] + dropped.by_condition + dropped.by_null
     return {
         "read": seen - sum(failed.values()),
         "unreadable": {kind: count for kind, count in failed.items() if kind != MISSING},

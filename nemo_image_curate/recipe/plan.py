@@ -37,19 +37,23 @@ class Plan:
     @property
     def start(self) -> int:
         """How many steps need not be looked at, because a save after them is done."""
-        saves = [one.number for one in self.steps if one.done and one.step.name == "save"]
+        saves = [
+            planned.number for planned in self.steps if planned.done and planned.step.name == "save"
+        ]
         return max(saves, default=0)
 
     @property
     def stop(self) -> int:
         """The number of the last step that is to be done; 0 when all is done."""
-        todo = [one.number for one in self.steps if writes(one.step) and not one.done]
+        todo = [
+            planned.number for planned in self.steps if writes(planned.step) and not planned.done
+        ]
         return max(todo, default=0)
 
     @property
     def todo(self) -> list[Planned]:
         """The steps that are to be done."""
-        return [one for one in self.steps[self.start : self.stop] if one.done is None]
+        return [planned for planned in self.steps[self.start : self.stop] if planned.done is None]
 
     def state(self, planned: Planned) -> str:
         """``done`` or ``to do``; for steps that write nothing, whether they are needed."""
@@ -60,12 +64,12 @@ class Plan:
 def passes(steps: Sequence[Planned]) -> list[list[Planned]]:
     """Steps that are done together: statistics, hashes and the like share a pass over images."""
     together: list[list[Planned]] = []
-    for one in steps:
+    for planned in steps:
         last = together[-1][-1] if together else None
-        if last and _pass_of(one) is not None and _pass_of(one) == _pass_of(last):
-            together[-1].append(one)
+        if last and _pass_of(planned) is not None and _pass_of(planned) == _pass_of(last):
+            together[-1].append(planned)
         else:
-            together.append([one])
+            together.append([planned])
     return together
 
 
@@ -102,7 +106,7 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
     DatasetError
         When the dataset cannot be opened.
     """
-    stages = _made(recipe)
+    stages = _stages(recipe)
     if dataset is None:
         if "path" not in recipe.dataset:
             raise ConfigError("the recipe names no dataset: --set dataset.path=DATASET")
@@ -123,13 +127,13 @@ def plan_recipe(recipe: Recipe, dataset: ImageTextPairDataset | None = None) -> 
         recipe,
         dataset,
         [
-            dataclasses.replace(one, fingerprint=print_, done=finished)
-            for one, print_, finished in zip(planned, prints, done, strict=True)
+            dataclasses.replace(step, fingerprint=print_, done=finished)
+            for step, print_, finished in zip(planned, prints, done, strict=True)
         ],
     )
 
 
-def _made(recipe: Recipe) -> list[Stage | None]:
+def _stages(recipe: Recipe) -> list[Stage | None]:
     """The stages, with what they need installed, and their parameters checked."""
     defaults = {} if recipe.work_dir is None else {"work_dir": recipe.work_dir}
     stages: list[Stage | None] = []
@@ -149,8 +153,8 @@ def _made(recipe: Recipe) -> list[Stage | None]:
 
 def _refuse(problems: Iterable[Problem]) -> None:
     """Raise what is wrong, if anything is."""
-    if told := "\n".join(map(str, problems)):
-        raise ConfigError(told)
+    if message := "\n".join(map(str, problems)):
+        raise ConfigError(message)
 
 
 def _unused(steps: Sequence[Step]) -> list[Problem]:

@@ -67,12 +67,12 @@ def fingerprints(
             prints.append(so_far)
             continue
         options = sorted((name, value) for name, value in step.options.items() if name != "path")
-        own = fingerprint(so_far, step.name, options)
-        prints.append(own)
+        print_ = fingerprint(so_far, step.name, options)
+        prints.append(print_)
         if step.name in ("filter", "select") or (
             step.name == "save" and step.options.get("columns")
         ):
-            so_far = own
+            so_far = print_
     return prints
 
 
@@ -94,31 +94,31 @@ def read_done(
 ) -> list[Done | None]:
     """For each step what an earlier run did of it, where that is as it was left."""
     known: dict[str, dict[int, Done]] = {}
-    found: list[Done | None] = []
-    for number, (step, own) in enumerate(zip(steps, prints, strict=True), 1):
+    records: list[Done | None] = []
+    for number, (step, print_) in enumerate(zip(steps, prints, strict=True), 1):
         done = None
         if step.name == "index" or location_of(step) is not None:
             home = home_of(steps, number, dataset)
             if home not in known:
                 known[home] = _read(home)
             done = known[home].get(number)
-            if done and (done.fingerprint, done.written) != (own, written_by(step, done.result)):
+            if done and (done.fingerprint, done.written) != (print_, written_by(step, done.result)):
                 done = None
-        found.append(done)
-    return found
+        records.append(done)
+    return records
 
 
 def foreign_exports(
     steps: Sequence[Step], prints: Sequence[str], done: Sequence[Done | None]
 ) -> Iterator[Problem]:
     """Exports that would be refused, because their folder holds another one."""
-    for number, (step, own, finished) in enumerate(zip(steps, prints, done, strict=True), 1):
+    for number, (step, print_, finished) in enumerate(zip(steps, prints, done, strict=True), 1):
         location = location_of(step)
         if step.name != "export" or location is None or finished or not storage.is_dir(location):
             continue
-        others = [one for one in _read(location).values() if one.name == "export"]
+        others = [other for other in _read(location).values() if other.name == "export"]
         held = "an export of other rows or settings, or of inputs that have changed since"
-        if any(one.fingerprint != own for one in others):
+        if any(other.fingerprint != print_ for other in others):
             text = f"{location} holds {held}. Choose another folder, or delete this one."
         elif not others and not _is_export(location) and storage.find(location, ".tar"):
             text = f"{location} already holds .tar files. Choose an empty folder."
@@ -134,7 +134,7 @@ def _is_export(location: str) -> bool:
 def _read(home: str) -> dict[int, Done]:
     try:
         run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
-        return {one["number"]: Done(**one) for one in run["recipe_steps"]}
+        return {entry["number"]: Done(**entry) for entry in run["recipe_steps"]}
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         # There is none, or another command's.
         return {}
@@ -169,8 +169,8 @@ def _listing(location: str) -> str:
     if not storage.is_dir(location):
         info = storage.stat(location)
         return "" if info is None else fingerprint(info.token)
-    files = [one for one in storage.find(location, _DATA) if not one.location.endswith(RUN_FILE)]
-    return fingerprint([(storage.relative(one.location, location), one.token) for one in files])
+    files = [file for file in storage.find(location, _DATA) if not file.location.endswith(RUN_FILE)]
+    return fingerprint([(storage.relative(file.location, location), file.token) for file in files])
 
 
 def write_done(home: str, recipe: str, done: Sequence[Done], **more: Any) -> None:
@@ -194,4 +194,4 @@ def write_done(home: str, recipe: str, done: Sequence[Done], **more: Any) -> Non
 
 def run_record(recipe: str, done: Sequence[Done]) -> dict[str, Any]:
     """What ``_run.json`` holds of a recipe: its text, and what is done of it."""
-    return {"recipe": recipe, "recipe_steps": [asdict(one) for one in done]}
+    return {"recipe": recipe, "recipe_steps": [asdict(step) for step in done]}

@@ -85,10 +85,12 @@ class Rehearsal:
             raise ConfigError(
                 str(Problem(step.place, f"step {number} ({step.name})", str(error)))
             ) from error
-        kinds = {one.name: str(one.type) for one in frames.schema(self.dataset.metadata)}
-        own = stage.columns() if stage else {}
+        kinds = {field.name: str(field.type) for field in frames.schema(self.dataset.metadata)}
+        stage_columns = stage.columns() if stage else {}
         there = set(before.metadata.columns)
-        adds = {name: kind for name, kind in kinds.items() if name in own or name not in there}
+        adds = {
+            name: kind for name, kind in kinds.items() if name in stage_columns or name not in there
+        }
         return Planned(number, step, stage, before, adds, list(kinds))
 
     def _played(self, number: int, step: Step, stage: Stage | None) -> ImageTextPairDataset:

@@ -98,8 +98,8 @@ def run_plan(plan: Plan) -> RecipeRun:
         What a step raises, with its place in the recipe; what is finished is kept. Also when
         another process writes to one of the places.
     """
-    done = [one.done for one in plan.steps if one.done is not None]
-    homes = {home_of(plan.recipe.steps, one.number, plan.dataset) for one in _todo(plan)}
+    done = [step.done for step in plan.steps if step.done is not None]
+    homes = {home_of(plan.recipe.steps, step.number, plan.dataset) for step in _todo(plan)}
     with contextlib.ExitStack() as locked:
         for home in sorted(homes):
             locked.enter_context(locks.exclusive(home, "recipe"))
@@ -108,18 +108,18 @@ def run_plan(plan: Plan) -> RecipeRun:
             dataset = _opened(plan.steps[plan.start - 1], plan.dataset)
         for together in passes(plan.todo):
             planned = together[-1]
-            logger.info("%s", ", ".join(one.label for one in together))
+            logger.info("%s", ", ".join(step.label for step in together))
             with _in_step(planned):
                 dataset, finished = _do(together, dataset)
             if finished is not None:
-                done = sorted([*done, finished], key=lambda one: one.number)
+                done = sorted([*done, finished], key=lambda entry: entry.number)
                 home = home_of(plan.recipe.steps, planned.number, plan.dataset)
                 write_done(home, plan.recipe.to_yaml(), done)
     return _closed(plan, done)
 
 
 def _todo(plan: Plan) -> list[Planned]:
-    return [one for one in plan.steps if writes(one.step) and one.done is None]
+    return [planned for planned in plan.steps if writes(planned.step) and planned.done is None]
 
 
 def _opened(planned: Planned, source: ImageTextPairDataset) -> ImageTextPairDataset:
@@ -142,7 +142,7 @@ def _do(
     together: list[Planned], dataset: ImageTextPairDataset
 ) -> tuple[ImageTextPairDataset, Done | None]:
     """A step, or several that share a pass over the images."""
-    stages = [one.stage for one in together if one.stage is not None]
+    stages = [member.stage for member in together if member.stage is not None]
     planned, step = together[-1], together[-1].step
     if len(stages) > 1:
         pixels = [stage for stage in stages if isinstance(stage, PixelStage)]
@@ -153,23 +153,23 @@ def _do(
     action = step.action
     assert action is not None, step.name
     started = time.perf_counter()
-    made = action.function(dataset, **step.options)
+    output = action.function(dataset, **step.options)
     if not writes(step):
-        return made, None
-    result = {"seconds": round(time.perf_counter() - started, 1), **_result(made)}
-    if isinstance(made, ImageTextPairDataset):
-        dataset = made
-    own = written_by(step, result)
-    return dataset, Done(planned.number, step.name, planned.fingerprint, own, result)
+        return output, None
+    result = {"seconds": round(time.perf_counter() - started, 1), **_result(output)}
+    if isinstance(output, ImageTextPairDataset):
+        dataset = output
+    written = written_by(step, result)
+    return dataset, Done(planned.number, step.name, planned.fingerprint, written, result)
 
 
-def _result(made: Any) -> dict[str, Any]:
+def _result(output: Any) -> dict[str, Any]:
     """What a step that writes gave, as it is recorded."""
-    if isinstance(made, ImageTextPairDataset):
-        return _saved(made)
-    if dataclasses.is_dataclass(made) and not isinstance(made, type):
-        return dataclasses.asdict(made)
-    return made if isinstance(made, dict) else {}
+    if isinstance(output, ImageTextPairDataset):
+        return _saved(output)
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return dataclasses.asdict(output)
+    return output if isinstance(output, dict) else {}
 
 
 def _saved(dataset: ImageTextPairDataset) -> dict[str, Any]:
