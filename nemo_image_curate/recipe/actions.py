@@ -65,10 +65,10 @@ def index(
     """Index an embedding column, and the words of captions, beside what was saved."""
     options: dict[str, Any] = {"kind": kind, "rerank": rerank, "target_recall": target_recall}
     vectors = build_index(dataset, embedding_column, **options)
-    told: dict[str, Any] = {"vectors": len(vectors), "path": vectors.path}
+    summary: dict[str, Any] = {"vectors": len(vectors), "path": vectors.path}
     if caption_column is not None:
-        told["captions"] = len(build_captions(dataset, caption_column))
-    return told
+        summary["captions"] = len(build_captions(dataset, caption_column))
+    return summary
 
 
 def actions() -> dict[str, Action]:

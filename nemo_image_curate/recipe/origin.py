@@ -72,7 +72,7 @@ def recipe_of(dataset: ImageTextPairDataset) -> Recipe:
     folder = dataset.metadata_path
     run = _read_run(storage.join(folder, RUN_FILE))
     known = _of_run(run, folder, _MOST_RUNS) if run else None
-    conditions = [Step("filter", {"condition": one}) for one in dataset.unfiltered()[1]]
+    conditions = [Step("filter", {"condition": condition}) for condition in dataset.unfiltered()[1]]
     if known is not None and not conditions:
         return known
     base = known or _of_columns(dataset)

@@ -78,12 +78,12 @@ def stage_classes() -> dict[str, type[Stage]]:
     """The public stages that recipes may name; not those that others are derived from."""
     public = {name: catalog.load(name) for name in catalog.PUBLIC}
     stages = {
-        name: one
-        for name, one in public.items()
-        if isinstance(one, type) and issubclass(one, Stage)
+        name: item
+        for name, item in public.items()
+        if isinstance(item, type) and issubclass(item, Stage)
     }
-    bases = {base for one in stages.values() for base in one.__mro__[1:]}
-    return {name: one for name, one in stages.items() if one not in bases}
+    bases = {base for stage in stages.values() for base in stage.__mro__[1:]}
+    return {name: stage for name, stage in stages.items() if stage not in bases}
 
 
 @functools.cache
@@ -115,7 +115,7 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
 
 def _annotated(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """The parameters' types and defaults, ``...`` where there is none."""
-    found: dict[str, tuple[Any, Any]] = {}
+    parameters: dict[str, tuple[Any, Any]] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.name in _NOT_IN_RECIPES and parameter.kind is not parameter.VAR_KEYWORD:
             continue
@@ -124,11 +124,11 @@ def _annotated(function: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
             if typing.get_origin(annotation) is typing.Unpack:
                 (options,) = typing.get_args(annotation)
                 for name, kind in typing.get_type_hints(options, None, _Names(options)).items():
-                    found[name] = (kind, _default_of_base(function, name))
+                    parameters[name] = (kind, _default_of_base(function, name))
             continue
         default = ... if parameter.default is parameter.empty else parameter.default
-        found[parameter.name] = (annotation, default)
-    return found
+        parameters[parameter.name] = (annotation, default)
+    return parameters
 
 
 def _default_of_base(function: Callable[..., Any], name: str) -> Any:
@@ -148,9 +148,9 @@ def _resolved(function: Callable[..., Any], parameter: inspect.Parameter) -> Any
     owners: list[Any] = [function]
     if isinstance(function, type):
         # A field of a dataclass, or else a parameter of a constructor.
-        known = {one: vars(one).get("__annotations__", {}) for one in function.__mro__}
-        fields = [one for one in function.__mro__ if known[one].get(parameter.name) == text]
-        constructors = [one for one in function.__mro__ if "__init__" in vars(one)]
+        known = {cls: vars(cls).get("__annotations__", {}) for cls in function.__mro__}
+        fields = [cls for cls in function.__mro__ if known[cls].get(parameter.name) == text]
+        constructors = [cls for cls in function.__mro__ if "__init__" in vars(cls)]
         owners = [*fields, *constructors]
     return eval(text, {}, _Names(owners[0]))
 
@@ -189,7 +189,7 @@ def _nested(annotation: Any) -> Nested | None:
         return Nested(annotation, many=False)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is types.UnionType and len(arguments) == 2 and type(None) in arguments:
-        return _nested(next(one for one in arguments if one is not type(None)))
+        return _nested(next(argument for argument in arguments if argument is not type(None)))
     if origin is Sequence and (inner := _nested(arguments[0])):
         return Nested(inner.base, many=True)
     return None
@@ -201,7 +201,7 @@ def _plain(annotation: Any) -> Any:
         return annotation
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
-        kinds = dict.fromkeys(_plain(one) for one in arguments if not _is_other(one))
+        kinds = dict.fromkeys(_plain(argument) for argument in arguments if not _is_other(argument))
         return functools.reduce(operator.or_, kinds) if kinds else type(None)
     if origin is typing.Literal:
         return annotation

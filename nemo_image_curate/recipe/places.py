@@ -15,7 +15,7 @@ from nemo_image_curate.recipe.steps import Problem, Step
 _NUL = "\0"
 
 
-def _told_nul(location: str) -> str:
+def _nul_message(location: str) -> str:
     return f"{location!r} has the character NUL, which no name of a file has."
 
 
@@ -38,7 +38,7 @@ def why_unusable(location: str, is_folder: bool) -> Iterator[str]:
         Whether a folder is to be written, not a file.
     """
     if _NUL in location:
-        yield _told_nul(location)
+        yield _nul_message(location)
         return
     if not storage.is_local(location):
         return
@@ -74,8 +74,8 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
         texts = list(_missing(step))
         if work_dir := step.options.get("work_dir"):
             texts += why_no_work_dir(work_dir)
-        if (given := location_of(step)) is not None and step.action is not None:
-            location = _real(given)
+        if (target := location_of(step)) is not None and step.action is not None:
+            location = _real(target)
             is_folder = step.action.writes == "folder"
             if location in seen:
                 texts.append(f"{location} is what step {seen[location]} writes, too.")
@@ -85,14 +85,14 @@ def problems_of(steps: Sequence[Step], dataset: ImageTextPairDataset) -> list[Pr
                 if _below(other, location):
                     texts.append(f"{location} holds the folder that step {first} writes.")
             if location in files_read:
-                texts.append(f"{given} would overwrite this file of the input.")
-            for own in sorted(folders_read):
-                if location == own or _below(own, location):
-                    texts.append(f"{location} would overwrite the input {own}.")
-                elif is_folder and _below(location, own):
+                texts.append(f"{target} would overwrite this file of the input.")
+            for folder in sorted(folders_read):
+                if location == folder or _below(folder, location):
+                    texts.append(f"{location} would overwrite the input {folder}.")
+                elif is_folder and _below(location, folder):
                     texts.append(
-                        f"{location} lies in the input {own}, and would be a part of it the next "
-                        "time. Choose a folder beside it."
+                        f"{location} lies in the input {folder}, and would be a part of it the "
+                        "next time. Choose a folder beside it."
                     )
             texts += why_unusable(location, is_folder)
             seen[location] = number
@@ -107,10 +107,10 @@ def _read(steps: Sequence[Step], dataset: ImageTextPairDataset) -> tuple[set[str
     places = {storage.normalise(place) for step in steps for _, place in inputs_of(step)}
     folders = {dataset.path, dataset.metadata_path, *filter(storage.is_dir, places)}
     sources = dataset.source()[1]
-    data = [info.location for one in sources for info in (one.tar, one.sidecar) if info]
+    data = [info.location for source in sources for info in (source.tar, source.sidecar) if info]
     # Shards are many, and lie in few folders.
     real = {parent: _real(parent) for parent in map(storage.parent, data)}
-    files = {real[storage.parent(one)] + one.removeprefix(storage.parent(one)) for one in data}
+    files = {real[storage.parent(path)] + path.removeprefix(storage.parent(path)) for path in data}
     return set(map(_real, folders)), files | set(map(_real, places - folders))
 
 
@@ -139,7 +139,7 @@ def inputs_of(step: Step) -> Iterator[tuple[str, str]]:
 def _missing(step: Step) -> Iterator[str]:
     for name, value in inputs_of(step):
         if _NUL in value:
-            yield f"{name}: {_told_nul(value)}"
+            yield f"{name}: {_nul_message(value)}"
             continue
         location = storage.normalise(value)
         # Patterns stand for files, and what is listed in braces, too.

@@ -37,10 +37,10 @@ def steps_of(
     """
     steps: list[Step] = []
     notes: list[str] = []
-    made: list[_Made] = []
+    makers: list[_Maker] = []
     for group, record in _groups(columns, provenance):
         name = record.get("stage")
-        if any(one.covers(group, record) for one in made):
+        if any(maker.covers(group, record) for maker in makers):
             continue
         if name not in stage_classes():
             notes.append(f"{', '.join(group)}: made by {name!r}, which recipes do not know.")
@@ -52,7 +52,7 @@ def steps_of(
         except (CurateError, TypeError, ValueError) as error:
             notes.append(f"{', '.join(group)}: made by {name}, with settings not known: {error}")
             continue
-        made.append(_Made(stage))
+        makers.append(_Maker(stage))
         steps.append(step)
         if isinstance(stage, TextImageEmbedder):
             # Made where there are captions.
@@ -83,7 +83,7 @@ def _groups(
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Maker:
     """A stage of a step that is known, with all the columns that it makes."""
 
     stage: Stage
@@ -119,36 +119,36 @@ def _options(stage_class: type[Stage], record: Mapping[str, Any]) -> dict[str, A
     # Of scores of pairs.
     pair = dict(zip(_PAIR, record.get("embedding_columns", ()), strict=False))
     for key, value in (*record.items(), *pair.items()):
-        own = _CALLED.get(key, key)
-        if own in parameters.nested and isinstance(value, Mapping):
+        option = _CALLED.get(key, key)
+        if option in parameters.nested and isinstance(value, Mapping):
             inner = stage_classes()[str(value["stage"])]
             nested = _options(inner, value)
-            options[own] = {inner.__name__: nested} if nested else inner.__name__
-        elif own in parameters.inputs and not isinstance(value, str):
+            options[option] = {inner.__name__: nested} if nested else inner.__name__
+        elif option in parameters.inputs and not isinstance(value, str):
             # Names of references; where they lie is not recorded.
             continue
-        elif own in parameters.names and own not in parameters.nested:
-            field = parameters.model.model_fields[own]
+        elif option in parameters.names and option not in parameters.nested:
+            field = parameters.model.model_fields[option]
             default = () if field.is_required() else field.default
             if isinstance(value, list):
-                value = _given(stage_class, key, value, default)
+                value = _given_items(stage_class, key, value, default)
             if field.is_required() or value != default:
-                options[own] = value
+                options[option] = value
     return options
 
 
-def _given(stage_class: type[Stage], key: str, items: list[Any], default: Any) -> Any:
+def _given_items(stage_class: type[Stage], key: str, items: list[Any], default: Any) -> Any:
     """The items of a record that were given, or the default.
 
     Of those that are nothing by default, a stage may record some of its own before them.
     """
-    own: Any = []
+    stage_items: Any = []
     if not default:
         # There is none to ask where something has to be given to it.
         with contextlib.suppress(CurateError, TypeError):
-            own = stage_class().config().get(key)
-    if isinstance(own, list) and items[: len(own)] == own:
-        items = items[len(own) :]
+            stage_items = stage_class().config().get(key)
+    if isinstance(stage_items, list) and items[: len(stage_items)] == stage_items:
+        items = items[len(stage_items) :]
     same = items == (list(default) if isinstance(default, tuple) else default)
     return default if same else items
 
@@ -176,15 +176,19 @@ def _named(name: str, options: dict[str, Any], group: list[str], recorded: set[s
     """
     best = _read(name, options)
     fields = parameters_of(stage_classes()[name]).model.model_fields
-    own = [*best.make().columns()]
+    columns = [*best.make().columns()]
     trials: list[dict[str, Any]] = []
     if "prefix" in fields and "prefix" not in options:
-        stems = sorted({one[: -len(end)] for one in group for end in own if one.endswith(end)})
+        stems = sorted(
+            {column[: -len(end)] for column in group for end in columns if column.endswith(end)}
+        )
         trials += [{"prefix": stem} for stem in stems if stem]
     if "pred_column" in fields and "pred_column" not in options:
         trials.append({"pred_column": min(group, key=len)})
-    switches = [one for one, field in fields.items() if isinstance(field.default, bool)]
-    trials += [{one: not fields[one].default} for one in switches if one not in recorded]
+    switches = [option for option, field in fields.items() if isinstance(field.default, bool)]
+    trials += [
+        {switch: not fields[switch].default} for switch in switches if switch not in recorded
+    ]
     for trial in trials:
         other = _read(name, {**best.options_data(), **trial})
         if _difference(other, group) < _difference(best, group):
@@ -193,13 +197,14 @@ def _named(name: str, options: dict[str, Any], group: list[str], recorded: set[s
 
 
 def _difference(step: Step, group: list[str]) -> int:
-    made = {name for name in step.make().columns() if name != ERROR_COLUMN}
-    return len(made ^ set(group))
+    columns = {name for name in step.make().columns() if name != ERROR_COLUMN}
+    return len(columns ^ set(group))
 
 
 def _read(name: str, options: Mapping[str, Any]) -> Step:
     plain = {
-        key: os.fspath(one) if isinstance(one, os.PathLike) else one for key, one in options.items()
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for key, value in options.items()
     }
     step, problems = read_step({name: plain}, "", name)
     if problems or step is None:
@@ -209,20 +214,20 @@ def _read(name: str, options: Mapping[str, Any]) -> Step:
 
 def _shared(steps: list[Step]) -> list[Step]:
     """The steps, those that look at pixels within the first embedder's pass."""
-    classes = [one.stage_class or Stage for one in steps]
-    embedders = [n for n, one in enumerate(classes) if issubclass(one, ImageEmbedder)]
+    classes = [step.stage_class or Stage for step in steps]
+    embedders = [n for n, cls in enumerate(classes) if issubclass(cls, ImageEmbedder)]
     if not embedders:
         return steps
     first = embedders[0]
     orientation = steps[first].options.get("orientation")
     pixels = [
-        one
-        for n, one in enumerate(steps)
+        step
+        for n, step in enumerate(steps)
         if issubclass(classes[n], PixelStage)
         and n not in embedders
-        and one.options.get("orientation") == orientation
+        and step.options.get("orientation") == orientation
     ]
     if not pixels:
         return steps
     whole = Step(steps[first].name, {**steps[first].options, "image_stages": pixels})
-    return [whole if n == first else one for n, one in enumerate(steps) if one not in pixels]
+    return [whole if n == first else step for n, step in enumerate(steps) if step not in pixels]

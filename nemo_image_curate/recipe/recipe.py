@@ -132,14 +132,14 @@ class Recipe:
         ]
         parts = {}
         for part, function in _PARTS.items():
-            given = data.get(part)
+            options = data.get(part)
             place = text.line_of(data, (part,)) or name
-            if given is not None and not isinstance(given, Mapping):
+            if options is not None and not isinstance(options, Mapping):
                 example = "{path: data/}" if part == "dataset" else "{n_workers: 2}"
-                problems.append(Problem(place, part, f"is {given!r}; give {part}: {example}"))
+                problems.append(Problem(place, part, f"is {options!r}; give {part}: {example}"))
                 continue
             # What comes with this package leaves the dataset to be named.
-            whole = {"path": "", **(given or {})} if part == "dataset" else given or {}
+            whole = {"path": "", **(options or {})} if part == "dataset" else options or {}
             parts[part], wrong = checked(parameters_of(function), whole, place, part)
             problems += wrong
         if not parts.get("dataset", {}).get("path", ""):
@@ -150,8 +150,8 @@ class Recipe:
         kinds = ("auto", *get_args(Backend))
         if (kind := parts.get("client", {}).get("kind", "auto")) not in kinds:
             place = text.line_of(data, ("client", "kind"))
-            told = f"kind should be {', '.join(kinds)}, not {kind!r}."
-            problems.append(Problem(place, "client", told))
+            message = f"kind should be {', '.join(kinds)}, not {kind!r}."
+            problems.append(Problem(place, "client", message))
         for key in _TEXTS:
             if not isinstance(data.get(key), (str, type(None))):
                 place = text.line_of(data, (key,))
@@ -168,8 +168,8 @@ class Recipe:
         """What the recipe says, as plain dicts, lists and values."""
         whole = {"about": self.about, "dataset": self.dataset, "client": self.client}
         whole |= {"work_dir": self.work_dir}
-        said = {name: value for name, value in whole.items() if value not in (None, {})}
-        return {**said, "steps": [step.data() for step in self.steps]}
+        entries = {name: value for name, value in whole.items() if value not in (None, {})}
+        return {**entries, "steps": [step.data() for step in self.steps]}
 
     def to_yaml(self) -> str:
         """The recipe as a text that `parse` reads as the same recipe; notes are comments."""
@@ -187,13 +187,13 @@ def _below(step: Step, output: str | None) -> Step:
     return dataclasses.replace(step, options={**step.options, "path": place})
 
 
-def _read_steps(given: Any, place: str) -> tuple[list[Step], list[Problem]]:
-    if not isinstance(given, list) or not given:
+def _read_steps(items: Any, place: str) -> tuple[list[Step], list[Problem]]:
+    if not isinstance(items, list) or not items:
         example = "steps: [ImageStatistics, save: curated/]"
-        return [], [Problem(place, "steps", f"is {given!r}; give a list, such as {example}")]
+        return [], [Problem(place, "steps", f"is {items!r}; give a list, such as {example}")]
     steps, problems = [], []
-    for number, item in enumerate(given):
-        where = text.line_of(given, (number,)) or place
+    for number, item in enumerate(items):
+        where = text.line_of(items, (number,)) or place
         step, wrong = read_step(item, where, f"step {number + 1}")
         problems += wrong
         if step is not None:

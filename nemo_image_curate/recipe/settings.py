@@ -41,7 +41,7 @@ def put(data: Any, settings: Iterable[str]) -> None:
             )
         where = f"--set {path.strip()}"
         _put(data, names, parse_value(text), where, removed)
-    for items, number in sorted(removed, key=lambda one: -one[1]):
+    for items, number in sorted(removed, key=lambda entry: -entry[1]):
         del items[number]
         del items.lines[number]
 
@@ -81,16 +81,16 @@ def _put(
         if not isinstance(data.get(name), (dict, list)):
             # A bare value is that of one option, which keeps it.
             action, bare = actions().get(name), data.get(name)
-            given = {} if action is None or bare is None else {action.short: bare}
-            data[name] = _mapping(given, where)
+            options = {} if action is None or bare is None else {action.short: bare}
+            data[name] = _mapping(options, where)
             _note(data, name, where)
         _put(data[name], rest, value, where, removed)
 
 
-def _mapping(given: dict[str, Any], where: str) -> Mapping_:
-    made = Mapping_(given)
-    made.lines = dict.fromkeys(given, where)
-    return made
+def _mapping(options: dict[str, Any], where: str) -> Mapping_:
+    mapping = Mapping_(options)
+    mapping.lines = dict.fromkeys(options, where)
+    return mapping
 
 
 def _note(data: Any, name: str, where: str) -> None:
@@ -106,7 +106,7 @@ def _number(items: Sequence_, name: str, where: str) -> int:
             raise ConfigError(f"{where}: there are {len(items)} of these, counted from 1.")
         return number
     names = [item if isinstance(item, str) else next(iter(item or [None]), None) for item in items]
-    there = [number for number, one in enumerate(names) if one == name]
+    there = [number for number, step_name in enumerate(names) if step_name == name]
     if len(there) > 1:
         numbers = ", ".join(str(number + 1) for number in there)
         raise ConfigError(f"{where}: {name!r} is there several times; give its number: {numbers}.")

@@ -11,7 +11,7 @@ _ENDING = ".yaml"
 def names() -> list[str]:
     """Their names."""
     files = (resources.files(__package__) / "shipped").iterdir()
-    return sorted(PurePath(one.name).stem for one in files if one.name.endswith(_ENDING))
+    return sorted(PurePath(file.name).stem for file in files if file.name.endswith(_ENDING))
 
 
 def text(name: str) -> str:

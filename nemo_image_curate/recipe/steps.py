@@ -115,9 +115,9 @@ def _data(value: Any) -> Any:
 def nearest(name: str, names: Iterable[str]) -> str:
     """A sentence that names the nearest, and the others."""
     names = list(names)
-    close = {one.lower(): one for one in names}
-    found = difflib.get_close_matches(name.lower(), close, n=1, cutoff=0.5)
-    hint = f"Did you mean {close[found[0]]!r}? " if found else ""
+    close = {candidate.lower(): candidate for candidate in names}
+    matches = difflib.get_close_matches(name.lower(), close, n=1, cutoff=0.5)
+    hint = f"Did you mean {close[matches[0]]!r}? " if matches else ""
     return f"{hint}There are: {', '.join(names)}."
 
 
@@ -140,11 +140,11 @@ def read_step(
     if isinstance(data, str):
         data = {data: {}}
     if not isinstance(data, Mapping) or len(data) != 1:
-        shown = ", ".join(map(repr, data)) if isinstance(data, Mapping) else repr(data)
-        text = f"is {shown}; a step is one name with its options, such as 'save: DIR'."
+        content = ", ".join(map(repr, data)) if isinstance(data, Mapping) else repr(data)
+        text = f"is {content}; a step is one name with its options, such as 'save: DIR'."
         return None, [Problem(place, label, text)]
     ((name, given),) = data.items()
-    names = [one for one, cls in stage_classes().items() if base is None or issubclass(cls, base)]
+    names = [key for key, cls in stage_classes().items() if base is None or issubclass(cls, base)]
     names += [] if base else [*actions()]
     if name not in names:
         return None, [Problem(place, label, f"no step {name!r}. {nearest(name, names)}")]
@@ -195,20 +195,20 @@ def checked(
     try:
         model = parameters.model.model_validate(dict(given))
     except pydantic.ValidationError as error:
-        found: dict[tuple[str, str], Problem] = {}
-        for one in error.errors(include_url=False):
-            path = one["loc"]
+        problems: dict[tuple[str, str], Problem] = {}
+        for fault in error.errors(include_url=False):
+            path = fault["loc"]
             where = line_of(given, path) or place
             # A union tells of each of its members.
-            text = _told(one, parameters)
-            known = found.get((str(path[0]), where))
+            text = _message(fault, parameters)
+            known = problems.get((str(path[0]), where))
             if known is None:
-                found[(str(path[0]), where)] = Problem(where, label, text)
-        return {}, list(found.values())
+                problems[(str(path[0]), where)] = Problem(where, label, text)
+        return {}, list(problems.values())
     return {name: getattr(model, name) for name in given if name in model.model_fields_set}, []
 
 
-def _told(error: Any, parameters: Parameters) -> str:
+def _message(error: Any, parameters: Parameters) -> str:
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         return f"no option {name!r}. {nearest(name, parameters.names)}"

@@ -138,18 +138,18 @@ class _Constructor:
         return _scalar(node.tag.removeprefix(_TAG), node.value, where)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> Mapping_:
-        made = Mapping_()
-        made.lines = {}
+        mapping = Mapping_()
+        mapping.lines = {}
         for key_node, value_node in node.value:
             where = self._line(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise ConfigError(f"{where}: a key is no text.")
             key = key_node.value
-            if key in made:
-                raise ConfigError(f"{where}: {key!r} is there twice; see {made.lines[key]}.")
-            made[key] = self.value(value_node, depth + 1)
-            made.lines[key] = where
-        return made
+            if key in mapping:
+                raise ConfigError(f"{where}: {key!r} is there twice; see {mapping.lines[key]}.")
+            mapping[key] = self.value(value_node, depth + 1)
+            mapping.lines[key] = where
+        return mapping
 
     def _line(self, node: yaml.Node) -> str:
         return _where(self.name, node.start_mark)
