@@ -147,12 +147,12 @@ def balance(
             record = {"queries": n_queries, **dataclasses.asdict(coverage)}
             del record["rows"]
             record["comparison"] = compared.to_dict()
-            return record, _shown(coverage) | {"comparison": f"\n{compared}"}
+            return record, _in_words(coverage) | {"comparison": f"\n{compared}"}
 
         save(balanced, output, as_json, started=started, measure=measure)
 
 
-def _shown(coverage: ConceptCoverage) -> dict[str, str]:
+def _in_words(coverage: ConceptCoverage) -> dict[str, str]:
     """What people see of it."""
     part = coverage.selected / max(1, coverage.rows)
     return {

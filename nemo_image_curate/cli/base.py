@@ -32,17 +32,17 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except (ConfigError, ColumnNotFoundError) as error:
-            click.echo(_told(error), err=True)
+            click.echo(_message(error), err=True)
             ctx.exit(2)
         except CurateError as error:
-            click.echo(_told(error), err=True)
+            click.echo(_message(error), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on.", err=True)
             ctx.exit(128 + signal.SIGINT)
 
 
-def _told(error: CurateError) -> str:
+def _message(error: CurateError) -> str:
     """An error, and where it was, if that was noted."""
     return "\n".join([f"error: {error}", *getattr(error, "__notes__", ())])
 
@@ -131,7 +131,7 @@ class Session:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         # A deduplication has dozens of jobs that take no time.
         quiet_seconds = 0 if progress.settings.as_json else 1
-        told = progress.changed(quiet_seconds=quiet_seconds, workers_first=True)
+        changes = progress.changed(quiet_seconds=quiet_seconds, workers_first=True)
         try:
             client = get_client(
                 self.backend, self.scheduler, self.scheduler_file, self.workers, **options
@@ -139,7 +139,7 @@ class Session:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         try:
-            with told, self._reported():
+            with changes, self._reported():
                 yield client
         finally:
             # Workers of a busy machine can take longer to end than Dask waits; what was asked for
@@ -171,13 +171,13 @@ class NamedNumber(click.ParamType[tuple[str, float]]):
 
     Parameters
     ----------
-    what : str
+    metavar : str
         What has the name, such as ``COLUMN``.
     example : str
     """
 
-    def __init__(self, what: str, example: str):
-        self.name = f"{what}=NUMBER"
+    def __init__(self, metavar: str, example: str):
+        self.name = f"{metavar}=NUMBER"
         self.example = example
 
     def convert(
@@ -302,10 +302,10 @@ def stage_options(
         @functools.wraps(command)
         def run(*args: Any, **options: Any) -> Any:
             keys = {name: entry.option.replace("-", "_") for name, entry in offered.items()}
-            given = {name: options.pop(key) for name, key in keys.items()}
-            stages = [name for name, value in given.items() if value]
+            values = {name: options.pop(key) for name, key in keys.items()}
+            stages = [name for name, value in values.items() if value]
             files = {name: options.pop(f"{key}_weights", None) for name, key in keys.items()}
-            files |= {name: given[name] for name in stages if offered[name].takes_file}
+            files |= {name: values[name] for name in stages if offered[name].takes_file}
             files = {name: file for name, file in files.items() if file}
             return command(*args, stages=stages, files=files, **options)
 

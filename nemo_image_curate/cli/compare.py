@@ -21,14 +21,14 @@ class _Named(click.ParamType[tuple[str, str]]):
 
     Parameters
     ----------
-    what : str
+    metavar : str
         What is named, such as ``EXPR``.
     may_lack : bool
         Whether the name may stand alone.
     """
 
-    def __init__(self, what: str, may_lack: bool = False):
-        self.name = f"NAME={what}"
+    def __init__(self, metavar: str, may_lack: bool = False):
+        self.name = f"NAME={metavar}"
         self.may_lack = may_lack
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:

@@ -28,7 +28,7 @@ report_option = click.option(
 
 def references(against: tuple[str, ...]) -> dict[str, str] | list[str]:
     """What ``--against`` names: places with the names before ``=``, or all without."""
-    named = [_named(one) for one in against]
+    named = [_named(text) for text in against]
     if not any(name for name, _ in named):
         return [place for _, place in named]
     if not all(name for name, _ in named):

@@ -180,11 +180,11 @@ def dedup(
             with progress.stage("compare", 2, 3):
                 marked = clusters.extract()
             measured: dict[str, Any] = {}
-            shown: dict[str, str] = {}
+            texts: dict[str, str] = {}
             if recall_sample:
                 with progress.stage("compare", 2, 3):
                     recall = clusters.estimate_recall(sample_size=recall_sample)
-                measured["recall"], shown["recall"] = dataclasses.asdict(recall), str(recall)
+                measured["recall"], texts["recall"] = dataclasses.asdict(recall), str(recall)
             if work_dir is None:
                 clusters.remove_vectors()
         else:
@@ -197,7 +197,7 @@ def dedup(
                 options["of"] = of
             with progress.stage("compare", 1, 2):
                 marked = (ExactDedup if method == "exact" else PerceptualDedup)(**options)(opened)
-            measured, shown = {}, {}
+            measured, texts = {}, {}
         flags = marked.metadata[[f"{prefix}is_duplicate", f"{prefix}dedup_error"]].compute()
         counts = {
             "duplicates": int(flags[f"{prefix}is_duplicate"].sum()),
@@ -205,4 +205,4 @@ def dedup(
         }
         stages = 3 if method == "semantic" else 2
         with progress.stage("save", stages, stages):
-            save(marked, output, as_json, {**counts, **measured}, started, shown)
+            save(marked, output, as_json, {**counts, **measured}, started, texts)

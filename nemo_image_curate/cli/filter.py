@@ -56,8 +56,8 @@ def filter_(
             if multiplicity is None and "multiplicity" in stage.columns():
                 multiplicity = "multiplicity"
             chosen = stage(chosen)
-            found = int(chosen.metadata["selected"].sum().compute())
-            record["not_in_dataset"] = stage.listed() - found
+            n_selected = int(chosen.metadata["selected"].sum().compute())
+            record["not_in_dataset"] = stage.listed() - n_selected
             chosen = chosen.filter("selected")
         if where is not None:
             chosen = chosen.filter(where)

@@ -95,8 +95,8 @@ def index(
         for column, record in summaries.items():
             click.echo(column)
             for name, value in record.items():
-                shown = f"{value:,}" if isinstance(value, int) else value
-                click.echo(f"  {name:<10} {shown}")
+                text = f"{value:,}" if isinstance(value, int) else value
+                click.echo(f"  {name:<10} {text}")
     finish(summaries, account, opened.metadata_path, as_json, shown={})
 
 

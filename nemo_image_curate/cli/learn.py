@@ -95,8 +95,8 @@ def learn(
         )
         account = opened.account()
     facts = fitted.summary()
-    shown = _in_words(facts) | {"model": output}
-    finish({**facts, "output": output}, account, None, as_json, shown=shown)
+    texts = _in_words(facts) | {"model": output}
+    finish({**facts, "output": output}, account, None, as_json, shown=texts)
     if not as_json:
         click.echo(
             f"next: nemo-image-curate embed {dataset} --model aligned:{output} --output META"
@@ -107,18 +107,18 @@ def learn(
 
 def _in_words(facts: dict[str, Any]) -> dict[str, Any]:
     """What people see of a model's facts."""
-    told: dict[str, Any] = {"kind": facts["kind"], "rows": facts["rows"]}
-    told["learned from"] = f"{facts['captions']:,} captions of {facts['pictures']:,} pictures"
+    texts: dict[str, Any] = {"kind": facts["kind"], "rows": facts["rows"]}
+    texts["learned from"] = f"{facts['captions']:,} captions of {facts['pictures']:,} pictures"
     held_out = facts.get("held_out")
     if held_out:
-        told["held out"] = (
+        texts["held out"] = (
             f"{held_out['captions']:,} captions of {held_out['pictures']:,} pictures, while it was "
             "measured; then learned from, too"
         )
         for name in ("learned", "base"):
             if name in held_out:
-                told[name] = ", ".join(_recall(held_out[name], k) for k in (1, 5, 10))
-    return told
+                texts[name] = ", ".join(_recall(held_out[name], k) for k in (1, 5, 10))
+    return texts
 
 
 def _recall(figures: dict[str, Any], k: int) -> str:

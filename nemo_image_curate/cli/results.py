@@ -37,8 +37,8 @@ def report(record: dict[str, Any], as_json: bool) -> None:
             value = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) or "none"
         elif isinstance(value, list):
             value = ", ".join(value) or "none"
-        shown = f"{value:,}" if isinstance(value, int) else value
-        click.echo(f"{name:<{width}}  {shown}")
+        text = f"{value:,}" if isinstance(value, int) else value
+        click.echo(f"{name:<{width}}  {text}")
 
 
 def _in_words(account: dict[str, Any]) -> dict[str, str]:

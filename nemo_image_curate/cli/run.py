@@ -125,25 +125,25 @@ def _show(plan: Plan, as_json: bool) -> None:
     if as_json:
         steps = [
             {
-                "number": one.number,
-                "step": one.step.data(),
-                "state": plan.state(one),
-                "adds": one.adds,
-                "columns": one.columns,
+                "number": planned.number,
+                "step": planned.step.data(),
+                "state": plan.state(planned),
+                "adds": planned.adds,
+                "columns": planned.columns,
             }
-            for one in plan.steps
+            for planned in plan.steps
         ]
         print_json({"dataset": plan.dataset.path, "steps": steps, "cost": vars(cost)})
         return
     there = ", ".join(map(str, plan.dataset.metadata.columns))
     click.echo(f"dataset  {plan.dataset.path}\n  columns: {there}")
-    for one in plan.steps:
-        click.echo(f"{one.number:>2} {plan.state(one):<6} {_inline(one.step.data())}")
-        if one.adds:
-            adds = ", ".join(f"{name} ({_short(kind)})" for name, kind in one.adds.items())
+    for planned in plan.steps:
+        click.echo(f"{planned.number:>2} {plan.state(planned):<6} {_inline(planned.step.data())}")
+        if planned.adds:
+            adds = ", ".join(f"{name} ({_short(kind)})" for name, kind in planned.adds.items())
             click.echo(f"          adds {adds}")
-        if one.step.name in ("save", "select"):
-            click.echo(f"          columns: {', '.join(one.columns)}")
+        if planned.step.name in ("save", "select"):
+            click.echo(f"          columns: {', '.join(planned.columns)}")
     rows = "not counted" if cost.rows is None else f"{cost.rows:,}"
     images = "each image once per such step" if cost.images is None else f"{cost.images:,} images"
     click.echo(f"rows     {rows}")
@@ -170,17 +170,17 @@ def _finish(done: RecipeRun, as_json: bool) -> None:
 
     record = run_record(done.plan.recipe.to_yaml(), done.done)
     record |= {"dropped_by": done.dropped_by, "output": done.home}
-    shown: dict[str, Any] = {}
-    for one in done.done:
-        rows = one.result.get("rows")
-        shown[f"step {one.number} {one.name}"] = "written" if rows is None else f"{rows:,} rows"
-    shown |= {f"dropped by {name}": count for name, count in done.dropped_by.items()}
+    texts: dict[str, Any] = {}
+    for step in done.done:
+        rows = step.result.get("rows")
+        texts[f"step {step.number} {step.name}"] = "written" if rows is None else f"{rows:,} rows"
+    texts |= {f"dropped by {name}": count for name, count in done.dropped_by.items()}
     finish(
         record,
         done.account,
         done.home if done.plan.todo else None,
         as_json,
         nothing_read=done.counts.get("read") == 0,
-        shown={**shown, "output": done.home},
+        shown={**texts, "output": done.home},
         **done.counts,
     )

@@ -91,7 +91,7 @@ def one_line(text: str, width: int | None) -> str:
     width : int or None
         The columns that it may take; what is longer is cut.
     """
-    text = "".join(one if one.isprintable() or one in _JOINERS else " " for one in text)
+    text = "".join(letter if letter.isprintable() or letter in _JOINERS else " " for letter in text)
     if width is None:
         return text
     ends = list(itertools.accumulate(map(_columns, text)))

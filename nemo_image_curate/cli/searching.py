@@ -56,12 +56,12 @@ def learn_advice(dataset: ImageTextPairDataset, embedder: ImageEmbedder) -> str 
 
     if isinstance(embedder, TextImageEmbedder) and not isinstance(embedder, ConseEmbedder):
         return None
-    told = summarise(dataset)
-    captions = next((one for one in told.columns if one.name == "caption"), None)
-    if captions is None or captions.nulls is None or told.rows is None:
+    summary = summarise(dataset)
+    captions = next((column for column in summary.columns if column.name == "caption"), None)
+    if captions is None or captions.nulls is None or summary.rows is None:
         return None
-    captioned = told.rows - captions.nulls
-    if captioned < max(_FEWEST_CAPTIONS, told.rows / 2):
+    captioned = summary.rows - captions.nulls
+    if captioned < max(_FEWEST_CAPTIONS, summary.rows / 2):
         return None
     return (
         f"{captioned:,} rows have captions: nemo-image-curate learn {dataset.metadata_path} "

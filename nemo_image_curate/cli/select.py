@@ -125,7 +125,9 @@ def select(
                 record["fulfil"] = dict(zip(names, map(int, passing), strict=True))
             if selection is not None:
                 # How often an earlier run drew rows is no part of this choice.
-                names = [one for one in saved.metadata.columns if soft_cap or one != MULTIPLICITY]
+                names = [
+                    name for name in saved.metadata.columns if soft_cap or name != MULTIPLICITY
+                ]
                 chosen = saved.select(names).filter(SELECTED)
                 listed = chosen.to_selection(selection, None, multiplicity)
                 record |= {"selection": listed.path, "listed": listed.rows}
