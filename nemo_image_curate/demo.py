@@ -171,7 +171,7 @@ def _table(record: dict[str, Any]) -> str:
     if variants := record.get("variants"):
         lines += ["", "variant made for the demo   what became of it"]
         for name, outcome in variants.items():
-            counts = ", ".join(f"{count} {what}" for what, count in outcome.items())
+            counts = ", ".join(f"{count} {label}" for label, count in outcome.items())
             lines.append(f"  {name:<26}{counts}")
     lines += ["", f"clean shards   {record['output']}", f"all rows       {record['metadata']}"]
     look = ["nemo-image-curate", "report", record["metadata"], "--output", "report.html"]

@@ -75,9 +75,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = ""
         for place in range(len(heads))
     ]
     head = "".join(
-        f"<th scope=col{kind}>{escape(one)}</th>" for kind, one in zip(aligned, heads, strict=True)
+        f"<th scope=col{kind}>{escape(text)}</th>"
+        for kind, text in zip(aligned, heads, strict=True)
     )
-    body = "".join(f"<tr>{''.join(cell(one, 'td') for one in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(cell(value, 'td') for value in row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
         f"<div class=wide><table>{title}<thead><tr>{head}</tr></thead>"
@@ -97,19 +98,19 @@ def picture(jpeg: bytes, alt: str) -> str:
     return f'<img src="data:image/jpeg;base64,{content}" alt="{escape(alt)}">'
 
 
-def figure(shown: str, *lines: object) -> str:
+def figure(content: str, *lines: object) -> str:
     """HTML of a picture with lines of text below, the first of them bold; empty ones are left out.
 
     Parameters
     ----------
-    shown : str
+    content : str
         HTML, such as of `picture` or `reason`.
     *lines : object
         Texts.
     """
     texts = [escape(line) for line in lines if line not in (None, "")]
     texts[:1] = [f"<b>{text}</b>" for text in texts[:1]]
-    return f"<figure>{shown}<figcaption>{'<br>'.join(texts)}</figcaption></figure>"
+    return f"<figure>{content}<figcaption>{'<br>'.join(texts)}</figcaption></figure>"
 
 
 def reason(text: object) -> str:
@@ -157,15 +158,15 @@ def histogram(
         What is told of each bar. Default: its edges and counts.
     """
     height = math.log1p if logarithmic else float
-    highest = max((count for one in series for count in one.counts), default=0)
+    highest = max((count for layer in series for count in layer.counts), default=0)
     top = height(highest) or 1
     titles = titles or [_title(edges, series, bar) for bar in range(len(edges) - 1)]
     width = _BAR_WIDTH * (len(edges) - 1)
     shapes = []
-    for place, one in enumerate(series):
+    for place, layer in enumerate(series):
         bars = [
             _bar(_BAR_WIDTH * bar, height(count) / top, titles[bar])
-            for bar, count in enumerate(one.counts)
+            for bar, count in enumerate(layer.counts)
             if count
         ]
         shapes.append(f"<g class=series-{place}>{''.join(bars)}</g>")
@@ -173,7 +174,7 @@ def histogram(
         if edges[0] <= value <= edges[-1]:
             x = f"{_BAR_WIDTH * _place(edges, value):.2f}"
             shapes.append(f'<line class=mark x1="{x}" x2="{x}" y1="0" y2="{_HEIGHT}"/>')
-    label = "; ".join([*map(_told, series), f"from {number(edges[0])} to {number(edges[-1])}"])
+    label = "; ".join([*map(_totals, series), f"from {number(edges[0])} to {number(edges[-1])}"])
     span = edges[-1] - edges[0]
     ticks = [_value(edges, (len(edges) - 1) * tick / (_TICKS - 1)) for tick in range(_TICKS)]
     axis = "".join(f"<span>{escape(number(_rounded(tick, span)))}</span>" for tick in ticks)
@@ -197,14 +198,14 @@ def _value(edges: Sequence[float], place: float) -> float:
 
 
 def _title(edges: Sequence[float], series: Sequence[Series], bar: int) -> str:
-    counts = ", ".join(f"{one.counts[bar]:,} {one.name}".strip() for one in series)
+    counts = ", ".join(f"{layer.counts[bar]:,} {layer.name}".strip() for layer in series)
     span = edges[-1] - edges[0]
     low, high = (number(_rounded(edge, span)) for edge in edges[bar : bar + 2])
     return f"{low} to {high}: {counts}"
 
 
-def _told(one: Series) -> str:
-    return f"{sum(one.counts):,} {one.name}, {one.nulls:,} null".strip()
+def _totals(layer: Series) -> str:
+    return f"{sum(layer.counts):,} {layer.name}, {layer.nulls:,} null".strip()
 
 
 def _rounded(value: float, span: float) -> float:
@@ -222,18 +223,18 @@ def _bar(x: float, part: float, title: str) -> str:
 
 def _null_bars(series: Sequence[Series], top: float, height: Any) -> str:
     """A bar of the rows without a value, beside the others; one that is too high is cut."""
-    if not any(one.nulls for one in series):
+    if not any(layer.nulls for layer in series):
         return ""
     bars = [
-        f"<g class=series-{place}>{_bar(0, min(1, height(one.nulls) / top), f'{one.nulls:,} null')}"
-        "</g>"
-        for place, one in enumerate(series)
-        if one.nulls
+        f"<g class=series-{place}>"
+        f"{_bar(0, min(1, height(layer.nulls) / top), f'{layer.nulls:,} null')}</g>"
+        for place, layer in enumerate(series)
+        if layer.nulls
     ]
-    told = " / ".join(f"{one.nulls:,}" for one in series)
+    counts = " / ".join(f"{layer.nulls:,}" for layer in series)
     return (
         f'<svg class=nulls viewBox="0 0 {_BAR_WIDTH} {_HEIGHT}" preserveAspectRatio=none '
-        f'aria-hidden=true>{"".join(bars)}</svg><span class="axis nulls">null<br>{told}</span>'
+        f'aria-hidden=true>{"".join(bars)}</svg><span class="axis nulls">null<br>{counts}</span>'
     )
 
 

@@ -108,7 +108,10 @@ def with_valid_texts(table: pa.Table) -> tuple[pa.Table, dict[str, list[int]]]:
             if not pa.types.is_string(field.type):
                 raise ValueError(f"column {field.name!r}: {error}") from error
             contents = table.column(number).cast(pa.binary()).to_pylist()
-            texts = [None if one is None else one.decode("utf-8", "replace") for one in contents]
+            texts = [
+                None if content is None else content.decode("utf-8", "replace")
+                for content in contents
+            ]
             row_numbers[field.name] = [
                 row
                 for row, (content, text) in enumerate(zip(contents, texts, strict=True))
