@@ -189,22 +189,22 @@ def reaching(location: str) -> Iterator[None]:
     except CurateError:
         raise
     except Exception as error:
-        told = _trouble(location, error)
-        if told is None:
+        trouble = _trouble(location, error)
+        if trouble is None:
             raise
-        raise told from error
+        raise trouble from error
 
 
 def _trouble(location: str, error: Exception) -> DatasetError | None:
     """The error of ours for one of a file system or a store; None for all others."""
-    what = " ".join(str(error).split())[:300] or type(error).__name__
+    message = " ".join(str(error).split())[:300] or type(error).__name__
     number = error.errno if isinstance(error, OSError) else None
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         if is_local(location):
             return NotFoundError(_not_there(location))
-        return NotFoundError(f"{location} does not exist: {what}. {_check_of(location)}.")
+        return NotFoundError(f"{location} does not exist: {message}. {_check_of(location)}.")
     if isinstance(error, PermissionError) or _status(error) in _FORBIDDEN:
-        return ForbiddenError(f"may not read {location}: {what}. {_check_of(location)}.")
+        return ForbiddenError(f"may not read {location}: {message}. {_check_of(location)}.")
     if is_local(location):
         if number not in _NOT_ANSWERING:
             return None
@@ -213,7 +213,7 @@ def _trouble(location: str, error: Exception) -> DatasetError | None:
         ours_to_solve = number in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
         if not (is_remote or isinstance(error, OSError)) or ours_to_solve:
             return None
-    return UnavailableError(f"cannot reach {location}: {what}. {_check_of(location)}.")
+    return UnavailableError(f"cannot reach {location}: {message}. {_check_of(location)}.")
 
 
 def _not_there(location: str) -> str:
@@ -334,8 +334,8 @@ def stat(location: str) -> FileInfo | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
-            told = _trouble(location, error)
-            raise told or DatasetError(f"cannot use {location[:200]}: {error}") from error
+            trouble = _trouble(location, error)
+            raise trouble or DatasetError(f"cannot use {location[:200]}: {error}") from error
         if not (file_mode.S_ISREG(status.st_mode) or file_mode.S_ISDIR(status.st_mode)):
             # To open a pipe would wait for ever.
             raise DatasetError(
@@ -358,9 +358,9 @@ def concurrently(function: Callable[[_Item], _Result], items: Sequence[_Item]) -
     For short waits only: Python's threads stand in each other's way while they calculate.
     """
     size = max(1, min(_BY_EACH_THREAD, len(items) // _THREADS))
-    several = [items[start : start + size] for start in range(0, len(items), size)]
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for results in pool.map(lambda some: [function(one) for one in some], several):
+        for results in pool.map(lambda batch: [function(item) for item in batch], batches):
             yield from results
 
 

@@ -79,7 +79,7 @@ class ReadParts(FromMapProjectable):
             return None if None in rows else Literal(sum(rows))
         if isinstance(parent, Index):
             # To count the rows that a mask chooses Dask takes the index: of what else is read.
-            users = [user for one in dependents[self._name] if (user := one()) is not None]
+            users = [user for ref in dependents[self._name] if (user := ref()) is not None]
             if not all(isinstance(user, (Index, Projection)) for user in users):
                 return None
             used = {name for user in users for name in user._projection_columns}
@@ -131,7 +131,7 @@ def _will_change(expr: Any) -> bool:
         return expr.can_be_bundled
     if isinstance(expr, Bundled) or not _is_blind(expr) or not isinstance(expr, Blockwise):
         return False
-    return any(isinstance(one, Bundled) or _will_change(one) for one in expr.dependencies())
+    return any(isinstance(child, Bundled) or _will_change(child) for child in expr.dependencies())
 
 
 class _Hidden:

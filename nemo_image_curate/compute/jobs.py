@@ -91,22 +91,22 @@ def compute_all(
     about = functools.partial(describe, client) if client and client not in _described else None
     if client:
         _described.add(client)
-    told = Progress(what, len(labels), progress, waits_for, about, rows_expected=rows_expected)
-    with told.running() as shown:
-        ended = _on_cluster(client, tasks, inputs, shown) if client else _here(tasks, shown)
+    bar = Progress(what, len(labels), progress, waits_for, about, rows_expected=rows_expected)
+    with bar.running():
+        ended = _on_cluster(client, tasks, inputs, bar) if client else _here(tasks, bar)
         for number, value, problem, warned in ended:
-            shown.stop_hearing(number)
-            shown.warn(warned)
+            bar.stop_hearing(number)
+            bar.warn(warned)
             positions = range(starts[number], starts[number + 1])
             is_bundle = sizes is not None and problem is None
             outcomes = value if is_bundle else [Outcome(value, problem)] * len(positions)
             for position, (result, error) in zip(positions, outcomes, strict=True):
                 if error is None:
                     results[position] = result
-                    shown.end(result)
+                    bar.end(result)
                     continue
                 failures[position] = error
-                shown.fail(error)
+                bar.fail(error)
                 if (kind := _kind(error)) not in kinds:
                     kinds.add(kind)
                     # `told`: no warning of a task that runs beside.
@@ -117,11 +117,11 @@ def compute_all(
     return results
 
 
-def _here(tasks: Sequence[Any], shown: Progress) -> Iterator[Ended]:
+def _here(tasks: Sequence[Any], bar: Progress) -> Iterator[Ended]:
     """Yield what came of one task at a time, each using all cores."""
     for position, task in enumerate(tasks):
         value, problem = None, None
-        with watched.here(functools.partial(shown.hear, position)) as warned:
+        with watched.here(functools.partial(bar.hear, position)) as warned:
             try:
                 value = dask.compute(task)[0]
             except Exception as error:
@@ -130,7 +130,7 @@ def _here(tasks: Sequence[Any], shown: Progress) -> Iterator[Ended]:
 
 
 def _on_cluster(
-    client: Any, tasks: Sequence[Any], inputs: Inputs, shown: Progress
+    client: Any, tasks: Sequence[Any], inputs: Inputs, bar: Progress
 ) -> Iterator[Ended]:
     """Yield what came of tasks as they end."""
     from distributed import as_completed
@@ -146,7 +146,7 @@ def _on_cluster(
         def watch(function: Any, number: int) -> Watched:
             return Watched(workers.Guarded(function, expected), topic, number)
 
-        with watched.heard(client, topic, shown.hear):
+        with watched.heard(client, topic, bar.hear):
             wrapped = [
                 _dask.wrap(task, functools.partial(watch, number=number))
                 for number, task in enumerate(tasks)
@@ -161,12 +161,12 @@ def _on_cluster(
                     error = None if future in values else _error(client, future)
                     position = pending.pop(future)
                     ended += 1
-                    value, warned = _told(values.get(future))
+                    value, warned = _as_told(values.get(future))
                     yield position, value, error, warned
                     future.release()
     except (OSError, CancelledError) as error:
         raise ClusterError(
-            f"the scheduler was lost while {shown.job} ran, or it dropped the job: {ended} of "
+            f"the scheduler was lost while {bar.job} ran, or it dropped the job: {ended} of "
             f"{len(tasks)} partitions are done and kept. Run the same again when there is a "
             "scheduler."
         ) from error
@@ -176,7 +176,7 @@ def _on_cluster(
                 client.cancel(list(pending))
 
 
-def _told(value: Any) -> Told:
+def _as_told(value: Any) -> Told:
     """What a task returned, whether it was watched or not."""
     return value if isinstance(value, Told) else Told(value, {})
 
@@ -238,16 +238,16 @@ def _summarise(
     for position, error in sorted(failures.items()):
         alike = _kind(error) if len(failures) > _TOLD else position
         kinds.setdefault(alike, []).append(position)
-    shown = [
+    lines = [
         f"  {labels[first]}: {type(failures[first]).__name__}: {failures[first]}"
         + (f"\n    and {len(others)} more like this" if others else "")
         for first, *others in list(kinds.values())[:_TOLD]
     ]
     if len(kinds) > _TOLD:
-        shown.append(f"  and {len(kinds) - _TOLD} more kinds of errors")
+        lines.append(f"  and {len(kinds) - _TOLD} more kinds of errors")
     summary = JobError(
         f"{what}: {len(failures)} of {total} partitions failed; the others are done and kept. "
-        "Run the same job again after mending the cause:\n" + "\n".join(shown)
+        "Run the same job again after mending the cause:\n" + "\n".join(lines)
     )
     summary.__cause__ = errors[0]
     return summary

@@ -36,9 +36,9 @@ def kind_of(text: str) -> str:
     return _PARTICULAR.sub("", text)
 
 
-def merge(one: Warned, other: Warned) -> Warned:
+def merge(warned: Warned, other: Warned) -> Warned:
     """The warnings of both."""
-    merged = dict(one)
+    merged = dict(warned)
     for name, kind in other.items():
         before = merged.get(name, Kind(0, kind.first))
         merged[name] = Kind(before.number + kind.number, before.first)
@@ -95,12 +95,12 @@ class _Gathering(logging.Handler):
                 self._restore.close()
 
     def _install(self) -> None:
-        own, root = logging.getLogger(PACKAGE), logging.getLogger()
-        self._others = [(logger, logger.handlers[:]) for logger in (own, root)]
+        package_logger, root = logging.getLogger(PACKAGE), logging.getLogger()
+        self._others = [(logger, logger.handlers[:]) for logger in (package_logger, root)]
         for logger, handlers in self._others:
             self._restore.callback(_set, logger, handlers)
         root.handlers[:] = [self]
-        own.handlers[:] = [] if own.propagate else [self]
+        package_logger.handlers[:] = [] if package_logger.propagate else [self]
         self._restore.enter_context(warnings.catch_warnings())
         # In place of the default, by which Python shows what recurs once: all are counted.
         warnings.simplefilter("always", append=True)

@@ -152,8 +152,8 @@ class Guarded:
 @functools.cache
 def versions() -> dict[str, str | None]:
     """The versions of this process that workers are to have, too; None for what is not there."""
-    own: dict[str, str | None] = _reader()(_PACKAGES)["versions"]
-    return own
+    installed: dict[str, str | None] = _reader()(_PACKAGES)["versions"]
+    return installed
 
 
 def allow_versions(client: Client) -> None:
@@ -271,17 +271,17 @@ def _reader() -> Callable[[Sequence[str]], dict[str, Any]]:
 
 
 def _require_versions(facts: Mapping[str, dict[str, Any]]) -> None:
-    own = versions()
+    expected = versions()
     first = next(iter(facts.values()))["versions"]
     # A client may lack what it does not use, and have no GPU where workers have one.
-    own = {
+    expected = {
         name: first[name] if not version or _public(version) == _public(first[name]) else version
-        for name, version in own.items()
+        for name, version in expected.items()
     }
     problems = [
         f"worker {address} on host {worker['host']} {differing}"
         for address, worker in facts.items()
-        if (differing := _differences(worker["versions"], own))
+        if (differing := _differences(worker["versions"], expected))
     ]
     if problems:
         raise _mixed(problems)

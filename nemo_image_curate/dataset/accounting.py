@@ -88,7 +88,7 @@ class Account:
             and isinstance(faults, dict)
             and all(type(count) is int for count in faults.values())
             and isinstance(named, list)
-            and all(isinstance(one, dict) and one.keys() == _NAMES_OF_FAULT for one in named)
+            and all(isinstance(fault, dict) and fault.keys() == _NAMES_OF_FAULT for fault in named)
         )
         return cls(**record) if is_whole else None
 
@@ -213,10 +213,10 @@ class Census:
             account.with_row = len(index.samples) - kinds["no row"]
         else:
             account.samples_in_tars = account.with_row = account.without_row = None
-        told = [*index.faults, *index.image_faults(self.tars.image_member), *faults]
+        all_faults = [*index.faults, *index.image_faults(self.tars.image_member), *faults]
         if rows and index.samples and kinds["missing"] == len(rows):
-            told.insert(0, self._nothing_matches(rows, index))
-        account.note(self.source.label, told, most_named)
+            all_faults.insert(0, self._nothing_matches(rows, index))
+        account.note(self.source.label, all_faults, most_named)
 
     def _nothing_matches(self, rows: Sequence[str | None], index: TarIndex) -> Fault:
         first_row = next((key for key in rows if key is not None), None)

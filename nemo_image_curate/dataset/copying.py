@@ -69,7 +69,7 @@ def write_shard(
     root : str
         What the staged rows' shards are relative to.
     """
-    table = pa.concat_tables(_samples(*one) for one in slices)
+    table = pa.concat_tables(_samples(*piece) for piece in slices)
     keys = [naming.key(number, row) for row in range(len(table))]
     files = ShardFiles.beside(target.location)
     written = _write_tar(files.tar, table, keys, root, naming)
@@ -105,7 +105,7 @@ def _write_tar(
     location: str, table: pa.Table, keys: list[str], root: str, naming: Naming
 ) -> list[list[tuple[str, Member]]]:
     old_keys = table[naming.id_col].to_pylist()
-    members = [[Member(**one) for one in found] for found in table[MEMBERS].to_pylist()]
+    members = [[Member(**fields) for fields in sample] for sample in table[MEMBERS].to_pylist()]
     shards, tokens = table[SHARD_COLUMN].to_pylist(), table[TAR].to_pylist()
     contents = _contents(root, shards, tokens, members)
     written = []
@@ -157,7 +157,9 @@ def _contents(
                     f"{tar.location} was changed while it was exported. Wait until it is complete, "
                     "then run the same export again, to an empty folder."
                 )
-            ranges = ((one.offset, one.size) for sample in members[start:stop] for one in sample)
+            ranges = (
+                (member.offset, member.size) for sample in members[start:stop] for member in sample
+            )
             yield from tar.read(ranges)
         start = stop
 

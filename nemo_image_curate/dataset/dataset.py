@@ -318,11 +318,11 @@ class ImageTextPairDataset:
         if sum(share is not None for share in (top, bottom, count)) != 1:
             raise ConfigError(f"top={top}, bottom={bottom}, count={count}: give one of the three.")
         share = Share(top if bottom is None else bottom, count)
-        found = find_threshold(self.metadata, column, share, bottom is None, progress)
-        if (value := found.value) is None:
+        cutoff = find_threshold(self.metadata, column, share, bottom is None, progress)
+        if (value := cutoff.value) is None:
             raise DatasetError(
-                f"{column!r} has no threshold: {share} of {found.n_with_value:,} rows that have a "
-                f"value is none ({found.n_without_value:,} have none)."
+                f"{column!r} has no threshold: {share} of {cutoff.n_with_value:,} rows that have a "
+                f"value is none ({cutoff.n_without_value:,} have none)."
             )
         return value
 

@@ -119,7 +119,7 @@ def export(
     ]
     if todo:
         # A shard that was deleted after its export has lost its staged rows as well.
-        parts = sorted({one.part for number in todo for one in plan[number]})
+        parts = sorted({piece.part for number in todo for piece in plan[number]})
         picked = frame if len(parts) == frame.npartitions else frame.partitions[parts]
         missing_targets = [targets[part] for part in parts]
         saving.save(picked, missing_targets, provenance, "staging", progress, locate)
@@ -127,7 +127,7 @@ def export(
         tasks = [
             write(
                 number,
-                [(locations[one.part], one.start, one.stop) for one in plan[number]],
+                [(locations[piece.part], piece.start, piece.stop) for piece in plan[number]],
                 outputs[number],
                 root,
                 naming,
@@ -202,8 +202,8 @@ def _read_manifest(
             ) from error
         if same and saving.is_newer(info, newest, manifest):
             return dict(manifest)
-        what = "inputs that have changed since" if same else "other rows or settings"
-        raise DatasetError(f"{path} holds an export of {what}. Choose an empty folder.")
+        difference = "inputs that have changed since" if same else "other rows or settings"
+        raise DatasetError(f"{path} holds an export of {difference}. Choose an empty folder.")
     if storage.find(path, TAR_ENDINGS):
         raise DatasetError(
             f"{path} already holds .tar files that this export did not write. Choose an empty "
@@ -257,7 +257,7 @@ def _output_target(
 ) -> saving.Target:
     name = naming.shard(number)
     # The fingerprints of the staged partitions say what is in their rows.
-    content = [(prints[one.part], one.start, one.stop) for one in slices]
+    content = [(prints[piece.part], piece.start, piece.stop) for piece in slices]
     location = storage.join(path, name + ".parquet")
     return saving.Target(location, name + ".tar", fingerprint(repr(naming), content), "", 0.0)
 

@@ -86,7 +86,7 @@ def _blockwise_only(node: Any) -> bool:
 
 def describe(value: Any, callers: tuple[Any, ...] = ()) -> Any:
     """A value as plain lists and strings; `callers` are the functions and classes around it."""
-    if any(value is one for one in callers):
+    if any(value is caller for caller in callers):
         return "recursion"
     if _dask.is_expression(value):
         if is_reader(value):
@@ -202,8 +202,8 @@ def _body(cls: type) -> Iterator[tuple[str, str, Any]]:
 
 def _describe_code(code: types.CodeType) -> Any:
     constants = [
-        _describe_code(one) if isinstance(one, types.CodeType) else describe(one)
-        for one in code.co_consts
+        _describe_code(constant) if isinstance(constant, types.CodeType) else describe(constant)
+        for constant in code.co_consts
     ]
     shape = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
     names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
@@ -212,7 +212,9 @@ def _describe_code(code: types.CodeType) -> Any:
 
 def _names(code: types.CodeType) -> set[str]:
     """The global names that a function's code, or a function inside it, may look up."""
-    inner = [_names(one) for one in code.co_consts if isinstance(one, types.CodeType)]
+    inner = [
+        _names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)
+    ]
     return set(code.co_names).union(*inner)
 
 

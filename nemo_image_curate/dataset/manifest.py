@@ -89,11 +89,11 @@ def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> 
     """
     try:
         listed = json.loads(storage.read_bytes(storage.join(folder, MANIFEST)))["files"]
-        before = {str(one["file"]): str(one["shard"]) for one in listed if one["shard"]}
+        before = {str(entry["file"]): str(entry["shard"]) for entry in listed if entry["shard"]}
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         return
-    for one in files:
-        before.pop(one["file"], None)
+    for entry in files:
+        before.pop(entry["file"], None)
     gone: list[str] = []
     left: list[str] = []
     for name, shard in sorted(before.items()):

@@ -161,7 +161,7 @@ def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.File
                 for info in _tars_of(storage.normalise(location)):
                     tars[info.location] = info
     if not tars:
-        folders = [storage.normalise(one) for one in patterns]
+        folders = [storage.normalise(pattern) for pattern in patterns]
         for folder in folders:
             if storage.stat(storage.join(folder, EXPORT_MANIFEST)):
                 raise DatasetError(f"{folder} is an export of no samples: none was wanted.")

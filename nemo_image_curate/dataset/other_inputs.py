@@ -92,13 +92,13 @@ def no_shard(location: str) -> DatasetError:
     )
 
 
-def no_shards_in(folders: Sequence[str], given: object) -> DatasetError:
+def no_shards_in(folders: Sequence[str], path: object) -> DatasetError:
     """The error for folders, or a pattern, that hold no shards."""
     for folder in folders:
         if storage.is_dir(folder) and (problem := _of_folder(folder)):
             return problem
     return DatasetError(
-        f"no .tar shards under {given}. Give the folder, a glob such as 'data/*.tar', a brace "
+        f"no .tar shards under {path}. Give the folder, a glob such as 'data/*.tar', a brace "
         "pattern such as 'data/{00000..00099}.tar', a list or a URL; loose images become "
         "shards with: nemo-image-curate pack IMAGES --output DIR"
     )
@@ -198,9 +198,9 @@ def _images_in(place: str, field: pa.Field) -> DatasetError:
 
 
 def _container(place: str, ending: str) -> DatasetError:
-    what, _, remedy = _CONTAINERS[ending].partition(": ")
+    kind, _, remedy = _CONTAINERS[ending].partition(": ")
     return DatasetError(
-        f"{place} holds {what}, which are not read here. To use it, {remedy}, then: "
+        f"{place} holds {kind}, which are not read here. To use it, {remedy}, then: "
         "nemo-image-curate pack FILES"
     )
 

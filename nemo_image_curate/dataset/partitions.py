@@ -83,8 +83,8 @@ def run(
         partitions = _bundles.without_bundles(frame).to_delayed()
     call = dask.delayed(function, pure=False)
     tasks = [
-        call(partitions[number], *own, *sent)
-        for number, own in zip(numbers, arguments, strict=True)
+        call(partitions[number], *args, *sent)
+        for number, args in zip(numbers, arguments, strict=True)
     ]
     return jobs.compute_all(tasks, labels, what, progress, shared=True, inputs=inputs)
 
@@ -104,8 +104,8 @@ def _bundled(
     call = dask.delayed(call_each, pure=False)
     tasks, start = [], 0
     for size in sizes:
-        some = range(start, start + size)
-        calls = [Call(function, task_of(("part", n), numbers[n]), arguments[n]) for n in some]
+        bundle = range(start, start + size)
+        calls = [Call(function, task_of(("part", n), numbers[n]), arguments[n]) for n in bundle]
         tasks.append(call(Calls(calls), *sent))
         start += size
     return tasks

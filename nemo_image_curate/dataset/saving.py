@@ -284,14 +284,18 @@ def save(
     """
     done = summaries(targets)
     todo = [number for number, summary in enumerate(done) if summary is None]
-    failed = [] if again is None else [n for n, one in enumerate(done) if one and has_failed(one)]
+    failed = (
+        []
+        if again is None
+        else [n for n, summary in enumerate(done) if summary and has_failed(summary)]
+    )
     for folder in sorted({storage.parent(targets[number].location) for number in todo}):
         storage.make_dirs(folder)
     schema = frames.schema(frame) if todo or failed else None
     try:
-        for some, numbers in ((frame, todo), (again, failed)):
+        for each_frame, numbers in ((frame, todo), (again, failed)):
             results = partitions.run(
-                some,
+                each_frame,
                 write_partition,
                 [(targets[number], schema, provenance, finish) for number in numbers],
                 what=what,

@@ -88,7 +88,7 @@ def read_footers(
     scanned = iter(
         _scan_schemas(
             root,
-            [one for one, footer in zip(sources, footers, strict=True) if footer is None],
+            [source for source, footer in zip(sources, footers, strict=True) if footer is None],
             id_col,
         )
     )
@@ -126,7 +126,7 @@ def read_footers(
         )
     of_texts = total(texts)
     for kind in of_texts.faults:
-        fault = next(one for one in of_texts.named if one["kind"] == kind)
+        fault = next(fault for fault in of_texts.named if fault["kind"] == kind)
         logger.warning(
             "%s: %s: %s; inspect lists all faults",
             *(fault["shard"], f"{kind} {fault['key']}".strip(), fault["detail"]),
@@ -225,8 +225,8 @@ def _scan_schemas(root: str, sources: list[Source], id_col: str) -> list[_Scan]:
     else:
         groups = _bundled(shards, sources)
     scan = dask.delayed(_scan_group, pure=False)
-    results = dask.compute(*(scan(root, some, id_col, reads_all, bool(far)) for some in groups))
-    return [one for group in results for one in group]
+    results = dask.compute(*(scan(root, group, id_col, reads_all, bool(far)) for group in groups))
+    return [outcome for group in results for outcome in group]
 
 
 def _bundled(shards: list[str], sources: list[Source]) -> list[list[str]]:
@@ -253,7 +253,7 @@ def _scan_group(
     with ThreadPoolExecutor(len(shards)) as pool:
         # Which worker this is, is known to the thread of the task.
         scans = [pool.submit(copy_context().run, scan, shard) for shard in shards]
-        return [one.result() for one in scans]
+        return [future.result() for future in scans]
 
 
 def _why_unread(source: Source) -> str | None:

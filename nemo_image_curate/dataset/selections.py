@@ -146,11 +146,12 @@ class _ListRows:
     def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
         table, summary = self.wanted.rows(table)
         passing = len(table)
-        own = (self.wanted.id_col, SHARD_COLUMN)
-        table = table.filter(pc.and_(*(pc.is_valid(table[name]) for name in own)))
+        key_columns = (self.wanted.id_col, SHARD_COLUMN)
+        table = table.filter(pc.and_(*(pc.is_valid(table[name]) for name in key_columns)))
         counts = self.wanted.counts(table)
         columns = {
-            name: table[source] for name, source in zip((KEY, SHARD_COLUMN), own, strict=True)
+            name: table[source]
+            for name, source in zip((KEY, SHARD_COLUMN), key_columns, strict=True)
         }
         if self.wanted.multiplicity is not None:
             columns[MULTIPLICITY] = counts

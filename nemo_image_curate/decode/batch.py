@@ -79,7 +79,7 @@ class DecodedBatch:
         """The same batch with its tensors on a device."""
         if self.pixels is not None:
             self.pixels = self.pixels.to(device)
-        self.thumbnails = {side: one.to(device) for side, one in self.thumbnails.items()}
+        self.thumbnails = {side: pixels.to(device) for side, pixels in self.thumbnails.items()}
         return self
 
     @classmethod

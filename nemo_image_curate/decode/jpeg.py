@@ -152,13 +152,13 @@ def _looks_the_same(body: bytes) -> bool:
     last = max(body.rfind(bytes([0xFF, 0xD0 + number]), scan) for number in range(8))
     number = (body[last + 1] - 0xCF) % 8 if last >= 0 else 0
     markers = [bytes([0xFF, 0xD0 + (number + more) % 8]) for more in range(8 if divided else 0)]
-    first = _shown(body)
+    first = _decoded(body)
     return all(
-        _shown(body + filler) == first
-        and (not markers or _shown(body + b"".join(mark + filler for mark in markers)) == first)
+        _decoded(body + filler) == first
+        and (not markers or _decoded(body + b"".join(mark + filler for mark in markers)) == first)
         for filler in _FILLERS
     )
 
 
-def _shown(body: bytes) -> bytes:
+def _decoded(body: bytes) -> bytes:
     return open_image(body + _END).tobytes()

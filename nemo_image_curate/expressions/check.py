@@ -78,8 +78,8 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
                 raise ColumnNotFoundError(name, columns)
             used.add(name)
         elif isinstance(node, ast.Constant) and not isinstance(node.value, (str, int, float)):
-            what = "None (use .isna())" if node.value is None else f"{node.value!r}"
-            raise _refused(expression, what)
+            refused = "None (use .isna())" if node.value is None else f"{node.value!r}"
+            raise _refused(expression, refused)
         elif isinstance(node, ast.Constant) and _CONTROL.search(str(node.value)):
             raise _control_character(str(node.value), expression)
         elif isinstance(node, ast.Attribute):
@@ -94,9 +94,11 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
 
 
 def _check_call(node: ast.Call, name: str, expression: str) -> None:
-    values = [one.value if isinstance(one, ast.Constant) else None for one in node.args]
+    values = [
+        argument.value if isinstance(argument, ast.Constant) else None for argument in node.args
+    ]
     if name == "round":
-        few = all(isinstance(one, int) and one <= _MOST_DIGITS for one in values)
+        few = all(isinstance(value, int) and value <= _MOST_DIGITS for value in values)
         if node.keywords or len(values) > 1 or not few:
             raise _refused(expression, f".round of anything but 0 to {_MOST_DIGITS} digits")
     elif name in _PATTERNS:
@@ -107,7 +109,7 @@ def _check_call(node: ast.Call, name: str, expression: str) -> None:
                 f".{name} of anything but one text of at most {_MOST_PATTERN} characters and "
                 "without {",
             )
-        if any(one.arg not in ("case", "regex") for one in node.keywords):
+        if any(keyword.arg not in ("case", "regex") for keyword in node.keywords):
             raise _refused(expression, f"what is named in .{name}")
 
 
@@ -146,7 +148,7 @@ def _unquoted(expression: str) -> tuple[dict[str, str], str]:
         prefix += "_"
 
     def placeholder(match: re.Match[str]) -> str:
-        name = next((one for one, column in quoted.items() if column == match[1]), None)
+        name = next((name for name, column in quoted.items() if column == match[1]), None)
         name = name or f"{prefix}{len(quoted)}_"
         quoted[name] = match[1]
         return name
@@ -158,12 +160,12 @@ def _booleans(text: str) -> str:
     """With ``and`` and ``or`` for & and |, which in ``query``, too, bind less than comparisons."""
     words = {"&": (tokenize.NAME, "and"), "|": (tokenize.NAME, "or")}
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return tokenize.untokenize(words.get(one.string, one[:2]) for one in tokens)
+    return tokenize.untokenize(words.get(token.string, token[:2]) for token in tokens)
 
 
 def _control_character(text: str, expression: str) -> ConfigError:
     letters = {"\a": r"\a", "\b": r"\b", "\f": r"\f", "\v": r"\v", "\r": r"\r"}
-    written = _CONTROL.sub(lambda one: letters.get(one[0], ascii(one[0])[1:-1]), text)
+    written = _CONTROL.sub(lambda match: letters.get(match[0], ascii(match[0])[1:-1]), text)
     return ConfigError(
         f"the text {text!r} in the expression {expression!r} holds a control character, which "
         f"Python makes of a backslash in a text without r. Write r'{written}' or {written!r}; in "

@@ -189,7 +189,9 @@ def match_names(images: Sequence[LooseImage], captions: Mapping[str, Sequence[st
         exact.setdefault(image.name, []).append(number)
     names: dict[int, list[str]] = {}
     for name in captions:
-        hits = exact.get(name) or next(filter(None, (one.hits(name) for one in spellings)), [])
+        hits = exact.get(name) or next(
+            filter(None, (spelling.hits(name) for spelling in spellings)), []
+        )
         if len(hits) == 1:
             names.setdefault(hits[0], []).append(name)
         else:

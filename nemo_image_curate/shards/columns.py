@@ -78,14 +78,14 @@ def read_tar(
                     lost = texts[row]
                     if lost not in (None, text) and _text(lost).strip() != text.strip():
                         detail = (
-                            f"the .{extension} counts more than {_shown(lost)} of another member"
+                            f"the .{extension} counts more than {_excerpt(lost)} of another member"
                         )
                         faults.append(Fault("conflict", keys[row], detail))
                     texts[row] = text
     if "cls" in columns and any(index.member(key, ("cls",)) for key in keys):
         columns["cls"] = _whole_numbers(columns["cls"])
     arrays = {id_col: pa.array(keys, pa.string())}
-    texts_wanted = {one.name for one in schema or () if pa.types.is_string(one.type)}
+    texts_wanted = {column.name for column in schema or () if pa.types.is_string(column.type)}
     for name, values in columns.items():
         arrays[name] = _column(name, values, name in texts_wanted, keys, faults)
     table = pa.table(arrays)
@@ -141,13 +141,13 @@ def _column(
         row = next(row for row, value in enumerate(values) if _kind(value) not in ("", first))
         detail = (
             f"the values of {name!r} are {' and '.join(sorted(kinds))}, such as "
-            f"{_shown(values[row])}; the column is text"
+            f"{_excerpt(values[row])}; the column is text"
         )
         faults.append(Fault("mixed", keys[row], detail))
     elif kinds == {"numbers"} and (not as_text or _typed(values) is None):
         row = max(range(len(values)), key=lambda row: abs(values[row] or 0))
         detail = (
-            f"no type of numbers holds all values of {name!r}, such as {_shown(values[row])}; "
+            f"no type of numbers holds all values of {name!r}, such as {_excerpt(values[row])}; "
             "the column is text"
         )
         faults.append(Fault("mixed", keys[row], detail))
@@ -190,7 +190,9 @@ def _mostly_numbers(
     array = _typed(numbers)
     if array is not None:
         for row in strange:
-            detail = f"{name!r} is {_shown(values[row])} where other values are numbers; it is null"
+            detail = (
+                f"{name!r} is {_excerpt(values[row])} where other values are numbers; it is null"
+            )
             faults.append(Fault("mixed", keys[row], detail))
     return array
 
@@ -204,7 +206,7 @@ def _number(value: Any) -> int | float | None:
     return None
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = _text(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 

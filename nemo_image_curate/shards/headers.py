@@ -297,12 +297,12 @@ def is_header_of(header: bytes, name: str, size: int) -> bool:
     """Whether a tar header is that of a regular member with this full name and size."""
     if len(header) < BLOCK or header[156] in _OTHER_KINDS:
         return False
-    own = normal_name(_name_of(header)), _octal(header[124:136])
-    return own == (name, size) and _fits_checksum(header)
+    name_and_size = normal_name(_name_of(header)), _octal(header[124:136])
+    return name_and_size == (name, size) and _fits_checksum(header)
 
 
-def _corrupt(data: HeaderView | bytes, position: int, what: str) -> Fault:
-    detail = f"{what} at byte {position}"
+def _corrupt(data: HeaderView | bytes, position: int, problem: str) -> Fault:
+    detail = f"{problem} at byte {position}"
     if position == 0:
         detail = f"not a tar: it looks like {_described(data, 0)}; {detail}"
     return Fault("corrupt", "", detail)

@@ -93,11 +93,11 @@ class TarIndex:
     def _images(self, key: str, image_member: str | None) -> Sequence[Member]:
         sample = self.sample(key)
         if image_member is not None:
-            return [one for one in sample if _matches(one.extension, image_member)]
-        rank = max((_image_rank(one.extension) for one in sample), default=0)
+            return [member for member in sample if _matches(member.extension, image_member)]
+        rank = max((_image_rank(member.extension) for member in sample), default=0)
         if rank == 0:
             return self.unlabelled.get(key) or self.unlabelled.get(normal_name(key)) or ()
-        return [one for one in sample if _image_rank(one.extension) == rank]
+        return [member for member in sample if _image_rank(member.extension) == rank]
 
     def member(self, key: str, extensions: Iterable[str]) -> Member | None:
         """The first member of a sample with one of the (lower-case) extensions, or None."""
@@ -111,7 +111,7 @@ class TarIndex:
         sample = self.sample(key)
         if not sample:
             return MISSING
-        names = ", ".join(one.extension or "without extension" for one in sample)
+        names = ", ".join(member.extension or "without extension" for member in sample)
         if image_member is not None:
             return f"{MISSING}: none of its members ({names}) is image_member={image_member!r}"
         return f"{MISSING}: none of its members ({names}) is an image; image_member= chooses one"
@@ -121,7 +121,7 @@ class TarIndex:
         for key in self.samples:
             images = self._images(key, image_member)
             if len(images) > 1:
-                names = ", ".join(one.extension for one in images)
+                names = ", ".join(image.extension for image in images)
                 first = images[0].extension
                 detail = f"its images are {names}; {first} is taken; image_member= chooses one"
                 yield Fault("several images", key, detail)
@@ -161,7 +161,7 @@ def scan(content: Content | IO[bytes]) -> TarIndex:
         return image_ending(head(offset, size)) is not None
 
     _group(index, read_entries(HeaderView(content), index.faults), is_image)
-    note_unlabelled(index, lambda members: [head(one.offset, one.size) for one in members])
+    note_unlabelled(index, lambda members: [head(member.offset, member.size) for member in members])
     return index
 
 

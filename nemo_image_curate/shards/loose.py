@@ -118,8 +118,8 @@ def told_left_out(files: LooseFiles) -> str:
     """What was left out, in words; empty when nothing was."""
     kinds = [f"{count:,} {kind}" for kind, count in sorted(files.left_out.items())]
     unreadable = [f"{len(files.unreadable):,} unreadable: {'; '.join(files.unreadable[:SHOWN])}"]
-    told = kinds + (unreadable if files.unreadable else [])
-    return f"left out: {', '.join(told)}" if told else ""
+    parts = kinds + (unreadable if files.unreadable else [])
+    return f"left out: {', '.join(parts)}" if parts else ""
 
 
 def printable(name: str) -> str:

@@ -38,7 +38,7 @@ class ShardFiles:
     @classmethod
     def beside(cls, location: str) -> ShardFiles:
         """The files of the shard that one of them, at `location`, is of."""
-        ending = next((one for one in _ENDINGS if location.lower().endswith(one)), "")
+        ending = next((ending for ending in _ENDINGS if location.lower().endswith(ending)), "")
         return cls(location[: len(location) - len(ending)])
 
     @property

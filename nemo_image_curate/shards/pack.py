@@ -161,16 +161,16 @@ def pack(
         _write_shard(paths, entries, several, encoding)
 
     tars, counts = write_shards(output, len(packed), samples_per_shard, write)
-    unreadable += files.unreadable + [told for one in counts for told in one.unreadable]
-    texts_left_out = sum((one.texts_left_out for one in counts), Counter[str]())
-    samples = sum(one.samples for one in counts)
+    unreadable += files.unreadable + [problem for count in counts for problem in count.unreadable]
+    texts_left_out = sum((count.texts_left_out for count in counts), Counter[str]())
+    samples = sum(count.samples for count in counts)
     if not samples:
         raise DatasetError(f"no image could be read. {told_unreadable(unreadable)}")
     unmatched = matches.unmatched + matches.ambiguous
     summary = PackSummary(
         tars=tars,
         samples=samples,
-        captioned=sum(one.captioned for one in counts),
+        captioned=sum(count.captioned for count in counts),
         texts=files.beside - texts_left_out.total(),
         rows=sum(map(len, captions.values())),
         rows_without_image=sum(len(captions[name]) for name in unmatched),
@@ -238,14 +238,14 @@ def _tell_matches(
             f"several images go by {_first(matches.ambiguous)}, or several names by one image: "
             "write the folders, too"
         )
-    told = f"captions: {lost_rows:,} of {rows:,} rows go to no image"
-    told += f": {'; '.join(problems)}" if problems else ""
+    message = f"captions: {lost_rows:,} of {rows:,} rows go to no image"
+    message += f": {'; '.join(problems)}" if problems else ""
     if without:
-        told += f". {len(without):,} of {len(packed):,} images have no row: {_first(without)}"
+        message += f". {len(without):,} of {len(packed):,} images have no row: {_first(without)}"
     if lost and not matches.captions:
-        raise DatasetError(f"{told}. Nothing was packed.")
+        raise DatasetError(f"{message}. Nothing was packed.")
     if lost or without:
-        logger.warning("%s", told)
+        logger.warning("%s", message)
 
 
 def _first(names: Sequence[str]) -> str:
@@ -310,11 +310,15 @@ class _Texts:
                 self._leave_out(path, "there is another caption")
             else:
                 captions = [text.rstrip("\r\n")]
-        own = fields.pop("caption", None)
-        if own is not None and not captions:
-            captions = [own if isinstance(own, str) else json.dumps(own, ensure_ascii=False)]
-        elif own is not None and own != captions[0]:
-            fields = {"caption": own, **fields}
+        json_caption = fields.pop("caption", None)
+        if json_caption is not None and not captions:
+            captions = [
+                json_caption
+                if isinstance(json_caption, str)
+                else json.dumps(json_caption, ensure_ascii=False)
+            ]
+        elif json_caption is not None and json_caption != captions[0]:
+            fields = {"caption": json_caption, **fields}
         caption = captions[0] if captions else None
         record: dict[str, Any] = {"key": sample.key, "file": sample.image.name, "caption": caption}
         record |= {"captions": captions} if several else {}

@@ -47,10 +47,10 @@ def renamed(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Columns of others, with other names for those that are called as ours."""
     record = {}
     for name, value in fields.items():
-        kept = name
-        while kept in _OURS or (kept != name and kept in fields):
-            kept = f"original_{kept}"
-        record[kept] = value
+        new_name = name
+        while new_name in _OURS or (new_name != name and new_name in fields):
+            new_name = f"original_{new_name}"
+        record[new_name] = value
     return record
 
 

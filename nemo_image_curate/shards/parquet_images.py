@@ -60,8 +60,8 @@ def find_tables(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         # The first image ends the look into its folder: there may be millions.
         if any(_is_other(name) for _, _, names in os.walk(path) for name in names):
             return []
-        found = storage.find(os.path.abspath(path), ".parquet") if path.is_dir() else []
-        files = [Path(info.location) for info in found] or [path]
+        infos = storage.find(os.path.abspath(path), ".parquet") if path.is_dir() else []
+        files = [Path(info.location) for info in infos] or [path]
         if any(ending_of(file.name) != "parquet" for file in files):
             return []
         tables += files
@@ -84,7 +84,7 @@ def holds_images(field: pa.Field) -> bool:
 
 def _has(is_wanted: Callable[[pa.DataType], bool], kind: pa.DataType) -> bool:
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return is_wanted(kind) or any(_has(is_wanted, one) for one in inner)
+    return is_wanted(kind) or any(_has(is_wanted, child) for child in inner)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -138,7 +138,8 @@ def pack_tables(
     storage.make_dirs(output)
     stats = [os.stat(source.path) for source in sources]
     states = [
-        [one.path, info.st_size, info.st_mtime_ns] for one, info in zip(sources, stats, strict=True)
+        [source.path, info.st_size, info.st_mtime_ns]
+        for source, info in zip(sources, stats, strict=True)
     ]
     claim(output, [states, samples_per_shard, image_column])
     left_out = list(dict.fromkeys(name for source in sources for name in source.left_out))
@@ -157,8 +158,8 @@ def pack_tables(
         write_shard(files, keyed, count, kinds)
 
     tars, counts = write_shards(output, total, samples_per_shard, write)
-    unreadable = [told for one in counts for told in one.unreadable]
-    samples = sum(one.samples for one in counts)
+    unreadable = [problem for count in counts for problem in count.unreadable]
+    samples = sum(count.samples for count in counts)
     if not samples:
         raise DatasetError(f"no row has an image. {told_unreadable(unreadable)}")
     if unreadable:
@@ -166,7 +167,7 @@ def pack_tables(
     return PackSummary(
         tars=tars,
         samples=samples,
-        captioned=sum(one.captioned for one in counts),
+        captioned=sum(count.captioned for count in counts),
         texts=0,
         rows=total,
         rows_without_image=len(unreadable),
@@ -218,10 +219,14 @@ class _Table:
                 f"{path}: the column {image!r} is {schema.field(image).type}, not bytes."
             )
         caption = _chosen(schema.names, CAPTION_NAMES)
-        left_out = [one.name for one in schema if one.name != image and _has(_is_binary, one.type)]
-        others = [one for one in schema if one.name not in (image, caption, *left_out)]
-        as_json = [one.name for one in others if _has(pa.types.is_struct, one.type)]
-        kinds = {one.name: pa.string() if one.name in as_json else one.type for one in others}
+        left_out = [
+            field.name for field in schema if field.name != image and _has(_is_binary, field.type)
+        ]
+        others = [field for field in schema if field.name not in (image, caption, *left_out)]
+        as_json = [field.name for field in others if _has(pa.types.is_struct, field.type)]
+        kinds = {
+            field.name: pa.string() if field.name in as_json else field.type for field in others
+        }
         return cls(path, rows, image, caption, left_out, as_json, renamed(kinds))
 
     def read(self, start: int, stop: int) -> Iterator[tuple[int, dict[str, Any]]]:

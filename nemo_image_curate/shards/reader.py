@@ -107,7 +107,9 @@ class TarShard:
             index = scan(self._tar.content)
         if (fault := self._tar.fault) is not None:
             # That the tar ends too early, too, says nothing more.
-            index.faults = [one for one in index.faults if one.kind != "truncated" or one.key]
+            index.faults = [
+                other for other in index.faults if other.kind != "truncated" or other.key
+            ]
             index.faults.insert(0, fault)
         self._scanned = True
         return index
@@ -145,8 +147,8 @@ class TarShard:
 
     def _heads(self, members: Sequence[Member]) -> Iterator[bytes]:
         for start in range(0, len(members), _RANGES_AT_ONCE):
-            some = members[start : start + _RANGES_AT_ONCE]
-            ranges = [(one.offset, min(one.size, SIGNATURE_BYTES)) for one in some]
+            batch = members[start : start + _RANGES_AT_ONCE]
+            ranges = [(member.offset, min(member.size, SIGNATURE_BYTES)) for member in batch]
             yield from storage.read_ranges(self.location, ranges)
 
     def _describes(self, index: TarIndex, size: int) -> bool:
@@ -155,14 +157,14 @@ class TarShard:
         Its first and last member are there, nothing comes after, and between members there is
         room for the header of the next.
         """
-        members = [(key, one) for key, sample in index.samples.items() for one in sample]
+        members = [(key, member) for key, sample in index.samples.items() for member in sample]
         if not members:
             return False
         in_order = sorted(members, key=lambda member: member[1].offset)
         first, last = members[0], in_order[-1]
         if any(
-            one.offset + one.size + BLOCK > other.offset
-            for (_, one), (_, other) in itertools.pairwise(in_order)
+            member.offset + member.size + BLOCK > other.offset
+            for (_, member), (_, other) in itertools.pairwise(in_order)
         ):
             return False
         end = last[1].offset + -(-last[1].size // BLOCK) * BLOCK
@@ -185,6 +187,8 @@ class TarShard:
             When the tar became shorter.
         """
         asked, followed = itertools.tee(members)
-        contents = self._tar.read((one.offset, one.size) for one in asked if one is not None)
+        contents = self._tar.read(
+            (member.offset, member.size) for member in asked if member is not None
+        )
         for member in followed:
             yield None if member is None else bytes(next(contents))

@@ -107,9 +107,9 @@ class RemoteContent(Content):
             for begin, end, _ in merged(missing, gap)
             for place in range(begin, end, _REQUEST)
         ]
-        some = _AT_ONCE // _REQUEST
-        for start in range(0, len(requests), some):
-            asked = requests[start : start + some]
+        step = _AT_ONCE // _REQUEST
+        for start in range(0, len(requests), step):
+            asked = requests[start : start + step]
             contents = storage.read_ranges(self.info.location, asked)
             for (offset, size), data in zip(asked, contents, strict=True):
                 if len(data) != size:
@@ -161,7 +161,7 @@ class _Kept:
             self._contents[name] = content
             folder = scratch_folder() or tempfile.gettempdir()
             allowed = min(KEPT_BYTES, shutil.disk_usage(folder).free // 4)
-            total = content.size + sum(one.held for one in self._contents.values())
+            total = content.size + sum(stored.held for stored in self._contents.values())
             while total > allowed and len(self._contents) > 1:
                 dropped = self._contents.popitem(last=False)[1]
                 total -= dropped.held

@@ -96,9 +96,9 @@ def read_footers(
     """
     shards = [None] * len(locations) if shards is None else shards
     for start in range(0, len(locations), _FOOTERS_AT_ONCE):
-        some = locations[start : start + _FOOTERS_AT_ONCE]
-        tails = storage.concurrently(_tail_or_error, some)
-        for location, tail, shard in zip(some, tails, shards[start:], strict=False):
+        batch = locations[start : start + _FOOTERS_AT_ONCE]
+        tails = storage.concurrently(_tail_or_error, batch)
+        for location, tail, shard in zip(batch, tails, shards[start:], strict=False):
             try:
                 yield _parsed(location, tail, shard) if isinstance(tail, bytes) else tail
             except DatasetError as error:
@@ -136,7 +136,9 @@ def _parsed(location: str, tail: bytes, shard: str | None) -> Footer:
     if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
         raise DatasetError(f"sidecar {location} has more than one column {twice[0]!r}; rename one.")
     if renamed:
-        schema = pa.schema([one.with_name(renamed.get(one.name, one.name)) for one in schema])
+        schema = pa.schema(
+            [field.with_name(renamed.get(field.name, field.name)) for field in schema]
+        )
     plain = tables.storage_schema(schema)
     return Footer(metadata.num_rows, plain, digest.hexdigest(), record, renamed)
 
@@ -215,10 +217,12 @@ def read_texts(
         names = parquet.schema_arrow.names
         record = _record((parquet.metadata.metadata or {}).get(RECORD_KEY))
         renamed = _renamed(location, parquet.schema_arrow, record, shard)
-        own = {renamed.get(name, name): name for name in names}
-        present = list(own) if columns is None else [name for name in columns if name in own]
+        in_file = {renamed.get(name, name): name for name in names}
+        present = (
+            list(in_file) if columns is None else [name for name in columns if name in in_file]
+        )
         table = parquet.read(
-            columns=[own[name] for name in present], use_threads=_is_large(parquet.metadata)
+            columns=[in_file[name] for name in present], use_threads=_is_large(parquet.metadata)
         )
         table = table.rename_columns([renamed.get(name, name) for name in table.column_names])
         return tables.with_valid_texts(tables.conform(table, tables.storage_schema(table.schema)))
@@ -244,9 +248,9 @@ def null_counts(location: str) -> dict[str, int | None]:
     counts: dict[str, int | None] = {name: 0 for name in names if names.count(name) == 1}
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for number, name in enumerate(names):
-            told, count = group.column(number).statistics, counts.get(name)
-            known = count is not None and told is not None and told.has_null_count
-            counts[name] = count + told.null_count if known else None
+            statistics, count = group.column(number).statistics, counts.get(name)
+            known = count is not None and statistics is not None and statistics.has_null_count
+            counts[name] = count + statistics.null_count if known else None
     return counts
 
 

@@ -158,12 +158,12 @@ def gather(
             for number in range(frame.npartitions)
         ]
         written = partitions.run(frame, _write, arguments, what="gather", progress=progress)
-        scores = [own for own, _, _ in written]
+        scores = [of_part for of_part, _, _ in written]
         if share >= 1 or sum(map(len, scores)) >= (count or 0):
             break
         share *= 2
     dim = _one_dim(columns, [dims for _, dims, _ in written])
-    counts, digests = [len(own) for own in scores], [digest for _, _, digest in written]
+    counts, digests = [len(of_part) for of_part in scores], [digest for _, _, digest in written]
     if count is not None and sum(counts) > count:
         trim = dask.delayed(_trim, pure=False)
         numbers = range(len(counts))
@@ -178,7 +178,7 @@ def gather(
         )
         counts, digests = [rows for rows, _ in trimmed], [digest for _, digest in trimmed]
     # Empty partitions do not change what there is.
-    digest = fingerprint([own for own, rows in zip(digests, counts, strict=True) if rows])
+    digest = fingerprint([digest for digest, rows in zip(digests, counts, strict=True) if rows])
     return Gathered(folder, columns, counts, dim, digest)
 
 
@@ -260,17 +260,17 @@ def _write(
     for column in columns:
         values, embedded = frames.embedding_array(frame[column])
         dims.append(values.shape[1] if len(values) else 0)
-        some = np.flatnonzero(np.isin(embedded, chosen))
+        positions = np.flatnonzero(np.isin(embedded, chosen))
         # A partition without a vector does not know how long it would be.
-        of_column, with_direction = unit_vectors(values[some], device)
+        of_column, with_direction = unit_vectors(values[positions], device)
         vectors.append(of_column)
-        rows.append(embedded[some][with_direction])
+        rows.append(embedded[positions][with_direction])
     common = rows[0]
-    for own in rows[1:]:
-        common = np.intersect1d(common, own, assume_unique=True)
+    for row_numbers in rows[1:]:
+        common = np.intersect1d(common, row_numbers, assume_unique=True)
     arrays = [
-        of_column[np.searchsorted(own, common)].cpu().numpy()
-        for of_column, own in zip(vectors, rows, strict=True)
+        of_column[np.searchsorted(row_numbers, common)].cpu().numpy()
+        for of_column, row_numbers in zip(vectors, rows, strict=True)
     ]
     table = pa.table({"key": keys.take(common), "shard": shards.take(common)})
     table = table.cast(_NO_NAMES.schema)
@@ -302,7 +302,7 @@ def _lowest(scores: list[np.ndarray], count: int) -> list[np.ndarray]:
     order = np.argsort(np.concatenate(scores), kind="stable")
     chosen = np.zeros(len(order), dtype=bool)
     chosen[order[:count]] = True
-    return np.split(chosen, np.cumsum([len(own) for own in scores])[:-1])
+    return np.split(chosen, np.cumsum([len(of_part) for of_part in scores])[:-1])
 
 
 def _one_dim(columns: Sequence[str], dims: list[list[int]]) -> int:
@@ -313,4 +313,4 @@ def _one_dim(columns: Sequence[str], dims: list[list[int]]) -> int:
                 f"column {column!r}: embeddings of different lengths ({different[0]} and "
                 f"{different[-1]}) in different partitions: they are of different models."
             )
-    return max(own[0] for own in dims)
+    return max(of_part[0] for of_part in dims)

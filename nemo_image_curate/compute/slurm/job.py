@@ -179,7 +179,7 @@ def _wait_for_workers(
     """
     from distributed import Client
 
-    began = told = time.monotonic()
+    began = last_told = time.monotonic()
     logger.info("waiting for the scheduler (log: %s/scheduler.log)", settings.folder)
     while not os.path.exists(settings.scheduler_file):
         if noted:
@@ -200,8 +200,8 @@ def _wait_for_workers(
                 now = time.monotonic()
                 if now > began + seconds:
                     break
-                if now > told + _TELL_SECONDS:
-                    told = now
+                if now > last_told + _TELL_SECONDS:
+                    last_told = now
                     logger.info("waiting for workers: %d of %d are there", count, expected)
                 time.sleep(0.1)
     except OSError as error:
@@ -279,9 +279,9 @@ def _queue_again() -> None:
     if state != "RUNNING" or "SLURM_TASK_PID" not in os.environ:
         return
     logger.warning("queued again: what is done is not done again")
-    told = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if told.returncode:
+    requeued = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+    if requeued.returncode:
         logger.warning(
             "Slurm does not queue job %s again: %s. Submit it again to go on.",
-            *(job, told.stderr.strip()),
+            *(job, requeued.stderr.strip()),
         )

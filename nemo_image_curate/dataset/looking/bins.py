@@ -155,18 +155,18 @@ def exact_sum(values: np.ndarray) -> Fraction:
     whole = np.ldexp(mantissas, _MANTISSA_BITS + 1).astype(np.int64)
     total = Fraction(0)
     for exponent in np.unique(exponents).tolist():
-        some = whole[exponents == exponent]
+        group = whole[exponents == exponent]
         # In two parts: 64 bits hold the sum of each.
-        high, low = int((some >> 27).sum()), int((some & (2**27 - 1)).sum())
+        high, low = int((group >> 27).sum()), int((group & (2**27 - 1)).sum())
         total += ((high << 27) + low) * Fraction(2) ** (exponent - _MANTISSA_BITS - 1)
     return total
 
 
 def _added(parts: np.ndarray) -> np.ndarray:
     """The rows of `Bins.octaves`, those of the same part as one."""
-    places, which = np.unique(parts[:, 0], return_inverse=True)
+    places, inverse = np.unique(parts[:, 0], return_inverse=True)
     counts = np.zeros(len(places), np.int64)
-    np.add.at(counts, which, parts[:, 1])
+    np.add.at(counts, inverse, parts[:, 1])
     return np.stack([places, counts], axis=1)
 
 

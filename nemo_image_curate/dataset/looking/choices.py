@@ -204,10 +204,10 @@ def _candidates(
         first = order.first(pa.table({order.rank: ranks, **named}), cutoff)
         best.append((rows.take(first).to_numpy(), ranks.take(first)))
     # Once for all views: of many columns there are many views, and frames take long to take rows.
-    every = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in best)]))
-    content = told_rows(frame, every)
+    all_rows = np.unique(np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in best)]))
+    content = told_rows(frame, all_rows)
     return [
-        content.take(np.searchsorted(every, rows)).append_column(order.rank, ranks)
+        content.take(np.searchsorted(all_rows, rows)).append_column(order.rank, ranks)
         for rows, ranks in best
     ]
 

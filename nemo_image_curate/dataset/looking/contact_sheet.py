@@ -40,11 +40,11 @@ def contact_sheet(
         RGB, on white; one pixel when there are no pictures.
     """
     cells = []
-    for one, label in zip(pictures, labels, strict=True):
-        if one.jpeg is None:
-            cells.append(_reason(f"{label}: {one.reason}", side))
+    for picture, label in zip(pictures, labels, strict=True):
+        if picture.jpeg is None:
+            cells.append(_reason(f"{label}: {picture.reason}", side))
         else:
-            cells.append(Image.open(io.BytesIO(one.jpeg)))
+            cells.append(Image.open(io.BytesIO(picture.jpeg)))
     return _sheet(cells, side, across)
 
 

@@ -114,24 +114,27 @@ def along(
     if around is not None:
         views = [View("below", by, around), View("above", by, around), *views]
     chosen = choose(dataset, views, n, _columns(dataset, captions), seed=seed)
-    return _gallery(dataset, [Strip(one.title, one.rows, [by]) for one in chosen], captions)
+    return _gallery(
+        dataset, [Strip(choice.title, choice.rows, [by]) for choice in chosen], captions
+    )
 
 
 def duplicates(dataset: ImageTextPairDataset, column: str | bool, n: int, captions: str) -> Gallery:
     """The largest groups of duplicates, the row that stays first in each."""
     column = _duplicate_column(dataset, column)
-    found = groups(dataset, column, n, columns=_columns(dataset, captions))
+    grouped = groups(dataset, column, n, columns=_columns(dataset, captions))
     similarity = Names.of(dataset, column).similarity
     by = [similarity] if similarity else []
     strips = [
-        Strip(_group_title(one), one.rows, by, is_group=True, has_kept=one.has_kept)
-        for one in found.groups
+        Strip(_group_title(group), group.rows, by, is_group=True, has_kept=group.has_kept)
+        for group in grouped.groups
     ]
     note = (
-        f"{found.duplicates:,} of {found.rows:,} rows are duplicates, in {found.n_groups:,} groups"
+        f"{grouped.duplicates:,} of {grouped.rows:,} rows are duplicates, "
+        f"in {grouped.n_groups:,} groups"
     )
-    if found.sampled < 1:
-        note += f" of a sample of {html.share(int(found.sampled * 10**6), 10**6)} of all groups"
+    if grouped.sampled < 1:
+        note += f" of a sample of {html.share(int(grouped.sampled * 10**6), 10**6)} of all groups"
     return _gallery(dataset, strips, captions, note + ".")
 
 
@@ -161,9 +164,10 @@ def _columns(dataset: ImageTextPairDataset, captions: str) -> list[str]:
     origin = origin_of(dataset.metadata)
     stored = set(origin.stored) if origin is not None else set()
     return [
-        one.name
-        for one in schema
-        if one.name == captions or (one.name in stored and not pa.types.is_nested(one.type))
+        column.name
+        for column in schema
+        if column.name == captions
+        or (column.name in stored and not pa.types.is_nested(column.type))
     ]
 
 
@@ -174,8 +178,8 @@ def _gallery(
     shards = [shard for strip in strips for shard in strip.rows[SHARD_COLUMN].to_pylist()]
     # A row of several strips is read once.
     places = list(dict.fromkeys(zip(keys, shards, strict=True)))
-    made = thumbnails(dataset, *_columns_of(places), side=_SIDE, quality=_QUALITY)
-    pictures = dict(zip(places, made, strict=True))
+    images = thumbnails(dataset, *_columns_of(places), side=_SIDE, quality=_QUALITY)
+    pictures = dict(zip(places, images, strict=True))
     parts = [f"<p>{html.escape(note)}</p>"] if note else []
     for strip in strips:
         parts.append(f"<h3>{html.escape(strip.title)}</h3>" if strip.title else "")
@@ -203,24 +207,26 @@ def _cell(
 ) -> str:
     """A picture that opens to all that is known of its row."""
     key, shard = values[dataset.id_col], values[SHARD_COLUMN]
-    one = pictures[key, shard]
+    thumb = pictures[key, shard]
     place = f"{shard}: {key}"
     lines = [f"{name} {_digits(values[name])}" for name in strip.by if values[name] is not None]
     is_kept = strip.has_kept and row == 0
     if strip.is_group:
         lines = ["this one stays"] if is_kept else lines
-        if one.jpeg is not None:
-            lines.append(f"{one.original_width} x {one.original_height}, {bytes_text(one.n_bytes)}")
+        if thumb.jpeg is not None:
+            lines.append(
+                f"{thumb.original_width} x {thumb.original_height}, {bytes_text(thumb.n_bytes)}"
+            )
     caption = values.get(captions)
     lines.append(_cut("" if caption is None else str(caption), _CAPTION))
-    shown = html.figure(_image(one, place), key, *lines)
+    figure = html.figure(_image(thumb, place), key, *lines)
     facts = [
         (name, html.Markup(html.escape(_cut(html.number(value), _VALUE))))
         for name, value in values.items()
     ]
-    kept = " class=kept" if is_kept else ""
+    css_class = " class=kept" if is_kept else ""
     return (
-        f'<details{kept} title="{html.escape(place)}"><summary>{shown}</summary>'
+        f'<details{css_class} title="{html.escape(place)}"><summary>{figure}</summary>'
         f"{html.table(['column', 'value'], facts)}</details>"
     )
 
@@ -230,10 +236,10 @@ def _digits(value: object) -> str:
     return f"{value:.7g}" if isinstance(value, float) else html.number(value)
 
 
-def _image(one: Thumbnail, place: str) -> str:
-    if one.jpeg is None:
-        return html.reason(f"{place}: {one.reason}")
-    return html.picture(one.jpeg, place)
+def _image(thumb: Thumbnail, place: str) -> str:
+    if thumb.jpeg is None:
+        return html.reason(f"{place}: {thumb.reason}")
+    return html.picture(thumb.jpeg, place)
 
 
 def _cut(text: str, most: int) -> str:

@@ -129,8 +129,8 @@ def groups(
     largest = sorted(sizes, key=lambda kept: (-sizes[kept], kept))[:n]
     rows = sum(part.rows for part in counted)
     duplicates = sum(part.duplicates for part in counted)
-    wanted = list(dict.fromkeys([*names.told, *columns]))
-    found = (
+    wanted = list(dict.fromkeys([*names.with_similarity, *columns]))
+    parts = (
         partitions.run(
             projection(frame, wanted),
             _members,
@@ -142,7 +142,7 @@ def groups(
         else []
     )
     return Groups(
-        [_group(names, kept, sizes[kept], found, members) for kept in largest],
+        [_group(names, kept, sizes[kept], parts, members) for kept in largest],
         rows,
         duplicates,
         len(sizes),
@@ -185,7 +185,7 @@ class Names:
         return [self.id_col, SHARD_COLUMN, self.key, *([self.shard] if self.shard else [])]
 
     @property
-    def told(self) -> list[str]:
+    def with_similarity(self) -> list[str]:
         return [*self.needed, *([self.similarity] if self.similarity else [])]
 
     def kept(self, table: pa.Table) -> pa.Table:
@@ -222,7 +222,7 @@ def _count(frame: Any, names: Names, most: int) -> _Counted:
 
 def _members(frame: Any, names: Names, largest: list[_Kept], members: int) -> pa.Table:
     """The rows of some groups in a partition, at most so many of each; runs on a worker."""
-    table = frames.to_arrow(frame[names.told])
+    table = frames.to_arrow(frame[names.with_similarity])
     keys = pa.array([key for key, _ in largest], pa.string())
     is_member = pc.is_in(names.kept(table)["key"], value_set=keys)
     is_kept = pc.is_in(table[names.id_col], value_set=keys)
@@ -230,8 +230,8 @@ def _members(frame: Any, names: Names, largest: list[_Kept], members: int) -> pa
     chosen = []
     few = table.take(rows)
     for kept in largest:
-        own, others = _split(names, kept, few)
-        chosen += [*own[:1], *others[:members]]
+        kept_rows, others = _split(names, kept, few)
+        chosen += [*kept_rows[:1], *others[:members]]
     return told_rows(frame, rows[sorted(set(chosen))])
 
 
@@ -239,9 +239,9 @@ def _group(
     names: Names, kept: _Kept, duplicates: int, parts: Sequence[pa.Table], members: int
 ) -> Group:
     table = concatenated(parts)
-    own, others = _split(names, kept, table)
-    rows = [*own[:1], *others][:members]
-    return Group(table.take(pa.array(rows, pa.int64())), bool(own), duplicates + 1)
+    kept_rows, others = _split(names, kept, table)
+    rows = [*kept_rows[:1], *others][:members]
+    return Group(table.take(pa.array(rows, pa.int64())), bool(kept_rows), duplicates + 1)
 
 
 def _split(names: Names, kept: _Kept, table: pa.Table) -> tuple[list[int], list[int]]:
@@ -249,7 +249,7 @@ def _split(names: Names, kept: _Kept, table: pa.Table) -> tuple[list[int], list[
     key, shard = kept
     of = names.kept(table)
     places = table.select([names.id_col, SHARD_COLUMN]).to_pylist()
-    own = [row for row, place in enumerate(places) if tuple(place.values()) == (key, shard)]
+    kept_rows = [row for row, place in enumerate(places) if tuple(place.values()) == (key, shard)]
     is_other = pc.and_(pc.equal(of["key"], key), pc.equal(of["shard"], shard))
     others = np.flatnonzero(pc.fill_null(is_other, False).to_numpy()).tolist()
     similarity = table[names.similarity].to_pylist() if names.similarity else [None] * len(table)
@@ -257,4 +257,4 @@ def _split(names: Names, kept: _Kept, table: pa.Table) -> tuple[list[int], list[
     def order(row: int) -> tuple[float, Any]:
         return (-(similarity[row] or 0.0), tuple(places[row].values()))
 
-    return own, sorted(others, key=order)
+    return kept_rows, sorted(others, key=order)

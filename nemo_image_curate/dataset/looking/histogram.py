@@ -35,66 +35,69 @@ class Histogram:
         return len(counts) > 0 and bool(counts.max() > _STEEP * np.median(counts))
 
     def _repr_html_(self) -> str:
-        one = self.distribution
-        title = f"<p><strong>{html.escape(one.column)}</strong> {html.escape(self._told())}</p>"
-        if one.kind == "number" and len(one.counts):
-            series = [html.Series("rows", one.counts.tolist(), one.nulls)]
-            edges = one.edges.tolist()
-            shown = html.histogram(edges, series, logarithmic=self.is_logarithmic)
-        elif one.kind == "category":
-            shown = html.bars(self._categories(), one.rows, one.column)
+        dist = self.distribution
+        title = f"<p><strong>{html.escape(dist.column)}</strong> {html.escape(self._facts())}</p>"
+        if dist.kind == "number" and len(dist.counts):
+            series = [html.Series("rows", dist.counts.tolist(), dist.nulls)]
+            edges = dist.edges.tolist()
+            chart = html.histogram(edges, series, logarithmic=self.is_logarithmic)
+        elif dist.kind == "category":
+            chart = html.bars(self._categories(), dist.rows, dist.column)
         else:
-            shown = ""
-        return notebook.fragment(title + shown, f"histogram of {one.column}")
+            chart = ""
+        return notebook.fragment(title + chart, f"histogram of {dist.column}")
 
     def __repr__(self) -> str:
-        one = self.distribution
-        if one.kind == "number" and len(one.counts):
+        dist = self.distribution
+        if dist.kind == "number" and len(dist.counts):
             rows = self._few_bars()
         else:
             rows = self._categories()
-        height = np.log1p if self.is_logarithmic and one.kind == "number" else float
+        height = np.log1p if self.is_logarithmic and dist.kind == "number" else float
         top = max((height(count) for _, count in rows), default=0) or 1
         width = max((len(name) for name, _ in rows), default=0)
-        lines = [f"{one.column}: {self._told()}"]
+        lines = [f"{dist.column}: {self._facts()}"]
         for name, count in rows:
             bar = "█" * max(round(_TEXT_WIDTH * height(count) / top), 1 if count else 0)
             lines.append(f"{name:>{width}} {bar:{_TEXT_WIDTH}} {count:,}".rstrip())
         return "\n".join(lines)
 
-    def _told(self) -> str:
-        one = self.distribution
-        parts = [f"{one.rows:,} rows"]
-        if one.nulls:
-            parts.append(f"{one.nulls:,} null")
-        if one.infinite:
-            parts.append(f"{one.infinite:,} infinite, in no bar")
-        if one.mean is not None:
-            low, high, mean = (html.number(value) for value in (one.low, one.high, one.mean))
+    def _facts(self) -> str:
+        dist = self.distribution
+        parts = [f"{dist.rows:,} rows"]
+        if dist.nulls:
+            parts.append(f"{dist.nulls:,} null")
+        if dist.infinite:
+            parts.append(f"{dist.infinite:,} infinite, in no bar")
+        if dist.mean is not None:
+            low, high, mean = (html.number(value) for value in (dist.low, dist.high, dist.mean))
             parts.append(f"{low} to {high}, mean {mean}")
-        if one.log:
+        if dist.log:
             parts.append("logarithmic axis")
         if self.is_logarithmic:
             parts.append("bars of log(1 + count)")
-        if one.kind == "other" and one.nulls < one.rows:
+        if dist.kind == "other" and dist.nulls < dist.rows:
             parts.append("no numbers, and too many or nested values for bars")
         return ", ".join(parts)
 
     def _categories(self) -> list[tuple[str, int]]:
-        one = self.distribution
-        rows = list(one.categories)
-        if one.others:
-            rows.append((f"({one.n_others:,} other values)", one.others))
-        if one.nulls:
-            rows.append(("(null)", one.nulls))
+        dist = self.distribution
+        rows = list(dist.categories)
+        if dist.others:
+            rows.append((f"({dist.n_others:,} other values)", dist.others))
+        if dist.nulls:
+            rows.append(("(null)", dist.nulls))
         return rows
 
     def _few_bars(self) -> list[tuple[str, int]]:
-        one = self.distribution
-        step = -(-len(one.counts) // _TEXT_BARS)
-        starts = range(0, len(one.counts), step)
+        dist = self.distribution
+        step = -(-len(dist.counts) // _TEXT_BARS)
+        starts = range(0, len(dist.counts), step)
         rows = [
-            (f"{html.number(float(one.edges[start]))}", int(one.counts[start : start + step].sum()))
+            (
+                f"{html.number(float(dist.edges[start]))}",
+                int(dist.counts[start : start + step].sum()),
+            )
             for start in starts
         ]
-        return [*rows, ("null", one.nulls)] if one.nulls else rows
+        return [*rows, ("null", dist.nulls)] if dist.nulls else rows

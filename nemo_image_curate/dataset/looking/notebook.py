@@ -58,5 +58,5 @@ def _style() -> str:
         for selectors, colours in ((_LIGHT, light), (_DARK, dark))
         for theme in selectors
     )
-    own = resources.files(__package__).joinpath("notebook.css").read_text("utf-8")
-    return f".{_CLASS}{{{shared.replace(':root', '&')}{own}{themes}}}"
+    css = resources.files(__package__).joinpath("notebook.css").read_text("utf-8")
+    return f".{_CLASS}{{{shared.replace(':root', '&')}{css}{themes}}}"

@@ -46,14 +46,14 @@ def origin_of(frame: Any) -> Origin | None:
 
     Followed are choices of columns and rows, assignments, and what stages add.
     """
-    node, made, is_whole = frame.expr, set[str](), True
+    node, added, is_whole = frame.expr, set[str](), True
     while not is_reader(node):
         operands = list(_dask.operands(node))
         function = dict(operands).get("func")
         if isinstance(function, AddColumns):
-            made |= set(function.names)
+            added |= set(function.names)
         elif _dask.is_assignment(node):
-            made |= set(_assigned(operands))
+            added |= set(_assigned(operands))
         elif _dask.is_filter(node):
             is_whole = False
         elif not _dask.is_projection(node):
@@ -62,7 +62,7 @@ def origin_of(frame: Any) -> Origin | None:
     if _dask.chosen_partitions(node) is not None:
         return None
     reader, sources = node.operand("func"), list(node.operand("iterables")[0])
-    stored = [name for name in frame.columns if name not in made]
+    stored = [name for name in frame.columns if name not in added]
     return Origin(reader, sources, stored, is_whole, _dask.collection(node))
 
 

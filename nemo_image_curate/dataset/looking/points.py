@@ -151,12 +151,12 @@ def sample_vectors(
     by = [(name, "ascending") for name in (free_name("bits", names), dataset.id_col, SHARD_COLUMN)]
     order = pc.sort_indices(table, sort_keys=by).to_numpy()[:n]
     vector_of = vector_of[order]
-    kept = vector_of >= 0
+    has_vector = vector_of >= 0
     return Sample(
-        table.take(order[kept]).select(names),
-        vectors[vector_of[kept]],
+        table.take(order[has_vector]).select(names),
+        vectors[vector_of[has_vector]],
         total,
-        int((~kept).sum()),
+        int((~has_vector).sum()),
     )
 
 

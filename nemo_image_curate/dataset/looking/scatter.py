@@ -74,10 +74,10 @@ def draw(
         raise ConfigError(f"method={method!r} is none of {', '.join(get_args(Method))}.")
     column = column or _embedding_column(dataset)
     columns = [] if color is None else [color]
-    found = points(dataset, column, n, columns, seed, progress)
-    sample, xy = found.sample, found.xy
+    projected = points(dataset, column, n, columns, seed, progress)
+    sample, xy = projected.sample, projected.xy
     axes = "two principal components: {:.0%} and {:.0%} of the variance".format(
-        *found.plane.explained
+        *projected.plane.explained
     )
     if method == "umap":
         xy, axes = _umap(sample.vectors, seed), "UMAP"
@@ -96,9 +96,9 @@ def draw(
 def _embedding_column(dataset: ImageTextPairDataset) -> str:
     schema = frames.schema(dataset.metadata)
     lists = [
-        one.name
-        for one in schema
-        if pa.types.is_list(one.type) and pa.types.is_floating(one.type.value_type)
+        field.name
+        for field in schema
+        if pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type)
     ]
     if not lists:
         raise ColumnNotFoundError(EMBEDDING, schema.names)
@@ -134,21 +134,21 @@ def _colours(values: pa.Array, name: str) -> dict[str, Any]:
         finite = numbers[np.isfinite(numbers)]
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
         scaled = np.clip((numbers - low) / ((high - low) or 1.0), 0, 1)
-        colours = [-1 if np.isnan(one) else round(float(one), 3) for one in scaled]
-        told = [html.number(one) for one in numbers.tolist()]
-        told = ["null" if one == "nan" else one for one in told]
+        colours = [-1 if np.isnan(number) else round(float(number), 3) for number in scaled]
+        labels = [html.number(number) for number in numbers.tolist()]
+        labels = ["null" if label == "nan" else label for label in labels]
         ends = [html.number(float(low)), html.number(float(high))]
-        return {"colours": colours, "ends": ends, "color": name, "told": told}
-    texts = [None if one is None else str(one) for one in values.to_pylist()]
-    counts = Counter(one for one in texts if one is not None)
-    named = sorted(counts, key=lambda one: (-counts[one], one))[:MAX_COLOURS]
-    place = {one: number for number, one in enumerate(named)}
+        return {"colours": colours, "ends": ends, "color": name, "told": labels}
+    texts = [None if value is None else str(value) for value in values.to_pylist()]
+    counts = Counter(text for text in texts if text is not None)
+    named = sorted(counts, key=lambda text: (-counts[text], text))[:MAX_COLOURS]
+    place = {text: number for number, text in enumerate(named)}
     rest = len(counts) > len(named)
     return {
-        "colours": [-1 if one is None else place.get(one, len(named)) for one in texts],
+        "colours": [-1 if text is None else place.get(text, len(named)) for text in texts],
         "categories": named + (["others"] if rest else []),
         "color": name,
-        "told": ["null" if one is None else one[:80] for one in texts],
+        "told": ["null" if text is None else text[:80] for text in texts],
     }
 
 

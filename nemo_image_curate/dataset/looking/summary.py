@@ -160,8 +160,8 @@ def _notes(dataset: ImageTextPairDataset) -> list[str]:
         notes.append(f"{len(dataset.orphans):,} files left out, such as {dataset.orphans[0]}")
     faults = dataset.text_faults.faults
     if faults:
-        told = ", ".join(f"{kind} {count:,}" for kind, count in faults.items())
-        notes.append(f"faults of texts and columns: {told} (inspect_dataset names them)")
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in faults.items())
+        notes.append(f"faults of texts and columns: {counts} (inspect_dataset names them)")
     return notes
 
 
@@ -180,16 +180,16 @@ def _columns(
         with contextlib.suppress(CurateError, OSError, pa.ArrowException):
             drawn, rows, files = _sample(whole)
     columns = []
-    for one in frames.schema(dataset.metadata):
-        bins = drawn.get(one.name)
+    for column in frames.schema(dataset.metadata):
+        bins = drawn.get(column.name)
         columns.append(
             Column(
-                one.name,
-                _NAME_OF_ITEMS.sub("<", str(one.type)),
-                _group(dataset, one.name),
-                _made_by(dataset.provenance.get(one.name, {})),
-                one.name in stored,
-                nulls.get(one.name),
+                column.name,
+                _NAME_OF_ITEMS.sub("<", str(column.type)),
+                _group(dataset, column.name),
+                _made_by(dataset.provenance.get(column.name, {})),
+                column.name in stored,
+                nulls.get(column.name),
                 *((bins.low, bins.high, bins.bars(SPARK_BARS)[1].tolist()) if bins else ()),
             )
         )
@@ -225,11 +225,13 @@ def _nulls(origin: Origin) -> dict[str, int]:
     )
     if len(sources) > MAX_FOOTERS or not ours:
         return {}
-    told = [sidecars.null_counts(source.sidecar_location) for source in sources]
+    by_source = [sidecars.null_counts(source.sidecar_location) for source in sources]
     counts = {}
-    for name in set(origin.stored) & set().union(*told):
+    for name in set(origin.stored) & set().union(*by_source):
         # A column that one file does not have is null there.
-        each = [one.get(name, source.rows) for one, source in zip(told, sources, strict=True)]
+        each = [
+            nulls.get(name, source.rows) for nulls, source in zip(by_source, sources, strict=True)
+        ]
         known = [count for count in each if count is not None]
         if len(known) == len(each):
             counts[name] = sum(known)
@@ -249,17 +251,17 @@ def _sample(origin: Origin) -> tuple[dict[str, Bins], int, int]:
         and 0 < (source.rows or 0) <= MAX_SAMPLED_ROWS
     ]
     step = -(-len(readable) // SAMPLED_FILES) or 1
-    some = readable[::step]
-    if not names or not some:
+    sources = readable[::step]
+    if not names or not sources:
         return {}, 0, 0
-    table = pa.concat_tables([origin.reader.read(source, names) for source in some])
+    table = pa.concat_tables([origin.reader.read(source, names) for source in sources])
     drawn = {}
     for name in names:
         numbers = table[name].drop_null().cast(pa.float64(), safe=False).to_numpy()
         is_whole = pa.types.is_integer(schema.field(name).type)
         if bins := Bins.of(numbers[np.isfinite(numbers)], SPARK_BARS, is_whole):
             drawn[name] = bins
-    return drawn, len(table), len(some)
+    return drawn, len(table), len(sources)
 
 
 def _is_number(kind: pa.DataType) -> bool:

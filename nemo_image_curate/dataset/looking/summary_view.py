@@ -28,14 +28,16 @@ def as_html(summary: Summary) -> str:
     ]
     parts += [f'<p class="warn">{html.escape(_cut(note))}</p>' for note in summary.notes]
     if summary.conditions:
-        conditions = " and ".join(f"<code>{html.escape(one)}</code>" for one in summary.conditions)
+        conditions = " and ".join(
+            f"<code>{html.escape(condition)}</code>" for condition in summary.conditions
+        )
         parts.append(f"<p>filtered by {conditions}</p>")
     for name, columns in _groups(summary):
-        shown = columns[:MAX_COLUMNS]
-        more = len(columns) - len(shown)
+        first_columns = columns[:MAX_COLUMNS]
+        more = len(columns) - len(first_columns)
         names = ", ".join(column.name for column in islice(columns, 4))
         names += ", ..." if len(columns) > 4 else ""
-        table = _table([_row(column) for column in shown])
+        table = _table([_row(column) for column in first_columns])
         rest = f"<p class=muted>and {more:,} more columns</p>" if more else ""
         is_open = " open" if len(columns) <= OPEN_COLUMNS else ""
         parts.append(
@@ -67,21 +69,21 @@ def _row(column: Column) -> list[object]:
 def as_text(summary: Summary) -> str:
     """Some lines for a terminal."""
     lines = [f"ImageTextPairDataset {_place(summary)!r}", "  " + ", ".join(_facts(summary))]
-    lines += [f"  filtered by {one}" for one in summary.conditions]
+    lines += [f"  filtered by {condition}" for condition in summary.conditions]
     lines += [f"  ! {_cut(note)}" for note in summary.notes]
     for name, columns in _groups(summary):
         lines.append(f"  {name}")
-        shown = columns[:MAX_COLUMNS]
-        width = max(len(column.name) for column in shown)
-        kind = max(len(column.type) for column in shown)
-        for column in shown:
+        first_columns = columns[:MAX_COLUMNS]
+        width = max(len(column.name) for column in first_columns)
+        kind = max(len(column.type) for column in first_columns)
+        for column in first_columns:
             nulls = f"{column.nulls:,} null" if column.nulls else ""
             made_by = "" if column.stored else "not computed yet"
-            told = [_text_bars(column.bars), _range(column), nulls, made_by]
+            cells = [_text_bars(column.bars), _range(column), nulls, made_by]
             start = f"    {column.name:{width}}  {column.type:{kind}}  "
-            lines.append((start + "  ".join(filter(None, told))).rstrip())
-        if len(columns) > len(shown):
-            lines.append(f"    and {len(columns) - len(shown):,} more columns")
+            lines.append((start + "  ".join(filter(None, cells))).rstrip())
+        if len(columns) > len(first_columns):
+            lines.append(f"    and {len(columns) - len(first_columns):,} more columns")
     if summary.sampled_rows:
         lines.append(f"  {_sample(summary)}")
     return "\n".join(lines)
@@ -109,8 +111,8 @@ def _facts(summary: Summary) -> Iterator[str]:
     yield f"backend {summary.backend}"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("s" if number != 1 else "")
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
 def bytes_text(count: int) -> str:
