@@ -15,9 +15,9 @@ PACKAGE = "nemo_image_curate"
 # Folders and modules of the package, each of which may import those before it. CONTRIBUTING.md
 # says in the same order what each is for.
 LAYERS = """
-errors storage locks tables frames html version catalog compute shards decode vectors expressions
-dataset stages models learning embedders quality classifiers dedup selection index search recipe
-report serve demo doctor cli
+errors storage outputs locks tables frames html version catalog compute shards decode vectors
+expressions dataset stages models learning embedders quality classifiers dedup selection index
+search recipe report serve demo doctor cli
 """.split()
 
 # Modules that hold the private names of other packages; each has a test that fails when one moves.

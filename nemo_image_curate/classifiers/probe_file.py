@@ -17,6 +17,8 @@ from nemo_image_curate.models import weights
 
 # The key of the recipe in the file's metadata, and what it says first.
 _RECIPE, _KIND = "nemo_image_curate", "LinearProbe"
+# What is needed of it.
+_RECORDED = ("classes", "is_bool", "pred_column", "encoder", "report")
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,12 @@ def _read(location: str, digest: str) -> ProbeFile:
         with safe_open(location, "numpy") as file:
             recipe = json.loads((file.metadata() or {}).get(_RECIPE, "{}"))
             if recipe.get("kind") == _KIND:
+                for name in _RECORDED:
+                    recipe[name]
                 weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
                 return ProbeFile(weight, bias, recipe, digest)
+    except KeyError as error:
+        raise WeightsError(f"LinearProbe: {location} is damaged: it lacks {error}.") from error
     except (SafetensorError, ValueError) as error:
         raise WeightsError(f"LinearProbe: {location} is no safetensors file: {error}") from error
     raise WeightsError(

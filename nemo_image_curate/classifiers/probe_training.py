@@ -18,6 +18,7 @@ from nemo_image_curate.classifiers.probe_file import ProbeFile
 from nemo_image_curate.classifiers.probe_report import ProbeReport, scores_of
 from nemo_image_curate.classifiers.prompts import label_columns
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError, require
+from nemo_image_curate.outputs import check_output
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def train(
     location = storage.local_path(path, "path", "workers read it")
     if not location.endswith(".safetensors"):
         raise ConfigError(f"path={os.fspath(path)!r} should end in .safetensors.")
+    check_output(location, is_folder=False)
     record = dataset.provenance.get(embedding_column, {})
     if "conflict" in record:
         raise EncoderMismatchError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nemo_image_curate import storage
 from nemo_image_curate.cli.base import (
     Session,
     computes,
@@ -14,6 +15,7 @@ from nemo_image_curate.cli.base import (
     main,
 )
 from nemo_image_curate.cli.results import print_json
+from nemo_image_curate.outputs import check_output
 
 
 class _Named(click.ParamType[tuple[str, str]]):
@@ -112,6 +114,8 @@ def compare(
         if name in named:
             raise click.UsageError(f"{name!r} is the name of two subsets.")
         named[name] = value
+    if output is not None:
+        check_output(storage.normalise(output), is_folder=False)
     with session.client_if_asked():
         compared = compare_subsets(
             session.open(dataset), named, held_out=_share_or_rows(held_out), **options
@@ -120,7 +124,7 @@ def compare(
         print_json(compared.to_dict() | ({"output": output} if output else {}))
     else:
         click.echo(str(compared))
-    # What took minutes is told before a file that cannot be written ends it.
+    # What took minutes is told before a file that cannot be written after all ends it.
     if output is not None:
         compared.save(output)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 from nemo_image_curate.compute.workers import versions
 from nemo_image_curate.embedders.aligned_file import (
     AlignedModel,
-    check_output,
+    model_folder,
     text_features,
     write_model,
 )
@@ -93,7 +94,7 @@ def align(
     progress: bool | None = None,
 ) -> str:
     """Learn, measure and save; the path of the model's file. See `AlignedEmbedder.fit`."""
-    folder = check_output(path)
+    folder = model_folder(path)
     if loss not in LOSSES:
         raise ConfigError(f"loss={loss!r} should be one of {', '.join(LOSSES)}.")
     if max_pictures < _FEWEST:
@@ -120,8 +121,9 @@ def _learn(
     gathered: Gathered, encoders: Encoders, training: dict[str, Any]
 ) -> tuple[Towers, Words, dict[str, Any]]:
     """The towers, the words that they count, and what came of it."""
-    pairs, words = gathered.pairs, Words.of(gathered.captions)
+    pairs = gathered.pairs
     count = len(pairs.images)
+    held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
     facts = {"pictures": count, "captions": len(pairs.texts)}
     if problem := _too_little(pairs):
         base = encoders.shared_space(pairs) if count else None
@@ -130,9 +132,10 @@ def _learn(
             raise DatasetError(f"nothing can be learned: {problem}. Of all rows: {reasons}.")
         logger.warning("nothing is learned, %s: the base encoder's space is kept.", problem)
         return encoders.alone(base, pairs), Words.of([]), facts
+    is_held_out = pairs.image_numbers < held
+    words = Words.of(itertools.compress(gathered.captions, ~is_held_out))
     pairs = _with_words(pairs, gathered.captions, words)
     base = encoders.shared_space(gathered.pairs, pairs.texts.shape[1])
-    held = min(_MOST_HELD_OUT, max(1, round(count * _HELD_OUT)))
     held_out = pairs.of(np.arange(held))
     towers = fit_towers(pairs.of(np.arange(held, count)), base=base, **training)
     figures = {"learned": _figures(towers, held_out)}

@@ -32,10 +32,10 @@ SAMPLES_SEEN = 72_000
 class AlignedEmbedder(TextImageEmbedder):
     """Embeds pictures and texts into one space that was learned from a dataset's own captions.
 
-    Two encoders stay as they are; `fit` learns a small projection for each of them, with a
-    contrastive loss, in minutes on a CPU. The space knows what those captions tell of: pictures of
-    another kind, or texts in other words, it may find worse than the encoders alone. Measure it on
-    pictures of yours that it has not seen.
+    Two encoders stay as they are; `fit` learns a small projection for each of them, in closed form
+    or with a contrastive loss, in minutes on a CPU. The space knows what those captions tell of:
+    pictures of another kind, or texts in other words, it may find worse than the encoders alone.
+    Measure it on pictures of yours that it has not seen.
 
     Parameters
     ----------

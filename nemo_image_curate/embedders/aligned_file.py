@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from nemo_image_curate.errors import ConfigError, DatasetError, WeightsError
 from nemo_image_curate.learning.towers import Towers
 from nemo_image_curate.learning.words import Words
 from nemo_image_curate.models import weights
+from nemo_image_curate.outputs import check_output
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,8 @@ _HEADER = "nemo_image_curate"
 _FORMAT = 1
 # The tensor of the words' weights, and how much they count beside the encoder's vector.
 _WORDS, _WORDS_SHARE = "words.weights", 0.5
+# What is needed of the encoders' records.
+_RECORDED = ("encoder", "weights_sha256", "normalized")
 # How a model is named that is kept in the weights' home.
 _BY_HASH = "sha256:"
 
@@ -70,7 +74,7 @@ def model_file(path: str) -> Path:
     return place / MODEL_FILE if place.is_dir() else place
 
 
-def check_output(path: str) -> str:
+def model_folder(path: str) -> str:
     """The folder that a model is written to, which holds nothing else.
 
     Raises
@@ -78,7 +82,8 @@ def check_output(path: str) -> str:
     ConfigError
     """
     folder = Path(storage.local_path(path, "path", "a model is read from there by its file"))
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    check_output(str(folder), is_folder=True)
+    is_free = not folder.exists() or not any(folder.iterdir())
     if not is_free and not (folder / MODEL_FILE).is_file():
         raise ConfigError(
             f"path={str(folder)!r} is there already, and is no model: it would be written over. "
@@ -163,9 +168,11 @@ def _read(path: str, _: str) -> AlignedModel:
         )
     try:
         encoders = header["image_encoder"], header["text_encoder"]
+        for record, name in itertools.product(encoders, _RECORDED):
+            record[name]
         words = Words(tuple(header["words"]), tensors.pop(_WORDS).numpy())
-    except KeyError as error:
-        raise WeightsError(f"{path} is damaged: it lacks {error}.") from error
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is damaged: its header lacks {error}.") from error
     return AlignedModel(Towers(tensors), *encoders, words)
 
 

@@ -8,15 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from nemo_image_curate import storage
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+from nemo_image_curate.outputs import NUL, nul_message, why_unusable
 from nemo_image_curate.recipe.parameters import parameters_of
 from nemo_image_curate.recipe.steps import Problem, Step
-
-# What ends a name for the operating system.
-_NUL = "\0"
-
-
-def _nul_message(location: str) -> str:
-    return f"{location!r} has the character NUL, which no name of a file has."
 
 
 def location_of(step: Step) -> str | None:
@@ -25,36 +19,6 @@ def location_of(step: Step) -> str | None:
     if action is None or action.writes is None:
         return None
     return storage.normalise(step.options["path"])
-
-
-def why_unusable(location: str, is_folder: bool) -> Iterator[str]:
-    """Why a local place cannot be written to; nothing for places elsewhere.
-
-    Parameters
-    ----------
-    location : str
-        Normalised.
-    is_folder : bool
-        Whether a folder is to be written, not a file.
-    """
-    if _NUL in location:
-        yield _nul_message(location)
-        return
-    if not storage.is_local(location):
-        return
-    if is_folder and os.path.isfile(location):
-        yield f"{location} is a file; give a folder."
-        return
-    if not is_folder and os.path.isdir(location):
-        yield f"{location} is a folder; give a file."
-        return
-    there = location
-    while not os.path.lexists(there) and os.path.dirname(there) != there:
-        there = os.path.dirname(there)
-    if there != location and not os.path.isdir(there):
-        yield f"{location} cannot be made: {there} is no folder."
-    elif not os.access(there, os.W_OK):
-        yield f"{location} cannot be written: {there} is not writable."
 
 
 def why_no_work_dir(work_dir: str) -> Iterator[str]:
@@ -115,7 +79,7 @@ def _read(steps: Sequence[Step], dataset: ImageTextPairDataset) -> tuple[set[str
 
 
 def _real(location: str) -> str:
-    is_plain = storage.is_local(location) and _NUL not in location
+    is_plain = storage.is_local(location) and NUL not in location
     return os.path.realpath(location) if is_plain else location
 
 
@@ -138,8 +102,8 @@ def inputs_of(step: Step) -> Iterator[tuple[str, str]]:
 
 def _missing(step: Step) -> Iterator[str]:
     for name, value in inputs_of(step):
-        if _NUL in value:
-            yield f"{name}: {_nul_message(value)}"
+        if NUL in value:
+            yield f"{name}: {nul_message(value)}"
             continue
         location = storage.normalise(value)
         # Patterns stand for files, and what is listed in braces, too.

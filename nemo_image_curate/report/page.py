@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nemo_image_curate import html, storage
 from nemo_image_curate.dataset.looking import scatter
 from nemo_image_curate.errors import ConfigError
-from nemo_image_curate.recipe.places import why_unusable
+from nemo_image_curate.outputs import check_output
 from nemo_image_curate.report.album import Album
 from nemo_image_curate.report.compare import names_of
 from nemo_image_curate.report.sections import SECTIONS, Section
@@ -107,8 +107,7 @@ def _comparison(
 
 def _check_place(location: str) -> None:
     """Refuse a place that cannot be written to, and to replace what is no page, such as a shard."""
-    for problem in why_unusable(location, is_folder=False):
-        raise ConfigError(problem)
+    check_output(location, is_folder=False)
     there = storage.stat(location)
     if there is None or not there.size:
         return

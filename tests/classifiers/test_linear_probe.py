@@ -234,6 +234,14 @@ def test_unusable_files(ds, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors at all")
     with pytest.raises(WeightsError, match="is no safetensors file"):
         LinearProbe(tmp_path / "broken.safetensors")(ds)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot be made: .*/file is no folder"):
+        LinearProbe.fit(ds, {"00000": "a"}, tmp_path / "file" / "probe.safetensors")
+    recipe = {"nemo_image_curate": json.dumps({"kind": "LinearProbe", "classes": ["a", "b"]})}
+    tensors = {"weight": np.zeros((2, 12), np.float32), "bias": np.zeros(2, np.float32)}
+    save_file(tensors, tmp_path / "edited.safetensors", recipe)
+    with pytest.raises(WeightsError, match="is damaged: it lacks 'is_bool'"):
+        LinearProbe(tmp_path / "edited.safetensors")(ds)
     save_file({"weight": np.zeros((2, 12), np.float32)}, tmp_path / "head.safetensors")
     with pytest.raises(WeightsError, match="other weights than those of a probe"):
         LinearProbe(tmp_path / "head.safetensors")(ds)

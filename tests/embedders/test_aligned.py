@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from nemo_image_curate import (
     AlignedEmbedder,
@@ -240,6 +242,8 @@ def test_what_cannot_be_learned_from(tmp_path, clip_folder):
     (tmp_path / "taken" / "thesis.txt").write_text("all of it")
     with pytest.raises(ConfigError, match="is no model: it would be written over"):
         AlignedEmbedder.fit(ds, tmp_path / "taken", encoder)
+    with pytest.raises(ConfigError, match=r"thesis\.txt is no folder"):
+        AlignedEmbedder.fit(ds, tmp_path / "taken" / "thesis.txt" / "model", encoder)
 
 
 def test_what_is_no_model(tmp_path, clip_folder):
@@ -251,6 +255,21 @@ def test_what_is_no_model(tmp_path, clip_folder):
     (tmp_path / "aligned.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="is no safetensors file"):
         AlignedEmbedder(str(tmp_path)).encoder()
+
+
+def test_a_header_that_was_edited(fitted, tmp_path):
+    with safe_open(aligned_file.model_file(fitted.model_name), "np") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = json.loads(file.metadata()["nemo_image_curate"])
+    for changes, lacks in (
+        ({"image_encoder": {"encoder": "x", "weights_sha256": "y"}}, "'normalized'"),
+        ({"text_encoder": {}}, "'encoder'"),
+        ({"words": None}, "NoneType"),
+    ):
+        metadata = {"nemo_image_curate": json.dumps(header | changes)}
+        save_file(tensors, tmp_path / "aligned.safetensors", metadata)
+        with pytest.raises(WeightsError, match=f"is damaged: its header lacks .*{lacks}"):
+            AlignedEmbedder(str(tmp_path)).encoder()
 
 
 def test_a_copy_that_is_damaged_is_told_and_made_again(fitted, tmp_path):
