@@ -22,6 +22,7 @@ from nemo_image_curate.serve.content_type import (
 )
 from nemo_image_curate.serve.models import (
     MAX_ITEMS,
+    MAX_KEY,
     Added,
     AddedItems,
     ImagePath,
@@ -150,6 +151,9 @@ async def _add_paths(paths: Sequence[str], store: LiveStore, service: Service) -
     for start in range(0, len(distinct), _CHUNK):
         rows = []
         for path in distinct[start : start + _CHUNK]:
+            if len(path) > MAX_KEY:
+                errors[path] = f"the path has more than {MAX_KEY} characters, the most of a key."
+                continue
             try:
                 data = await asyncio.to_thread(service.images.read, ImagePath(path=path))
                 rows.append({"key": path, "data": data, "caption": None, "metadata": None})

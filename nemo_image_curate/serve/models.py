@@ -20,8 +20,10 @@ MAX_FIELDS = 50  # of one object in a request
 # Characters; a tokenizer's own limit is lower and has its own message.
 MAX_TEXT = 4000
 
+MAX_KEY = 500
+
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, examples=["a dog on the beach"])]
-Key = Annotated[str, Field(min_length=1, max_length=500, examples=["000000012"])]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY, examples=["000000012"])]
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=1000, allow_inf_nan=False)]
 
 

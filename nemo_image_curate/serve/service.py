@@ -17,7 +17,7 @@ from PIL import Image
 
 from nemo_image_curate.errors import ConfigError, CurateError
 from nemo_image_curate.search.query import Query
-from nemo_image_curate.serve.batching import Batcher
+from nemo_image_curate.serve.batching import Batcher, BusyError
 from nemo_image_curate.serve.images import Images
 from nemo_image_curate.serve.links import image_url
 from nemo_image_curate.serve.logs import Metrics
@@ -60,6 +60,7 @@ class Service:
         self.embedding_dim: int | None = None
         self._text_thread = ThreadPoolExecutor(1, thread_name_prefix="text")
         self._image_thread = ThreadPoolExecutor(1, thread_name_prefix="image")
+        self._calls = 0
         limits = (settings.max_batch, settings.max_waiting)
         self._by_text = Batcher(self._answers, self._text_thread, *limits)
         self._by_image = Batcher(self._answers, self._image_thread, *limits)
@@ -81,9 +82,21 @@ class Service:
         )
 
     async def with_images(self, work: Callable[..., Result], *arguments: Any) -> Result:
-        """Call a function in the thread that embeds images."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._image_thread, work, *arguments)
+        """Call a function in the thread that embeds images.
+
+        Raises
+        ------
+        BusyError
+            When as many calls as queries may wait are waiting already.
+        """
+        if self._calls >= self.settings.max_waiting:
+            raise BusyError
+        self._calls += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._image_thread, work, *arguments)
+        finally:
+            self._calls -= 1
 
     async def stats(self) -> dict[str, Any]:
         """What ``/stats`` answers."""

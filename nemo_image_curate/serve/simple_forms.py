@@ -23,7 +23,6 @@ from nemo_image_curate.serve.models import (
     MAX_K,
     HitAnswer,
     ImagePath,
-    Key,
     NewImages,
     NewTexts,
     SimilarityQuery,
@@ -41,8 +40,8 @@ _COUNTS = ("n_results", "top_k", "k", "limit", "n")
 # vectors in different batches and on different devices.
 _COPIES, _ALIKE = 16, 0.99
 
-# A path is the key of its image, so that it is what results are told apart by.
-Path = Annotated[Key, Field(examples=["/data/photos/dog.jpg"])]
+# It is the key of its image, so that it is what results are told apart by.
+Path = Annotated[str, Field(min_length=1, max_length=4096, examples=["/data/photos/dog.jpg"])]
 # An empty list has no valid path, which is answered as for any list that has none.
 Paths = Annotated[list[Path], Field(max_length=MAX_ITEMS)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=MAX_ITEMS)]

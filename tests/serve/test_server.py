@@ -1,7 +1,9 @@
+import base64
 import json
 import signal
 import socket
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -10,22 +12,23 @@ from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.search.searcher import Searcher
 from nemo_image_curate.serve import run_service
 from tests.serve.conftest import Served, ready
-from tests.serve.pictures import SLOW, ColourEmbedder
+from tests.serve.pictures import SLOW, ColourEmbedder, picture
 
+TEXT_TO_IMAGE = "/search/text-to-image"
 FRIEND = "https://friend.example"
 
 
-def asking(served: Served, text: str, count: int) -> list[socket.socket]:
+def asking(served: Served, path: str, body: dict[str, Any], count: int) -> list[socket.socket]:
     """Clients that have sent a query and wait."""
     host, port = served.url.removeprefix("http://").split(":")
-    body = json.dumps({"text": text}).encode()
+    content = json.dumps(body).encode()
     head = (
-        f"POST /search/text-to-image HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     clients = [socket.create_connection((host, int(port)), 30) for _ in range(count)]
     for client in clients:
-        client.sendall(head.encode() + body)
+        client.sendall(head.encode() + content)
     return clients
 
 
@@ -44,7 +47,7 @@ def test_a_signal_lets_requests_finish(serve):
         assert first.json()["detail"] == "the model is being loaded."
     ready(served)
     assert served.http.get("/health").json() == {"status": "ready"}
-    clients = asking(served, "slow red", 8)
+    clients = asking(served, TEXT_TO_IMAGE, {"text": "slow red"}, 8)
     time.sleep(SLOW / 2)
     served.process.send_signal(signal.SIGTERM)
     assert [answer(client)[0] for client in clients] == [200] * 8
@@ -85,13 +88,20 @@ def test_allowed_origins(tight):
 
 
 def test_more_than_may_wait(tight):
-    first = asking(tight, "slow red", 1)
+    first = asking(tight, TEXT_TO_IMAGE, {"text": "slow red"}, 1)
     time.sleep(SLOW / 3)
-    answers = [answer(client) for client in first + asking(tight, "blue", 5)]
+    others = asking(tight, TEXT_TO_IMAGE, {"text": "blue"}, 5)
+    answers = [answer(client) for client in first + others]
     assert sorted(status for status, _ in answers) == [200] * 3 + [503] * 3
     refused = next(text for status, text in answers if status == 503)
     assert "retry-after: 1" in refused
     assert "too many queries" in refused
+
+
+def test_more_pictures_than_may_wait(tight):
+    images = [{"data": base64.b64encode(picture("red")).decode()}]
+    clients = asking(tight, "/similarity", {"texts": ["slow red"], "images": images}, 5)
+    assert sorted(answer(client)[0] for client in clients) == [200] * 2 + [503] * 3
 
 
 def test_no_endless_end(tight):

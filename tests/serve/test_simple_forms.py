@@ -93,10 +93,11 @@ def test_of_several_paths_those_that_can_be_read_are_added(service, photos, tmp_
         str(tmp_path / "outside.png"),
         str(tmp_path / "nothing.png"),
         str(photos / "a.png"),
+        f"{photos}/{'n' * 501}.jpg",
     ]
     for body in (paths, {"paths": paths}):
         answer = post(service, "/index/images", json=body)
-        assert (answer["added"], answer["failed"], answer["indexed"]) == (1, 4, 2)
+        assert (answer["added"], answer["failed"], answer["indexed"]) == (1, 5, 2)
         assert [item["key"] for item in answer["items"]] == paths
         errors = [item["error"] for item in answer["items"]]
         assert errors[0] is errors[5] is None
@@ -104,6 +105,7 @@ def test_of_several_paths_those_that_can_be_read_are_added(service, photos, tmp_
         assert "No such file" in errors[2]
         # Whether it is there is not told.
         assert errors[3].replace("outside", "nothing") == errors[4]
+        assert "more than 500 characters" in errors[6]
 
 
 @pytest.mark.parametrize("name", ["pipe", "folder", "loop", "zero\0.jpg", "n" * 300, "x/" * 200])
@@ -170,7 +172,8 @@ PICTURE = picture("red")
         ("/similarity", {"json": {"text": "red", "image": "x"}}, 422, "image_path"),
         ("/index/images", {"json": []}, 400, "no valid path among 0: the list is empty"),
         ("/index/images", {"json": [3]}, 422, "string"),
-        ("/index/images", {"json": ["x" * 501]}, 422, "at most 500"),
+        ("/index/images", {"json": ["x" * 501]}, 400, "more than 500 characters"),
+        ("/index/images", {"json": ["x" * 5000]}, 422, "at most 4096"),
         ("/index/images", {"json": ["x"] * (MAX_ITEMS + 1)}, 422, str(MAX_ITEMS)),
         ("/index/images", {"json": {"paths": ["x"], "k": 1}}, 422, "Extra"),
         ("/index/texts", {"json": ["red"] * (MAX_ITEMS + 1)}, 422, str(MAX_ITEMS)),

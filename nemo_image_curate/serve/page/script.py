@@ -131,7 +131,7 @@ def _add(client: Client, stats: dict[str, Any]) -> None:
     if stats["store_images"] is None:
         drawing.hint(
             "This service has no store to add to.",
-            "Start it with one: nemo-image-curate serve DATASET --store DIR --ui",
+            "Start it with one: nemo-image-curate serve DATASET --store PLACE --ui",
         )
         return
     with st.form("add", clear_on_submit=True):
