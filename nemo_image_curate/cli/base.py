@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import signal
@@ -36,6 +37,12 @@ class _Group(click.Group):
             ctx.exit(2)
         except CurateError as error:
             click.echo(_message(error), err=True)
+            ctx.exit(1)
+        except OSError as error:
+            # click's own: whoever read the output has gone.
+            if error.errno == errno.EPIPE:
+                raise
+            click.echo(f"error: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("stopped; run the same command again to go on.", err=True)

@@ -59,7 +59,8 @@ class Speed:
     def rows_per_second(self) -> float:
         """In the time that counts."""
         first, *_, last = self._recent()
-        return (last.rows - first.rows) / max(last.time - first.time, 1e-3)
+        # A task may return fewer rows than it told of before it ended.
+        return max(0, last.rows - first.rows) / max(last.time - first.time, 1e-3)
 
     def seconds_left(self) -> float | None:
         """Until all is done, if it goes on as fast; None before that can be said."""

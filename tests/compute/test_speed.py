@@ -76,6 +76,14 @@ def test_what_stands_still_takes_longer(clock):
     assert speed.seconds_left() > before
 
 
+def test_rows_that_were_told_of_too_early_make_no_negative_speed(clock):
+    speed = Speed(clock)
+    for rows in (10, 20, 5, 0):
+        clock.now += 1
+        speed.mark(0.5, rows)
+        assert speed.rows_per_second() >= 0
+
+
 def test_days_of_work_take_no_more_memory(clock):
     speed = Speed(clock)
     for step in range(20_000):
