@@ -41,15 +41,15 @@ def build(*options: str) -> None:
 
 def faults(site: Path) -> list[str]:
     """What is wrong with a built site."""
-    found = []
+    messages = []
     pages = {path.relative_to(site): path.read_text() for path in site.rglob("*.html")}
     reference = "".join(text for path, text in pages.items() if path.parts[0] == "api")
     for name, entry in catalog.PUBLIC.items():
         if f'id="nemo_image_curate.{entry.module}.{name}"' not in reference:
-            found.append(f"{name} is not in the reference")
+            messages.append(f"{name} is not in the reference")
     for path, text in pages.items():
-        found += [f"{path} loads {match[0]}" for match in LOADED.finditer(text)]
-    return found
+        messages += [f"{path} loads {match[0]}" for match in LOADED.finditer(text)]
+    return messages
 
 
 def main(*arguments: str) -> None:
@@ -61,8 +61,8 @@ def main(*arguments: str) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         build("--site-dir", folder)
-        if found := faults(Path(folder)):
-            sys.exit("docs: " + "\n".join(found))
+        if messages := faults(Path(folder)):
+            sys.exit("docs: " + "\n".join(messages))
 
 
 if __name__ == "__main__":

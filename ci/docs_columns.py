@@ -33,4 +33,4 @@ class Columns(griffe.Extension):
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
         """Before the docstring is parsed."""
         if cls.docstring:
-            cls.docstring.value = SECTION.sub(lambda found: listed(found[0]), cls.docstring.value)
+            cls.docstring.value = SECTION.sub(lambda match: listed(match[0]), cls.docstring.value)

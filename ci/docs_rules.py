@@ -47,15 +47,15 @@ def pairs() -> Pairs:
 
 def panel(rule: str, left: int) -> list[str]:
     """One rule's picture."""
-    found = pairs()
-    goes = decide(rule, found, len(POINTS)).duplicate_of >= 0
+    near_pairs = pairs()
+    goes = decide(rule, near_pairs, len(POINTS)).duplicate_of >= 0
     width, height = PANEL
     parts = [
         f'<g transform="translate({left} 0)">',
         f'<rect class="panel" x="4" y="4" width="{width - 8}" height="{height - 8}" rx="8"/>',
         f'<text class="rule" x="{width / 2}" y="24">{rule}</text>',
     ]
-    for later, earlier in zip(found.later, found.earlier, strict=True):
+    for later, earlier in zip(near_pairs.later, near_pairs.earlier, strict=True):
         (x1, y1), (x2, y2) = POINTS[later + 1], POINTS[earlier + 1]
         parts.append(f'<line class="pair" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>')
     for number, (x, y) in POINTS.items():

@@ -61,7 +61,9 @@ def main() -> None:
     single = {word for word in first_sense if "_" not in word}
     classes = {word for word in single if first_sense[word] in class_numbers}
     once = plurals(classes)
-    words = sorted(single | once | plurals(once) | {one for one in all_irregular if "_" not in one})
+    words = sorted(
+        single | once | plurals(once) | {word for word in all_irregular if "_" not in word}
+    )
     others: set[str] = set()
     irregular: dict[str, list[str]] = {}
 

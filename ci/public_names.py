@@ -107,9 +107,9 @@ def stub() -> str:
     return done.stdout
 
 
-def summary(thing: Any) -> str:
+def summary(obj: Any) -> str:
     """The first paragraph of a docstring, as it can stand in a table."""
-    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    paragraph = (inspect.getdoc(obj) or "").partition("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|").replace("``", "`")
 
 
@@ -122,11 +122,11 @@ def kind(data_type: pa.DataType) -> str:
 
 def added(name: str) -> str:
     """The columns that a stage adds by default."""
-    thing = catalog.load(name)
-    if not (inspect.isclass(thing) and issubclass(thing, Stage)) or inspect.isabstract(thing):
+    obj = catalog.load(name)
+    if not (inspect.isclass(obj) and issubclass(obj, Stage)) or inspect.isabstract(obj):
         return ""
     try:
-        stage = thing(*ARGUMENTS.get(name, ()))
+        stage = obj(*ARGUMENTS.get(name, ()))
     except TypeError as error:
         sys.exit(f"public_names: {error}. Give arguments in ARGUMENTS of {Path(__file__).name}.")
     columns = stage.columns()

@@ -124,14 +124,14 @@ def resolve(uv: str, extra: str, constraints: str) -> dict[str, str]:
                 raise Unreachable(f"{extra}: no answer in 40 s") from None
             if done.returncode == 0:
                 return dict(re.findall(r"^([a-z0-9-]+)==([^ \n;]+)", done.stdout, re.MULTILINE))
-            said = done.stderr.strip()
-            if "No solution found" in said and "network was disabled" not in said:
-                raise Unresolvable(said)
-            if not UNREACHABLE.search(said):
-                sys.exit(f"resolve_cuda: uv failed on {extra}:\n{said}")
+            message = done.stderr.strip()
+            if "No solution found" in message and "network was disabled" not in message:
+                raise Unresolvable(message)
+            if not UNREACHABLE.search(message):
+                sys.exit(f"resolve_cuda: uv failed on {extra}:\n{message}")
             if attempt == 1:
                 time.sleep(3)
-    raise Unreachable(said)
+    raise Unreachable(message)
 
 
 def read_pins() -> dict[str, str]:
@@ -145,31 +145,31 @@ def read_pins() -> dict[str, str]:
 
 def check(uv: str, extra: str, pins: dict[str, str]) -> str:
     """Resolve `extra`, compare the shared libraries, and say in one line what came out."""
-    got = resolve(uv, extra, constraints="")
-    newer = [f"{name} {got.get(name)}" for name in SHARED if got.get(name) != pins[name]]
+    resolved = resolve(uv, extra, constraints="")
+    newer = [f"{name} {resolved.get(name)}" for name in SHARED if resolved.get(name) != pins[name]]
     if newer:
         # A newer release is no fault, unless RAPIDS refuses the one we pin.
         exact = "".join(f"{name}=={version}\n" for name, version in pins.items())
         try:
-            got = resolve(uv, extra, constraints=exact)
+            resolved = resolve(uv, extra, constraints=exact)
         except Unresolvable as error:
             raise Unresolvable(
                 f"RAPIDS refuses a version pinned in {CONSTRAINTS.relative_to(ROOT)}; "
                 f"unpinned, pip would take {', '.join(newer)}.\n{error}"
             ) from None
-    wrong = [n for n in SHARED if got.get(n) != pins[n]]
-    mixed = [n for n in got if n.endswith("-cu12" if extra == "cuda13" else "-cu13")]
+    wrong = [n for n in SHARED if resolved.get(n) != pins[n]]
+    mixed = [n for n in resolved if n.endswith("-cu12" if extra == "cuda13" else "-cu13")]
     if wrong or mixed:
         raise Unresolvable(
             f"not the pinned versions: {wrong}; packages for the other CUDA: {mixed}"
         )
     major = extra.removeprefix("cuda")
-    shown = (f"cudf-cu{major}", f"cuml-cu{major}", "dask-cuda", f"nvidia-dali-cuda{major}0")
-    versions = [f"{name} {got[name]}" for name in shown]
-    versions.append(f"torch {got['torch']}" if "torch" in got else "torch 2.13.0+cu129")
-    versions += [f"{name} {got[name]}" for name in SHARED]
+    names = (f"cudf-cu{major}", f"cuml-cu{major}", "dask-cuda", f"nvidia-dali-cuda{major}0")
+    versions = [f"{name} {resolved[name]}" for name in names]
+    versions.append(f"torch {resolved['torch']}" if "torch" in resolved else "torch 2.13.0+cu129")
+    versions += [f"{name} {resolved[name]}" for name in SHARED]
     note = f" (unpinned it would take {', '.join(newer)})" if newer else ""
-    return f"{extra}: {len(got)} distributions resolve{note}: {', '.join(versions)}"
+    return f"{extra}: {len(resolved)} distributions resolve{note}: {', '.join(versions)}"
 
 
 def main() -> int:

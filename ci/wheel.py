@@ -139,7 +139,7 @@ def main() -> None:
             paths = {path for path in archive.namelist() if ".dist-info/" not in path}
         check_files("wheel", paths, files)
         with tarfile.open(sdist) as archive:
-            paths = {one.name.partition("/")[2] for one in archive.getmembers() if one.isfile()}
+            paths = {info.name.partition("/")[2] for info in archive.getmembers() if info.isfile()}
         check_files("sdist", {path for path in paths if path.startswith(f"{PACKAGE}/")}, files)
         version = use(install(wheel, scratch / "environment"), scratch)
     print(f"wheel: {PACKAGE} {version}, {len(files)} files, works from wheel and sdist")

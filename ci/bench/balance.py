@@ -151,15 +151,15 @@ def compare(
         # The first run starts the workers.
         _, plain = ours(shards, scratch / "work", levels[:1], 0)
         for _ in range(rounds):
-            one, found = ours(shards, scratch / "work", levels, steps)
-            seconds.append(one)
-            one, faiss_found = over_faiss(x, levels, steps)
-            theirs.append(one)
+            elapsed, centroids = ours(shards, scratch / "work", levels, steps)
+            seconds.append(elapsed)
+            elapsed, faiss_centroids = over_faiss(x, levels, steps)
+            theirs.append(elapsed)
     cosine, faiss_cosine = (
-        float(_nearest(x, each)[0].mean()) for each in (plain, _faiss_kmeans(x, levels[0]))
+        float(_nearest(x, means)[0].mean()) for means in (plain, _faiss_kmeans(x, levels[0]))
     )
     spread, faiss_spread = (
-        evenness(home[_nearest(each, x)[1]], DIRECTIONS) for each in (found, faiss_found)
+        evenness(home[_nearest(means, x)[1]], DIRECTIONS) for means in (centroids, faiss_centroids)
     )
     size = f"{n:,} x {DIM}, levels {levels}"
     slow, fast = float(np.median(theirs)), float(np.median(seconds))
@@ -185,5 +185,5 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     n, *levels, steps = map(int, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
-        for each in compare(Path(folder), n, tuple(levels), steps, 1):
-            print(each, flush=True)
+        for result in compare(Path(folder), n, tuple(levels), steps, 1):
+            print(result, flush=True)

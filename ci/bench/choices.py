@@ -132,11 +132,11 @@ def run(scratch: Path, rounds: int, rows: int = ROWS) -> list[dict[str, Any]]:
     ]
 
 
-def _row(what: str, times: dict[str, list[float]], name: str, bar: float) -> dict[str, Any]:
+def _row(label: str, times: dict[str, list[float]], name: str, bar: float) -> dict[str, Any]:
     ours, peers = times[name], times[f"peer of {name}"]
-    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peers, strict=True))
+    ratio = statistics.median(peer_s / our_s for our_s, peer_s in zip(ours, peers, strict=True))
     return {
-        "what": what,
+        "what": label,
         "ours": f"{statistics.median(ours):.2f} s",
         "peer": f"{statistics.median(peers):.2f} s",
         "ratio": ratio,

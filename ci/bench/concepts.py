@@ -36,8 +36,8 @@ def _words(chance: np.random.Generator) -> list[str]:
     weights = np.arange(26, 0, -1) / 351
     rows = letters[chance.choice(26, (WORDS + WORDS // 2, 9), p=weights)]
     lengths = chance.integers(3, 10, len(rows))
-    made = ("".join(row[:length]) for row, length in zip(rows, lengths, strict=True))
-    return list(dict.fromkeys(made))[:WORDS]
+    words = ("".join(row[:length]) for row, length in zip(rows, lengths, strict=True))
+    return list(dict.fromkeys(words))[:WORDS]
 
 
 def _texts(captions: int, queries: int) -> tuple[list[list[str]], list[str]]:
@@ -71,12 +71,12 @@ def _bare(serialised: bytes, shards: list[list[str]]) -> float:
     from daachorse import DoubleArrayAhoCorasick
 
     automaton = DoubleArrayAhoCorasick.deserialize(serialised)
-    some = shards[: max(1, len(shards) // 10)]
+    sample = shards[: max(1, len(shards) // 10)]
     began = time.perf_counter()
-    for captions in some:
+    for captions in sample:
         for text in captions:
             automaton.find_overlapping(f" {text} ".encode())
-    return (time.perf_counter() - began) * len(shards) / len(some)
+    return (time.perf_counter() - began) * len(shards) / len(sample)
 
 
 def _memory() -> float:
@@ -113,10 +113,10 @@ def run(
     automaton = next((scratch / "work-cap").rglob("automaton-*.bin")).read_bytes()
     bare = 2 * _bare(automaton, shards) / cores
     size = f"{captions:,} captions x {len(listed):,} queries"
-    found = f"{lengths.mean():.1f} concepts a caption, {(lengths == 0).mean():.0%} have none"
+    summary = f"{lengths.mean():.1f} concepts a caption, {(lengths == 0).mean():.0%} have none"
     lines: list[dict[str, Any]] = [
         {
-            "what": f"{size}, rule {rule}: read, count, select, save ({found})",
+            "what": f"{size}, rule {rule}: read, count, select, save ({summary})",
             "ours": f"{seconds:.1f} s, {captions / seconds:,.0f} captions/s",
             "peer": f"daachorse alone, twice: {bare:.1f} s",
             "ratio": bare / seconds,

@@ -61,18 +61,18 @@ def run(scratch: Path, rounds: int, rows: int = ROWS) -> list[dict[str, Any]]:
     write(reference, x[:REFERENCES])
     write(pool, x[REFERENCES:])
     del x
-    own, limit = [], []
+    times, limit = [], []
     with get_client("cpu"):
         # The first run starts the workers.
         ours(reference, reference, work)
         for _ in range(rounds):
             limit.append(bare(rows))
-            own.append(ours(pool, reference, work))
-    seconds, least = float(np.median(own)), float(np.median(limit))
+            times.append(ours(pool, reference, work))
+    seconds, least = float(np.median(times)), float(np.median(limit))
     rate = 2 * rows * REFERENCES * DIM / seconds / 1e9
-    what = f"bare products / decontaminate {rows:,} x {DIM} against {REFERENCES:,}"
+    label = f"bare products / decontaminate {rows:,} x {DIM} against {REFERENCES:,}"
     return [
-        row(f"{what} ({rate:.0f} GFLOP/s)", least, seconds, f">= {BAR}", least / seconds >= BAR)
+        row(f"{label} ({rate:.0f} GFLOP/s)", least, seconds, f">= {BAR}", least / seconds >= BAR)
     ]
 
 

@@ -99,9 +99,9 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def _row(what: str, ours: float, peer: float, seen: int, of: int, bar: float) -> dict[str, Any]:
+def _row(label: str, ours: float, peer: float, seen: int, of: int, bar: float) -> dict[str, Any]:
     return {
-        "what": what,
+        "what": label,
         "ours": f"{seen:,} images, {ours:.2f} s",
         "peer": f"{of:,} images, {peer:.2f} s",
         "ratio": seen / of,

@@ -82,7 +82,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def _row(name: str, peer: str, ours: list[float], peers: list[float], bar: float) -> dict[str, Any]:
-    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peers, strict=True))
+    ratio = statistics.median(peer_s / our_s for our_s, peer_s in zip(ours, peers, strict=True))
     return {
         "what": f"{name} / {peer}",
         "ours": f"{statistics.median(ours):.2f} s",

@@ -55,7 +55,7 @@ def make(folder: Path, rows: int) -> None:
         table = pa.table(
             {
                 "key": [f"{number:010d}" for number in numbers],
-                "image_sha256": [f"{one:016x}" * 4 for one in hashes],
+                "image_sha256": [f"{value:016x}" * 4 for value in hashes],
                 "phash": hashes ^ flips.astype(np.uint64),
                 "image_embedding": _embeddings(originals, copies, chance),
             }
@@ -89,8 +89,8 @@ def measure(method: str, folder: Path, work: Path) -> dict[str, float]:
             stage = (ExactDedup if method == "exact" else PerceptualDedup)(work_dir=work)
             # As if they were made by the stage that makes them.
             records = stage.measure().provenance()
-            own = {name: records[name] for name in stage.inputs()}
-            dataset = dataset.replace(dataset.metadata, own)
+            inputs = {name: records[name] for name in stage.inputs()}
+            dataset = dataset.replace(dataset.metadata, inputs)
         before, began = peak_of_this(), time.perf_counter()
         stage(dataset)
         seconds = time.perf_counter() - began
@@ -125,18 +125,18 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
         for size in SIZES[1:]:
             peak_of_client, growth = results[method, size]["client"], size // SIZES[0]
             seconds = results[method, size]["seconds"]
-            what = f"peak memory of the client, {method} dedup of {size // 10**6}M / of 1M rows"
+            label = f"peak memory of the client, {method} dedup of {size // 10**6}M / of 1M rows"
             flat = peak_of_client <= 1.2 * first["client"]
-            table.append(row(what, peak_of_client, first["client"], "<= 1.2", flat, "{:.0f} MB"))
-            what = f"{method} dedup of {size // 10**6}M / of 1M rows"
+            table.append(row(label, peak_of_client, first["client"], "<= 1.2", flat, "{:.0f} MB"))
+            label = f"{method} dedup of {size // 10**6}M / of 1M rows"
             met = seconds <= 1.5 * growth * first["seconds"]
-            table.append(row(what, seconds, first["seconds"], f"<= {1.5 * growth:.0f}", met))
+            table.append(row(label, seconds, first["seconds"], f"<= {1.5 * growth:.0f}", met))
     return table
 
 
 if __name__ == "__main__":
-    what, folder, last = sys.argv[1:]
-    if what == "make":
+    mode, folder, last = sys.argv[1:]
+    if mode == "make":
         make(Path(folder), int(last))
     else:
-        print(json.dumps(measure(what, Path(folder), Path(last))))
+        print(json.dumps(measure(mode, Path(folder), Path(last))))

@@ -31,7 +31,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
             members = len(file.getmembers())
         peer.append(time.perf_counter() - began)
     assert samples * 3 == members
-    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peer, strict=True))
+    ratio = statistics.median(peer_s / our_s for our_s, peer_s in zip(ours, peer, strict=True))
     return [
         {
             "what": f"open and index a shard of {members} members / tarfile.getmembers",

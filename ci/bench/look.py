@@ -70,5 +70,5 @@ def run(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
             call()
             seconds.append(time.perf_counter() - began)
         # The first time counts, too: that is when people wait.
-        what = f"{name}, seconds for {SHARDS * ROWS:,} rows (peer: the limit)"
-        yield row(what, max(seconds), SECONDS, "<= 1", max(seconds) <= SECONDS)
+        label = f"{name}, seconds for {SHARDS * ROWS:,} rows (peer: the limit)"
+        yield row(label, max(seconds), SECONDS, "<= 1", max(seconds) <= SECONDS)

@@ -30,11 +30,11 @@ def peak_of_all(client: Client) -> float:
     return peak_of_this() + float(sum(client.run(peak_of_this).values()))
 
 
-def measure(what: str, shards: str, output: str) -> float:
+def measure(task: str, shards: str, output: str) -> float:
     """Peak resident memory in MB of this process and its workers."""
     with get_client("cpu") as client:
         dataset = ImageTextPairDataset.from_webdataset(shards, backend="cpu")
-        if what == "embed":
+        if task == "embed":
             TimmImageEmbedder("offline")(dataset).save_metadata(output, progress=False)
         else:
             dataset.to_webdataset(output, samples_per_shard=64, progress=False)
@@ -44,17 +44,17 @@ def measure(what: str, shards: str, output: str) -> float:
 def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     pool = photographs(128, 640)
     results = []
-    for what in ("embed", "export"):
+    for task in ("embed", "export"):
         peaks = []
         for times in (1, 8):
             shards = scratch / f"memory-{times}"
             write_shards(shards, pool, 64, repeat=times * 2)
-            command = [sys.executable, __file__, what, shards, scratch / f"memory-{what}-{times}"]
+            command = [sys.executable, __file__, task, shards, scratch / f"memory-{task}-{times}"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks.append(float(done.stdout.split()[-1]))
         results.append(
             {
-                "what": f"peak memory of {what}, 8x / 1x the data",
+                "what": f"peak memory of {task}, 8x / 1x the data",
                 "ours": f"{peaks[1]:.0f} MB",
                 "peer": f"{peaks[0]:.0f} MB",
                 "ratio": peaks[1] / peaks[0],

@@ -39,9 +39,9 @@ class Encoder:
         return "drawn"
 
 
-def _measured(what: str, nearest: Any, folder: Path, data: Path) -> dict[str, Any]:
+def _measured(engine: str, nearest: Any, folder: Path, data: Path) -> dict[str, Any]:
     queries, truth = np.load(data / "queries.npy"), np.load(data / "truth.npy")
-    number, times, hits = QUERIES[what], [], 0
+    number, times, hits = QUERIES[engine], [], 0
     nearest(queries[:1], K)
     for query, true in zip(queries[:number], truth[:number], strict=True):
         began = time.perf_counter()
@@ -80,8 +80,8 @@ def milvus(shards: Path, folder: Path, data: Path) -> dict[str, Any]:
     return {"seconds": seconds, **figures}
 
 
-def _apart(what: str, *paths: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, what, *map(str, paths)]
+def _apart(engine: str, *paths: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, engine, *map(str, paths)]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise RuntimeError(process.stderr)
@@ -98,17 +98,17 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     search.draw(maker, data)
     (data / "vectors.npy").unlink()
     figures = {}
-    for what in ("ours", "milvus"):
-        (folder := scratch / what).mkdir()
-        figures[what] = _apart(what, data / "shards", folder, data)
+    for engine in ("ours", "milvus"):
+        (folder := scratch / engine).mkdir()
+        figures[engine] = _apart(engine, data / "shards", folder, data)
         shutil.rmtree(folder)
     ours, theirs = figures["ours"], figures["milvus"]
-    what = f"{search.N:,} x {search.DIM} {name}, MilvusStore (milvus-lite) / our index: "
+    prefix = f"{search.N:,} x {search.DIM} {name}, MilvusStore (milvus-lite) / our index: "
     recall = theirs["recall"]
     return [
-        {**row(what + label, theirs[figure] * scale, ours[figure] * scale, bar, met, shown),
-         "ours": shown.format(ours[figure] * scale), "peer": shown.format(theirs[figure] * scale)}
-        for figure, label, shown, scale, bar, met in (
+        {**row(prefix + label, theirs[figure] * scale, ours[figure] * scale, bar, met, fmt),
+         "ours": fmt.format(ours[figure] * scale), "peer": fmt.format(theirs[figure] * scale)}
+        for figure, label, fmt, scale, bar, met in (
             ("recall", "recall@10", "{:.3f}", 1, ">= 0.99 in Milvus", recall >= 0.99),
             ("seconds", "load, build", "{:.0f} s", 1, "-", True),
             ("disk", "disk", "{:.0f} MB", 1, "-", True),

@@ -70,7 +70,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
             peer.append(time.perf_counter() - began)
             assert len(encodings) == IMAGES
             duplicates["peer"] = sum(map(bool, groups.values()))
-    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peer, strict=True))
+    ratio = statistics.median(peer_s / our_s for our_s, peer_s in zip(ours, peer, strict=True))
     return [
         {
             "what": f"perceptual duplicates among {IMAGES} JPEGs about {SIDE} px wide, tar to "

@@ -93,7 +93,7 @@ def _compared(
         began = time.perf_counter()
         dataset = ImageTextPairDataset.from_webdataset(shards)
         saved = ImageQuality()(dataset).save_metadata(scratch / f"saved-{number}")
-        own = OddSize()(saved).metadata.compute().sort_values("key")
+        df = OddSize()(saved).metadata.compute().sort_values("key")
         ours.append(time.perf_counter() - began)
         began = time.perf_counter()
         lab = imagelab(data_path=str(files))
@@ -102,11 +102,11 @@ def _compared(
     theirs = lab.issues.sort_index()
     flagged = {name: int(theirs[f"is_{name}_issue"].sum()) for name in FLAGS}
     same = {
-        name: int((own[f"is_{name}"].to_numpy(bool) == theirs[f"is_{name}_issue"].to_numpy()).sum())
+        name: int((df[f"is_{name}"].to_numpy(bool) == theirs[f"is_{name}_issue"].to_numpy()).sum())
         for name in FLAGS
     }
     print(f"flagged by CleanVision: {flagged}; the same: {same}")
-    ratio = statistics.median(theirs / own for own, theirs in zip(ours, peer, strict=True))
+    ratio = statistics.median(peer_s / our_s for our_s, peer_s in zip(ours, peer, strict=True))
     agreement = sum(same.values()) / (len(FLAGS) * IMAGES)
     pictures = f"{IMAGES} JPEGs about {side} px wide, a fifth of them spoiled"
     return [

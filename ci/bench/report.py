@@ -55,7 +55,7 @@ def run(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
             write_report(dataset, page, where=conditions, progress=False)
             seconds.append(time.perf_counter() - began)
     fastest = min(seconds)
-    what = f"report of {ROWS:,} rows, {SCORES} scores, embeddings (peer: the limit)"
-    yield row(what, fastest, SECONDS, f"<= {SECONDS:.0f} s", fastest <= SECONDS)
+    label = f"report of {ROWS:,} rows, {SCORES} scores, embeddings (peer: the limit)"
+    yield row(label, fastest, SECONDS, f"<= {SECONDS:.0f} s", fastest <= SECONDS)
     size = page.stat().st_size / 1e6
-    yield row(f"{what}, bytes", size, MEGABYTES, "<= 10 MB", size <= MEGABYTES, "{:.1f} MB")
+    yield row(f"{label}, bytes", size, MEGABYTES, "<= 10 MB", size <= MEGABYTES, "{:.1f} MB")

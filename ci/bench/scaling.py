@@ -84,12 +84,12 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     return [_row(name, times[name, 1], times[name, 2]) for name in works]
 
 
-def _row(name: str, one: list[float], two: list[float]) -> dict[str, Any]:
-    ratio = statistics.median(a / b for a, b in zip(one, two, strict=True))
+def _row(name: str, of_one: list[float], of_two: list[float]) -> dict[str, Any]:
+    ratio = statistics.median(a / b for a, b in zip(of_one, of_two, strict=True))
     return {
         "what": f"{name}: one worker of one thread and core / two",
-        "ours": f"{statistics.median(two):.2f} s",
-        "peer": f"{statistics.median(one):.2f} s",
+        "ours": f"{statistics.median(of_two):.2f} s",
+        "peer": f"{statistics.median(of_one):.2f} s",
         "ratio": ratio,
         "bar": f">= {BARS[name]}",
         "met": ratio >= BARS[name],

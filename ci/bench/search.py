@@ -264,9 +264,9 @@ def lancedb(folder: Path, data: Path) -> dict[str, Any]:
     }
 
 
-def _apart(what: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
+def _apart(task: str, *paths: Path, cores: int = 1) -> dict[str, Any] | None:
     """Run one of the commands above in a process that is bound to some cores."""
-    command = [sys.executable, __file__, what, *map(str, paths)]
+    command = [sys.executable, __file__, task, *map(str, paths)]
     if cores == 1:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "LANCE_CPU_THREADS"), "1")
         command = ["taskset", "-c", "0", *command]
@@ -310,10 +310,10 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
 
 def _rows(name: str, built: dict[str, Any], searched: dict[str, Any]) -> list[dict[str, Any]]:
     looked_at = f"{built['nprobe']} lists and {built['candidates'] * K} candidates looked at"
-    what = f"1M x {DIM} {name}, {built['factory']}, {looked_at}"
+    label = f"1M x {DIM} {name}, {built['factory']}, {looked_at}"
     recall = f"{searched['recall']:.3f}"
     return [
-        row(f"{what}: recall@10 / as measured when built", searched["recall"], built["recall"],
+        row(f"{label}: recall@10 / as measured when built", searched["recall"], built["recall"],
              f">= {RECALL}", searched["recall"] >= RECALL, "{:.3f}"),
         row(f"{name}: top-10 on one core, mean / p50, at recall {recall}", searched["mean"],
              searched["p50"], "p50 < 1 ms", searched["p50"] < 1, "{:.2f} ms"),
@@ -328,7 +328,7 @@ def _rows(name: str, built: dict[str, Any], searched: dict[str, Any]) -> list[di
 def _compared(
     name: str, peer: str, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    what = f"{name}: {peer} ({theirs['setting']}, recall {theirs['recall']:.3f}) / ours, "
+    label = f"{name}: {peer} ({theirs['setting']}, recall {theirs['recall']:.3f}) / ours, "
     figures = {
         "top-10 on one core, p50": (theirs["p50"], ours["p50"], "{:.2f} ms"),
         "memory": (theirs["memory"], ours["memory"], "{:.0f} MB"),
@@ -336,9 +336,9 @@ def _compared(
         "build": (theirs["seconds"], ours["seconds"], "{:.0f} s"),
     }
     return [
-        {**row(what + figure, first, second, "-", True, shown), "ours": shown.format(second),
-         "peer": shown.format(first)}
-        for figure, (first, second, shown) in figures.items()
+        {**row(label + figure, first, second, "-", True, fmt), "ours": fmt.format(second),
+         "peer": fmt.format(first)}
+        for figure, (first, second, fmt) in figures.items()
     ]  # fmt: skip
 
 

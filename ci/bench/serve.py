@@ -37,7 +37,7 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
     assert status == 0, (scratch / "log").read_text()
     # The encoder's share of the very same queries; its first call was the service's warm-up.
     bare = json.loads(service.stdout.read())[1 : len(whole) + 1]
-    overhead = statistics.median(all_ - own for all_, own in zip(whole, bare, strict=True))
+    overhead = statistics.median(all_s - bare_s for all_s, bare_s in zip(whole, bare, strict=True))
     busy.sort()
     failed = CLIENTS * QUERIES - len(busy)
     p50, p99 = (busy[int(len(busy) * part)] for part in (0.5, 0.99))

@@ -58,6 +58,6 @@ def run(scratch: Path, rounds: int) -> Iterator[dict[str, Any]]:
         ours.append(seconds)
     for place, name in enumerate(("exact threshold", "exact threshold, CPU time")):
         # Of each the best round: other work on the machine only adds.
-        mine, peer = (min(one[place] for one in times) for times in (ours, reading))
-        what = f"{name}, {len(scores):,} rows in {SHARDS:,} shards (peer: sum of the column)"
-        yield row(what, mine, peer, "<= 3", mine <= 3 * peer)
+        our_s, peer_s = (min(pair[place] for pair in times) for times in (ours, reading))
+        label = f"{name}, {len(scores):,} rows in {SHARDS:,} shards (peer: sum of the column)"
+        yield row(label, our_s, peer_s, "<= 3", our_s <= 3 * peer_s)

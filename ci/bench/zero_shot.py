@@ -104,7 +104,7 @@ def several_labels(vectors: np.ndarray, truth: np.ndarray, embedder: Any, templa
     classifier = ZeroShotClassifier(embedder, list(GROUPS), templates, multi_label=True)
     scores = vectors @ classifier.class_vectors().T
     shows = np.stack([np.isin(truth, list(members(group))) for group in GROUPS], axis=1)
-    told: dict[str, list[np.ndarray]] = {}
+    results: dict[str, list[np.ndarray]] = {}
     for seed in range(REPEATS):
         order = np.random.default_rng(seed).permutation(len(truth))
         chosen_on, held = np.array_split(order, 2)
@@ -115,28 +115,28 @@ def several_labels(vectors: np.ndarray, truth: np.ndarray, embedder: Any, templa
                 key=lambda t: _macro(values[chosen_on], shows[chosen_on], [t] * len(GROUPS))[2],
             )
             figures = _macro(values[held], shows[held], [common] * len(GROUPS))
-            told.setdefault(name, []).append(figures)
+            results.setdefault(name, []).append(figures)
         for name, precision in (("one for each, best F1", None), ("one for each, 0.8", 0.8)):
-            own = [
+            cuts = [
                 best_threshold(scores[chosen_on, at], shows[chosen_on, at], precision)
                 for at in range(len(GROUPS))
             ]
-            figures = _macro(scores[held], shows[held], [np.inf if t is None else t for t in own])
-            told.setdefault(name, []).append(figures)
-    for name, parts in told.items():
+            figures = _macro(scores[held], shows[held], [np.inf if t is None else t for t in cuts])
+            results.setdefault(name, []).append(figures)
+    for name, parts in results.items():
         precision, recall, f1 = np.mean(parts, axis=0)
         print(f"{name:25} precision {precision:.3f}  recall {recall:.3f}  F1 {f1:.3f}")
 
 
 def _macro(scores: np.ndarray, shows: np.ndarray, thresholds: Any) -> np.ndarray:
     """Precision, of labels that are given at all, recall and F1, the means over labels."""
-    given = scores >= np.asarray(thresholds)
-    hits = (given & shows).sum(axis=0)
+    is_given = scores >= np.asarray(thresholds)
+    hits = (is_given & shows).sum(axis=0)
     precision = np.divide(
-        hits, given.sum(axis=0), where=given.any(axis=0), out=np.full(len(hits), np.nan)
+        hits, is_given.sum(axis=0), where=is_given.any(axis=0), out=np.full(len(hits), np.nan)
     )
     recall = hits / np.maximum(1, shows.sum(axis=0))
-    f1 = 2 * hits / np.maximum(1, given.sum(axis=0) + shows.sum(axis=0))
+    f1 = 2 * hits / np.maximum(1, is_given.sum(axis=0) + shows.sum(axis=0))
     return np.array([np.nanmean(precision), recall.mean(), f1.mean()])
 
 

@@ -101,10 +101,10 @@ _GPU_ONLY = ("cudf", "dask_cudf", "dask_cuda", "cuvs")
 def missing(needs: Sequence[str]) -> list[str]:
     """The modules that are not there."""
     needed = [name for name in needs if not (REHEARSAL and name in _GPU_ONLY)]
-    return [name for name in needed if not _found(name)]
+    return [name for name in needed if not _is_installed(name)]
 
 
-def _found(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:

@@ -148,7 +148,7 @@ def index() -> None:
 
 
 def _query(name: str, built: Any, queries: Any) -> None:
-    speed = rate(lambda: [built.search(one[None], 10) for one in queries], len(queries))
+    speed = rate(lambda: [built.search(query[None], 10) for query in queries], len(queries))
     record(f"{name}, queries one by one", speed, "queries/s")
     record(
         f"{name}, queries together",

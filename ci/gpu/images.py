@@ -114,19 +114,19 @@ def formats() -> None:
         return encoded
 
     usual = known(DECODE)
-    bad_ones = ("one of a batch damaged", "one JPEG of a batch cut off")
+    bad_names = ("one of a batch damaged", "one JPEG of a batch cut off")
     for name, data in (
         ("progressive JPEG", saved("JPEG", progressive=True)),
         ("CMYK JPEG", saved("JPEG", "CMYK")),
         ("gray JPEG", saved("JPEG", "L")),
         ("PNG", saved("PNG")),
         ("WebP", saved("WEBP")),
-        (bad_ones[0], _damaged(images)),
-        (bad_ones[1], [images[0][: len(images[0]) // 2], *images[1:]]),
+        (bad_names[0], _damaged(images)),
+        (bad_names[1], [images[0][: len(images[0]) // 2], *images[1:]]),
     ):
         ours = decoder(spec)
         bad = sum(error is not None for error in ours.decode(data).errors)
-        assert bad == (name in bad_ones), f"{name}: {bad} images failed"
+        assert bad == (name in bad_names), f"{name}: {bad} images failed"
         speed = rate(partial(ours.decode, data), BATCH, 1.0)
         record(f"decode, {name}", speed, "images/s", usual, DECODE)
 

@@ -81,8 +81,8 @@ def resolved(requirements: list[str], python: str) -> dict[str, str]:
         options = ("--dry-run", "--ignore-installed", f"--report={report}", f"--target={folder}/t")
         pip("install", *options, *requirements, python=python)
         distributions = json.loads(report.read_text())["install"]
-    names = {re.sub(r"[-_.]+", "-", one["metadata"]["name"]).lower(): one for one in distributions}
-    return {name: one["metadata"]["version"] for name, one in sorted(names.items())}
+    names = {re.sub(r"[-_.]+", "-", pkg["metadata"]["name"]).lower(): pkg for pkg in distributions}
+    return {name: pkg["metadata"]["version"] for name, pkg in sorted(names.items())}
 
 
 def unpack(wheels: Path, site: Path, python: str, chip: int) -> None:

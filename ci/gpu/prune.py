@@ -68,10 +68,10 @@ def prune(path: Path, chip: int) -> int:
     freed = 0
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
         for start, entries in fat_binaries(data):
-            kept = [one for one in entries if one.kind == _CODE and one.chip == chip]
+            kept = [entry for entry in entries if entry.kind == _CODE and entry.chip == chip]
             if not kept or len(kept) == len(entries):
                 continue
-            code = b"".join(data[one.start : one.end] for one in kept)
+            code = b"".join(data[entry.start : entry.end] for entry in kept)
             first, end = start + _HEADER.size, entries[-1].end
             data[first:end] = code.ljust(end - first, b"\0")
             struct.pack_into("<Q", data, start + 8, len(code))

@@ -55,7 +55,7 @@ def store(part: str, name: str, entry: dict[str, Any]) -> None:
 
 
 def record(
-    name: str, value: float, unit: str, against: float | None = None, what: str = ""
+    name: str, value: float, unit: str, against: float | None = None, peer: str = ""
 ) -> None:
     """Add a figure.
 
@@ -65,12 +65,12 @@ def record(
     value : float
     against : float, optional
         A limit or a peer, in the same unit.
-    what : str
+    peer : str
         What `against` is.
     """
     figure: dict[str, Any] = {"value": float(f"{value:.4g}"), "unit": unit}
     if against:
-        figure |= {"ratio": float(f"{value / against:.3g}"), "to": what}
+        figure |= {"ratio": float(f"{value / against:.3g}"), "to": peer}
     store("figures", name, figure | {"commit": commit()})
     print(f"{name}: {figure}", flush=True)
 

@@ -107,7 +107,7 @@ def timeline() -> None:
     picture = results.path().with_name("timeline.svg")
     picture.write_text(drawn(spans.spans, began, seconds))
     for stage in COLOURS:
-        times = _joined([(start, end) for what, _, start, end in spans.spans if what == stage])
+        times = _joined([(start, end) for label, _, start, end in spans.spans if label == stage])
         busy = sum(end - start for start, end in times) / seconds
         results.record(f"timeline: {stage} is busy", busy, "of the time")
 
@@ -136,7 +136,7 @@ def drawn(spans: list[tuple[str, str, float, float]], began: float, seconds: flo
     for number, (stage, name) in enumerate(rows):
         y = (number + 1) * ROW
         parts.append(f'<text x="4" y="{y + 12}">{stage} ({name[-14:]})</text>')
-        busy = [(start, end) for what, who, start, end in spans if (what, who) == (stage, name)]
+        busy = [(start, end) for label, who, start, end in spans if (label, who) == (stage, name)]
         for start, end in _joined(busy, gap=0.5 / scale):
             x, wide = LEFT + (start - began) * scale, max(0.3, (end - start) * scale)
             parts.append(

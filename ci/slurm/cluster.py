@@ -177,9 +177,9 @@ def _configure(folder: Path) -> Path:
 
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
     return ports
 
 
@@ -195,12 +195,12 @@ def _wait_for_nodes(environment: dict[str, str], folder: Path) -> None:
     command = ["sinfo", "--noheader", "--format=%t %D"]
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        told = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if told.stdout.split() == ["idle", str(len(NODES))]:
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.stdout.split() == ["idle", str(len(NODES))]:
             return
         if time.monotonic() > deadline:
             raise SlurmError(
-                f"nodes are not ready after {_START_SECONDS} s: {told.stdout}{told.stderr}\n"
+                f"nodes are not ready after {_START_SECONDS} s: {result.stdout}{result.stderr}\n"
                 f"{_log_ends(folder)}"
             )
         time.sleep(0.1)

@@ -166,12 +166,12 @@ def require_one_width(stage: ColumnStage, widths: Mapping[str, int]) -> None:
     DatasetError
     """
     if len(set(widths.values())) > 1:
-        told = ", of ".join(
+        listing = ", of ".join(
             f"{width} {'' if number else 'values '}in {'' if number else 'column '}{name!r}"
             for number, (name, width) in enumerate(widths.items())
         )
         raise DatasetError(
-            f"{type(stage).__name__}: embeddings of {told}: they are of different models."
+            f"{type(stage).__name__}: embeddings of {listing}: they are of different models."
         )
 
 

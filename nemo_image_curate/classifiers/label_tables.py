@@ -90,15 +90,15 @@ def _read_file(location: str) -> pd.DataFrame:
             raise DatasetError(f"{location} is no table of labels: {error}") from error
 
 
-def _of_table(table: pd.DataFrame, what: str, id_col: str) -> Iterator[Entry]:
+def _of_table(table: pd.DataFrame, source: str, id_col: str) -> Iterator[Entry]:
     id_col = KEY if KEY in table.columns else id_col
     if not {id_col, LABEL} <= set(table.columns):
         raise DatasetError(
-            f"{what} should have the columns {KEY!r} and {LABEL!r}, and {SHARD_COLUMN!r} where "
+            f"{source} should have the columns {KEY!r} and {LABEL!r}, and {SHARD_COLUMN!r} where "
             f"keys are not unique; there are: {', '.join(map(str, table.columns))}."
         )
     shards = table[SHARD_COLUMN] if SHARD_COLUMN in table.columns else [None] * len(table)
     for shard, key, value in zip(shards, table[id_col], table[LABEL], strict=True):
         if not isinstance(key, str):
-            raise DatasetError(f"{what}: the key {key!r} is no text; leading zeros may be lost.")
+            raise DatasetError(f"{source}: the key {key!r} is no text; leading zeros may be lost.")
         yield (shard if isinstance(shard, str) and shard else None), key, value

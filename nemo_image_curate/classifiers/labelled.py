@@ -68,8 +68,8 @@ class LabelledRows:
         """
         series = frames.from_arrow(self.table.select([column]), "cpu")[column]
         vectors, embedded_rows = frames.embedding_array(series)
-        unit, kept = unit_vectors(vectors, "cpu")
-        return unit.numpy(), embedded_rows[kept]
+        unit, with_direction = unit_vectors(vectors, "cpu")
+        return unit.numpy(), embedded_rows[with_direction]
 
 
 def labelled_rows(
@@ -121,14 +121,14 @@ def labelled_rows(
     # Of a dataset without any of them the columns, too.
     parts.append(_take(frames.empty(frame), finder, tuple(columns)))
     table = pa.concat_tables([table for table, _ in parts], promote_options="permissive")
-    found = [label for _, some in parts for label in some]
+    row_labels = [label for _, part_labels in parts for label in part_labels]
     names = _row_names(table)
     order = sorted(range(len(names)), key=names.__getitem__)
     missing = finder.missing(names)
     return LabelledRows(
         table.take(pa.array(order, pa.int64())),
-        [found[place] for place in order],
-        len(found) + len(missing),
+        [row_labels[place] for place in order],
+        len(row_labels) + len(missing),
         finder.empty,
         len(missing),
         missing[:KEPT],
@@ -160,7 +160,7 @@ class _Finder(abc.ABC):
     def rows(self, frame: Any) -> Iterator[tuple[int, Any]]:
         """Row numbers of a computed partition, ascending, with their labels."""
 
-    def missing(self, found: Sequence[tuple[str, str]]) -> list[str]:
+    def missing(self, row_names: Sequence[tuple[str, str]]) -> list[str]:
         """What was listed and is not among the rows that were found, (shard, key)."""
         return []
 
@@ -193,9 +193,9 @@ class _ByKey(_Finder):
             if known != label:
                 several.setdefault(_name(shard, key), [known]).append(label)
         if several:
-            told = [f"{name} ({', '.join(map(str, labels))})" for name, labels in several.items()]
+            cases = [f"{name} ({', '.join(map(str, labels))})" for name, labels in several.items()]
             raise DatasetError(
-                f"{len(several):,} samples have several labels that differ: {listed(told)}. Leave "
+                f"{len(several):,} samples have several labels that differ: {listed(cases)}. Leave "
                 "one for each, or none."
             )
         if not self.labels:
@@ -212,10 +212,10 @@ class _ByKey(_Finder):
             if label is not None:
                 yield row, label
 
-    def missing(self, found: Sequence[tuple[str, str]]) -> list[str]:
+    def missing(self, row_names: Sequence[tuple[str, str]]) -> list[str]:
         """What was listed and is not among the rows that were found, (shard, key)."""
         shards_of: dict[str, set[str]] = {}
-        for shard, key in found:
+        for shard, key in row_names:
             shards_of.setdefault(key, set()).add(shard)
         ambiguous = [
             key

@@ -135,14 +135,14 @@ def nsfw_head(state_dict: Mapping[str, torch.Tensor]) -> torch.nn.Module:
 def _layers(
     state_dict: Mapping[str, torch.Tensor],
     names: list[str],
-    what: str,
+    head: str,
     extra: tuple[str, ...] = (),
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The (weight, bias) pairs of Linear layers in float64, checked to fit and to end in 1."""
     expected = [f"{name}.{part}" if name else part for name in names for part in ("weight", "bias")]
     if set(state_dict) != {*expected, *extra}:
         raise WeightsError(
-            f"{what} head: expected the tensors {[*extra, *expected]}, found {list(state_dict)}"
+            f"{head} head: expected the tensors {[*extra, *expected]}, found {list(state_dict)}"
         )
     layers = []
     for weight_name, bias_name in zip(expected[::2], expected[1::2], strict=True):
@@ -154,11 +154,11 @@ def _layers(
     )
     if not fits or layers[-1][0].shape[0] != 1:
         raise WeightsError(
-            f"{what} head: expected weights (out, in) and biases (out,) that follow on each other "
+            f"{head} head: expected weights (out, in) and biases (out,) that follow on each other "
             f"and end in one output, found {shapes}"
         )
     if not all(bool(tensor.isfinite().all()) for tensor in state_dict.values()):
-        raise WeightsError(f"{what} head: some of its numbers are not finite")
+        raise WeightsError(f"{head} head: some of its numbers are not finite")
     return layers
 
 

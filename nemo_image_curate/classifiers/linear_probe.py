@@ -220,11 +220,11 @@ class LinearProbe(ImageClassifier):
 
     def values(self, scores: torch.Tensor) -> dict[str, Any]:
         """The columns' values, from probabilities (B, K)."""
-        best, which = scores.max(dim=1)
+        best, numbers = scores.max(dim=1)
         is_bool = self.file.recipe["is_bool"]
         labels = [False, True] if is_bool else self.classes
         # An embedding without a direction is of no class.
-        which[best.isnan()] = len(labels)
-        named = np.array([*labels, None], dtype=object)[which.cpu().numpy()]
+        numbers[best.isnan()] = len(labels)
+        named = np.array([*labels, None], dtype=object)[numbers.cpu().numpy()]
         columns = {self._name(): named, f"{self._name()}_score": scores[:, 1] if is_bool else best}
         return columns | dict(zip(self._class_columns(), scores.unbind(1), strict=False))

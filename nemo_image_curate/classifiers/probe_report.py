@@ -96,8 +96,8 @@ class ProbeReport:
             f"{self.not_in_dataset:,} not in the dataset, {self.without_embedding:,} without "
             f"embedding; {self.empty:,} samples without label",
         ]
-        for what, names in filter(lambda pair: pair[1], self.names.items()):
-            lines.append(f"            {what}: {', '.join(names)}")
+        for reason, names in filter(lambda pair: pair[1], self.names.items()):
+            lines.append(f"            {reason}: {', '.join(names)}")
         if self.few:
             lines.append(f"few labels  {', '.join(self.few)}: fewer than {MAX_FOLDS}")
         if self.accuracy is None or self.accuracy_interval is None:
@@ -121,12 +121,12 @@ class ProbeReport:
             for named, count in row.items()
             if named != truth
         ]
-        for count, truth, named in sorted(mistakes, key=lambda one: -one[0])[:5]:
+        for count, truth, named in sorted(mistakes, key=lambda mistake: -mistake[0])[:5]:
             lines.append(f"{count:,} of {truth!r} were named {named!r}")
-        for one in [one for one in self.doubtful if one["predicted"] != one["label"]][:5]:
+        for row in [row for row in self.doubtful if row["predicted"] != row["label"]][:5]:
             lines.append(
-                f"look again: {one['shard']}: {one['key']} is labelled {one['label']!r}, which has "
-                f"a probability of {one['probability']:.3f}; {one['predicted']!r} is likelier"
+                f"look again: {row['shard']}: {row['key']} is labelled {row['label']!r}, which has "
+                f"a probability of {row['probability']:.3f}; {row['predicted']!r} is likelier"
             )
         return "\n".join(lines)
 
@@ -158,7 +158,7 @@ def scores_of(
         truth, best, labels=numbers, zero_division=0.0
     )
     matrix = confusion_matrix(truth, best, labels=numbers)
-    own = fitted.probabilities[np.arange(len(rows)), truth]
+    label_probability = fitted.probabilities[np.arange(len(rows)), truth]
     calibration = _calibration(fitted.probabilities.max(axis=1), truth == best)
     return {
         "accuracy": n_right / len(rows),
@@ -179,7 +179,7 @@ def scores_of(
         },
         "calibration": calibration,
         "calibration_error": sum(
-            one["rows"] * abs(one["probability"] - one["accuracy"]) for one in calibration
+            bin_["rows"] * abs(bin_["probability"] - bin_["accuracy"]) for bin_ in calibration
         )
         / len(rows),
         "doubtful": [
@@ -187,10 +187,10 @@ def scores_of(
                 "shard": names[rows[place]][0],
                 "key": names[rows[place]][1],
                 "label": classes[truth[place]],
-                "probability": float(own[place]),
+                "probability": float(label_probability[place]),
                 "predicted": classes[best[place]],
             }
-            for place in np.argsort(own, kind="stable")[:_DOUBTFUL]
+            for place in np.argsort(label_probability, kind="stable")[:_DOUBTFUL]
         ],
     }
 

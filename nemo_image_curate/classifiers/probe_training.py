@@ -120,8 +120,8 @@ def _report(
     if few:
         logger.warning("fewer than %d labels: %s; scores say little", MAX_FOLDS, listed(few))
     if rows.not_in_dataset:
-        told = listed(rows.names, rows.not_in_dataset)
-        logger.warning("%d labels are of no sample of the dataset: %s", rows.not_in_dataset, told)
+        absent = listed(rows.names, rows.not_in_dataset)
+        logger.warning("%d labels are of no sample of the dataset: %s", rows.not_in_dataset, absent)
     if without:
         logger.warning("%d labelled samples have no embedding: %s", len(without), listed(without))
     return ProbeReport(

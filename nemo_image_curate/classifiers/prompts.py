@@ -17,7 +17,7 @@ PLACE = "{}"
 def template_sets() -> dict[str, list[str]]:
     """The named sets of templates; ``prompt_templates.json`` says where each is from."""
     data = resources.files(__package__).joinpath("prompt_templates.json").read_text("utf-8")
-    return {name: one["templates"] for name, one in json.loads(data).items()}
+    return {name: entry["templates"] for name, entry in json.loads(data).items()}
 
 
 def read_templates(templates: str | Sequence[str]) -> list[str]:
@@ -69,7 +69,7 @@ def read_labels(labels: Sequence[str] | Mapping[str, str | Sequence[str]]) -> di
         raise ConfigError(f"labels={labels!r} should be a list of labels, not one text.")
     if not labels:
         raise ConfigError("labels is empty; give at least two to choose from.")
-    entries = labels.items() if isinstance(labels, Mapping) else [(one, [one]) for one in labels]
+    entries = labels.items() if isinstance(labels, Mapping) else [(name, [name]) for name in labels]
     read: dict[str, list[str]] = {}
     for name, value in entries:
         words = [value] if isinstance(value, str) else list(value)
@@ -103,7 +103,7 @@ def column_name(label: str) -> str:
     # Letters that both Python's parser, which takes this form of them, and pandas' know as such;
     # neither takes vowel signs that are characters of their own, as those of Hindi.
     plain = unicodedata.normalize("NFKC", label)
-    spaced = "".join(one if one.isalnum() and f"_{one}".isidentifier() else " " for one in plain)
+    spaced = "".join(c if c.isalnum() and f"_{c}".isidentifier() else " " for c in plain)
     name = "_".join(spaced.split())
     if not name:
         raise ConfigError(

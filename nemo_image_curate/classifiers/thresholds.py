@@ -60,7 +60,9 @@ class ChosenThresholds:
     def thresholds(self) -> dict[str, float]:
         """The thresholds of labels that have one."""
         return {
-            name: one.threshold for name, one in self.labels.items() if one.threshold is not None
+            name: label.threshold
+            for name, label in self.labels.items()
+            if label.threshold is not None
         }
 
     def __str__(self) -> str:
@@ -69,10 +71,10 @@ class ChosenThresholds:
             f"{self.without_embedding:,} without embedding",
             f"{'':20} examples threshold precision recall     f1",
         ]
-        for name, one in self.labels.items():
-            numbers = [(one.threshold, 9), (one.precision, 9), (one.recall, 6), (one.f1, 6)]
-            shown = [f"{'-' if n is None else f'{n:.3f}':>{width}}" for n, width in numbers]
-            lines.append(f"{name:20} {one.examples:8,} {' '.join(shown)}")
+        for name, label in self.labels.items():
+            numbers = [(label.threshold, 9), (label.precision, 9), (label.recall, 6), (label.f1, 6)]
+            cells = [f"{'-' if n is None else f'{n:.3f}':>{width}}" for n, width in numbers]
+            lines.append(f"{name:20} {label.examples:8,} {' '.join(cells)}")
         return "\n".join(lines)
 
 
@@ -118,7 +120,7 @@ def best_threshold(
 def thresholds_of(
     scores: np.ndarray,
     labels: Sequence[str],
-    shown: Sequence[frozenset[str]],
+    truth: Sequence[frozenset[str]],
     precision: float | None,
     seed: int,
 ) -> dict[str, LabelThreshold]:
@@ -128,7 +130,7 @@ def thresholds_of(
     ----------
     scores : numpy.ndarray, shape (n, labels)
     labels : sequence of str
-    shown : sequence of frozenset of str, length n
+    truth : sequence of frozenset of str, length n
         What each row shows.
     precision : float, optional
         What is wanted. Default: the highest F1.
@@ -140,16 +142,14 @@ def thresholds_of(
     DatasetError
         For rows that show something else.
     """
-    unknown = sorted(frozenset().union(*shown) - set(labels))
+    unknown = sorted(frozenset().union(*truth) - set(labels))
     if unknown:
         raise DatasetError(
             f"examples show {listed(unknown)}, none of the labels {listed(labels)}: write labels "
             "as the classifier has them."
         )
     return {
-        label: _threshold(
-            scores[:, at], np.array([label in some for some in shown]), precision, seed
-        )
+        label: _threshold(scores[:, at], np.array([label in row for row in truth]), precision, seed)
         for at, label in enumerate(labels)
     }
 
@@ -165,8 +165,8 @@ def _threshold(
     is_over = np.zeros(len(scores), dtype=bool)
     for number in range(min(_FOLDS, n_positive)):
         known, held = fold != number, fold == number
-        own = best_threshold(scores[known], is_positive[known], precision)
-        is_over[held] = own is not None and scores[held] >= own
+        fold_threshold = best_threshold(scores[known], is_positive[known], precision)
+        is_over[held] = fold_threshold is not None and scores[held] >= fold_threshold
     hits, over = int((is_over & is_positive).sum()), int(is_over.sum())
     return LabelThreshold(
         threshold,
@@ -198,9 +198,9 @@ def read_shown(value: Any) -> frozenset[str] | None:
         value = value.split("|")
     elif is_missing(value):
         return None
-    if not isinstance(value, Iterable) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, Iterable) or not all(isinstance(label, str) for label in value):
         raise DatasetError(
             f"{value!r} should be a list of the labels that a sample shows, or a text with | "
             "between them; empty for none."
         )
-    return frozenset(one.strip() for one in value if one.strip())
+    return frozenset(label.strip() for label in value if label.strip())

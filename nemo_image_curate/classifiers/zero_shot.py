@@ -241,9 +241,9 @@ class ZeroShotClassifier(ImageClassifier):
         if not len(vectors):
             raise DatasetError(f"none of {rows.given:,} labelled samples has an embedding.")
         scores = self.load_model("cpu")(torch.from_numpy(vectors)).numpy()
-        shown = [rows.labels[row] for row in row_numbers]
+        truth = [rows.labels[row] for row in row_numbers]
         return ChosenThresholds(
-            thresholds_of(scores, list(read_labels(self.labels)), shown, precision, seed),
+            thresholds_of(scores, list(read_labels(self.labels)), truth, precision, seed),
             examples=len(vectors),
             not_in_dataset=rows.not_in_dataset,
             without_embedding=len(rows.labels) - len(vectors),
@@ -277,9 +277,9 @@ class ZeroShotClassifier(ImageClassifier):
 
         templates = read_templates(self.templates)
         words = list(read_labels(self.labels).values())
-        texts = [text for some in words for text in prompts(some, templates)]
+        texts = [text for label_words in words for text in prompts(label_words, templates)]
         encoded = require_text_side(self.embedder).embed_text(texts, device)
-        ends = np.cumsum([len(some) * len(templates) for some in words])[:-1]
+        ends = np.cumsum([len(label_words) * len(templates) for label_words in words])[:-1]
         means = np.stack([vectors.mean(axis=0) for vectors in np.split(encoded, ends)])
         class_vectors: np.ndarray = directions(torch.from_numpy(means)).numpy()
         return class_vectors
@@ -308,11 +308,11 @@ class ZeroShotClassifier(ImageClassifier):
         if self.multi_label:
             columns = dict(zip(self._label_columns(labels), scores.unbind(1), strict=True))
             return columns | self._flags(dict(zip(labels, scores.unbind(1), strict=True)))
-        best, which = scores.max(dim=1)
+        best, numbers = scores.max(dim=1)
         names = np.array([*labels, None], dtype=object)
         # An embedding that holds NaN is like no label.
-        which[best.isnan()] = len(labels)
-        return {self.pred_column: names[which.cpu().numpy()], f"{self.pred_column}_score": best}
+        numbers[best.isnan()] = len(labels)
+        return {self.pred_column: names[numbers.cpu().numpy()], f"{self.pred_column}_score": best}
 
     def _flags(self, score_of: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """Whether labels are over their thresholds; None for a score of NaN."""

@@ -65,12 +65,12 @@ def near_hashes(
     compared = hashes[0].is_valid().to_numpy()
     best = np.full(len(compared), _NOTHING)
     other_rows = np.flatnonzero(others[0].is_valid().to_numpy())
-    pairs = [(hashes[0], other) for other in others] + [(own, others[0]) for own in hashes[1:]]
-    for own, other in pairs:
-        found = _fewest_bits(own.drop_null().to_numpy(), other.drop_null().to_numpy(), radius)
-        hit = found < _NOTHING
-        found[hit] += other_rows[found[hit] % _ROWS] - found[hit] % _ROWS
-        best[compared] = np.minimum(best[compared], found)
+    pairs = [(hashes[0], other) for other in others] + [(left, others[0]) for left in hashes[1:]]
+    for left, right in pairs:
+        codes = _fewest_bits(left.drop_null().to_numpy(), right.drop_null().to_numpy(), radius)
+        hit = codes < _NOTHING
+        codes[hit] += other_rows[codes[hit] % _ROWS] - codes[hit] % _ROWS
+        best[compared] = np.minimum(best[compared], codes)
     rows = np.where(best < _NOTHING, best % _ROWS, -1)
     similarity = 1 - (best // _ROWS) / np.float32(_BITS)
     return Nearest(rows, np.where(rows >= 0, similarity, np.nan).astype(np.float32), compared)

@@ -58,7 +58,7 @@ class VectorFiles:
     def digest(self) -> str:
         """A hash of the vectors."""
         return fingerprint(
-            *([file.digest for file in some] for some in (self.files, self.mirrored))
+            *([file.digest for file in files] for files in (self.files, self.mirrored))
         )
 
 
@@ -241,9 +241,9 @@ def _find_partition(
     for unit, own_places in mirrored:
         rows = np.full((len(places), count), -1, dtype=np.int64)
         cosines = np.full(rows.shape, np.nan, dtype=np.float32)
-        shared, where, own = np.intersect1d(places, own_places, return_indices=True)
+        shared, where, own_where = np.intersect1d(places, own_places, return_indices=True)
         if len(shared):
-            rows[where], cosines[where] = _named(unit[own], vectors.files, count, device)
+            rows[where], cosines[where] = _named(unit[own_where], vectors.files, count, device)
         near.append((rows, cosines))
     rows, cosines = _best(near, count)
     with storage.atomic_write(str(path)) as file:
@@ -270,14 +270,14 @@ def _best(
     """The best of several lists for each row, each neighbour once."""
     if len(near) == 1:
         return near[0]
-    rows = np.concatenate([some for some, _ in near], axis=1)
-    cosines = np.concatenate([some for _, some in near], axis=1)
+    rows = np.concatenate([part for part, _ in near], axis=1)
+    cosines = np.concatenate([part for _, part in near], axis=1)
     order = np.lexsort((rows, -cosines), axis=1)
-    rows, cosines = (np.take_along_axis(some, order, axis=1) for some in (rows, cosines))
+    rows, cosines = (np.take_along_axis(part, order, axis=1) for part in (rows, cosines))
     # A row in both lists stands in the first place of its own only.
     again = (rows[:, :, None] == rows[:, None, :]) & np.tri(rows.shape[1], k=-1, dtype=bool)
     rows[again.any(axis=2)] = -1
     cosines[rows < 0] = np.nan
     order = np.argsort(rows < 0, axis=1, kind="stable")[:, :count]
-    best_rows, best_cosines = (np.take_along_axis(some, order, axis=1) for some in (rows, cosines))
+    best_rows, best_cosines = (np.take_along_axis(part, order, axis=1) for part in (rows, cosines))
     return best_rows, best_cosines

@@ -61,13 +61,13 @@ def _step(
     number: int,
     count: int,
     function: Callable[..., bool],
-    given: Exchange,
+    previous: Exchange,
     progress: bool | None,
 ) -> tuple[Exchange, bool]:
     """One step on all buckets: what they send, and whether anything is new."""
     links = Exchange(folder, f"step-{number}", count, count)
     call = dask.delayed(function, pure=False)
-    tasks = [call(links, bucket, given) for bucket in range(count)]
+    tasks = [call(links, bucket, previous) for bucket in range(count)]
     labels = [f"bucket {bucket}" for bucket in range(count)]
     return links, any(jobs.compute_all(tasks, labels, "group", progress))
 
@@ -112,7 +112,7 @@ class _Neighbours:
         self.rows, self.others, self.smallest = rows[new], others[new], smallest[new]
 
 
-def _link_larger(links: Exchange, sender: int, given: Exchange) -> bool:
+def _link_larger(links: Exchange, sender: int, previous: Exchange) -> bool:
     """Link each larger neighbour to the smallest row that is known; runs on a worker.
 
     Returns
@@ -120,7 +120,7 @@ def _link_larger(links: Exchange, sender: int, given: Exchange) -> bool:
     bool
         Whether a link is new.
     """
-    near = _Neighbours(given, sender)
+    near = _Neighbours(previous, sender)
     larger = near.others > near.rows
     rows, others = near.rows[larger], near.others[larger]
     smallest = np.minimum(near.smallest[larger], rows)
@@ -128,7 +128,7 @@ def _link_larger(links: Exchange, sender: int, given: Exchange) -> bool:
     return bool((smallest != rows).any())
 
 
-def _link_smaller(links: Exchange, sender: int, given: Exchange) -> bool:
+def _link_smaller(links: Exchange, sender: int, previous: Exchange) -> bool:
     """Link a row and its neighbours, all of them smaller, to the smallest; runs on a worker.
 
     Returns
@@ -136,7 +136,7 @@ def _link_smaller(links: Exchange, sender: int, given: Exchange) -> bool:
     bool
         Whether a link is new.
     """
-    near = _Neighbours(given, sender)
+    near = _Neighbours(previous, sender)
     others = near.others != near.smallest
     firsts = ~others
     _send_both_ways(

@@ -132,18 +132,18 @@ def _name_partners(
     starts: np.ndarray,
 ) -> None:
     """Tell rows key and shard of the row in this block that stands for them; runs on a worker."""
-    told = partners.read(sender)
-    names = block.table([id_col, SHARD_COLUMN]) if len(told) else _no_names(id_col)
-    partner = names.take(told["partner"].to_numpy() - block.start)
+    pairs = partners.read(sender)
+    names = block.table([id_col, SHARD_COLUMN]) if len(pairs) else _no_names(id_col)
+    partner = names.take(pairs["partner"].to_numpy() - block.start)
     table = pa.table(
         {
-            "row": told["row"],
+            "row": pairs["row"],
             "duplicate_of": partner[id_col],
             "duplicate_of_shard": partner[SHARD_COLUMN],
-            "duplicate_similarity": told["similarity"],
+            "duplicate_similarity": pairs["similarity"],
         }
     )
-    named.write(sender, table, owners(starts, told["row"].to_numpy()))
+    named.write(sender, table, owners(starts, pairs["row"].to_numpy()))
 
 
 def _no_names(id_col: str) -> pa.Table:
@@ -154,24 +154,24 @@ def _write_block(
     folder: Path, named: Exchange, block: Block, id_col: str, facts: RowFacts, why_not: str
 ) -> tuple[str, list[str]]:
     """Write the decisions about a block, as `write_table`; runs on a worker."""
-    names, equals, own = block.table([id_col, SHARD_COLUMN]), facts.equals(block), block.rows()
-    own -= block.start
+    names, equals, rows = block.table([id_col, SHARD_COLUMN]), facts.equals(block), block.rows()
+    rows -= block.start
     compared = equals >= 0
-    first = np.where(compared, equals, own)
-    told = named.read(block.number)
+    first = np.where(compared, equals, rows)
+    gone = named.read(block.number)
     # Where a row is told its fate, below all those of the block.
-    told_place = np.full(len(block), -1)
-    told_place[told["row"].to_numpy() - block.start] = np.arange(len(told))
-    place = told_place[first]
-    place = np.where((place < 0) & (first != own), len(told) + first, place)
+    gone_place = np.full(len(block), -1)
+    gone_place[gone["row"].to_numpy() - block.start] = np.arange(len(gone))
+    place = gone_place[first]
+    place = np.where((place < 0) & (first != rows), len(gone) + first, place)
     removed = place >= 0
     duplicates = pa.array(place, mask=~removed)
 
-    def partner(name: str, told_name: str) -> pa.Array:
-        return pa.chunked_array([*told[told_name].chunks, *names[name].chunks]).take(duplicates)
+    def partner(name: str, gone_name: str) -> pa.Array:
+        return pa.chunked_array([*gone[gone_name].chunks, *names[name].chunks]).take(duplicates)
 
     similarity = np.concatenate(
-        [told["duplicate_similarity"].to_numpy(), np.ones(len(block), dtype=np.float32)]
+        [gone["duplicate_similarity"].to_numpy(), np.ones(len(block), dtype=np.float32)]
     )
     decided = {
         "is_duplicate": pa.array(removed),

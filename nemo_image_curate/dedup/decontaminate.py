@@ -200,11 +200,11 @@ class Decontaminate(Stage):
 
     def measures(self) -> dict[str, Stage]:
         """By signal the stages that make what is compared, for datasets that lack it."""
-        made: dict[str, Stage] = {
+        stages: dict[str, Stage] = {
             "exact": ImageDigest(self.of, orientation=self._pixel_orientation),
             "perceptual": PerceptualHash(flips=self.flips, orientation=self.orientation),
         }
-        return {name: stage for name, stage in made.items() if name in self.signals}
+        return {name: stage for name, stage in stages.items() if name in self.signals}
 
     def columns(self) -> dict[str, pa.DataType]:
         """What is found, and what it is made of."""
@@ -273,9 +273,9 @@ class Decontaminate(Stage):
                 groups,
                 folder,
             )
-            found = search.run()
-        record = self.record(rows=found.references)
-        return results.attach(dataset, found.folder, self.prefix, record, found.carried)
+            result = search.run()
+        record = self.record(rows=result.references)
+        return results.attach(dataset, result.folder, self.prefix, record, result.carried)
 
     def _with_groups(
         self, dataset: ImageTextPairDataset, work_dir: Path

@@ -191,9 +191,9 @@ def _follow(
     partners: Exchange, sender: int, decided: Exchange, followers: Exchange, starts: np.ndarray
 ) -> None:
     """Decide about those who follow the rows of a block; runs on a worker."""
-    own, following = decided.read(sender), followers.read(sender)
-    order = np.argsort(own["row"].to_numpy())
-    gone = own.take(order)
+    removed, following = decided.read(sender), followers.read(sender)
+    order = np.argsort(removed["row"].to_numpy())
+    gone = removed.take(order)
     firsts = following["partner"].to_numpy()
     place = np.searchsorted(gone["row"].to_numpy(), firsts)
     padded = np.append(gone["row"].to_numpy(), -1)
@@ -204,8 +204,8 @@ def _follow(
     send_partners(
         partners,
         sender,
-        np.concatenate([own["row"].to_numpy(), following["row"].to_numpy()]),
-        np.concatenate([own["partner"].to_numpy(), standing]),
-        np.concatenate([own["similarity"].to_numpy(), similarity]),
+        np.concatenate([removed["row"].to_numpy(), following["row"].to_numpy()]),
+        np.concatenate([removed["partner"].to_numpy(), standing]),
+        np.concatenate([removed["similarity"].to_numpy(), similarity]),
         starts,
     )

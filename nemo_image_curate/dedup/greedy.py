@@ -58,11 +58,11 @@ def settle_rounds(
         listed.fill(_trim, [(pairs, ends)] * count, "decide", progress)
         rounds.append(listed)
         grouped = by_component(listed, progress) if count > 1 else listed
-        told = Exchange(folder, f"told-{number}", count, count)
-        told.fill(_settle, [(grouped, roles, staged.starts)] * count, "decide", progress)
+        settled = Exchange(folder, f"told-{number}", count, count)
+        settled.fill(_settle, [(grouped, roles, staged.starts)] * count, "decide", progress)
         roles, before = RowArrays(folder, f"roles-{number}", staged.starts), roles
         call = dask.delayed(_note, pure=False)
-        tasks = [call(roles, told, block, before) for block in staged.blocks]
+        tasks = [call(roles, settled, block, before) for block in staged.blocks]
         labels = [f"block {block.number}" for block in staged.blocks]
         is_open = any(jobs.compute_all(tasks, labels, "decide", progress))
     partners = Exchange(folder, "partners", count, count)
@@ -90,7 +90,7 @@ def _trim(listed: Exchange, sender: int, pairs: Exchange, ends: Exchange) -> Non
 
 
 def _settle(
-    told: Exchange, sender: int, grouped: Exchange, roles: RowArrays | None, starts: np.ndarray
+    settled: Exchange, sender: int, grouped: Exchange, roles: RowArrays | None, starts: np.ndarray
 ) -> None:
     """Tell blocks which of their rows are kept, removed, or still open; runs on a worker."""
     table = grouped.read(sender)
@@ -102,10 +102,10 @@ def _settle(
     cut = np.unique(pairs.later[table["cut"].to_numpy(zero_copy_only=False)])
     state.settle(pairs, cut)
     role = np.where(state.open, _OPEN, np.where(state.kept, _KEPT, _REMOVED)).astype(np.int8)
-    told.write(sender, pa.table({"row": rows, "role": role}), owners(starts, rows))
+    settled.write(sender, pa.table({"row": rows, "role": role}), owners(starts, rows))
 
 
-def _note(roles: RowArrays, told: Exchange, block: Block, before: RowArrays | None) -> bool:
+def _note(roles: RowArrays, settled: Exchange, block: Block, before: RowArrays | None) -> bool:
     """Note what became of a block's rows; runs on a worker.
 
     Returns
@@ -116,7 +116,7 @@ def _note(roles: RowArrays, told: Exchange, block: Block, before: RowArrays | No
     role = np.full(len(block), _KEPT, np.int8) if before is None else before.read(block.number)
     # Those that have no pair any more are kept.
     role[role == _OPEN] = _KEPT
-    table = told.read(block.number)
+    table = settled.read(block.number)
     role[table["row"].to_numpy() - block.start] = table["role"].to_numpy()
     roles.write(block.number, role)
     return bool((role == _OPEN).any())
@@ -133,7 +133,7 @@ def _choose(
     table = pa.concat_tables([listed.read(sender) for listed in rounds])
     table = table.filter(pa.array(roles.take(table["earlier"].to_numpy()) == _KEPT))
     rows, pairs = ranked_pairs(table)
-    found = first_of_each(pairs.sorted(), len(rows))
-    gone = np.flatnonzero(found.duplicate_of >= 0)
-    stand = rows[found.duplicate_of[gone]]
-    send_partners(partners, sender, rows[gone], stand, found.similarity[gone], starts)
+    decisions = first_of_each(pairs.sorted(), len(rows))
+    gone = np.flatnonzero(decisions.duplicate_of >= 0)
+    stand = rows[decisions.duplicate_of[gone]]
+    send_partners(partners, sender, rows[gone], stand, decisions.similarity[gone], starts)

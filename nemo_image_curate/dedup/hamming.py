@@ -83,7 +83,7 @@ class Search(NamedTuple):
     def partners(self, part: int, bucket: int) -> list[int]:
         """The buckets, from this one on, that hold hashes near to some of its own."""
         later = range(bucket, 1 << self.width(part))
-        return [one for one in later if (one ^ bucket).bit_count() <= self.parts[part].radius]
+        return [other for other in later if (other ^ bucket).bit_count() <= self.parts[part].radius]
 
     def pairs(
         self, part: int, left: np.ndarray, right: np.ndarray, head: int

@@ -100,9 +100,9 @@ def _group_names(block: Block, name: str, id_col: str) -> pa.Array:
     if shard not in table.column_names:
         named: pa.Array = table[name].combine_chunks().cast(pa.large_string())
         return named
-    own = pc.binary_join_element_wise(table[SHARD_COLUMN], table[id_col], _BETWEEN)
+    own_names = pc.binary_join_element_wise(table[SHARD_COLUMN], table[id_col], _BETWEEN)
     other = pc.binary_join_element_wise(table[shard], table[name], _BETWEEN)
-    return pc.coalesce(other, own).combine_chunks()
+    return pc.coalesce(other, own_names).combine_chunks()
 
 
 def _send_members(
@@ -127,17 +127,17 @@ def _touch(touched: Exchange, sender: int, members: Exchange, starts: np.ndarray
     first = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.int64).max)
     is_leak = leaks >= 0
     np.minimum.at(first, group[is_leak], leaks[is_leak])
-    told = ~is_leak & (first[group] < np.iinfo(np.int64).max)
-    result = pa.table({"row": rows[told], "leak": first[group[told]]})
-    touched.write(sender, result, owners(starts, rows[told]))
+    is_touched = ~is_leak & (first[group] < np.iinfo(np.int64).max)
+    result = pa.table({"row": rows[is_touched], "leak": first[group[is_touched]]})
+    touched.write(sender, result, owners(starts, rows[is_touched]))
 
 
 def _mark(after: RowArrays, block: Block, near: RowArrays, touched: Exchange) -> bool:
     """Write what is known of a block's rows now, and whether it is new; runs on a worker."""
     known: Any = near.read(block.number)
-    told = touched.read(block.number)
-    places = told["row"].to_numpy() - block.start
-    known["row"][places] = told["leak"].to_numpy()
+    table = touched.read(block.number)
+    places = table["row"].to_numpy() - block.start
+    known["row"][places] = table["leak"].to_numpy()
     known["similarity"][places] = np.nan
     known["signals"][places] = BY_GROUP
     after.write(block.number, known)

@@ -55,7 +55,7 @@ def leak_page(
         The name of the file with the clean rows.
     """
     counts = summary.counts()
-    shown = _Pictures(dataset, references, [*summary.sample, *summary.nearest])
+    pictures = _Pictures(dataset, references, [*summary.sample, *summary.nearest])
     leaks, rows = counts["leaks"], summary.rows
     place = dataset.metadata_path
     title = f"{place.rstrip('/').rpartition('/')[2] or place}: leaks"
@@ -73,13 +73,13 @@ def leak_page(
         "<h2>Similarity to the row that is named</h2>",
         _histogram(summary, thresholds),
         f"<h2>Leaks: {len(summary.sample):,} of {leaks:,}, chosen at random</h2>",
-        shown.pairs(summary.sample) or "<p>None.</p>",
+        pictures.pairs(summary.sample) or "<p>None.</p>",
     ]
     if summary.nearest:
         parts += [
             f"<h2>The {len(summary.nearest):,} clean rows nearest to a reference</h2>",
             "<p class=note>Copies among these: the threshold is too strict for this encoder.</p>",
-            shown.pairs(summary.nearest),
+            pictures.pairs(summary.nearest),
         ]
     parts.append("<h2>How</h2>")
     if clean_list:
@@ -90,7 +90,7 @@ def leak_page(
         )
     known = {**settings, "version": f"nemo_image_curate {__version__}"}
     parts.append(
-        html.table(["setting", "value"], [(name, str(one)) for name, one in known.items()])
+        html.table(["setting", "value"], [(name, str(value)) for name, value in known.items()])
     )
     return html.page(title, f"<main>{''.join(parts)}</main>", more_style=_STYLE)
 
@@ -160,17 +160,17 @@ class _Pictures:
         self, dataset: ImageTextPairDataset, places: Sequence[tuple[str, str]]
     ) -> dict[tuple[str, str], str]:
         keys, shards = [key for key, _ in places], [shard for _, shard in places]
-        shown = {}
-        for place, one in zip(places, thumbnails(dataset, keys, shards), strict=True):
+        pictures = {}
+        for place, thumbnail in zip(places, thumbnails(dataset, keys, shards), strict=True):
             name = ": ".join(map(str, place[::-1]))
-            if one.jpeg is None:
-                shown[place] = html.reason(f"{name}: {one.reason}")
+            if thumbnail.jpeg is None:
+                pictures[place] = html.reason(f"{name}: {thumbnail.reason}")
             elif self._left > 0:
-                shown[place] = html.picture(one.jpeg, name)
-                self._left -= len(shown[place])
+                pictures[place] = html.picture(thumbnail.jpeg, name)
+                self._left -= len(pictures[place])
             else:
-                shown[place] = html.reason("not shown: the page is large enough")
-        return shown
+                pictures[place] = html.reason("not shown: the page is large enough")
+        return pictures
 
     def pairs(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Rows beside what they are copies of."""
@@ -179,16 +179,16 @@ class _Pictures:
 
     def _pair(self, row: Mapping[str, Any]) -> str:
         similarity, by = row["leak_similarity"], row["leak_by"]
-        told = [by or "clean", "" if similarity is None else f"{similarity:.4f}"]
+        words = [by or "clean", "" if similarity is None else f"{similarity:.4f}"]
         caption = str(row.get("caption") or "")
         caption = caption if len(caption) <= _CAPTION else f"{caption[:_CAPTION]}…"
-        own = self._own[row["key"], row["shard"]]
+        picture = self._own[row["key"], row["shard"]]
         other = self._others.get(row["leak_of_dataset"], {}).get(
             (row["leak_of"], row["leak_of_shard"]), html.reason("not there")
         )
         name = f"{row['shard']}: {row['key']}"
         source = f"{row['leak_of_dataset']}: {row['leak_of_shard']}: {row['leak_of']}"
         return (
-            f"<div class=pair><p><b>{html.escape(' '.join(told))}</b></p><div class=two>"
-            f"{html.figure(own, name, caption)}{html.figure(other, source)}</div></div>"
+            f"<div class=pair><p><b>{html.escape(' '.join(words))}</b></p><div class=two>"
+            f"{html.figure(picture, name, caption)}{html.figure(other, source)}</div></div>"
         )

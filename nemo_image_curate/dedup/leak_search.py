@@ -90,7 +90,7 @@ class LeakSearch:
     def run(self) -> Found:
         """Find leaks, unless they were found before."""
         groups = [*self.groups, *shard_columns(self.dataset, self.groups)]
-        own = MeasuredRows(
+        own_rows = MeasuredRows(
             self.dataset, self._needs(self.dataset, False), groups, self.folder / "own", None
         )
         others = {
@@ -108,14 +108,14 @@ class LeakSearch:
             [[name, rows.folder.name, rows.known.digest()] for name, rows in others.items()],
             vectors.digest() if vectors else None,
         )
-        decided = self.folder / f"decisions-{fingerprint(own.known.digest(), identity)[:24]}"
+        decided = self.folder / f"decisions-{fingerprint(own_rows.known.digest(), identity)[:24]}"
         if not results.complete(decided):
             measured = {name: rows.measure() for name, rows in others.items()}
             columns = next(iter(others.values())).needed
-            self._decide(own, ReferenceRows(measured, columns), vectors, decided)
-        own.remove()
+            self._decide(own_rows, ReferenceRows(measured, columns), vectors, decided)
+        own_rows.remove()
         shutil.rmtree(self.reference_folder, ignore_errors=True)
-        return Found(decided, own.carried, identity)
+        return Found(decided, own_rows.carried, identity)
 
     def _embedded(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset, its embeddings computed and stored if they are not yet."""
@@ -185,7 +185,7 @@ class LeakSearch:
 
     def _decide(
         self,
-        own: MeasuredRows,
+        own_rows: MeasuredRows,
         references: ReferenceRows,
         vectors: against_vectors.NearVectors | None,
         decided: Path,
@@ -193,16 +193,16 @@ class LeakSearch:
         """Write what is found to a folder."""
         steps = decided / "steps"
         storage.make_dirs(str(steps))
-        staged = own.measure()
+        staged = own_rows.measure()
         near = RowArrays(steps, "near", staged.starts)
         arguments = [
-            (block, own.needed, references, vectors, self.signals) for block in staged.blocks
+            (block, own_rows.needed, references, vectors, self.signals) for block in staged.blocks
         ]
         near.fill(compare_block, arguments, "compare", None)
         if self.groups:
             near = spread(near, staged, self.groups, steps, None)
         call = dask.delayed(write_block, pure=False)
-        carried = list(own.carried)
+        carried = list(own_rows.carried)
         written = jobs.compute_all(
             [
                 call(decided, block, near, references, staged.id_col, carried, self.signals)

@@ -120,11 +120,11 @@ def summarise(
     frame = dataset.metadata[columns]
     reader = _Reader(dataset.id_col, prefix, pairs, seed, caption_column, parts)
     arguments = [(reader, number) for number in range(frame.npartitions)]
-    found = partitions.run(frame, _count_partition, arguments, what="count", progress=progress)
+    summaries = partitions.run(frame, _count_partition, arguments, what="count", progress=progress)
     if clean_list and parts:
-        _join([storage.join(parts, _part(number)) for number in range(len(found))], clean_list)
+        _join([storage.join(parts, _part(number)) for number in range(len(summaries))], clean_list)
         storage.remove_tree(parts)
-    return _total(found, pairs)
+    return _total(summaries, pairs)
 
 
 class _Reader:
@@ -211,14 +211,14 @@ def _join(parts: Sequence[str], file: str) -> None:
 
 def _total(summaries: Iterable[LeakSummary], pairs: int) -> LeakSummary:
     whole = LeakSummary()
-    for one in summaries:
-        whole.rows += one.rows
-        whole.leaks += one.leaks
-        whole.not_compared += one.not_compared
-        for kind, counts in one.histogram.items():
+    for summary in summaries:
+        whole.rows += summary.rows
+        whole.leaks += summary.leaks
+        whole.not_compared += summary.not_compared
+        for kind, counts in summary.histogram.items():
             whole.histogram[kind] += counts
-        whole.sample += one.sample
-        whole.nearest += one.nearest
+        whole.sample += summary.sample
+        whole.nearest += summary.nearest
 
     def by_score(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["score"], row["key"], row[SHARD_COLUMN]

@@ -91,15 +91,15 @@ class Signals:
 class _Hashes:
     """The hashes of one kind of two sets of images, and how they differ."""
 
-    def __init__(self, own: pa.Table, others: pa.Table, name: str, mirrored: bool):
+    def __init__(self, rows: pa.Table, others: pa.Table, name: str, mirrored: bool):
         names = [name, f"{name}_flipped"] if mirrored else [name]
-        self.own, self.others = (
-            [table[one] for one in names if one in table.column_names] for table in (own, others)
+        self.hashes, self.others = (
+            [table[col] for col in names if col in table.column_names] for table in (rows, others)
         )
 
     def near(self, radius: int) -> Nearest:
         """The nearest of the others, within `radius` bits."""
-        return near_hashes(self.own, self.others, radius)
+        return near_hashes(self.hashes, self.others, radius)
 
     def distance(self, candidates: np.ndarray) -> np.ndarray:
         """Bits that differ from some of the others; NaN where one has no hash.
@@ -113,16 +113,16 @@ class _Hashes:
         -------
         numpy.ndarray of float32, shape (m, c)
         """
-        owns, others = (
+        ours, others = (
             [(column.fill_null(0).to_numpy(), column.is_valid().to_numpy()) for column in columns]
-            for columns in (self.own, self.others)
+            for columns in (self.hashes, self.others)
         )
-        pairs = [(owns[0], other) for other in others] + [(own, others[0]) for own in owns[1:]]
+        pairs = [(ours[0], other) for other in others] + [(pair, others[0]) for pair in ours[1:]]
         fewest = np.full(candidates.shape, np.inf, dtype=np.float32)
-        for (own, own_valid), (other, other_valid) in pairs:
+        for (hashes, valid), (other, other_valid) in pairs:
             if len(other):
-                bits = np.bitwise_count(own[:, None] ^ other[candidates]).astype(np.float32)
-                known = own_valid[:, None] & other_valid[candidates] & (candidates >= 0)
+                bits = np.bitwise_count(hashes[:, None] ^ other[candidates]).astype(np.float32)
+                known = valid[:, None] & other_valid[candidates] & (candidates >= 0)
                 np.minimum(fewest, bits, out=fewest, where=known)
         return np.where(np.isinf(fewest), np.float32(np.nan), fewest)
 
@@ -137,13 +137,13 @@ def compare_block(
     signals: Signals,
 ) -> None:
     """Write `NEAR` of the rows of a block; runs on a worker."""
-    own, others = block.table(columns), references.table()
+    rows, others = block.table(columns), references.table()
     candidates = _Candidates(len(block))
     hashes = {}
     if "exact" in signals.by:
-        candidates.add(0, equal_digests(own[DIGEST_COLUMN], others[DIGEST_COLUMN]))
+        candidates.add(0, equal_digests(rows[DIGEST_COLUMN], others[DIGEST_COLUMN]))
     if "perceptual" in signals.by:
-        hashes = {name: _Hashes(own, others, name, signals.mirrored) for name in HASHES}
+        hashes = {name: _Hashes(rows, others, name, signals.mirrored) for name in HASHES}
         candidates.add(1, hashes[signals.hash].near(signals.radius))
     if vectors is not None:
         candidates.add(2, vectors.read(block))
@@ -201,10 +201,10 @@ def _choose(candidates: _Candidates, hashes: dict[str, _Hashes], signals: Signal
     similarity[0][exact] = 1
     evidence = np.zeros(shape, dtype=np.float32)
     if hashes:
-        shares = {name: 1 - one.distance(candidates.rows) / _BITS for name, one in hashes.items()}
+        shares = {name: 1 - kind.distance(candidates.rows) / _BITS for name, kind in hashes.items()}
         similarity[1] = shares[signals.hash]
         # Pictures that have nothing to do with each other agree in half of the bits.
-        evidence += np.mean([np.nan_to_num(one, nan=0.5) for one in shares.values()], axis=0)
+        evidence += np.mean([np.nan_to_num(share, nan=0.5) for share in shares.values()], axis=0)
     if "semantic" in signals.by:
         similarity[2] = cosines = candidates.cosines
         # What the embeddings did not propose is at most as near as the last that they did.
@@ -220,10 +220,10 @@ def _choose(candidates: _Candidates, hashes: dict[str, _Hashes], signals: Signal
     def of_best(values: np.ndarray) -> np.ndarray:
         return np.take_along_axis(values, best, axis=1)[:, 0]
 
-    hits = np.stack([of_best(one) for one in hits])
+    hits = np.stack([of_best(of_signal) for of_signal in hits])
     # That equal pictures are alike in all else needs no word.
     hits[1:] &= ~hits[0]
-    similarity = np.stack([of_best(one) for one in similarity])
+    similarity = np.stack([of_best(of_signal) for of_signal in similarity])
     near = np.empty(shape[0], dtype=NEAR)
     near["row"] = of_best(candidates.rows)
     near["signals"] = np.packbits(hits, axis=0, bitorder="little")[0]

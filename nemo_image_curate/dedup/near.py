@@ -102,15 +102,15 @@ def _compare(
     bucket: int,
 ) -> None:
     """Find the pairs of a bucket with itself and with later ones; runs on a worker."""
-    own = _Images(images.read(sender), columns)
+    left = _Images(images.read(sender), columns)
     tables = [no_pairs()]
     for other_bucket in search.partners(part, bucket):
-        other = own
+        right = left
         if other_bucket != bucket:
-            other = _Images(images.read(sender + other_bucket - bucket), columns)
+            right = _Images(images.read(sender + other_bucket - bucket), columns)
         head = bucket ^ other_bucket
-        for lefts, rights in search.pairs(part, own.looked_for, other.looked_for, head):
-            tables.append(_pairs_of(own, lefts, other, rights))
+        for lefts, rights in search.pairs(part, left.looked_for, right.looked_for, head):
+            tables.append(_pairs_of(left, lefts, right, rights))
     send_pairs(pairs, sender, pa.concat_tables(tables))
 
 
@@ -132,9 +132,9 @@ class _Images:
 
 def _pairs_of(left: _Images, lefts: np.ndarray, right: _Images, rights: np.ndarray) -> pa.Table:
     # Two mirror images tell nothing new: they are compared as two images already.
-    told = ~(left.mirrored[lefts] & right.mirrored[rights])
-    told &= left.rows[lefts] != right.rows[rights]
-    lefts, rights = lefts[told], rights[told]
+    is_new = ~(left.mirrored[lefts] & right.mirrored[rights])
+    is_new &= left.rows[lefts] != right.rows[rights]
+    lefts, rights = lefts[is_new], rights[is_new]
     distance = np.minimum.reduce(list(_distances(left, lefts, right, rights)))
     similarity = (1 - distance / np.float32(_BITS)).astype(np.float32)
     return pair_table(

@@ -149,7 +149,7 @@ class _Join:
         original = np.empty(len(order), dtype=np.int64)
         original[order] = np.arange(len(order))
         decisions = read_decisions(self.folder, *place).take(original)
-        return {own: decisions[name] for name, own in self.names.items()}
+        return {column: decisions[name] for name, column in self.names.items()}
 
 
 def _record(folder: Path) -> dict[str, Any]:

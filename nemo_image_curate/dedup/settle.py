@@ -40,7 +40,9 @@ def settle(rule: str, pairs: Exchange, staged: StagedRows, progress: bool | None
 def _settle(decided: Exchange, sender: int, rule: str, pairs: Exchange, starts: np.ndarray) -> None:
     """Decide about the rows of a bucket; runs on a worker."""
     rows, pairs_of_bucket = ranked_pairs(pairs.read(sender))
-    found = decide(rule, pairs_of_bucket, len(rows))
-    gone = np.flatnonzero(found.duplicate_of >= 0)
-    partners = rows[found.duplicate_of[gone]]
-    send_partners(decided, sender, rows[gone], partners, found.similarity[gone], starts, rows[gone])
+    decisions = decide(rule, pairs_of_bucket, len(rows))
+    gone = np.flatnonzero(decisions.duplicate_of >= 0)
+    partners = rows[decisions.duplicate_of[gone]]
+    send_partners(
+        decided, sender, rows[gone], partners, decisions.similarity[gone], starts, rows[gone]
+    )

@@ -290,7 +290,10 @@ def _stage_partition(frame: Any, file: Path | None, schema: pa.Schema) -> tuple[
     """Store one computed partition; runs on a worker."""
     table = frames.to_arrow(frame)
     # Where a frame does not tell a column's type, its values do.
-    fields = [table.schema.field(one.name) if pa.types.is_null(one.type) else one for one in schema]
+    fields = [
+        table.schema.field(field.name) if pa.types.is_null(field.type) else field
+        for field in schema
+    ]
     table = conform(table, pa.schema(map(typed, storage_schema(pa.schema(fields)))))
     if file is not None:
         storage.write_bytes(str(file), serialised(table))

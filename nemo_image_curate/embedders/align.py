@@ -164,9 +164,9 @@ def _too_little(pairs: Pairs) -> str | None:
             f"{captions:,} captions of {pictures:,} pictures are too few; {_FEWEST} pictures are "
             "the least"
         )
-    for what, features in (("captions", pairs.texts), ("pictures", pairs.images[:, 0])):
+    for side, features in (("captions", pairs.texts), ("pictures", pairs.images[:, 0])):
         if np.ptp(features, axis=0).max() == 0:
-            return f"all {what} are the same to their encoder"
+            return f"all {side} are the same to their encoder"
     return None
 
 
@@ -180,11 +180,11 @@ def _with_words(pairs: Pairs, captions: list[str], words: Words) -> Pairs:
 def _figures(towers: Towers, pairs: Pairs) -> dict[str, Any]:
     """How many captions find their picture: R@k with its 95 % interval."""
     images, texts = towers.embed(pairs)
-    found = ranks(images.numpy(), texts.numpy(), pairs.image_numbers)
+    ranked = ranks(images.numpy(), texts.numpy(), pairs.image_numbers)
     figures: dict[str, Any] = {}
     for k in (1, 5, 10):
-        bounds = interval(found.text_to_image < k, found.image_numbers)
-        figures[f"R@{k}"] = round(recall_at(found.text_to_image, k), 4)
+        bounds = interval(ranked.text_to_image < k, ranked.image_numbers)
+        figures[f"R@{k}"] = round(recall_at(ranked.text_to_image, k), 4)
         figures[f"R@{k} interval"] = [round(bound, 4) for bound in bounds]
     return figures
 

@@ -224,9 +224,9 @@ class AlignedEmbedder(TextImageEmbedder):
         return require_text_side(_encoder("text_encoder", self.text_encoder, model.text_encoder))
 
 
-def _encoder(argument: str, given: ImageEmbedder | None, record: Any) -> ImageEmbedder:
+def _encoder(argument: str, embedder: ImageEmbedder | None, record: Any) -> ImageEmbedder:
     """The encoder that a model was learned with: the one given, or the one recorded."""
-    if given is None:
+    if embedder is None:
         try:
             return recorded_encoder(record)
         except ConfigError as error:
@@ -234,12 +234,12 @@ def _encoder(argument: str, given: ImageEmbedder | None, record: Any) -> ImageEm
                 f"the model was learned on {record.get('encoder')!r}, which cannot be made by its "
                 f"record alone: give it as {argument}= (--checkpoint FILE for its weights). {error}"
             ) from error
-    if (given.encoder(), given.weights_sha256()) != (
+    if (embedder.encoder(), embedder.weights_sha256()) != (
         record["encoder"],
         record["weights_sha256"],
     ):
         raise ConfigError(
-            f"{argument}= is {given.encoder()!r}, but the model was learned on "
+            f"{argument}= is {embedder.encoder()!r}, but the model was learned on "
             f"{record['encoder']!r}, or on other weights."
         )
-    return given
+    return embedder

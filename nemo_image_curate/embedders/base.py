@@ -319,8 +319,8 @@ def embed_all_images(
     vectors, errors = embedder.embed_images(images, device=device)
     for number, error in enumerate(errors):
         if error is not None:
-            which = f"image {number} of {len(images)}" if len(images) > 1 else "the image"
-            raise ImageError(f"{which} cannot be used: {error}")
+            name = f"image {number} of {len(images)}" if len(images) > 1 else "the image"
+            raise ImageError(f"{name} cannot be used: {error}")
     return vectors
 
 

@@ -103,7 +103,7 @@ def gather_pairs(
     )
     frame = sampled.metadata
     encoded, features = _encoded(dataset.replace(frame[frame[_SAMPLED]]), image_encoder)
-    text_column = None if len(columns) > 1 else _made_by(dataset, text_encoder, columns[0])
+    text_column = None if len(columns) > 1 else _vector_column(dataset, text_encoder, columns[0])
     wanted = [dataset.id_col, SHARD_COLUMN, *columns, features]
     wanted += [text_column] if text_column else []
     wanted += [ERROR_COLUMN] if ERROR_COLUMN in encoded.metadata.columns else []
@@ -152,7 +152,7 @@ def _encoded(
     dataset: ImageTextPairDataset, encoder: ImageEmbedder
 ) -> tuple[ImageTextPairDataset, str]:
     """The dataset with a column of what the encoder makes of pictures, and its name."""
-    if (name := _made_by(dataset, encoder)) is not None:
+    if (name := _vector_column(dataset, encoder)) is not None:
         return dataset, name
     stage = copy.copy(encoder)
     stage.image_embedding_column, stage.flip = _FEATURES, False
@@ -160,15 +160,15 @@ def _encoded(
     return stage.image_pass()(dataset), _FEATURES
 
 
-def _made_by(
+def _vector_column(
     dataset: ImageTextPairDataset, encoder: ImageEmbedder, caption_column: str | None = None
 ) -> str | None:
     """The column of vectors that an encoder made of pictures, or of captions."""
     record = encoder.record(**({"caption_column": caption_column} if caption_column else {}))
     wanted = _comparable(record)
     names = (name for name in dataset.metadata.columns if name in dataset.provenance)
-    made = (name for name in names if _comparable(dataset.provenance[name]) == wanted)
-    return next(made, None)
+    columns = (name for name in names if _comparable(dataset.provenance[name]) == wanted)
+    return next(columns, None)
 
 
 def _comparable(record: Mapping[str, Any]) -> str:
@@ -241,6 +241,6 @@ def _failed(frame: Any, image_rows: np.ndarray) -> Counter[str]:
     if ERROR_COLUMN in frame.columns:
         errors = frames.column_to_arrow(frame[ERROR_COLUMN]).to_pylist()
     reasons = Counter(count_by_kind([errors[row] for row in failed if errors[row]]))
-    told = Counter({f"image: {kind}": count for kind, count in reasons.items()})
-    told["without an embedding"] = len(failed) - told.total()
-    return +told
+    counts = Counter({f"image: {kind}": count for kind, count in reasons.items()})
+    counts["without an embedding"] = len(failed) - counts.total()
+    return +counts

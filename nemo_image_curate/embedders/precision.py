@@ -174,7 +174,7 @@ def _repeats(module: torch.nn.Module) -> bool:
         return False
     shapes = [[weight.shape for weight in block.parameters()] for block in module]
     kinds = {type(block) for block in module}
-    equal = len(kinds) == 1 and all(one == shapes[0] for one in shapes)
+    equal = len(kinds) == 1 and all(of_block == shapes[0] for of_block in shapes)
     return equal and not kinds.pop().__module__.startswith("torch.")
 
 

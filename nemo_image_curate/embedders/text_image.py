@@ -168,7 +168,7 @@ class TextImageEmbedder(ImageEmbedder):
         frames.require_columns(frame, self.caption_column)
         kind = frames.schema(frame).field(self.caption_column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not any(one(kind) for one in (pa.types.is_string, pa.types.is_large_string)):
+        if not any(is_type(kind) for is_type in (pa.types.is_string, pa.types.is_large_string)):
             raise ConfigError(
                 f"column {self.caption_column!r} holds {kind}, no texts. Name the column with the "
                 "captions as caption_column=, or give caption_column=None."

@@ -220,7 +220,7 @@ def _filled_model(
         classifiers = (
             [config.classifier] if isinstance(config.classifier, str) else config.classifier
         )
-        dropped = {f"{one}.{part}" for one in classifiers or () for part in ("weight", "bias")}
+        dropped = {f"{layer}.{part}" for layer in classifiers or () for part in ("weight", "bias")}
         body = {key: tensor for key, tensor in state.items() if key not in dropped}
         overlay = {"state_dict": body, "num_classes": 0, "label_offset": 0}
         try:

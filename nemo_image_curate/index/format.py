@@ -116,8 +116,8 @@ def read(folder: str) -> SavedIndex:
         text = storage.read_bytes(place)
     except NotFoundError as error:
         unfinished = os.path.isdir(os.path.join(folder, STAGING))
-        what = "an index that was not finished" if unfinished else "no index"
-        raise DatasetError(f"{folder} holds {what}. Run build_index(dataset).") from error
+        state = "an index that was not finished" if unfinished else "no index"
+        raise DatasetError(f"{folder} holds {state}. Run build_index(dataset).") from error
     try:
         content = json.loads(text)
         version = content["format"]

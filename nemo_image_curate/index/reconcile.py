@@ -79,8 +79,8 @@ def match(partitions: Sequence[Partition], staged: StagedPartitions, with_vector
     result.pair(_identities(partitions), dict(enumerate(_identities(staged.marks))))
     if result.missing:
         result.staged = staged.read(result.new, with_vectors)
-        digests = {number: one.digest for number, one in result.staged.items()}
-        result.pair([one.digest for one in partitions], digests)
+        digests = {number: partition.digest for number, partition in result.staged.items()}
+        result.pair([partition.digest for partition in partitions], digests)
     return result
 
 

@@ -206,7 +206,7 @@ def common_dim(
         When there are none, or they differ.
     """
     staged = list(staged)
-    by_dim = dict(known or {}) | {one.dim: one.shard for one in staged if one.dim}
+    by_dim = dict(known or {}) | {part.dim: part.shard for part in staged if part.dim}
     if len(by_dim) > 1:
         (dim, shard), (other_dim, other_shard) = list(by_dim.items())[:2]
         raise DatasetError(
@@ -214,7 +214,7 @@ def common_dim(
             f"{other_shard}: they are of different models. Embed all shards with one."
         )
     if not by_dim:
-        rows = sum(one.rows for one in staged)
+        rows = sum(part.rows for part in staged)
         raise DatasetError(
             f"column {column!r}: none of {rows:,} rows has an embedding that could be indexed "
             "(not null, zero or NaN). image_error tells why images have none."

@@ -62,12 +62,12 @@ def canonical_head(pairs: Pairs, dimensions: int) -> Head:
     correlations = solve_triangular(image_factor, shared, upper=False)
     correlations = solve_triangular(text_factor, correlations.T, upper=False).T
     squares, directions = torch.linalg.eigh((correlations.T @ correlations).double())
-    kept = (squares > _SMALLEST * squares[-1]).nonzero().flatten().flip(0)[:dimensions]
-    directions, strengths = directions[:, kept].float(), squares[kept].sqrt().float()
+    largest = (squares > _SMALLEST * squares[-1]).nonzero().flatten().flip(0)[:dimensions]
+    directions, strengths = directions[:, largest].float(), squares[largest].sqrt().float()
     image_weight = solve_triangular(image_factor.T, correlations @ directions, upper=True)
     text_weight = solve_triangular(text_factor.T, directions * strengths, upper=True)
     image_weight = image_weight if basis is None else basis @ image_weight
-    zero = torch.zeros(len(kept))
+    zero = torch.zeros(len(largest))
     return Head(
         *of_images.folded(image_weight.T, zero),
         *of_texts.folded(text_weight.T, zero),

@@ -95,7 +95,7 @@ def _chosen(
     for held_out, learned_from in _parts(pairs, seed):
         head = learn(learned_from)
         towers = [_beside(head, base, share, learned_from, 1.0) for share in shares]
-        figures.append([_figures(one, held_out) for one in towers])
+        figures.append([_figures(candidate, held_out) for candidate in towers])
     # Mean reciprocal rank, then the losses of all scales, (shares, 1 + scales).
     means = np.mean(figures, axis=0)
     # Of equals the one that trusts more in what is given.
@@ -118,10 +118,10 @@ def _figures(towers: Towers, held_out: Pairs) -> list[float]:
 
     images, texts = towers.embed(held_out)
     of_all = ranks(images.numpy(), texts.numpy(), held_out.image_numbers)
-    found = mean_reciprocal_rank(of_all.text_to_image) + mean_reciprocal_rank(of_all.image_to_text)
+    mrrs = mean_reciprocal_rank(of_all.text_to_image) + mean_reciprocal_rank(of_all.image_to_text)
     first_texts = texts[np.searchsorted(held_out.image_numbers, np.arange(len(images)))]
     losses = [float(info_nce(images, first_texts, torch.tensor(float(s)))) for s in _SCALES]
-    return [found / 2, *losses]
+    return [mrrs / 2, *losses]
 
 
 @contextmanager

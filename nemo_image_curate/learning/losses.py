@@ -117,8 +117,8 @@ def _softmax_part(
     """The sum of cross entropies of some rows, whose own column begins at ``first + start``."""
     import torch
 
-    own = torch.arange(len(rows), device=rows.device) + first + start
-    return torch.nn.functional.cross_entropy(scale * rows @ others.T, own, reduction="sum")
+    targets = torch.arange(len(rows), device=rows.device) + first + start
+    return torch.nn.functional.cross_entropy(scale * rows @ others.T, targets, reduction="sum")
 
 
 def _sigmoid_part(

@@ -55,8 +55,8 @@ def ranks(images: np.ndarray, texts: np.ndarray, image_numbers: np.ndarray) -> R
     text_to_image = np.empty(len(texts), np.int64)
     for rows in _blocks(len(texts), len(images)):
         similarities = texts[rows] @ images.T
-        own = np.take_along_axis(similarities, image_numbers[rows, None], 1)
-        text_to_image[rows] = len(images) - 1 - (similarities < own).sum(1)
+        own_similarity = np.take_along_axis(similarities, image_numbers[rows, None], 1)
+        text_to_image[rows] = len(images) - 1 - (similarities < own_similarity).sum(1)
     image_to_text = np.empty(len(images), np.int64)
     for rows in _blocks(len(images), len(texts)):
         similarities = images[rows] @ texts.T

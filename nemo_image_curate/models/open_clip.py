@@ -243,8 +243,8 @@ def _fetched(source: OpenCLIPSource) -> str:
         raise _unavailable(name, error) from error
 
 
-def _unavailable(what: str, error: Exception) -> WeightsError:
+def _unavailable(files: str, error: Exception) -> WeightsError:
     return WeightsError(
-        f"cannot fetch {what}: {error}. Fetch them elsewhere and give the file as "
+        f"cannot fetch {files}: {error}. Fetch them elsewhere and give the file as "
         "checkpoint_path=, or fill the Hugging Face hub's cache (HF_HOME)."
     )

@@ -109,10 +109,10 @@ def resized_luma(
 
     # Of every second row, sums of two pixels; two bytes at a time, which takes half as long.
     pairs = images[:, :, ::2].contiguous().view(torch.int16)
-    twos = pairs >> 8
-    twos &= 255
-    twos += pairs & 255
-    luma = luma_levels(twos.float().mul_(0.5))
+    sums = pairs >> 8
+    sums &= 255
+    sums += pairs & 255
+    luma = luma_levels(sums.float().mul_(0.5))
     device = images.device
     widths, heights = torch.tensor(sizes, device=device).unbind(1)
     table = _weights(luma.shape[1], str(device))

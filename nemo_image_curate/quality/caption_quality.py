@@ -100,5 +100,5 @@ def _letters(captions: pa.Array) -> pa.Array:
         return pc.cast(pc.utf8_length(rest), pa.float64())
 
     characters = left(WHITE_SPACE)
-    some = pc.if_else(pc.equal(characters, 0), pa.scalar(None, pa.float64()), characters)
-    return pc.cast(pc.divide(left(_NO_LETTER), some), pa.float32())
+    divisor = pc.if_else(pc.equal(characters, 0), pa.scalar(None, pa.float64()), characters)
+    return pc.cast(pc.divide(left(_NO_LETTER), divisor), pa.float32())

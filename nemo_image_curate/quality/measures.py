@@ -52,13 +52,13 @@ def color_measures(images: torch.Tensor, percents: Sequence[int]) -> dict[str, t
         ``brightness``: the percentiles of the pixels' perceived brightness, 0 to 1, float64 of
         shape (n, p), rounded down to multiples of 1 / 1020.
     """
-    some = images.flatten(2)[:, :, ::_STRIDE].contiguous()
-    colors = some.float()
-    counts = histograms(some, _LEVELS)
+    pixels = images.flatten(2)[:, :, ::_STRIDE].contiguous()
+    colors = pixels.float()
+    counts = histograms(pixels, _LEVELS)
     return {
-        **_entropies(counts, histograms(luma_levels(colors)[:, None], _LEVELS), some.shape[2]),
+        **_entropies(counts, histograms(luma_levels(colors)[:, None], _LEVELS), pixels.shape[2]),
         "main_color": _main_color(counts),
-        "color_spread": _color_spread(some),
+        "color_spread": _color_spread(pixels),
         "brightness": _brightness(colors, percents),
     }
 
@@ -154,8 +154,8 @@ def histograms(values: torch.Tensor, bins: int) -> torch.Tensor:
     import torch
 
     counts = torch.zeros(*values.shape[:2], bins, dtype=torch.int32, device=values.device)
-    one = torch.ones(1, dtype=torch.int32, device=values.device)
-    return counts.scatter_add_(2, values.long(), one.expand(values.shape)).long()
+    ones = torch.ones(1, dtype=torch.int32, device=values.device)
+    return counts.scatter_add_(2, values.long(), ones.expand(values.shape)).long()
 
 
 @functools.lru_cache(maxsize=8)

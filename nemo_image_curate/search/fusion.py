@@ -55,21 +55,21 @@ def collapse(hits: Sequence[Hit], threshold: float, k: int) -> list[Hit]:
         Each with the number of those it stands for in ``similar``: what it is most similar to
         stands for a hidden hit.
     """
-    shown: list[Hit] = []
+    shown_hits: list[Hit] = []
     counts: list[int] = []
     vectors: np.ndarray | None = None
     for hit in hits:
         assert hit.vector is not None, "collapse needs vectors"
         if vectors is None:
             vectors = np.empty((min(k, len(hits)), len(hit.vector)), dtype=np.float32)
-        if shown:
-            cosines = vectors[: len(shown)] @ hit.vector
+        if shown_hits:
+            cosines = vectors[: len(shown_hits)] @ hit.vector
             nearest = int(cosines.argmax())
             if cosines[nearest] >= threshold - _ROUNDING:
                 counts[nearest] += 1
                 continue
-        if len(shown) < k:
-            vectors[len(shown)] = hit.vector
-            shown.append(hit)
+        if len(shown_hits) < k:
+            vectors[len(shown_hits)] = hit.vector
+            shown_hits.append(hit)
             counts.append(0)
-    return [replace(hit, similar=count) for hit, count in zip(shown, counts, strict=True)]
+    return [replace(hit, similar=count) for hit, count in zip(shown_hits, counts, strict=True)]

@@ -181,9 +181,9 @@ def _count(sent: Exchange, buckets: list[int], folder: Path) -> list[str]:
         counts = np.zeros(len(hashes), dtype=np.int64)
         np.add.at(counts, place, table["count"].to_numpy())
         several = counts > 1
-        kept = np.empty(int(several.sum()), dtype=_COUNTED)
-        kept["hash"], kept["count"] = hashes[several], counts[several]
+        repeated = np.empty(int(several.sum()), dtype=_COUNTED)
+        repeated["hash"], repeated["count"] = hashes[several], counts[several]
         with storage.atomic_write(str(_file(folder, bucket))) as file:
-            np.save(file, kept)
-        digests.append(hashlib.sha256(kept.tobytes()).hexdigest())
+            np.save(file, repeated)
+        digests.append(hashlib.sha256(repeated.tobytes()).hexdigest())
     return digests

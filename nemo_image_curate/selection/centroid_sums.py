@@ -70,7 +70,7 @@ def centroid_sums(
     call = dask.delayed(_add_files, pure=False)
     tasks = [paths[start::_TASKS] for start in range(min(_TASKS, len(paths)))]
     labels = [f"files {number}" for number in range(len(tasks))]
-    parts = jobs.compute_all([call(some) for some in tasks], labels, "centroids", None)
+    parts = jobs.compute_all([call(task) for task in tasks], labels, "centroids", None)
     shutil.rmtree(folder)
     table = _added_up([part for part in parts if len(part)] or parts[:1])
     clusters = table["cluster"].combine_chunks()
@@ -126,7 +126,7 @@ def _add_files(paths: Sequence[Path]) -> pa.Table:
 
 def _added_up(tables: Sequence[pa.Table]) -> pa.Table:
     schema = tables[0].schema
-    table = pa.concat_tables([conform(each, schema) for each in tables])
+    table = pa.concat_tables([conform(part, schema) for part in tables])
     encoded = table["cluster"].combine_chunks().dictionary_encode()
     codes, clusters = encoded.indices.to_numpy(), encoded.dictionary
     matrix = _matrix(table["sum"])

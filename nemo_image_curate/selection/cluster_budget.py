@@ -16,7 +16,7 @@ from nemo_image_curate.selection.centroid_sums import centroid_sums
 from nemo_image_curate.selection.checks import check_integer, check_one_of, check_positive
 from nemo_image_curate.selection.groups import Groups
 from nemo_image_curate.selection.hash_order import usable_vectors
-from nemo_image_curate.selection.kept import MadeOfKept, kept
+from nemo_image_curate.selection.kept import MadeOfKept, read_once
 from nemo_image_curate.selection.shares import ORDER, GroupShares
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.tables import content_digest, serialised
@@ -172,7 +172,7 @@ class _ByCentroid(MadeOfKept):
 
     def centroids(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
         """Clusters, their centroids (float32, of length 1 or 0), and mean distance from these."""
-        return kept(self.path, _read_centroids, "ClusterBudget")
+        return read_once(self.path, _read_centroids, "ClusterBudget")
 
     def __call__(self, frame: Any) -> dict[str, pa.Array]:
         import torch
@@ -184,8 +184,8 @@ class _ByCentroid(MadeOfKept):
         known = np.flatnonzero(np.asarray(places) >= 0)
         values = np.zeros(len(known), dtype=np.uint64)
         if self.which != "random" and len(known):
-            own = torch.from_numpy(centroids[np.asarray(places)[known]]).to(vectors.device)
-            cosine = cosines(vectors[torch.from_numpy(known).to(vectors.device)], own)
+            centres = torch.from_numpy(centroids[np.asarray(places)[known]]).to(vectors.device)
+            cosine = cosines(vectors[torch.from_numpy(known).to(vectors.device)], centres)
             signed = cosine if self.which == "hard" else -cosine
             values = (signed.cpu().numpy() + (1 << 62)).astype(np.uint64)
         order = np.zeros(len(frame), dtype=np.uint64)

@@ -19,7 +19,7 @@ from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.selection.checks import check_integer, check_positive
 from nemo_image_curate.selection.hash_order import HashOrder
-from nemo_image_curate.selection.kept import kept
+from nemo_image_curate.selection.kept import read_once
 from nemo_image_curate.selection.targets import TargetStage
 from nemo_image_curate.stages.base import no_effect
 from nemo_image_curate.vectors.homes import homes
@@ -210,21 +210,21 @@ class _TargetClusters:
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Both, read once per process."""
         paths = (self.folder / _CENTROIDS, self.hits)
-        centroids, hits = (kept(path, np.load, ClusterTarget.__name__) for path in paths)
+        centroids, hits = (read_once(path, np.load, ClusterTarget.__name__) for path in paths)
         return centroids, hits
 
 
 def _usable(centroids: Any) -> np.ndarray:
     """Given centroids, of length 1."""
-    given = np.load(centroids) if isinstance(centroids, (str, os.PathLike)) else centroids
-    if not isinstance(given, np.ndarray) or given.ndim != 2 or not given.size:
+    array = np.load(centroids) if isinstance(centroids, (str, os.PathLike)) else centroids
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or not array.size:
         raise ConfigError(
-            f"centroids of shape {np.shape(given)}; they should be an array (k, d), or the path of "
+            f"centroids of shape {np.shape(array)}; they should be an array (k, d), or the path of "
             "an .npy file with one."
         )
-    unit, row_numbers = unit_vectors(np.ascontiguousarray(given, dtype=np.float32), "cpu")
-    if len(row_numbers) < len(given):
-        missing = np.setdiff1d(np.arange(len(given)), row_numbers)[0]
+    unit, row_numbers = unit_vectors(np.ascontiguousarray(array, dtype=np.float32), "cpu")
+    if len(row_numbers) < len(array):
+        missing = np.setdiff1d(np.arange(len(array)), row_numbers)[0]
         raise ConfigError(f"centroid {missing} is zero or not finite: nothing is nearest to it.")
     usable: np.ndarray = unit.numpy()
     return usable

@@ -75,23 +75,23 @@ class Comparison:
         samples = (self.selected, self.random, self.all)
         lines: list[tuple[str, Sequence[str]]] = [
             ("", SAMPLES),
-            ("samples", [f"{one.samples:,}" for one in samples]),
+            ("samples", [f"{sample.samples:,}" for sample in samples]),
         ]
         lines += [
-            (f"mean {name}", [_number(one.means[name]) for one in samples])
+            (f"mean {name}", [_number(sample.means[name]) for sample in samples])
             for name in self.selected.means
         ]
         if self.clusters:
             lines += [
-                (f"evenness of {self.clusters}", [_number(one.evenness) for one in samples]),
-                (f"clusters in {self.clusters}", [f"{one.clusters:,}" for one in samples]),
+                (f"evenness of {self.clusters}", [_number(sample.evenness) for sample in samples]),
+                (f"clusters in {self.clusters}", [f"{sample.clusters:,}" for sample in samples]),
             ]
         if self.concepts:
-            lines.append((self.concepts, [f"{one.concepts:,}" for one in samples]))
+            lines.append((self.concepts, [f"{sample.concepts:,}" for sample in samples]))
         width = max(len(name) for name, _ in lines)
-        table = [name.ljust(width) + "".join(f"{one:>12}" for one in own) for name, own in lines]
-        kept = f"{self.kept:.1%} kept; random: by a hash of shard and key, seed {self.seed}."
-        return "\n".join([*table, kept, _WARNING])
+        table = [name.ljust(width) + "".join(f"{cell:>12}" for cell in row) for name, row in lines]
+        note = f"{self.kept:.1%} kept; random: by a hash of shard and key, seed {self.seed}."
+        return "\n".join([*table, note, _WARNING])
 
 
 def _number(value: float | None) -> str:
@@ -168,7 +168,7 @@ def compare_with_random(
     counts = partitions.run(
         frame[[how_often]], count_chosen, [(how_often,)] * frame.npartitions, what="count"
     )
-    rows, chosen = (sum(own) for own in zip(*counts, strict=True))
+    rows, chosen = (sum(column) for column in zip(*counts, strict=True))
     turns, once_more = divmod(chosen, rows) if rows else (0, 0)
     bound = -1.0
     if once_more:
@@ -205,8 +205,8 @@ def _check(
     columns: Sequence[str],
     concepts: str | None,
 ) -> None:
-    def refuse(name: str, what: str) -> None:
-        raise ConfigError(f"column {name!r} is {schema.field(name).type}, not {what}.")
+    def refuse(name: str, expected: str) -> None:
+        raise ConfigError(f"column {name!r} is {schema.field(name).type}, not {expected}.")
 
     kind = schema.field(how_often).type
     if is_multiplicity and not _is_number(kind):

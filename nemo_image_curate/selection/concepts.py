@@ -156,8 +156,8 @@ class ConceptBalance(Stage):
             raise ConfigError(f"caption_column={self.caption_column!r} holds {kind}, not texts.")
         queries = read_queries(self.queries)
         record = self.record()
-        what = [record["queries_sha256"], self.caption_column, self.ignore_case, self.wrap_queries]
-        folder = work_folder(dataset, self.work_dir, type(self).__name__, what)
+        facts = [record["queries_sha256"], self.caption_column, self.ignore_case, self.wrap_queries]
+        folder = work_folder(dataset, self.work_dir, type(self).__name__, facts)
         with locks.exclusive(str(folder)):
             files = MatcherFiles.write(folder, queries, self.ignore_case, self.wrap_queries)
             cap = self.per_query if self.rule == "cap" else None

@@ -98,8 +98,8 @@ def concept_coverage(
         count = min(frame.npartitions, _MOST_RECEIVERS)
         sent = Exchange(folder, "concepts", frame.npartitions, count)
         arguments = [(sent, number) for number in range(frame.npartitions)]
-        what: dict[str, Any] = {"what": "count concepts", "progress": progress}
-        totals = np.sum(partitions.run(frame, _send_concepts, arguments, **what), axis=0)
+        options: dict[str, Any] = {"what": "count concepts", "progress": progress}
+        totals = np.sum(partitions.run(frame, _send_concepts, arguments, **options), axis=0)
         rows, selected, expected, variance, without_caption, without_concept = totals
         call = dask.delayed(_cover, pure=False)
         tasks = [call(sent, number, selected / max(1, rows)) for number in range(count)]
@@ -143,8 +143,8 @@ def _send_concepts(frame: Any, sent: Exchange, number: int) -> list[float]:
     )
     is_selected = selected.fill_null(False).to_numpy(zero_copy_only=False)
     chance = probability.fill_null(0).to_numpy(zero_copy_only=False)
-    own = is_selected[pc.list_parent_indices(concepts).to_numpy()]
-    pairs = pa.table({"concept": concepts.flatten(), "selected": pa.array(own, pa.int64())})
+    of_selected = is_selected[pc.list_parent_indices(concepts).to_numpy()]
+    pairs = pa.table({"concept": concepts.flatten(), "selected": pa.array(of_selected, pa.int64())})
     counted = pairs.group_by("concept").aggregate([([], "count_all"), ("selected", "sum")])
     counted = counted.rename_columns(["concept", "rows", "selected"])
     receivers = (random_score(counted["concept"], 0) * sent.receivers).astype(np.int64)

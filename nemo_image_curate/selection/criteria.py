@@ -92,9 +92,9 @@ class Criteria(Stage):
     def names(self) -> list[str]:
         """What criteria are called; ``NAME_selected`` says which rows fulfil one."""
         target = None if self._recipe_has_target else self.target
-        own = {"where": self.where, "recipe": self.recipe, "target": target}
-        own["retrieved"] = self.seeds
-        return [*(name for name, given in own.items() if given), *self.top]
+        criteria = {"where": self.where, "recipe": self.recipe, "target": target}
+        criteria["retrieved"] = self.seeds
+        return [*(name for name, value in criteria.items() if value), *self.top]
 
     @property
     def _recipe_has_target(self) -> bool:
@@ -108,7 +108,7 @@ class Criteria(Stage):
         ConfigError
         """
         samplers: list[Any] = [self.balanced, self.budget, self.soft_cap]
-        if sum(one is not None for one in samplers) > 1:
+        if sum(sampler is not None for sampler in samplers) > 1:
             raise ConfigError("give one of balanced, budget and soft_cap: each draws the sample.")
         if not (self.top or any((self.where, self.recipe, self.target, self.seeds, *samplers))):
             raise ConfigError(
@@ -183,12 +183,12 @@ class Criteria(Stage):
             clusters = ["cluster"]
         else:
             if not cluster_levels(dataset):
-                made = HierarchicalClusters(
+                clustering = HierarchicalClusters(
                     embedding_column=self.embedding_column,
                     random_state=self.seed,
                     work_dir=self.work_dir,
                 )
-                dataset = made(dataset)
+                dataset = clustering(dataset)
             clusters = cluster_levels(dataset)
         dataset, seen = _hidden(dataset, clusters, candidates)
         common: dict[str, Any] = {"random_state": self.seed, "work_dir": self.work_dir}

@@ -181,12 +181,12 @@ class DataCompFilter(Stage):
         """What the recipe looks at and other stages do not make."""
         recipe, there = RECIPES[self.recipe], dataset.metadata.columns
         columns = self._columns(recipe, there)
-        made = {WORDS, CHARACTERS, WORD} | ({LANGUAGE} if self.language_column is None else set())
-        captions = [self.caption_column] if made & set(columns.values()) else []
+        added = {WORDS, CHARACTERS, WORD} | ({LANGUAGE} if self.language_column is None else set())
+        captions = [self.caption_column] if added & set(columns.values()) else []
         if self.target is not None and _TARGET in columns.values():
-            made.add(_TARGET)
+            added.add(_TARGET)
             captions.append(self.embedding_column)
-        return [*captions, *(name for name in columns.values() if name not in made)]
+        return [*captions, *(name for name in columns.values() if name not in added)]
 
     def __call__(self, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
         """The dataset with the columns; a threshold or clusters that are needed are found now.
@@ -209,10 +209,10 @@ class DataCompFilter(Stage):
         facts: dict[str, Any] = {}
         if recipe.top is not None:
             share = Share(recipe.top, one_more=True)
-            found = find_threshold(dataset.metadata, columns["score"], share)
+            threshold = find_threshold(dataset.metadata, columns["score"], share)
             # Without a value there is nothing to be compared with it.
-            values["threshold"] = repr(float("inf") if found.value is None else found.value)
-            facts = found.facts()
+            values["threshold"] = repr(float("inf") if threshold.value is None else threshold.value)
+            facts = threshold.facts()
         conditions = {
             f"{self.prefix}passes_{name}": text.format(**values)
             for name, text in recipe.conditions.items()
@@ -249,9 +249,9 @@ class DataCompFilter(Stage):
         needed = recipe.columns()
         detect_language = "language" in needed and self.language_column is None
         if detect_language or "words" in needed:
-            dataset = _made(CaptionStatistics(self.caption_column, detect_language), dataset)
+            dataset = _with_stage(CaptionStatistics(self.caption_column, detect_language), dataset)
         if "imagenet_word" in needed:
-            dataset = _made(ImageNetWords(self.caption_column), dataset)
+            dataset = _with_stage(ImageNetWords(self.caption_column), dataset)
         if "target" in needed and self.target is not None:
             dataset = catalog.load("ClusterTarget")(
                 self.target,
@@ -266,9 +266,11 @@ class DataCompFilter(Stage):
         return dataset
 
 
-def _made(stage: Stage, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
+def _with_stage(stage: Stage, dataset: ImageTextPairDataset) -> ImageTextPairDataset:
     """The dataset with the columns of a stage, unless it has them already."""
-    is_there = all(dataset.provenance.get(name) == own for name, own in stage.provenance().items())
+    is_there = all(
+        dataset.provenance.get(name) == record for name, record in stage.provenance().items()
+    )
     return dataset if is_there else stage(dataset)
 
 

@@ -231,7 +231,7 @@ def draw(staged: StagedRows, rule: Rule, n: int, batch: int, folder: Path) -> No
     call = dask.delayed(_write_step, pure=False)
     labels = [f"block {block.number}" for block in staged.blocks]
     paths = [_values_path(folder, block.number) for block in staged.blocks]
-    with Progress("draw", -(-n // batch), None, unit="batches").running() as shown:
+    with Progress("draw", -(-n // batch), None, unit="batches").running() as bar:
         while (missing := n - sum(draws.sizes)) > 0:
             step = (draws.cuts[-1:], len(draws.cuts))
             tasks = [call(block, folder, rule, *step) for block in staged.blocks]
@@ -248,7 +248,7 @@ def draw(staged: StagedRows, rule: Rule, n: int, batch: int, folder: Path) -> No
             cut = lowest(paths, np.array([size]), folder, "draw", False)
             draws = Draws([*draws.cuts, cut.last[0]], [*draws.sizes, size])
             draws.save(progress)
-            shown.end(None)
+            bar.end(None)
     draws.save(folder / DRAWS)
     for pattern in ("rows-*", "counts-*", "values-*", "progress*"):
         for leftover in folder.glob(pattern):

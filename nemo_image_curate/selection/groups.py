@@ -73,7 +73,7 @@ class Groups:
         tasks = [blocks[start::_TASKS] for start in range(min(_TASKS, len(blocks)))]
         labels = [f"blocks {number}" for number in range(len(tasks))]
         counts = jobs.compute_all(
-            [call(some, list(columns), list(needed)) for some in tasks], labels, "count", None
+            [call(task, list(columns), list(needed)) for task in tasks], labels, "count", None
         )
         tables = [pa.ipc.open_file(content).read_all() for content in counts]
         return cls(_added_up(pa.concat_tables(tables), list(columns)))

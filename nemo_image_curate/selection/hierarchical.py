@@ -19,7 +19,7 @@ from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.checks import check_integer, is_integer
 from nemo_image_curate.selection.hash_order import HashOrder, usable_vectors
-from nemo_image_curate.selection.kept import MadeOfKept, kept
+from nemo_image_curate.selection.kept import MadeOfKept, read_once
 from nemo_image_curate.stages.base import Stage, no_effect
 from nemo_image_curate.vectors.hierarchical import HierarchicalKMeans
 from nemo_image_curate.vectors.homes import homes
@@ -157,11 +157,11 @@ class HierarchicalClusters(Stage):
                 # They are looked at more than once.
                 dataset = dataset.save_metadata(str(folder / "embedded"))
             vectors = HashOrder(dataset, self.embedding_column, self.normalize, None)
-            found = folder / f"clusters-{vectors.digest[:24]}"
-            if not (found / _HIERARCHY).exists():
-                self._find(vectors, found, frames.device_of(dataset.metadata))
+            result = folder / f"clusters-{vectors.digest[:24]}"
+            if not (result / _HIERARCHY).exists():
+                self._find(vectors, result, frames.device_of(dataset.metadata))
         names = tuple(self.columns())
-        add = _Clusters(found / _HIERARCHY, self.embedding_column, self.normalize, names)
+        add = _Clusters(result / _HIERARCHY, self.embedding_column, self.normalize, names)
         return dataset.with_columns(add, self.columns(), self.provenance())
 
     def _find(self, vectors: HashOrder, folder: Path, device: str) -> None:
@@ -212,7 +212,7 @@ class _Clusters(MadeOfKept):
         self.digest = fingerprint(centroids.tobytes(), ancestors.tobytes())
 
     def _hierarchy(self) -> tuple[np.ndarray, np.ndarray]:
-        return kept(self.path, _read_hierarchy, "HierarchicalClusters")
+        return read_once(self.path, _read_hierarchy, "HierarchicalClusters")
 
     def content_token(self) -> tuple[Any, ...]:
         return ("HierarchicalClusters", self.digest, self.column, self.normalize, *self.names)
@@ -222,18 +222,18 @@ class _Clusters(MadeOfKept):
 
         centroids, ancestors = self._hierarchy()
         rows = np.empty(0, dtype=np.int64)
-        found = np.empty((len(ancestors), 0), dtype=np.int32)
+        clusters = np.empty((len(ancestors), 0), dtype=np.int32)
         distance = np.empty(0)
         if len(centroids):
             vectors, rows = usable_vectors(frame, self.column, self.normalize)
             if len(vectors):
                 on_device = torch.from_numpy(centroids).to(vectors.device)
                 index, distances = homes(vectors, on_device, self.normalize)
-                found, distance = ancestors[:, index.cpu().numpy()], distances.cpu().numpy()
-        values = [*found, distance.astype(np.float32)]
+                clusters, distance = ancestors[:, index.cpu().numpy()], distances.cpu().numpy()
+        values = [*clusters, distance.astype(np.float32)]
         return {
-            name: _with_nulls(each, rows, len(frame))
-            for name, each in zip(self.names, values, strict=True)
+            name: _with_nulls(column, rows, len(frame))
+            for name, column in zip(self.names, values, strict=True)
         }
 
 

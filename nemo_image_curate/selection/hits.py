@@ -126,8 +126,8 @@ class Search:
         while start < len(self._targets):
             numbers = range(start, min(start + size, len(self._targets)))
             self._search(numbers, self._bound(nearest))
-            for some in self._tables(numbers):
-                nearest = _nearest(pa.concat_tables([nearest, some]), self._k)
+            for table in self._tables(numbers):
+                nearest = _nearest(pa.concat_tables([nearest, table]), self._k)
             start, size = numbers.stop, (_GROWTH - 1) * numbers.stop
         return nearest
 

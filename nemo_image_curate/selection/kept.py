@@ -13,7 +13,7 @@ from nemo_image_curate.errors import DatasetError
 T = TypeVar("T")
 
 
-def kept(path: Path, read: Callable[[Path], T], stage: str) -> T:
+def read_once(path: Path, read: Callable[[Path], T], stage: str) -> T:
     """What is in a file, read once for all partitions that a process works on.
 
     Parameters

@@ -160,8 +160,8 @@ class SelectionFile(Stage):
                     f"{', '.join(schema.names)}. Rows are found by their key and their shard's "
                     "path relative to the dataset; to_selection writes both."
                 )
-        own = [name for name in (MULTIPLICITY, WEIGHT) if name in schema.names]
-        return {_SELECTED: pa.bool_()} | {name: schema.field(name).type for name in own}
+        extra = [name for name in (MULTIPLICITY, WEIGHT) if name in schema.names]
+        return {_SELECTED: pa.bool_()} | {name: schema.field(name).type for name in extra}
 
     def config(self) -> dict[str, Any]:
         """Which content of the file."""

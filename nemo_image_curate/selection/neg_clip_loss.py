@@ -134,7 +134,7 @@ class NegClipLoss(PreparedStage):
         """How the columns are made, from embeddings of which encoders."""
         encoders = [dataset.provenance.get(name, {}).get("encoder") for name in self.inputs()]
         records = self.provenance()
-        return {name: {**own, "embedding_encoders": encoders} for name, own in records.items()}
+        return {name: {**entry, "embedding_encoders": encoders} for name, entry in records.items()}
 
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> Batches:
         """Draw the batches."""
@@ -155,7 +155,7 @@ class NegClipLoss(PreparedStage):
             names = (batches.id_col, SHARD_COLUMN)
             keys, shards = (frames.column_to_arrow(frame[name]).take(row_numbers) for name in names)
             scores = np.stack(
-                [self._scores(images, texts, one, one.has(keys, shards)) for one in batches]
+                [self._scores(images, texts, batch, batch.has(keys, shards)) for batch in batches]
             )
             mean[row_numbers] = scores.mean(axis=0)
             if len(scores) > 1:
@@ -197,17 +197,17 @@ class NegClipLoss(PreparedStage):
         import torch
 
         temperature, device = float(self.temperature), images.device.type
-        own = _cosines(images, texts)
+        own_cosines = _cosines(images, texts)
         losses = []
         for queries, others in ((images, 1), (texts, 0)):
             logs = log_sums(queries, batch.files[others], temperature, device)
             if batch.spares is not None:
                 spare = torch.from_numpy(np.load(batch.spares[others])).to(device)
-                last = np.where(is_in, _cosines(queries, spare), own)
+                last = np.where(is_in, _cosines(queries, spare), own_cosines)
                 logs = np.logaddexp(logs, last / temperature)
             losses.append(logs)
         # Rounding may leave a little more than 0.
-        scores: np.ndarray = np.minimum(own - temperature / 2 * (losses[0] + losses[1]), 0)
+        scores: np.ndarray = np.minimum(own_cosines - temperature / 2 * (losses[0] + losses[1]), 0)
         return scores
 
 

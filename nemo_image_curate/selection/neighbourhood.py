@@ -142,8 +142,8 @@ class _Measure:
         names = self.pool.names(others[rows, places])
         same = [
             np.array(names[column].to_pylist(), dtype=object)
-            == np.array(own.take(pa.array(rows)).to_pylist(), dtype=object)
-            for column, own in (("key", keys), ("shard", shards))
+            == np.array(values.take(pa.array(rows)).to_pylist(), dtype=object)
+            for column, values in (("key", keys), ("shard", shards))
         ]
         is_itself[rows, places] = np.logical_and(*same)
         return is_itself

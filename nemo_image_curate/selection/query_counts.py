@@ -236,7 +236,7 @@ def _thresholds(candidates: Exchange, receiver: int, cap: int) -> tuple[np.ndarr
     scores = frame["score"].to_numpy()
     highest = scores[first + cap - 1]
     for place in np.flatnonzero(highest == scores[first + cap]):
-        own = scores[first[place] : first[place] + cap]
-        lower = own[own < highest[place]]
+        query_scores = scores[first[place] : first[place] + cap]
+        lower = query_scores[query_scores < highest[place]]
         highest[place] = lower[-1] if len(lower) else -1
     return queries, highest

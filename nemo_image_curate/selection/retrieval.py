@@ -144,8 +144,8 @@ class Retrieve(Stage):
                 *(self.least_similarity, are_rows, folder),
             )
             result = search.result(list(self.columns()))
-        own = self.columns()
-        find = ListedRows(str(result), dataset.id_col, tuple(own), search.digest)
+        columns = self.columns()
+        find = ListedRows(str(result), dataset.id_col, tuple(columns), search.digest)
         record = self.record(
             k=int(self.k),
             where=self.where,
@@ -153,7 +153,7 @@ class Retrieve(Stage):
             embedding_column=self.embedding_column,
             seeds=seeds.digest,
         )
-        return dataset.with_columns(find, own, dict.fromkeys(own, record))
+        return dataset.with_columns(find, columns, dict.fromkeys(columns, record))
 
 
 def retrieve(

@@ -25,7 +25,7 @@ from nemo_image_curate.dedup.results import work_folder
 from nemo_image_curate.dedup.staged import Block, StagedRows, stage
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.groups import Groups
-from nemo_image_curate.selection.kept import MadeOfKept, kept
+from nemo_image_curate.selection.kept import MadeOfKept, read_once
 from nemo_image_curate.stages.base import Stage
 from nemo_image_curate.tables import content_digest
 from nemo_image_curate.vectors.cuts import Cuts, lowest, write_values
@@ -188,7 +188,7 @@ class _Selected(MadeOfKept):
         )
 
     def _shares(self) -> tuple[Groups, Cuts]:
-        return kept(self.path, _read_shares, self.stage)
+        return read_once(self.path, _read_shares, self.stage)
 
     def content_token(self) -> tuple[Any, ...]:
         how = self.order.content_token() if self.order else ()

@@ -19,7 +19,7 @@ from nemo_image_curate.dedup.staged import stage
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.selection.checks import check_integer, check_not_negative, check_positive
 from nemo_image_curate.selection.draws import DRAWS, Draws, Rule, draw
-from nemo_image_curate.selection.kept import MadeOfKept, kept
+from nemo_image_curate.selection.kept import MadeOfKept, read_once
 from nemo_image_curate.stages.base import Stage, no_effect
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class _Multiplicity(MadeOfKept):
         self.digest = fingerprint([cut.tolist() for cut in self._draws().cuts])
 
     def _draws(self) -> Draws:
-        return kept(self.path, Draws.load, "SoftCapSample")
+        return read_once(self.path, Draws.load, "SoftCapSample")
 
     def content_token(self) -> tuple[Any, ...]:
         return ("Multiplicity", self.digest, *self.rule.content_token(), self.name)

@@ -134,13 +134,13 @@ def opened_target(
         )
     frames.require_columns(target.metadata, column)
     if stage.check_encoder:
-        own = dataset.provenance.get(stage.embedding_column, {})
-        others = target.provenance.get(column, {})
+        ours = dataset.provenance.get(stage.embedding_column, {})
+        other = target.provenance.get(column, {})
         # Two of unknown origin are taken as they are; shards of several encoders are not.
-        if own.get("encoder") != others.get("encoder") or "conflict" in {**own, **others}:
+        if ours.get("encoder") != other.get("encoder") or "conflict" in {**ours, **other}:
             raise EncoderMismatchError(
                 f"{type(stage).__name__} compares embeddings of one encoder, but those of the "
-                f"dataset are {origin(own)}, those of the {name} {origin(others)}. Embed both with "
+                f"dataset are {origin(ours)}, those of the {name} {origin(other)}. Embed both with "
                 "one model, or, if you know that they are, pass check_encoder=False."
             )
     return target

@@ -85,7 +85,7 @@ class Texts:
         if self.frame is not None:
             return partitions.run(self.frame, function, numbered, what=what, progress=progress)
         call = dask.delayed(function, pure=False)
-        tasks = [call(block, *own) for block, own in zip(self.blocks, numbered, strict=True)]
+        tasks = [call(block, *args) for block, args in zip(self.blocks, numbered, strict=True)]
         return jobs.compute_all(tasks, [f"block {n}" for n in range(len(tasks))], what, progress)
 
 

@@ -95,17 +95,17 @@ class TopFraction(Stage):
         (name,) = self.columns()
         if name in (dataset.id_col, SHARD_COLUMN, self.column):
             raise ConfigError(f"prefix={self.prefix!r} would overwrite the column {name!r}.")
-        found = find_threshold(dataset.metadata, self.column, self.share, self.largest)
-        if found.n_without_value:
+        threshold = find_threshold(dataset.metadata, self.column, self.share, self.largest)
+        if threshold.n_without_value:
             logger.warning(
                 "%s: %s of %s rows have no %s and are not selected",
                 name,
-                f"{found.n_without_value:,}",
-                f"{found.n_without_value + found.n_with_value:,}",
+                f"{threshold.n_without_value:,}",
+                f"{threshold.n_without_value + threshold.n_with_value:,}",
                 self.column,
             )
-        record = self.record(**found.facts())
-        marks = AtOrBeyond(self.column, found.bound, self.largest, name)
+        record = self.record(**threshold.facts())
+        marks = AtOrBeyond(self.column, threshold.bound, self.largest, name)
         return dataset.with_columns(marks, self.columns(), {name: record})
 
 

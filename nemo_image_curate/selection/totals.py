@@ -111,11 +111,11 @@ class Totals:
     def sum(cls, parts: Sequence[Totals]) -> Totals:
         """All of several together."""
         arrays = {
-            name: np.sum([getattr(one, name) for one in parts], axis=0)
+            name: np.sum([getattr(part, name) for part in parts], axis=0)
             for name in ("samples", "sums", "counts")
         }
         tables = {
-            name: _added_up(pa.concat_tables([getattr(one, name) for one in parts]))
+            name: _added_up(pa.concat_tables([getattr(part, name) for part in parts]))
             for name in ("clusters", "concepts")
         }
         return cls(**arrays, **tables)

@@ -55,7 +55,7 @@ def form_or_json(form: Any, json: Any, examples: dict[str, Any] | None = None) -
         for kind, model in ((FORM, form), (JSON, json))
     }
     if examples:
-        content[JSON]["examples"] = {name: {"value": one} for name, one in examples.items()}
+        content[JSON]["examples"] = {name: {"value": example} for name, example in examples.items()}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -104,8 +104,8 @@ def run_service(
                 timeout_graceful_shutdown=settings.stop_after,
             )
         )
-        shown = "127.0.0.1" if address in EVERYWHERE else host
-        url = f"http://{host_pattern(shown)}:{port}"
+        url_host = "127.0.0.1" if address in EVERYWHERE else host
+        url = f"http://{host_pattern(url_host)}:{port}"
         tell(f"service: {url}  (documentation: {url}/docs)")
 
         def stop(*_: Any) -> None:

@@ -110,9 +110,9 @@ class PairSimilarity(BaseModel):
     similarity: float = Field(description="Cosine similarity, -1 to 1.")
 
 
-def _form_of(value: Any, own: str, simple: str, names: frozenset[str]) -> str:
+def _form_of(value: Any, own_form: str, simple: str, names: frozenset[str]) -> str:
     """Which of two forms a body is of: the simple one where it has one of its names."""
-    return simple if isinstance(value, dict) and names & value.keys() else own
+    return simple if isinstance(value, dict) and names & value.keys() else own_form
 
 
 def _text_form(value: Any) -> str:
@@ -174,23 +174,23 @@ TextsBody = Annotated[
 
 async def text_to_image(query: SimpleTextQuery, service: Service) -> TextResults:
     """Images for a text."""
-    found = await service.search(Query(text=query.query, k=query.n_results))
-    return TextResults(query=query.query, results=_results(found.hits))
+    result = await service.search(Query(text=query.query, k=query.n_results))
+    return TextResults(query=query.query, results=_results(result.hits))
 
 
 async def image_to_text(request: Request, service: Service) -> SimpleResults:
     """Texts for an uploaded image."""
     image, n = await _uploaded(request)
-    found = await service.search(Query(image=image, k=n, over="texts"))
-    return SimpleResults(results=_results(found.hits))
+    result = await service.search(Query(image=image, k=n, over="texts"))
+    return SimpleResults(results=_results(result.hits))
 
 
 async def similar_images(request: Request, service: Service) -> SimpleResults:
     """Images like an uploaded one, which is left out itself: hits that are the very same file."""
     image, n = await _uploaded(request)
-    found = await service.search(Query(image=image, k=n + _COPIES))
-    copies = await asyncio.to_thread(_copies, image, found.hits[:_COPIES], service)
-    others = [hit for hit in found.hits if (hit.shard, hit.key) not in copies]
+    result = await service.search(Query(image=image, k=n + _COPIES))
+    copies = await asyncio.to_thread(_copies, image, result.hits[:_COPIES], service)
+    others = [hit for hit in result.hits if (hit.shard, hit.key) not in copies]
     return SimpleResults(results=_results(others[:n]))
 
 

@@ -30,7 +30,7 @@ class Thumbnails:
 
     def __init__(self, read: Callable[[str, str | None], bytes]):
         self.read = read
-        self._kept = lru_cache(_KEPT)(self._made)
+        self._cached = lru_cache(_KEPT)(self._make)
         self._decoding = threading.Semaphore(_AT_ONCE)
 
     def get(self, key: str, shard: str | None, side: int) -> bytes:
@@ -43,12 +43,12 @@ class Thumbnails:
         ImageError
             When it cannot be decoded.
         """
-        return (self._made if shard is None else self._kept)(key, shard, side)
+        return (self._make if shard is None else self._cached)(key, shard, side)
 
-    def _made(self, key: str, shard: str | None, side: int) -> bytes:
+    def _make(self, key: str, shard: str | None, side: int) -> bytes:
         content = self.read(key, shard)
         with self._decoding:
-            made = thumbnail(content, side)
-        if made.jpeg is None:
-            raise ImageError(made.reason)
-        return made.jpeg
+            picture = thumbnail(content, side)
+        if picture.jpeg is None:
+            raise ImageError(picture.reason)
+        return picture.jpeg

@@ -186,7 +186,7 @@ class Blocks:
 
     def _map(self, function: Callable[..., Any], inputs: Sequence[Any], *args: Any) -> list[Any]:
         task = dask.delayed(function, pure=False)
-        tasks = [task(each, *args) for each in inputs]
+        tasks = [task(argument, *args) for argument in inputs]
         return jobs.compute_all(tasks, self._labels, "k-means", self._progress)
 
 

@@ -87,15 +87,15 @@ class HierarchicalKMeans:
         """
         import torch
 
-        what, rounds = "hierarchical k-means", len(self.levels) * (self.steps + 1)
-        with Progress(what, rounds, self.progress, unit="rounds").running() as shown:
-            centroids = [self._level(0, paths, shown)]
+        label, rounds = "hierarchical k-means", len(self.levels) * (self.steps + 1)
+        with Progress(label, rounds, self.progress, unit="rounds").running() as bar:
+            centroids = [self._level(0, paths, bar)]
             ancestors = [np.arange(len(centroids[0]))]
             for number in range(1, len(self.levels)):
                 below = centroids[-1]
                 files = self._files(below, f"level-{number}-vectors")
-                centroids.append(self._level(number, files, shown))
-                children, parents = (torch.from_numpy(each) for each in (below, centroids[-1]))
+                centroids.append(self._level(number, files, bar))
+                children, parents = (torch.from_numpy(array) for array in (below, centroids[-1]))
                 home, _ = homes(children, parents, self.spherical)
                 ancestors.append(home.numpy()[ancestors[-1]])
         return centroids[0], np.stack(ancestors).astype(np.int32)
@@ -108,7 +108,7 @@ class HierarchicalKMeans:
                 np.save(file, vectors[start : start + _ROWS])
         return paths
 
-    def _level(self, number: int, paths: Sequence[Path], shown: Progress) -> np.ndarray:
+    def _level(self, number: int, paths: Sequence[Path], bar: Progress) -> np.ndarray:
         """The centroids of a level, from where an earlier run stopped."""
         centroids = np.empty((0, 0), dtype=np.float32)
         for step in range(self.steps + 1):
@@ -119,7 +119,7 @@ class HierarchicalKMeans:
                 with storage.atomic_write(str(place)) as file:
                     np.save(file, centroids)
             centroids = np.load(place)
-            shown.end(None)
+            bar.end(None)
         return centroids
 
     def _kmeans(self, paths: Sequence[Path], number: int, step: int) -> np.ndarray:

@@ -104,8 +104,8 @@ def _sums(block: Block, centroids_path: Path) -> tuple[np.ndarray, np.ndarray, f
     home = index[:, 0]
     sums = torch.zeros_like(centroids, dtype=torch.int64)
     # Integers are twice as large: few at a time, which takes a third of the time.
-    for some, homes in zip(vectors.split(_ROWS), home.split(_ROWS), strict=True):
-        sums.index_add_(0, homes, (some / _UNIT).long())
+    for part, homes in zip(vectors.split(_ROWS), home.split(_ROWS), strict=True):
+        sums.index_add_(0, homes, (part / _UNIT).long())
     counts = torch.bincount(home, minlength=len(centroids))
     exact = sums.cpu().numpy() * _UNIT
     return counts.cpu().numpy(), exact, float(similarity.double().sum())

@@ -54,8 +54,8 @@ def nearest(
     columns = convert(centroids).T
     lead = None if spherical else centroids.square().sum(dim=1) / 2
     parts = []
-    for some in vectors.split(_ROWS[vectors.device.type]):
-        products = (convert(some) @ columns).float()
+    for part in vectors.split(_ROWS[vectors.device.type]):
+        products = (convert(part) @ columns).float()
         parts.append(top(products if lead is None else products - lead, n))
     index, similarity = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return index, similarity

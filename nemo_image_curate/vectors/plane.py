@@ -46,11 +46,11 @@ class Plane:
         axes = np.zeros((2, vectors.shape[1]))
         explained = np.zeros(2)
         highest = slice(None, -3, -1)
-        found = components.T[highest]
-        axes[: len(found)] = found
+        leading = components.T[highest]
+        axes[: len(leading)] = leading
         total = variances.clip(min=0).sum()
         if total > 0:
-            explained[: len(found)] = variances[highest].clip(min=0) / total
+            explained[: len(leading)] = variances[highest].clip(min=0) / total
         largest = np.abs(axes).argmax(axis=1)
         axes *= np.where(axes[range(2), largest] < 0, -1, 1)[:, None]
         return cls(mean, axes, (float(explained[0]), float(explained[1])))

@@ -66,7 +66,7 @@ def bounded_shares(
     -------
     numpy.ndarray of float64, shape (k,)
     """
-    wanted, lower, upper = (np.asarray(each, dtype=np.float64) for each in (wanted, lower, upper))
+    wanted, lower, upper = (np.asarray(array, dtype=np.float64) for array in (wanted, lower, upper))
     if not len(wanted):
         return wanted
     low, high = (lower - wanted).min(), (upper - wanted).max()

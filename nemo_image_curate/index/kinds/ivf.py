@@ -94,8 +94,8 @@ class Ivf(Kind):
     @property
     def memory_bytes(self) -> int:
         # A code and a row number for each vector; without the file also where its code is.
-        each = self.width + 8 + (0 if self.rerank else 8)
-        return self.count * each + self._fixed_bytes
+        row_bytes = self.width + 8 + (0 if self.rerank else 8)
+        return self.count * row_bytes + self._fixed_bytes
 
     @property
     def disk_bytes(self) -> int:

@@ -28,7 +28,7 @@ def check_settings(kind: str, rerank: bool, target_recall: float, max_memory: in
     """
     require("faiss", "search", "an index")
     if kind not in ("auto", *KINDS):
-        names = ", ".join(repr(one.name) for one in _ORDINARY)
+        names = ", ".join(repr(ordinary.name) for ordinary in _ORDINARY)
         raise ConfigError(f"kind={kind!r} should be one of 'auto', {names}.")
     if not 0 < target_recall <= 1:
         raise ConfigError(f"target_recall={target_recall} should be above 0 and at most 1.")
@@ -58,7 +58,7 @@ def choose(
         When it would take more than `max_memory`, saying what would fit.
     """
     limit = math.inf if max_memory is None else max_memory
-    suitable = (one for one in _ORDINARY if one.suits(count, dim, limit))
+    suitable = (ordinary for ordinary in _ORDINARY if ordinary.suits(count, dim, limit))
     plan = (KINDS.get(kind) or next(suitable)).plan(count, dim, rerank, limit)
     if plan.memory_bytes > limit:
         raise ConfigError(

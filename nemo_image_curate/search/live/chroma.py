@@ -75,7 +75,7 @@ class ChromaDatabase(Database):
                 f"the store {self.path} is damaged, or its chroma.sqlite3 cannot be used: {error}. "
                 "Put a copy of the folder in its place, or choose another one."
             ) from error
-        return {name: ChromaCollection(self, one) for name, one in collections.items()}
+        return {name: ChromaCollection(self, opened) for name, opened in collections.items()}
 
     def _load(self, folder: str, encoder: str) -> dict[str, Any]:
         """Chroma's collections, new or as they are."""
@@ -139,9 +139,9 @@ class ChromaCollection(Collection):
         return [
             [
                 Found(_row(columns), 1 - distance, unit)
-                for columns, distance, unit in zip(*one, strict=True)
+                for columns, distance, unit in zip(*of_query, strict=True)
             ]
-            for one in zip(answer["metadatas"], answer["distances"], units, strict=True)
+            for of_query in zip(answer["metadatas"], answer["distances"], units, strict=True)
         ]
 
     def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Found]:
@@ -169,7 +169,7 @@ class ChromaCollection(Collection):
                 self._collection.upsert(
                     ids=ids,
                     embeddings=[vector for _, vector in part],
-                    metadatas=[{**cleared.get(row.id, {}), **_kept(row)} for row, _ in part],
+                    metadatas=[{**cleared.get(row.id, {}), **_stored_row(row)} for row, _ in part],
                 )
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -223,7 +223,7 @@ def _is_whole(metadatas: Iterable[Any]) -> bool:
     )
 
 
-def _kept(row: Row) -> dict[str, Any]:
+def _stored_row(row: Row) -> dict[str, Any]:
     """A row as Chroma keeps it."""
     columns = row.columns()
     content = {} if row.content is None else {_CONTENT: row.content}
@@ -235,11 +235,11 @@ def _kept(row: Row) -> dict[str, Any]:
     }
 
 
-def _row(kept: Mapping[str, Any]) -> Row:
+def _row(columns: Mapping[str, Any]) -> Row:
     return Row(
-        kept[KEY],
-        kept.get(SHARD),
-        kept.get(CAPTION),
-        json.loads(kept[_METADATA]),
-        kept.get(_CONTENT),
+        columns[KEY],
+        columns.get(SHARD),
+        columns.get(CAPTION),
+        json.loads(columns[_METADATA]),
+        columns.get(_CONTENT),
     )

@@ -89,19 +89,19 @@ def load(
     schema = _kept_schema(frames.schema(frame), dataset.id_col, column)
     frame = frame[list(dict.fromkeys([*schema.names, column]))]
     options = (dataset.id_col, column, schema, frames.device_of(frame))
-    what = f"load {column}"
+    label = f"load {column}"
     if database.is_shared:
-        return _by_workers(frame, (database, over, *options), what, progress)
+        return _by_workers(frame, (database, over, *options), label, progress)
     total = Loaded()
-    with Progress(what, frame.npartitions, progress).running() as shown:
+    with Progress(label, frame.npartitions, progress).running() as bar:
         for start in range(0, frame.npartitions, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, frame.npartitions))
             for part in partitions.run(
-                frame, _read_part, what=what, numbers=numbers, shared=options, progress=False
+                frame, _read_part, what=label, numbers=numbers, shared=options, progress=False
             ):
-                kept = _keep_part(database, over, dataset.id_col, part)
-                total += kept
-                shown.end({"rows": kept.rows, "errors": kept.left_out})
+                loaded = _keep_part(database, over, dataset.id_col, part)
+                total += loaded
+                bar.end({"rows": loaded.rows, "errors": loaded.left_out})
     collection.settle()
     return total
 
@@ -110,28 +110,28 @@ def _by_workers(frame: Any, shared: tuple[Any, ...], what: str, progress: bool |
     total, numbers = Loaded(), range(frame.npartitions)
     while numbers:
         # The first vectors make the collection, which two workers should not do at once.
-        some = numbers if total.added else numbers[:1]
+        wave = numbers if total.added else numbers[:1]
         loaded = partitions.run(
-            frame, _load_part, what=what, numbers=some, shared=[shared], progress=progress
+            frame, _load_part, what=what, numbers=wave, shared=[shared], progress=progress
         )
-        total, numbers = sum(loaded, total), numbers[len(some) :]
+        total, numbers = sum(loaded, total), numbers[len(wave) :]
     return total
 
 
 def _kept_schema(schema: pa.Schema, id_col: str, column: str) -> pa.Schema:
     """The columns that a store keeps: texts, numbers, and what is true or false."""
-    kept, others = [], []
+    fields, others = [], []
     for plain in map(typed, storage_schema(schema)):
         name = plain.name
         if name in (id_col, SHARD_COLUMN) or (
             _is_kept(plain.type) and (name == CAPTION or is_own_name(name))
         ):
-            kept.append(plain)
+            fields.append(plain)
         elif name != column:
             others.append(name)
     if others:
         logger.warning("not kept in the store, which has no such columns: %s", ", ".join(others))
-    return pa.schema(kept)
+    return pa.schema(fields)
 
 
 def _is_kept(kind: pa.DataType) -> bool:

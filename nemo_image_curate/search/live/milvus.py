@@ -99,10 +99,14 @@ class MilvusDatabase(Database):
             is_lite = client.get_server_version().startswith("milvus_lite")
             names = {name: f"{self.name}_{name}" for name in NAMES}
             collections = {
-                name: MilvusCollection(self, client, own, is_lite, self.index_type)
-                for name, own in names.items()
+                name: MilvusCollection(self, client, full_name, is_lite, self.index_type)
+                for name, full_name in names.items()
             }
-            recorded = [one.recorded_encoder() for one in collections.values() if one.open()]
+            recorded = [
+                collection.recorded_encoder()
+                for collection in collections.values()
+                if collection.open()
+            ]
         except MilvusException as error:
             raise self._trouble(error) from error
         for other in recorded:

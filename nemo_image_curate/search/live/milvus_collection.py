@@ -62,7 +62,9 @@ class MilvusCollection(Collection):
         if not self._dim and self._client.has_collection(self._name):
             self._client.load_collection(self._name)
             fields = self._client.describe_collection(self._name)["fields"]
-            (self._dim,) = (int(one["params"]["dim"]) for one in fields if one["name"] == "vector")
+            (self._dim,) = (
+                int(field["params"]["dim"]) for field in fields if field["name"] == "vector"
+            )
         return bool(self._dim)
 
     def recorded_encoder(self) -> str:
@@ -102,7 +104,7 @@ class MilvusCollection(Collection):
         hits = search(vectors, depth, condition)
         if with_vectors:
             return hits
-        return [[one._replace(vector=None) for one in best] for best in hits]
+        return [[hit._replace(vector=None) for hit in best] for best in hits]
 
     def _search(self, vectors: np.ndarray, depth: int, condition: Any) -> list[list[Found]]:
         answers = self._ask(
@@ -114,7 +116,7 @@ class MilvusCollection(Collection):
             output_fields=["*"],
         )
         return [
-            sorted((_found(hit["entity"], vector) for hit in hits), key=best_first)
+            sorted((_hit(hit["entity"], vector) for hit in hits), key=best_first)
             for vector, hits in zip(vectors, answers, strict=True)
         ]
 
@@ -126,13 +128,13 @@ class MilvusCollection(Collection):
                 "query_iterator", batch_size=_BATCH, filter=condition or "", output_fields=["*"]
             )
             with self._trouble(), contextlib.closing(pages):
-                hits = (_found(row, vector) for page in iter(pages.next, []) for row in page)
+                hits = (_hit(row, vector) for page in iter(pages.next, []) for row in page)
                 answers.append(heapq.nsmallest(depth, hits, key=best_first))
         return answers
 
     def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Found]:
         """See `Collection`."""
-        hits = self._rows("id", [_primary(one) for one in ids], condition)
+        hits = self._rows("id", [_primary(row_id) for row_id in ids], condition)
         return {hit.row.id: hit for hit in hits}
 
     def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Found]:
@@ -155,7 +157,7 @@ class MilvusCollection(Collection):
     def remove(self, ids: Sequence[str]) -> int:
         """See `Collection`."""
         with self._database.lock, self._trouble():
-            present = [_primary(one) for one in self.get(ids)]
+            present = [_primary(row_id) for row_id in self.get(ids)]
             for part in _parts(present):
                 self._client.delete(self._name, ids=part)
             self._changed(len(present))
@@ -214,7 +216,7 @@ class MilvusCollection(Collection):
         for part in _parts(values) if self.open() else ():
             among = f"{field} in [{', '.join(map(literal, part))}]"
             where = f"{among} and {condition}" if condition else among
-            hits += map(_found, self._ask("query", filter=where, output_fields=["*"]))
+            hits += map(_hit, self._ask("query", filter=where, output_fields=["*"]))
         return hits
 
     def _has(self, where: str) -> bool:
@@ -265,7 +267,7 @@ def fields_of(row: Row) -> dict[str, Any]:
     return {field_of(name): value for name, value in row.columns().items()}
 
 
-def _found(entity: Mapping[str, Any], query: np.ndarray | None = None) -> Found:
+def _hit(entity: Mapping[str, Any], query: np.ndarray | None = None) -> Found:
     fields = ("id", "vector", "key", "content")
     columns = {column_of(name): value for name, value in entity.items() if name not in fields}
     vector = np.asarray(entity["vector"], dtype=np.float32)

@@ -47,8 +47,8 @@ class Row:
 
     def columns(self) -> dict[str, Any]:
         """What conditions may be about."""
-        own = {KEY: self.key, SHARD: self.shard, CAPTION: self.caption}
-        return {name: value for name, value in own.items() if value is not None} | self.metadata
+        fields = {KEY: self.key, SHARD: self.shard, CAPTION: self.caption}
+        return {name: value for name, value in fields.items() if value is not None} | self.metadata
 
     def hit(self, score: float, vector: Any) -> Hit:
         """The row as an answer of a search."""

@@ -41,8 +41,8 @@ def label_numbers(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[
             f"label column {name!r} has {len(classes):,} labels among the held-out rows; from 2 to "
             f"{_MOST_CLASSES:,} can be told apart by prompts."
         )
-    found = pc.index_in(texts, pa.array(classes, pa.string()), skip_nulls=True).fill_null(-1)
-    return found.to_numpy().astype(np.int64), classes
+    numbers = pc.index_in(texts, pa.array(classes, pa.string()), skip_nulls=True).fill_null(-1)
+    return numbers.to_numpy().astype(np.int64), classes
 
 
 def class_prompts(

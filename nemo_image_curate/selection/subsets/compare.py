@@ -148,17 +148,17 @@ def compare_subsets(
     require_embeddings(dataset, embedding_column, text_embedding_column)
     frames.require_columns(dataset.metadata, *filter(None, [label_column]))
     columns = Columns.of(dataset, embedding_column, text_embedding_column, label_column)
-    found = membership(dataset, subsets if share is not None else {**subsets, HELD_OUT: held_out})
-    sizes = count_rows(found, dataset.id_col, progress)
+    masks = membership(dataset, subsets if share is not None else {**subsets, HELD_OUT: held_out})
+    sizes = count_rows(masks, dataset.id_col, progress)
     refuse_empty(sizes)
-    rows = sample_rows(found, columns, Shares.of(sizes, share, seed), progress)
+    rows = sample_rows(masks, columns, Shares.of(sizes, share, seed), progress)
     refuse_few_held_out(rows, columns)
     is_leak, leaks = leaks_of(rows)
     members = {name: rows.members[name] & ~rows.is_held_out & ~is_leak for name in subsets}
     refuse_equal(members)
     accounts = {name: account(rows, name, members[name], is_leak) for name in subsets}
     training = _training(accounts, samples_seen, batch_size, seeds, seed)
-    tried, classes = _held_out(
+    test_rows, classes = _held_out(
         dataset,
         rows,
         columns,
@@ -167,16 +167,16 @@ def compare_subsets(
     )
     names = units(rows, columns.key)
     splits = [halves(mask, names, seeds, seed) for mask in members.values()]
-    hits = outcomes(rows.images, rows.texts, splits, tried, training, progress)
+    hits = outcomes(rows.images, rows.texts, splits, test_rows, training, progress)
     about = {
         "rows": sizes[""],
-        "held_out": len(tried.images),
-        "labelled": int((tried.labels >= 0).sum()) if tried.labels is not None else None,
+        "held_out": len(test_rows.images),
+        "labelled": int((test_rows.labels >= 0).sum()) if test_rows.labels is not None else None,
         "classes": len(classes),
         "leaks": leaks,
         "not_in_dataset": {
             name: listed - sizes[name]
-            for name, listed in found.listed.items()
+            for name, listed in masks.listed.items()
             if listed > sizes[name]
         },
         **vars(training),
@@ -196,13 +196,13 @@ def _training(
     half = accounts[smallest]["trained_on"] // 2
     batch = batch_size or min(_LARGEST_BATCH, max(half, _SMALLEST_BATCH))
     if half < batch:
-        told = ", ".join(f"{size:,} {what}" for what, size in accounts[smallest].items())
+        listing = ", ".join(f"{size:,} {name}" for name, size in accounts[smallest].items())
         raise ConfigError(
             f"subset {smallest!r} is too small: a head is trained on a half of its rows, which "
-            f"should be at least a batch of {batch}. It has: {told.replace('_', ' ')}. Take a "
+            f"should be at least a batch of {batch}. It has: {listing.replace('_', ' ')}. Take a "
             "larger subset or a smaller batch_size=."
         )
-    largest = max(own["trained_on"] for own in accounts.values())
+    largest = max(counts["trained_on"] for counts in accounts.values())
     samples = samples_seen or max(_SAMPLES_SEEN, _PASSES * largest)
     if samples < _FEWEST_BATCHES * batch:
         raise ConfigError(

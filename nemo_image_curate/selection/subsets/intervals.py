@@ -128,22 +128,22 @@ def compared(
     if baseline is not None:
         pairs = [pair for pair in pairs if baseline in (names[pair[0]], names[pair[1]])]
     rows = []
-    for measure, own in hits.items():
+    for measure, hit in hits.items():
         ordered = [
-            pair if own[pair[0]].mean() >= own[pair[1]].mean() else pair[::-1] for pair in pairs
+            pair if hit[pair[0]].mean() >= hit[pair[1]].mean() else pair[::-1] for pair in pairs
         ]
-        found = [difference(own[first], own[second]) for first, second in ordered]
-        adjusted = holm([one.p for one in found])
-        for (first, second), one, p_holm in zip(ordered, found, adjusted, strict=True):
+        differences = [difference(hit[first], hit[second]) for first, second in ordered]
+        adjusted = holm([estimate.p for estimate in differences])
+        for (first, second), estimate, p_holm in zip(ordered, differences, adjusted, strict=True):
             rows.append(
                 {
                     "measure": measure,
                     "subset": names[first],
                     "than": names[second],
-                    "difference": one.mean,
-                    "low": one.low,
-                    "high": one.high,
-                    "p": one.p,
+                    "difference": estimate.mean,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "p": estimate.p,
                     "p_holm": p_holm,
                     "verdict": BETTER if p_holm < 1 - CONFIDENCE else NO_DIFFERENCE,
                 }

@@ -36,7 +36,7 @@ class Membership:
     frame : dask.dataframe.DataFrame
     columns : dict of str to str
         The column of each subset that the frame has.
-    given : list of dict of str to numpy.ndarray of bool
+    arrays : list of dict of str to numpy.ndarray of bool
         For each partition, what subsets hold that were given as arrays.
     listed : dict of str to int
         How many rows the files of selections list.
@@ -44,7 +44,7 @@ class Membership:
 
     frame: Any
     columns: dict[str, str]
-    given: list[dict[str, np.ndarray]]
+    arrays: list[dict[str, np.ndarray]]
     listed: dict[str, int]
 
 
@@ -124,7 +124,7 @@ def _split(
             )
     ends = np.cumsum(lengths)[:-1]
     parts = {name: np.split(array, ends) for name, array in arrays.items()}
-    return [{name: own[number] for name, own in parts.items()} for number in range(len(lengths))]
+    return [{name: cuts[number] for name, cuts in parts.items()} for number in range(len(lengths))]
 
 
 def _length(frame: Any) -> int:

@@ -96,8 +96,8 @@ def refuse_few_held_out(rows: Rows, columns: Columns) -> None:
 
 def refuse_equal(members: Mapping[str, np.ndarray]) -> None:
     """Refuse two subsets that are one."""
-    for (first, own), (second, other) in itertools.combinations(members.items(), 2):
-        if own.any() and np.array_equal(own, other):
+    for (first, mask), (second, other) in itertools.combinations(members.items(), 2):
+        if mask.any() and np.array_equal(mask, other):
             raise ConfigError(
                 f"subsets {first!r} and {second!r} have the same rows to train on, those that are "
                 "not held out: there is nothing to compare."

@@ -68,7 +68,7 @@ class SubsetComparison:
     ) -> SubsetComparison:
         """From what heads got right, by measure and then by subset."""
         means = {
-            measure: own.mean((1, 2, 3), dtype=np.float64).tolist() for measure, own in hits.items()
+            measure: hit.mean((1, 2, 3), dtype=np.float64).tolist() for measure, hit in hits.items()
         }
         measures = pd.DataFrame(means, index=list(accounts))
         table = measures.join(pd.DataFrame.from_dict(accounts, orient="index"))
@@ -77,8 +77,8 @@ class SubsetComparison:
     @property
     def verdicts(self) -> dict[tuple[str, str], str]:
         """The verdict on each pair by retrieval; the subset that did better comes first."""
-        own = self.differences[self.differences["measure"] == RETRIEVAL]
-        return dict(zip(zip(own["subset"], own["than"], strict=True), own["verdict"], strict=True))
+        df = self.differences[self.differences["measure"] == RETRIEVAL]
+        return dict(zip(zip(df["subset"], df["than"], strict=True), df["verdict"], strict=True))
 
     def verdict(self, subset: str, than: str, measure: str = RETRIEVAL) -> str:
         """Whether a subset is "better" or "worse" than another, or "no difference shown".
@@ -121,8 +121,8 @@ class SubsetComparison:
                 f"({table['trained_on'].max():,} rows of the largest)."
             )
         if about["leaks"]:
-            told = ", ".join(f"{name} {count:,}" for name, count in about["leaks"].items())
-            notes.append(f"Copies of held-out rows that were not trained on, by column: {told}.")
+            leaks = ", ".join(f"{name} {count:,}" for name, count in about["leaks"].items())
+            notes.append(f"Copies of held-out rows that were not trained on, by column: {leaks}.")
         else:
             notes.append(
                 "No column tells copies (sha256, image_sha256, duplicate_of): copies of held-out "
@@ -154,38 +154,38 @@ class SubsetComparison:
         rows = [
             [
                 str(name),
-                *(f"{100 * own[measure]:.1f} %" for measure in measures),
-                *(f"{int(own[one]):,}" for one in counts),
+                *(f"{100 * row[measure]:.1f} %" for measure in measures),
+                *(f"{int(row[count]):,}" for count in counts),
             ]
-            for name, own in self.table.iterrows()
+            for name, row in self.table.iterrows()
         ]
         return heads, rows
 
     def sentences(self) -> list[str]:
         """The verdict on each pair by retrieval, and by labels where there are any."""
-        told = []
+        sentences = []
         for row in self.differences.to_dict("records"):
             if row["measure"] in TOLD:
                 points = [f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high")]
                 is_better = row["verdict"] == BETTER
                 link = f"{BETTER} than" if is_better else f"and {row['than']}: {NO_DIFFERENCE},"
                 other = f" {row['than']}," if is_better else ""
-                told.append(
+                sentences.append(
                     f"{row['measure'].replace('_', ' ')}: {row['subset']} {link}{other} "
                     f"{points[0]} points [{points[1]}, {points[2]}]"
                 )
-        return told
+        return sentences
 
     def to_html(self) -> str:
         """The same as HTML, with the differences by all measures."""
         heads, rows = self.view()
-        told = "".join(f"<li>{html.escape(one)}</li>" for one in self.sentences())
-        notes = "".join(f"<p class=note>{html.escape(one)}</p>" for one in self.notes())
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self.sentences())
+        notes = "".join(f"<p class=note>{html.escape(note)}</p>" for note in self.notes())
         columns = ("measure", "subset", "than", "difference", "low", "high", "p_holm", "verdict")
-        every = html.table(columns, self.differences[list(columns)].itertuples(index=False))
+        table = html.table(columns, self.differences[list(columns)].itertuples(index=False))
         return (
-            f"{html.table(heads, rows)}<ul>{told}</ul>{notes}"
-            f"<details><summary>Differences by all measures</summary>{every}</details>"
+            f"{html.table(heads, rows)}<ul>{items}</ul>{notes}"
+            f"<details><summary>Differences by all measures</summary>{table}</details>"
         )
 
     def _repr_html_(self) -> str:
@@ -200,7 +200,7 @@ class SubsetComparison:
         return {
             "kind": _KIND,
             "version": __version__,
-            **{name: _records(own) for name, own in tables.items()},
+            **{name: _records(table) for name, table in tables.items()},
             "about": self.about,
             "notes": self.notes(),
         }

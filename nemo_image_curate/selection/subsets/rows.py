@@ -26,19 +26,19 @@ from nemo_image_curate.selection.subsets.taken import (
 from nemo_image_curate.vectors.sampling import hash_bits
 
 
-def count_rows(found: Membership, key: str, progress: bool | None) -> dict[str, int]:
+def count_rows(masks: Membership, key: str, progress: bool | None) -> dict[str, int]:
     """How many rows each subset has, all (""), and any subset but `HELD_OUT` and its rows."""
     parts = partitions.run(
-        found.frame[[key, *found.columns.values()]],
+        masks.frame[[key, *masks.columns.values()]],
         count_members,
-        [(found.columns, given) for given in found.given],
+        [(masks.columns, arrays) for arrays in masks.arrays],
         what="count",
         progress=progress,
     )
     return _sums(parts)
 
 
-def sample_rows(found: Membership, columns: Columns, shares: Shares, progress: bool | None) -> Rows:
+def sample_rows(masks: Membership, columns: Columns, shares: Shares, progress: bool | None) -> Rows:
     """Take a sample of the rows that are trained on and held out.
 
     Raises
@@ -46,11 +46,11 @@ def sample_rows(found: Membership, columns: Columns, shares: Shares, progress: b
     DatasetError
         When embeddings of a column differ in length.
     """
-    needed = columns.needed(found.frame.columns)
+    needed = columns.needed(masks.frame.columns)
     parts = partitions.run(
-        found.frame[[*needed, *found.columns.values()]],
+        masks.frame[[*needed, *masks.columns.values()]],
         take_rows,
-        [(found.columns, given, columns, shares) for given in found.given],
+        [(masks.columns, arrays, columns, shares) for arrays in masks.arrays],
         what="sample",
         progress=progress,
     )
@@ -124,9 +124,9 @@ def halves(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The rows of a subset in halves, for each seed; rows of two subsets go to the same ones."""
     rows = np.flatnonzero(is_member)
-    own = units.take(pa.array(rows))
+    row_units = units.take(pa.array(rows))
     splits = []
     for number in range(seeds):
-        in_order = rows[np.argsort(hash_bits(own, seed + number), kind="stable")]
+        in_order = rows[np.argsort(hash_bits(row_units, seed + number), kind="stable")]
         splits.append((in_order[: len(rows) // 2], in_order[len(rows) // 2 :]))
     return splits

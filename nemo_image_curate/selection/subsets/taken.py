@@ -130,10 +130,10 @@ class Rows:
 
 
 def count_members(
-    frame: Any, columns: dict[str, str], given: dict[str, np.ndarray]
+    frame: Any, columns: dict[str, str], arrays: dict[str, np.ndarray]
 ) -> dict[str, int]:
     """How many rows of a partition each subset has; runs on a worker."""
-    members = _members(frame, columns, given)
+    members = _members(frame, columns, arrays)
     counts = {name: int(mask.sum()) for name, mask in members.items()}
     return counts | {"": len(frame), ANY: int(_trainable(members, len(frame)).sum())}
 
@@ -141,19 +141,19 @@ def count_members(
 def take_rows(
     frame: Any,
     subsets: dict[str, str],
-    given: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
     columns: Columns,
     shares: Shares,
 ) -> Rows:
     """The rows of a partition that are taken, with counts of all; runs on a worker."""
-    every = np.ones(len(frame), dtype=bool)
-    members = _members(frame, subsets, given)
+    all_rows = np.ones(len(frame), dtype=bool)
+    members = _members(frame, subsets, arrays)
     images, has_image = _vectors(frame, columns.images)
     texts, has_text = _vectors(frame, columns.texts)
     names = [columns.key, SHARD_COLUMN, *([columns.label] if columns.label else [])]
     table = frames.to_arrow(frame[list(dict.fromkeys(names))])
     score = sample_bits(table, columns.key, shares.seed) / 2.0**64
-    may_be_held_out = members[HELD_OUT] if shares.has_condition else every
+    may_be_held_out = members[HELD_OUT] if shares.has_condition else all_rows
     is_held_out = may_be_held_out & (score < shares.held_out)
     kept_out = may_be_held_out if shares.has_condition else is_held_out
     is_trained = _trainable(members, len(frame)) & ~kept_out
@@ -175,20 +175,20 @@ def take_rows(
                 "no_text": int((mask & has_image & ~has_text).sum()),
                 "kept_out": int((mask & has_image & has_text & kept_out).sum()),
             }
-            for name, mask in {"": every, **members}.items()
+            for name, mask in {"": all_rows, **members}.items()
         },
     )
 
 
 def _members(
-    frame: Any, columns: dict[str, str], given: dict[str, np.ndarray]
+    frame: Any, columns: dict[str, str], arrays: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Which rows of a partition belong to each subset; null is no."""
     masks = {
         name: frames.column_to_arrow(frame[column]).fill_null(False).to_numpy(zero_copy_only=False)
         for name, column in columns.items()
     }
-    return masks | given
+    return masks | arrays
 
 
 def _trainable(members: dict[str, np.ndarray], rows: int) -> np.ndarray:
@@ -213,10 +213,10 @@ def _tie(frame: Any, name: str, key: str) -> pa.Array:
     values = frames.column_to_arrow(frame[name]).cast(pa.large_string())
     if not name.endswith(_DUPLICATE_OF):
         return values
-    own = frames.column_to_arrow(frame[key]).cast(pa.large_string())
+    keys = frames.column_to_arrow(frame[key]).cast(pa.large_string())
     if (shard := f"{name}_shard") in frame.columns:
-        shards = (frames.column_to_arrow(frame[one]) for one in (shard, SHARD_COLUMN))
-        of, at = (one.cast(pa.large_string()) for one in shards)
+        shards = (frames.column_to_arrow(frame[column]) for column in (shard, SHARD_COLUMN))
+        of, at = (column.cast(pa.large_string()) for column in shards)
         values = pc.binary_join_element_wise(of, values, BETWEEN)
-        own = pc.binary_join_element_wise(at, own, BETWEEN)
-    return pc.coalesce(values, own)
+        keys = pc.binary_join_element_wise(at, keys, BETWEEN)
+    return pc.coalesce(values, keys)

@@ -99,7 +99,7 @@ def outcomes(
     """
     heads = len(halves) * training.seeds * 2
     measured: list[dict[str, np.ndarray]] = []
-    with Progress("train", heads, progress, unit="heads").running() as shown:
+    with Progress("train", heads, progress, unit="heads").running() as bar:
         for of_subset in halves:
             for number, split in enumerate(of_subset):
                 for half, rows in enumerate(split):
@@ -111,9 +111,9 @@ def outcomes(
                         seed=training.seed + 2 * number + half,
                     )
                     measured.append(_measured(head, held_out))
-                    shown.end(None)
+                    bar.end(None)
     shape = (len(halves), training.seeds, 2, -1)
-    return {name: np.stack([one[name] for one in measured]).reshape(shape) for name in measured[0]}
+    return {name: np.stack([hit[name] for hit in measured]).reshape(shape) for name in measured[0]}
 
 
 def _measured(head: Head, held_out: HeldOut) -> dict[str, np.ndarray]:
@@ -123,12 +123,12 @@ def _measured(head: Head, held_out: HeldOut) -> dict[str, np.ndarray]:
     with torch.inference_mode():
         images = head.images(torch.from_numpy(held_out.images))
         texts = head.texts(torch.from_numpy(held_out.texts))
-        found = ranks(images.numpy(), texts.numpy(), np.arange(len(held_out.images)))
+        ranked = ranks(images.numpy(), texts.numpy(), np.arange(len(held_out.images)))
         hits = {
-            name: (own < place).astype(np.float32)
-            for names, own in (
-                (TEXT_TO_IMAGE, found.text_to_image),
-                (IMAGE_TO_TEXT, found.image_to_text),
+            name: (rank < place).astype(np.float32)
+            for names, rank in (
+                (TEXT_TO_IMAGE, ranked.text_to_image),
+                (IMAGE_TO_TEXT, ranked.image_to_text),
             )
             for name, place in zip(names, _PLACES, strict=True)
         }

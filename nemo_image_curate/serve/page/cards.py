@@ -25,7 +25,7 @@ def grid(hits: Sequence[dict[str, Any]], pictures: Sequence[Picture], service: s
     service : str
         The URL of the service for a browser.
     """
-    cells = (_cell(*one, service) for one in zip(hits, pictures, strict=True))
+    cells = (_cell(*pair, service) for pair in zip(hits, pictures, strict=True))
     return f'<ol class="hits">{"".join(cells)}</ol>'
 
 
@@ -34,10 +34,10 @@ def _cell(hit: dict[str, Any], picture: Picture, service: str) -> str:
     words = f'<p class="words">{html.escape(caption)}</p>' if caption else _NO_CAPTION
     alike = f", {hit['similar']} more alike" if hit["similar"] else ""
     facts = f"<b>{hit['score']:.3f}</b>{alike} · {html.escape(key)}"
-    shown = _shown(picture, _shortened(caption or hit["key"], _ALT))
+    image = _picture(picture, _shortened(caption or hit["key"], _ALT))
     return (
         f'<li><a href="{html.escape(service + hit["url"])}" target="_blank" '
-        f'title="The original, in a new tab">{shown}</a>{words}<div class="facts">{facts}</div>'
+        f'title="The original, in a new tab">{image}</a>{words}<div class="facts">{facts}</div>'
         f"<details><summary>All columns</summary>{_columns(hit)}</details></li>"
     )
 
@@ -45,7 +45,7 @@ def _cell(hit: dict[str, Any], picture: Picture, service: str) -> str:
 _NO_CAPTION = '<p class="words none">no caption</p>'
 
 
-def _shown(picture: Picture, alt: str) -> str:
+def _picture(picture: Picture, alt: str) -> str:
     if isinstance(picture, bytes):
         inside = html.picture(picture, alt)
     else:
@@ -64,9 +64,9 @@ def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def told(found: int, seconds: float) -> str:
+def count_line(count: int, seconds: float) -> str:
     """How many were found, and how long the service took; read out by screen readers."""
-    images = "1 image" if found == 1 else f"{found:,} images"
+    images = "1 image" if count == 1 else f"{count:,} images"
     return f'<p class="told" role="status"><b>{images}</b>, the best first; {seconds:.2f} s</p>'
 
 

@@ -64,14 +64,14 @@ class Client:
     def search_text(self, text: str, options: dict[str, Any]) -> Found:
         """Images that fit a text."""
         body = {"text": text, **options}
-        return self._found("/search/text-to-image", body)
+        return self._search("/search/text-to-image", body)
 
     def search_image(self, image: bytes, options: dict[str, Any]) -> Found:
         """Images like an image."""
         body = {"image": {"data": base64.b64encode(image).decode()}, **options}
-        return self._found("/search/similar-images", body)
+        return self._search("/search/similar-images", body)
 
-    def _found(self, path: str, body: dict[str, Any]) -> Found:
+    def _search(self, path: str, body: dict[str, Any]) -> Found:
         answer = self._ask("POST", path, json=body)
         return Found(answer.json()["hits"], answer.elapsed.total_seconds())
 

@@ -21,23 +21,23 @@ class Results:
 
     Parameters
     ----------
-    found : Found
+    answer : Found
     where : str or None
         The expression of the search.
     """
 
-    def __init__(self, found: Found, where: str | None):
-        self.found = found
+    def __init__(self, answer: Found, where: str | None):
+        self.answer = answer
         self.where = where
-        self.pictures: list[cards.Picture] = [None] * len(found.hits)
+        self.pictures: list[cards.Picture] = [None] * len(answer.hits)
 
     def draw(self, client: Client) -> None:
         """Draw the hits, those of the first screen with their pictures first."""
-        hits = self.found.hits
+        hits = self.answer.hits
         if not hits:
             self._draw_none()
             return
-        st.html(cards.told(len(hits), self.found.seconds))
+        st.html(cards.count_line(len(hits), self.answer.seconds))
         place, service = st.empty(), _public(client.url)
         with ThreadPoolExecutor(8) as threads:
             for start, end in ((0, _FIRST), (_FIRST, len(hits))):

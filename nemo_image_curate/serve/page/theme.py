@@ -38,5 +38,5 @@ def options() -> dict[str, str]:
 def style() -> str:
     """What our own parts of the page look like, as an element of HTML."""
     light, dark = _ROOT.findall(html.style())
-    own = resources.files(__package__).joinpath("page.css").read_text("utf-8")
-    return f"<style>{light}@media (prefers-color-scheme: dark) {{{dark}}}{own}</style>"
+    css = resources.files(__package__).joinpath("page.css").read_text("utf-8")
+    return f"<style>{light}@media (prefers-color-scheme: dark) {{{dark}}}{css}</style>"
