@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,16 +28,22 @@ COMPAT |= {f"{PACKAGE}.search.live._chroma"}
 DOCUMENTED = {"_asdict", "_exit", "_replace"}
 
 
-def _sources() -> dict[str, ast.Module]:
-    """The parsed modules of the package, by dotted name."""
-    parsed = {}
+def _sources() -> dict[str, Path]:
+    """The modules of the package, by dotted name."""
+    paths = {}
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        parsed[name.removesuffix(".__init__")] = ast.parse(path.read_text("utf-8"), str(path))
-    return parsed
+        paths[name.removesuffix(".__init__")] = path
+    return paths
 
 
 SOURCES = _sources()
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module:
+    # Not while tests are collected, which each process does.
+    return ast.parse(SOURCES[module].read_text("utf-8"), str(SOURCES[module]))
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
@@ -51,7 +58,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 def _imports(module: str) -> set[str]:
     """The modules of the package that one imports, anywhere in it."""
     found = set()
-    for node in _executed(SOURCES[module]):
+    for node in _executed(_tree(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -117,8 +124,8 @@ def _is_private(name: str) -> bool:
 
 def _private_uses(module: str) -> set[str]:
     """Private names that a module uses and does not define."""
-    own, used = _defined(SOURCES[module]), set()
-    for node in ast.walk(SOURCES[module]):
+    own, used = _defined(_tree(module)), set()
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Attribute) and node.attr not in own:
             used.add(node.attr)
         elif isinstance(node, ast.Import | ast.ImportFrom):

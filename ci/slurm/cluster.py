@@ -162,7 +162,7 @@ def _configure(folder: Path) -> Path:
         "SchedulerParameters=batch_sched_delay=0,bf_interval=1,sched_interval=1",
         "KillWait=5",
         # Else what became of a job is forgotten five minutes after its end.
-        "MinJobAge=0",
+        "MinJobAge=86400",
         *(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
             f"CPUs={CPUS_PER_NODE} RealMemory={MEMORY_PER_NODE} Gres=gpu:{len(_FAKE_GPUS)}"

@@ -148,7 +148,7 @@ def test_a_stopped_command_ends_soon_in_two_lines_and_goes_on(root, tmp_path, nu
     # On a busy machine a line of progress may come between.
     assert len(lines) < 5, lines
     assert process.returncode == 128 + number
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert any(line.startswith("save: ") and " of 40 partitions" in line for line in lines)
     assert f"stopped by {number.name}; run the same command again to go on." in lines
     assert not psutil.wait_procs(workers, timeout=10)[1]

@@ -12,7 +12,7 @@ from tests.make_data import jpeg, write_tar
 __all__ = ["clip_folder", "siglip_folder"]
 
 PARTITIONS = 16
-RUNS = 20
+RUNS = 6
 COLUMNS = ["image_embedding", "text_embedding", "image_error"]
 # Of many lengths, so that texts are padded in every batch, and each batch to another length.
 WORDS = "a photo of the red blue green dog cat runs on grass beach and ball with man".split()

@@ -47,7 +47,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert {result["target"]: result["inputs"] for result in results} == COUNTS
 
 
-made = settings(max_examples=60, suppress_health_check=list(HealthCheck))
+made = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 @made

@@ -1,6 +1,5 @@
-import time
-
 import numpy as np
+import pytest
 
 from nemo_image_curate.index.vector_index import build_index
 from tests.dedup.make_embeddings import planted, write_embeddings
@@ -26,11 +25,10 @@ def test_copies_come_in_the_order_of_their_rows(tmp_path, kind, rerank):
     ]
 
 
+@pytest.mark.timeout(60)
 def test_a_search_ends(many):
     """Looking further has an end, however many rows are alike."""
     _, _, queries, built = many
     one = with_lists(built["ivf", True])
     one.most_candidates = 64
-    began = time.perf_counter()
     one.search(queries, 10)
-    assert time.perf_counter() - began < 5

@@ -114,7 +114,7 @@ def test_no_endless_end(tight):
         began = time.monotonic()
         tight.process.send_signal(signal.SIGINT)
         assert tight.process.wait(30) == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("port", ["taken", 70000])
