@@ -15,7 +15,7 @@ from nemo_image_curate import locks, storage
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError, require
 from nemo_image_curate.search.live import _chroma
 from nemo_image_curate.search.live.chroma_conditions import PRESENT, chroma_condition
-from nemo_image_curate.search.live.database import NAMES, Collection, Database, Found
+from nemo_image_curate.search.live.database import NAMES, Collection, Database, Match
 from nemo_image_curate.search.live.rows import CAPTION, KEY, SHARD, Row
 
 # Of 10,000 random vectors of width 512, the hardest there are, this found all of the true ten
@@ -124,7 +124,7 @@ class ChromaCollection(Collection):
 
     def nearest(
         self, vectors: np.ndarray, depth: int, condition: Any, with_vectors: bool
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """See `Collection`."""
         embeddings = ["embeddings"] if with_vectors else []
         answer = self._ask(
@@ -138,13 +138,13 @@ class ChromaCollection(Collection):
         units = answer["embeddings"] if with_vectors else nothing
         return [
             [
-                Found(_row(columns), 1 - distance, unit)
+                Match(_row(columns), 1 - distance, unit)
                 for columns, distance, unit in zip(*of_query, strict=True)
             ]
             for of_query in zip(answer["metadatas"], answer["distances"], units, strict=True)
         ]
 
-    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Found]:
+    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Match]:
         """See `Collection`."""
         hits = [
             hit
@@ -153,7 +153,7 @@ class ChromaCollection(Collection):
         ]
         return {hit.row.id: hit for hit in hits}
 
-    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Found]:
+    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Match]:
         """See `Collection`."""
         among: dict[str, Any] = {KEY: {"$in": list(keys)}}
         return self._rows(where={"$and": [among, condition]} if condition else among)
@@ -194,10 +194,10 @@ class ChromaCollection(Collection):
     def _has(self, where: dict[str, Any]) -> bool:
         return bool(self._collection.get(where=where, limit=1, include=[])["ids"])
 
-    def _rows(self, **question: Any) -> list[Found]:
+    def _rows(self, **question: Any) -> list[Match]:
         answer = self._ask("get", **question, include=["metadatas", "embeddings"])
         pairs = zip(answer["metadatas"], answer["embeddings"], strict=True)
-        return [Found(_row(columns), 1.0, vector) for columns, vector in pairs]
+        return [Match(_row(columns), 1.0, vector) for columns, vector in pairs]
 
     def _ask(self, method: str, **question: Any) -> Any:
         from chromadb.errors import ChromaError

@@ -15,7 +15,7 @@ from nemo_image_curate.search.live.rows import Row
 NAMES = ("images", "texts")
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """A row that a collection gives, with its cosine similarity to the query."""
 
     row: Row
@@ -23,7 +23,7 @@ class Found(NamedTuple):
     vector: Any
 
 
-def best_first(hit: Found) -> tuple[float, str, str]:
+def best_first(hit: Match) -> tuple[float, str, str]:
     """To sort by: equally near ones by their keys."""
     return -hit.score, hit.row.key, hit.row.shard or ""
 
@@ -47,15 +47,15 @@ class Collection(ABC):
     @abstractmethod
     def nearest(
         self, vectors: np.ndarray, depth: int, condition: Any, with_vectors: bool
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """About the `depth` nearest of each vector, the best first; fewer when there are fewer."""
 
     @abstractmethod
-    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Found]:
+    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Match]:
         """The rows of some ids, as far as they are there, with vectors and a score of 1."""
 
     @abstractmethod
-    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Found]:
+    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Match]:
         """The rows of some keys, of whatever shard, with vectors and a score of 1."""
 
     @abstractmethod

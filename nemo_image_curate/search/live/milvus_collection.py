@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nemo_image_curate.errors import ConfigError, UnavailableError
-from nemo_image_curate.search.live.database import Collection, Database, Found, best_first
+from nemo_image_curate.search.live.database import Collection, Database, Match, best_first
 from nemo_image_curate.search.live.milvus_conditions import (
     column_of,
     field_of,
@@ -91,7 +91,7 @@ class MilvusCollection(Collection):
 
     def nearest(
         self, vectors: np.ndarray, depth: int, condition: Any, with_vectors: bool
-    ) -> list[list[Found]]:
+    ) -> list[list[Match]]:
         """See `Collection`."""
         if not self.open():
             return [[] for _ in vectors]
@@ -106,7 +106,7 @@ class MilvusCollection(Collection):
             return hits
         return [[hit._replace(vector=None) for hit in best] for best in hits]
 
-    def _search(self, vectors: np.ndarray, depth: int, condition: Any) -> list[list[Found]]:
+    def _search(self, vectors: np.ndarray, depth: int, condition: Any) -> list[list[Match]]:
         answers = self._ask(
             "search",
             data=list(np.asarray(vectors, dtype=np.float32)),
@@ -120,7 +120,7 @@ class MilvusCollection(Collection):
             for vector, hits in zip(vectors, answers, strict=True)
         ]
 
-    def _scan(self, vectors: np.ndarray, depth: int, condition: Any) -> list[list[Found]]:
+    def _scan(self, vectors: np.ndarray, depth: int, condition: Any) -> list[list[Match]]:
         """More than Milvus gives at once: all rows are looked at, once for each vector."""
         answers = []
         for vector in vectors:
@@ -132,12 +132,12 @@ class MilvusCollection(Collection):
                 answers.append(heapq.nsmallest(depth, hits, key=best_first))
         return answers
 
-    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Found]:
+    def get(self, ids: Sequence[str], condition: Any = None) -> dict[str, Match]:
         """See `Collection`."""
         hits = self._rows("id", [_primary(row_id) for row_id in ids], condition)
         return {hit.row.id: hit for hit in hits}
 
-    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Found]:
+    def of_keys(self, keys: Sequence[str], condition: Any = None) -> list[Match]:
         """See `Collection`."""
         return self._rows("key", keys, condition)
 
@@ -211,8 +211,8 @@ class MilvusCollection(Collection):
                 raise
         self.open()
 
-    def _rows(self, field: str, values: Sequence[str], condition: Any) -> list[Found]:
-        hits: list[Found] = []
+    def _rows(self, field: str, values: Sequence[str], condition: Any) -> list[Match]:
+        hits: list[Match] = []
         for part in _parts(values) if self.open() else ():
             among = f"{field} in [{', '.join(map(literal, part))}]"
             where = f"{among} and {condition}" if condition else among
@@ -267,13 +267,13 @@ def fields_of(row: Row) -> dict[str, Any]:
     return {field_of(name): value for name, value in row.columns().items()}
 
 
-def _hit(entity: Mapping[str, Any], query: np.ndarray | None = None) -> Found:
+def _hit(entity: Mapping[str, Any], query: np.ndarray | None = None) -> Match:
     fields = ("id", "vector", "key", "content")
     columns = {column_of(name): value for name, value in entity.items() if name not in fields}
     vector = np.asarray(entity["vector"], dtype=np.float32)
     # Milvus' own scores differ in their last digits by where a row lies.
     score = 1.0 if query is None else _cosine(vector.astype(np.float64), query.astype(np.float64))
-    return Found(row_of(columns, entity["content"] or None), score, vector)
+    return Match(row_of(columns, entity["content"] or None), score, vector)
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.index.hits import Hit
-from nemo_image_curate.search.live.database import Collection, Database, Found, best_first
+from nemo_image_curate.search.live.database import Collection, Database, Match, best_first
 from nemo_image_curate.search.live.rows import is_text, row_id
 
 # Cosines of equal vectors may differ by so much, as they lie in memory (float32).
@@ -106,9 +106,9 @@ class LiveVectors:
 
 def _in_shards(
     collection: Collection, keys: Sequence[str], condition: object
-) -> list[tuple[str, Found]]:
+) -> list[tuple[str, Match]]:
     """Rows of a dataset by their keys alone."""
-    by_key: dict[str, Found] = {}
+    by_key: dict[str, Match] = {}
     for hit in collection.of_keys(keys, condition) if keys else []:
         key = hit.row.key
         if key in by_key:
