@@ -30,7 +30,7 @@ class ServiceError(Exception):
         self.status = status
 
 
-class Found(NamedTuple):
+class SearchAnswer(NamedTuple):
     """Hits, and how long the service took, in seconds."""
 
     hits: list[dict[str, Any]]
@@ -61,19 +61,19 @@ class Client:
         stats: dict[str, Any] = self._ask("GET", "/stats").json()
         return stats
 
-    def search_text(self, text: str, options: dict[str, Any]) -> Found:
+    def search_text(self, text: str, options: dict[str, Any]) -> SearchAnswer:
         """Images that fit a text."""
         body = {"text": text, **options}
         return self._search("/search/text-to-image", body)
 
-    def search_image(self, image: bytes, options: dict[str, Any]) -> Found:
+    def search_image(self, image: bytes, options: dict[str, Any]) -> SearchAnswer:
         """Images like an image."""
         body = {"image": {"data": base64.b64encode(image).decode()}, **options}
         return self._search("/search/similar-images", body)
 
-    def _search(self, path: str, body: dict[str, Any]) -> Found:
+    def _search(self, path: str, body: dict[str, Any]) -> SearchAnswer:
         answer = self._ask("POST", path, json=body)
-        return Found(answer.json()["hits"], answer.elapsed.total_seconds())
+        return SearchAnswer(answer.json()["hits"], answer.elapsed.total_seconds())
 
     def add_images(
         self, images: Sequence[tuple[str, bytes]], captions: Sequence[str]

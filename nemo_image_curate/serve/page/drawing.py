@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import streamlit as st
 
 from nemo_image_curate.serve.page import cards
-from nemo_image_curate.serve.page.client import Client, Found, ServiceError
+from nemo_image_curate.serve.page.client import Client, SearchAnswer, ServiceError
 from nemo_image_curate.serve.settings import LOOPBACK
 
 # Pictures that are shown before the others have come: a first screen of them.
@@ -21,12 +21,12 @@ class Results:
 
     Parameters
     ----------
-    answer : Found
+    answer : SearchAnswer
     where : str or None
         The expression of the search.
     """
 
-    def __init__(self, answer: Found, where: str | None):
+    def __init__(self, answer: SearchAnswer, where: str | None):
         self.answer = answer
         self.where = where
         self.pictures: list[cards.Picture] = [None] * len(answer.hits)

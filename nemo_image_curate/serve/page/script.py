@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from nemo_image_curate.serve.page import cards, drawing, theme
-from nemo_image_curate.serve.page.client import Client, Found, ServiceError
+from nemo_image_curate.serve.page.client import Client, SearchAnswer, ServiceError
 from nemo_image_curate.serve.settings import SERVICE_VARIABLE
 from nemo_image_curate.shards.index import IMAGE_EXTENSIONS
 
@@ -163,7 +163,7 @@ def _results(
     client: Client,
     stats: dict[str, Any],
     submitted: bool,
-    search: Callable[[], Found],
+    search: Callable[[], SearchAnswer],
     options: dict[str, Any],
 ) -> None:
     """What the last search found; kept while other parts of the page are used."""
