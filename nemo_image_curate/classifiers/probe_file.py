@@ -17,8 +17,8 @@ from nemo_image_curate.models import weights
 
 # The key of the recipe in the file's metadata, and what it says first.
 _RECIPE, _KIND = "nemo_image_curate", "LinearProbe"
-# What is needed of it.
-_RECORDED = ("classes", "is_bool", "pred_column", "encoder", "report")
+# What is needed of it to score.
+_RECORDED = ("classes", "is_bool", "pred_column", "encoder")
 
 
 @dataclass(frozen=True)
