@@ -64,6 +64,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     # Before any fixture is made for it.
     if item.get_closest_marker("gpu") and (problem := frames.gpu_problem()):
         pytest.skip(f"no GPU: {problem}")
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
 
 
 def pytest_collection_finish() -> None:
@@ -77,6 +82,12 @@ def pytest_collection_finish() -> None:
 )
 def backend(request: pytest.FixtureRequest) -> str:
     """Every frame backend that works here."""
+    return request.param
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=[pytest.mark.cuda])])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every device of torch that works here."""
     return request.param
 
 

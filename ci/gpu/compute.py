@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from results import known, record
 from setting import DEVICE, LARGE, SMALL, full, rate
@@ -99,6 +100,31 @@ def _eager(model: str, name: str) -> None:
             graph.replay()
 
         record(f"{name}, CUDA graph", rate(replay, batch), "images/s", shipped, name)
+
+
+def halving() -> None:
+    """A batch that is too large is halved until it fits."""
+    import torch
+
+    from nemo_image_curate import TimmImageEmbedder
+    from nemo_image_curate.embedders.base import _Forward
+
+    batch = full(1024, 8)
+    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
+    embedder = TimmImageEmbedder(LARGE, batch_size=batch)
+    forward: Any = _Forward(embedder, embedder.load_embedding_model(DEVICE), [], DEVICE)
+    with torch.inference_mode():
+        expected = forward._forward(pixels)
+        if DEVICE != "cpu":
+            used = torch.cuda.memory_allocated() + (1 << 30)
+            torch.cuda.set_per_process_memory_fraction(
+                used / torch.cuda.get_device_properties(0).total_memory
+            )
+            torch.cuda.empty_cache()
+        embeddings = forward._forward(pixels)
+    record(f"batch of {batch} with 1 GB free becomes", forward._most, "images")
+    cosine = torch.nn.functional.cosine_similarity(expected, embeddings).min()
+    record("its embeddings against those of the whole batch, least", float(cosine), "cosine")
 
 
 def tune() -> None:

@@ -7,9 +7,10 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compute import BARE, BARE_SMALL
 from results import known, record
@@ -167,6 +168,18 @@ def embed() -> None:
     record(WHOLE, speed, "images/s", known(BARE), BARE)
 
 
+def embed_pandas() -> None:
+    """The same in one process with frames of pandas, which need no cuDF."""
+    import dask
+
+    from nemo_image_curate import frames
+
+    frames.device_of = lambda frame: DEVICE  # type: ignore[assignment, return-value]
+    with scratch() as folder, dask.config.set(scheduler="synchronous"):
+        speed = _embedded(folder, LARGE, full(4, 2), full(4096, 16), on_pandas=True)
+    record(f"{WHOLE}, frames of pandas", speed, "images/s", known(BARE), BARE)
+
+
 def embed_small() -> None:
     """The same with ViT-B/32, which is bound by decoding or by Python, not by the GPU."""
     with scratch() as folder:
@@ -185,15 +198,17 @@ def write_photographs(folder: Path, shards: int, per_shard: int, side: int = 320
     return folder
 
 
-def _embedded(folder: Path, model: str, shards: int, per_shard: int) -> float:
+def _embedded(
+    folder: Path, model: str, shards: int, per_shard: int, on_pandas: bool = False
+) -> float:
     """Images per second of a pass over shards, models loaded and code compiled before."""
     from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
 
     data = write_photographs(folder / "data", shards, per_shard)
     embedder = TimmImageEmbedder(model, batch_size=BATCH, num_threads_per_worker=8)
-    with get_client("cpu" if REHEARSAL else "gpu"):
-        warm_up(embedder, folder / "warm")
-        dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
+    with nullcontext() if on_pandas else get_client(BACKEND):
+        warm_up(embedder, folder / "warm", on_pandas)
+        dataset = ImageTextPairDataset.from_webdataset(data, backend=_backend(on_pandas))
         began = time.perf_counter()
         saved = embedder(dataset).save_metadata(folder / "out")
         seconds = time.perf_counter() - began
@@ -201,14 +216,19 @@ def _embedded(folder: Path, model: str, shards: int, per_shard: int) -> float:
     return shards * per_shard / seconds
 
 
-def warm_up(embedder: Any, folder: Path) -> None:
+def _backend(on_pandas: bool) -> Literal["cpu", "gpu"]:
+    return "cpu" if on_pandas else BACKEND
+
+
+def warm_up(embedder: Any, folder: Path, on_pandas: bool = False) -> None:
     """A small pass whose result is not saved: after a save, workers forget what they loaded."""
     import dask
 
     from nemo_image_curate import ImageTextPairDataset
 
     data = write_photographs(folder, 4, BATCH)
-    dataset = embedder(ImageTextPairDataset.from_webdataset(data, backend=BACKEND))
+    dataset = ImageTextPairDataset.from_webdataset(data, backend=_backend(on_pandas))
+    dataset = embedder(dataset)
     dask.compute(*map(dask.delayed(len), dataset.metadata.to_delayed()))
 
 
@@ -228,32 +248,10 @@ def old_pattern() -> None:
 
 
 def memory() -> None:
-    """A batch that is too large; two encoders on one worker; what stays when they are done."""
-    import torch
-
+    """Two encoders on one worker; what stays when they are done."""
     from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder
-    from nemo_image_curate.embedders.base import _Forward
 
     before = device_memory()
-    batch = full(1024, 8)
-    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
-    embedder = TimmImageEmbedder(LARGE, batch_size=batch)
-    forward: Any = _Forward(embedder, embedder.load_embedding_model(DEVICE), [], DEVICE)
-    with torch.inference_mode():
-        expected = forward._forward(pixels)
-        if not REHEARSAL:
-            used = torch.cuda.memory_allocated() + (1 << 30)
-            torch.cuda.set_per_process_memory_fraction(
-                used / torch.cuda.get_device_properties(0).total_memory
-            )
-            torch.cuda.empty_cache()
-        embeddings = forward._forward(pixels)
-        if not REHEARSAL:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-    record(f"batch of {batch} with 1 GB free becomes", forward._most, "images")
-    cosine = torch.nn.functional.cosine_similarity(expected, embeddings).min()
-    record("its embeddings against those of the whole batch, least", float(cosine), "cosine")
-    del forward, pixels, expected, embeddings
     with scratch() as folder:
         data = write_photographs(folder / "data", 2, full(2048, 16))
         dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)

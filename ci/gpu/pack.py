@@ -8,7 +8,8 @@ unpacked, freed of what that machine cannot use (GPU code of other chips, module
 Pythons, headers), compressed with xz, and cut into OUTPUT/01, OUTPUT/02, ...; README.md beside this
 says what to do with them. torch for CUDA 13 and what comes with it must be there already.
 
-    decode    DALI, Dask and pandas: decoding and encoders
+    base      Dask and pandas: what torch alone does
+    decode    DALI: from tar to embeddings
     frame     cuDF and dask-cuda: the GPU's dataframe
     search    cuVS and FAISS, OpenCLIP
 """
@@ -31,13 +32,14 @@ from prune import prune
 HERE = Path(__file__).resolve().parent
 # For each stage what is brought with all it needs, and what alone, since it needs torch.
 STAGES = {
-    "decode": (
+    "base": (
         [
-            *("nvidia-dali-cuda130", "nvidia-libnvcomp-cu13==5.3.*", "pandas<3.1", "braceexpand"),
-            *("rapids-dask-dependency==26.10.*", "daachorse", "pydantic"),
+            *("pandas<3.1", "rapids-dask-dependency==26.10.*"),
+            *("braceexpand", "daachorse", "pydantic"),
         ],
         [],
     ),
+    "decode": (["nvidia-dali-cuda130", "nvidia-libnvcomp-cu13==5.3.*"], []),
     "frame": (["cudf-cu13==26.10.*", "dask-cudf-cu13==26.10.*", "dask-cuda==26.10.*"], []),
     "search": (
         ["cuvs-cu13==26.10.*", "faiss-cpu", "ftfy"],
@@ -104,37 +106,37 @@ def unpack(wheels: Path, site: Path, python: str, chip: int) -> None:
             prune(library, chip)
 
 
-def cut(site: Path, stage: str, output: Path, first: int, size: int) -> int:
-    """Put the packages of a stage into parts from number `first` on; returns how many."""
-    archive = site.parent / f"{stage}.tar.xz"
+def compress(site: Path, archive: Path) -> None:
+    """Put the packages of a stage into one archive."""
     # Several blocks, so that several threads can decompress them.
     packing = ("xz", "-6", "--threads=0", "--block-size=48MiB", "--stdout")
+    options = ("--sort=name", "--owner=0", "--group=0", f"--directory={site}")
     with archive.open("wb") as target:
-        tar = subprocess.Popen(
-            (
-                "tar",
-                "--create",
-                "--sort=name",
-                "--owner=0",
-                "--group=0",
-                f"--directory={site}",
-                ".",
-            ),
-            stdout=subprocess.PIPE,
-        )
+        tar = subprocess.Popen(("tar", "--create", *options, "."), stdout=subprocess.PIPE)
         subprocess.run(packing, stdin=tar.stdout, stdout=target, check=True)
         if tar.wait():
             raise SystemExit(f"tar of {site} failed")
-    total = -(-archive.stat().st_size // size)
-    digest = hashlib.file_digest(archive.open("rb"), "sha256").hexdigest()
-    with archive.open("rb") as source:
-        for number in range(total):
-            folder = output / f"{first + number:02d}"
-            folder.mkdir(parents=True)
-            (folder / f"{stage}.{number:02d}-of-{total:02d}").write_bytes(source.read(size))
-            (folder / f"{stage}.sha256").write_text(f"{digest}  {stage}.tar.xz\n")
-            shutil.copy(HERE / "unpack.sh", folder)
-    return total
+
+
+def cut(archive: Path, output: Path, size: int) -> list[str]:
+    """Lay an archive into parts, from the room that the last one has left; returns their names."""
+    content, parts = archive.read_bytes(), sorted(output.iterdir())
+    room = 0
+    if parts:
+        room = max(0, size - sum(file.stat().st_size for file in parts[-1].iterdir()))
+    starts = range(room, len(content), size)
+    pieces = [content[:room]] * bool(room) + [content[start : start + size] for start in starts]
+    first = len(parts) + (not room)
+    names = [f"{number:02d}" for number in range(first, first + len(pieces))]
+    stage = archive.name.partition(".")[0]
+    for number, (name, piece) in enumerate(zip(names, pieces, strict=True)):
+        folder = output / name
+        folder.mkdir(exist_ok=True)
+        shutil.copy(HERE / "unpack.sh", folder)
+        (folder / f"{stage}.{number:02d}-of-{len(pieces):02d}").write_bytes(piece)
+        digest = hashlib.sha256(content).hexdigest()
+        (folder / f"{stage}.sha256").write_text(f"{digest}  {archive.name}\n")
+    return names
 
 
 def main() -> None:
@@ -147,7 +149,7 @@ def main() -> None:
     options = parser.parse_args()
     requirements: list[str] = []
     carried = set(THERE)
-    number = 1
+    options.output.mkdir(parents=True)
     for stage in options.stages:
         whole, alone = STAGES[stage]
         requirements += whole
@@ -163,9 +165,11 @@ def main() -> None:
             wheels, site = Path(folder) / "wheels", Path(folder) / "site"
             pip("download", "--no-deps", f"--dest={wheels}", *new, python=options.python)
             unpack(wheels, site, options.python, options.chip)
-            parts = cut(site, stage, options.output, number, options.part_mib << 20)
-        print(f"{stage}: {len(new)} wheels, parts {number} to {number + parts - 1}", flush=True)
-        number += parts
+            archive = Path(folder) / f"{stage}.tar.xz"
+            compress(site, archive)
+            parts = cut(archive, options.output, options.part_mib << 20)
+            mib = archive.stat().st_size / 2**20
+        print(f"{stage}: {len(new)} wheels, {mib:.0f} MiB in parts {', '.join(parts)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,46 +32,46 @@ def _id(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def _steps() -> list[str]:
-    """What the steps of ci/gpu/bench.py run."""
-    tree = ast.parse((GPU / "bench.py").read_text())
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [
-        ast.literal_eval(call.args[1])
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id == "Step"
-    ]
+def _steps() -> Iterator[tuple[str, str]]:
+    """What the steps of ci/gpu/bench.py run, and the mark of their tests."""
+    for node in ast.walk(ast.parse((GPU / "bench.py").read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Step":
+            mark = ast.literal_eval(node.args[4]) if len(node.args) > 4 else "gpu"
+            yield ast.literal_eval(node.args[1]), mark
 
 
-@pytest.mark.parametrize("where", _steps())
+@pytest.mark.parametrize("where", [where for where, _ in _steps()])
 def test_a_gpu_step_runs_what_is_there(where):
     if where.startswith("tests"):
-        assert (ROOT / where).exists()
+        assert all((ROOT / place).exists() for place in where.split())
         return
     module, function = where.split(".")
     defined = ast.parse((GPU / f"{module}.py").read_text()).body
     assert function in {node.name for node in defined if isinstance(node, ast.FunctionDef)}
 
 
-def _is_for_gpu(path: Path) -> bool:
-    """Whether a module has tests that run on a GPU: by mark, or by the fixture `backend`."""
+def _is_for(path: Path, mark: str) -> bool:
+    """Whether a module has tests that run on a GPU: by mark, or by a fixture that has it."""
+    fixture = {"gpu": "backend", "cuda": "device"}[mark]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             marks = " ".join(map(ast.unparse, node.decorator_list))
             is_asked_of = node.name.startswith("test_") or "fixture" in marks
-            takes_backend = "backend" in {argument.arg for argument in node.args.args}
-            if "mark.gpu" in marks:
+            takes_it = fixture in {argument.arg for argument in node.args.args}
+            if f"mark.{mark}" in marks:
                 return True
-            if is_asked_of and takes_backend and "'backend'" not in marks:
+            if is_asked_of and takes_it and f"'{fixture}'" not in marks:
                 return True
     return False
 
 
-def test_every_test_for_a_gpu_belongs_to_one_gpu_step():
-    places = [ROOT / where for where in _steps() if where.startswith("tests")]
-    for path in filter(_is_for_gpu, (ROOT / "tests").rglob("test_*.py")):
+@pytest.mark.parametrize("mark", ["gpu", "cuda"])
+def test_every_test_for_a_gpu_belongs_to_one_gpu_step(mark):
+    places = [ROOT / place for where, own in _steps() if own == mark for place in where.split()]
+    for path in (ROOT / "tests").rglob("test_*.py"):
         steps = [place for place in places if path.is_relative_to(place)]
-        assert len(steps) == 1, f"{_id(path)} is in {len(steps)} steps of ci/gpu/bench.py"
+        if _is_for(path, mark):
+            assert len(steps) == 1, f"{_id(path)} is in {len(steps)} steps of ci/gpu/bench.py"
 
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *PAGES], ids=_id)

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -96,6 +97,12 @@ def test_probabilities_are_those_of_the_file(ds, trained):
     expected = (powers / powers.sum(axis=1, keepdims=True)).max(axis=1)
     found = [one for one in column(trained(ds), "animal_score") if one is not None]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_a_device_changes_next_to_nothing(trained, device):
+    unit = torch.nn.functional.normalize(torch.randn(50, 12), dim=1)
+    found = trained.load_model(device)(unit.to(device)).cpu()
+    torch.testing.assert_close(found, trained.load_model("cpu")(unit), rtol=1e-4, atol=1e-6)
 
 
 def test_what_it_was_trained_on_is_in_its_file(trained, labels):

@@ -10,8 +10,7 @@ from nemo_image_curate.dedup.rules import component_firsts
 from tests.dedup.make_embeddings import planted
 
 
-def taker(vectors, backend="cpu"):
-    device = "cuda" if backend == "gpu" else "cpu"
+def taker(vectors, device="cpu"):
     return lambda start, end: torch.from_numpy(vectors[start:end]).to(device)
 
 
@@ -31,11 +30,11 @@ def lists(found):
 @pytest.mark.parametrize("native", [True, False])
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.05, 0.3, 0.995, 1.0])
 @pytest.mark.parametrize("n", [1, 2, 700, 1300])
-def test_all_pairs_are_found(n, eps, native, backend, monkeypatch):
+def test_all_pairs_are_found(n, eps, native, device, monkeypatch):
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: native)
     vectors = planted(n)
     every = np.ones(n, dtype=bool)
-    found = neighbours.earliest(taker(vectors, backend), every, every, eps, n, 512)
+    found = neighbours.earliest(taker(vectors, device), every, every, eps, n, 512)
     truth = near(vectors, eps)
     assert len(found.later) == len(set(zip(found.later, found.earlier, strict=True)))
     told = np.zeros_like(truth)

@@ -177,11 +177,9 @@ def test_models_of_several_stages_are_not_compiled():
     assert not any(type(module).__name__ == "OptimizedModule" for module in network.modules())
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_base_patch32_clip_quickgelu_224"])
 def test_on_a_gpu_transformers_keep_their_embeddings(name):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     pixels = pictures(33, 224)
     with torch.inference_mode():
         expected = model(name)(pixels)
@@ -199,10 +197,8 @@ def test_on_a_gpu_transformers_keep_their_embeddings(name):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 def test_on_a_gpu_convolutional_networks_keep_their_embeddings():
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     pixels = pictures(5, 160)
     with torch.inference_mode():
         expected = lively(model("test_efficientnet"))(pixels)

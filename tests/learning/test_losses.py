@@ -62,6 +62,16 @@ def test_values_and_gradients_are_open_clips(name, n, d, seed, rows):
         torch.testing.assert_close(our, their, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["infonce", "siglip"])
+def test_a_device_changes_nothing(name, device):
+    def on_it(name, *leaves):
+        return _ours(name, *(leaf.to(device) for leaf in leaves)).cpu()
+
+    expected, found = (_value_and_gradients(loss, name, 300, 9, 0) for loss in (_ours, on_it))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
 def _in_process(rank: int, meeting: str, out: str) -> None:
     import torch.distributed as dist
 

@@ -187,6 +187,15 @@ def test_a_picture_does_not_depend_on_its_batch_nor_on_threads(photographs):
         torch.set_num_threads(before)
 
 
+def test_a_device_changes_no_flag(device):
+    batch = decoded(*good().values())
+    moved = {side: images.to(device) for side, images in batch.thumbnails.items()}
+    measure = ImageQuality().load(device)
+    expected, found = measure(batch), measure(dataclasses.replace(batch, thumbnails=moved))
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, rel=1e-4, abs=1e-4), name
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3000, 2), (2, 3), (64, 64), (65, 1)])
 def test_pictures_of_odd_sizes(size):
     (row,) = measured(encoded(Image.new("RGB", size, (10, 10, 10))))

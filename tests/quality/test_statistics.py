@@ -90,6 +90,14 @@ def test_a_picture_does_not_depend_on_its_batch_or_on_threads(threads):
     assert at_once == alone
 
 
+def test_a_device_changes_next_to_nothing(device):
+    stack = torch.from_numpy(np.stack([noise(1), noise(2) // 3, checkerboard()]))
+    images = stack.permute(0, 3, 1, 2)
+    expected, found = measure(images), measure(images.to(device))
+    for name, values in found.items():
+        torch.testing.assert_close(values.cpu(), expected[name], rtol=1e-4, atol=1e-3)
+
+
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)

@@ -10,11 +10,10 @@ from tests.dedup.make_embeddings import planted
 
 @pytest.mark.parametrize("spherical", [True, False])
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_the_nearest_of_all(backend, spherical, offset):
+def test_the_nearest_of_all(device, spherical, offset):
     vectors, centroids = planted(900), planted(70, seed=1)
     if not spherical:
         vectors, centroids = vectors * 3 + np.float32(offset), centroids * 3 + np.float32(offset)
-    device = "cuda" if backend == "gpu" else "cpu"
     on_device = [torch.from_numpy(each).to(device) for each in (vectors, centroids)]
     index, distance = (each.cpu().numpy() for each in homes(*on_device, spherical))
     gaps = vectors[:, None].astype(float) - centroids.astype(float)

@@ -36,10 +36,9 @@ def test_centroids_are_the_directions_of_their_members(tmp_path, init):
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
-def test_euclidean_centroids_are_the_means_of_their_members(tmp_path, offset, backend):
+def test_euclidean_centroids_are_the_means_of_their_members(tmp_path, offset, device):
     points = five_rings(0, share=0.1)[0] + np.float32(offset)
     paths = write_blocks(tmp_path, points, 1000)
-    device = "cuda" if backend == "gpu" else "cpu"
     options = {"spherical": False, "max_iter": 100, "tol": 0}
     centroids = kmeans(paths, 20, 0, tmp_path, device, False, **options)
     distance, home = KDTree(centroids).query(points)
@@ -82,9 +81,8 @@ def test_centroids_cover_sparse_regions(tmp_path, seed):
     assert evenness("random") < 0.65
 
 
-def test_sums_do_not_depend_on_the_order_of_vectors(tmp_path, backend):
+def test_sums_do_not_depend_on_the_order_of_vectors(tmp_path, device):
     vectors = planted(3000)
-    device = "cuda" if backend == "gpu" else "cpu"
     np.save(tmp_path / "centroids.npy", vectors[:9])
     order = np.random.default_rng(0).permutation(3000)
     paths = write_blocks(tmp_path / "blocks", np.concatenate([vectors, vectors[order]]), 3000)

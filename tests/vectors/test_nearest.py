@@ -9,11 +9,6 @@ from nemo_image_curate.vectors.nearest import COARSE_MARGIN, nearest
 from nemo_image_curate.vectors.unit import unit_vectors
 
 
-@pytest.fixture
-def device(backend):
-    return "cuda" if backend == "gpu" else "cpu"
-
-
 def unit(rows: int, dim: int, seed: int, device: str = "cpu") -> torch.Tensor:
     values = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     return unit_vectors(values, device)[0]

@@ -36,13 +36,12 @@ def test_proposals_are_accepted_as_if_drawn_one_at_a_time():
 
 
 @pytest.mark.parametrize("spherical", [True, False])
-def test_each_tight_cluster_gets_a_start(tmp_path, spherical, backend):
+def test_each_tight_cluster_gets_a_start(tmp_path, spherical, device):
     chance = np.random.default_rng(0)
     middles = chance.standard_normal((40, 32)) / np.sqrt(32)
     cluster = chance.integers(0, 40, 4000)
     vectors = middles[cluster] + 0.02 * chance.standard_normal((4000, 32)) / np.sqrt(32)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    device = "cuda" if backend == "gpu" else "cpu"
     blocks = Blocks(write_blocks(tmp_path, vectors, 1500), tmp_path, device, False, spherical)
 
     def clusters(seed):

@@ -12,11 +12,6 @@ from nemo_image_curate.vectors.unit import directions, unit_vectors
 TYPES = [torch.float32, torch.float64]
 
 
-@pytest.fixture
-def device(backend):
-    return "cuda" if backend == "gpu" else "cpu"
-
-
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     ("row", "direction"),
