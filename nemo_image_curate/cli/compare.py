@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from nemo_image_curate import storage
 from nemo_image_curate.cli.base import (
     Session,
     computes,
@@ -15,7 +14,6 @@ from nemo_image_curate.cli.base import (
     main,
 )
 from nemo_image_curate.cli.results import print_json
-from nemo_image_curate.outputs import check_output
 
 
 class _Named(click.ParamType[tuple[str, str]]):
@@ -103,6 +101,8 @@ def compare(
     Small heads are trained on each subset's embeddings with the same number of samples seen, and
     compared on the same held-out rows. It ranks filters; it does not say what a CLIP would reach.
     """
+    from nemo_image_curate import storage
+    from nemo_image_curate.outputs import check_output
     from nemo_image_curate.selection.listed import SelectionFile
     from nemo_image_curate.selection.subsets.compare import compare_subsets
 
