@@ -6,6 +6,7 @@ import glob
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from nemo_image_curate.cli import main
 from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.classifiers.test_clip_score import with_pairs
+from tests.cli.conftest import COMMAND
 from tests.decode.pictures import saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
@@ -51,6 +53,20 @@ def test_help_of_every_command():
         assert own.output.startswith("Usage: ")
         assert name == "serve" or "--json" in own.output
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    make_dataset(tmp_path, sizes=[1])
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [COMMAND, "inspect", tmp_path, "--workers", "1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert "error: [Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_help_names_the_scheduler_before_its_file():
