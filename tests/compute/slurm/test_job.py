@@ -79,7 +79,7 @@ class Jobs:
         status = self.status(job)
         return status["JobState"], status["ExitCode"]
 
-    def wait(self, condition: Callable[[], bool], job: str, seconds: float = 240) -> None:
+    def wait(self, condition: Callable[[], bool], job: str, seconds: float = 480) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.log(job)}\n{self.logs(job)}"
