@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 FLICKR = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k"
 CLIENTS, QUERIES = 64, 32
 
@@ -28,7 +30,9 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
         client = Client(port)
         while client.status("/health") != 200:
             time.sleep(0.1)
+        before = _processor_seconds(service.pid)
         whole = [client.seconds(text) for text in texts[: 100 * rounds]]
+        used = _processor_seconds(service.pid) - before
         busy, seconds = _load(port, texts)
         stats = Client(port).get("/stats")
     finally:
@@ -36,7 +40,10 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
         status = service.wait(30)
     assert status == 0, (scratch / "log").read_text()
     # The encoder's share of the very same queries; its first call was the service's warm-up.
-    bare = json.loads(service.stdout.read())[1 : len(whole) + 1]
+    took, encoder_used = zip(*json.loads(service.stdout.read())[1 : len(whole) + 1], strict=True)
+    bare = list(took)
+    # A virtual machine whose host has other work stands still meanwhile; this does not count it.
+    used_beside = (used - sum(encoder_used)) / len(whole)
     overhead = statistics.median(all_s - bare_s for all_s, bare_s in zip(whole, bare, strict=True))
     busy.sort()
     failed = CLIENTS * QUERIES - len(busy)
@@ -52,7 +59,8 @@ def run(scratch: Path, rounds: int) -> list[dict[str, Any]]:
             "ours": f"{statistics.median(whole) * 1e3:.1f} ms",
             "peer": f"{statistics.median(bare) * 1e3:.1f} ms",
             "ratio": statistics.median(whole) / statistics.median(bare),
-            "bar": f"overhead <= 5 ms: {overhead * 1e3:.1f} ms",
+            "bar": f"overhead <= 5 ms: {overhead * 1e3:.1f} ms ({used_beside * 1e3:.1f} ms of "
+            "processor time)",
             "met": overhead <= 0.005,
         },
         {
@@ -136,19 +144,24 @@ def _load(port: int, texts: list[str]) -> tuple[list[float], float]:
     return took, time.perf_counter() - began
 
 
+def _processor_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def _serve(folder: str) -> None:
     """Serve, and print at the end how long each call of the text encoder took."""
     from nemo_image_curate import ConseEmbedder, ImageTextPairDataset
     from nemo_image_curate.search.searcher import Searcher
     from nemo_image_curate.serve import run_service
 
-    took: list[float] = []
+    took: list[tuple[float, float]] = []
     embed_text = ConseEmbedder.embed_text
 
     def timed(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         vectors = embed_text(*arguments, **options)
-        took.append(time.perf_counter() - began)
+        took.append((time.perf_counter() - began, time.process_time() - used))
         return vectors
 
     ConseEmbedder.embed_text = timed  # type: ignore[method-assign]
