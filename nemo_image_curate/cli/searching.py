@@ -29,11 +29,16 @@ def open_searcher(
     checkpoint: str | None,
     store: str | None,
     image_member: str | None = None,
+    by_text: bool = False,
 ) -> tuple[ImageTextPairDataset, LiveStore | None, Searcher]:
-    """A dataset, the live store that is named, and what searches both."""
+    """A dataset, the live store that is named, and what searches both.
+
+    With `by_text` an encoder without a text side is refused, before an index is asked for.
+    """
     from nemo_image_curate import frames
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.registry import embedder_of
+    from nemo_image_curate.embedders.text_image import require_text_side
     from nemo_image_curate.search.live.store import open_store
     from nemo_image_curate.search.searcher import Searcher
 
@@ -43,6 +48,8 @@ def open_searcher(
     column = "image_embedding"
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
+    if by_text:
+        require_text_side(embedder)
     device = frames.device_of(opened.metadata)
     live = open_store(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 # The part of the pictures that is held out to measure by, and how many at most.
 _HELD_OUT, _MOST_HELD_OUT = 0.1, 1000
+# Of more held-out captions pictures that are learned from have the same.
+_MANY = 0.1
 # Fewer pictures show nothing: of the held-out ones each would be a large part.
 _FEWEST = 20
 
@@ -147,13 +149,31 @@ def _learn(
             "is kept.",
             *(len(pairs.texts), count),
         )
-    measured = {"pictures": held, "captions": len(held_out.texts), **figures}
+    measured = {
+        "pictures": held,
+        "captions": len(held_out.texts),
+        "captions_learned_from": count_learned_from(gathered.captions, is_held_out),
+        **figures,
+    }
     # Measured, the rest is of use, too.
     return (
         fit_towers(pairs, base=base, like=towers, **training),
         words,
         facts | {"held_out": measured},
     )
+
+
+def count_learned_from(captions: list[str], is_held_out: np.ndarray) -> int:
+    """How many of the captions held out are those of other pictures, too; many are warned of."""
+    others = set(itertools.compress(captions, ~is_held_out))
+    count = sum(caption in others for caption in itertools.compress(captions, is_held_out))
+    if count > _MANY * is_held_out.sum():
+        logger.warning(
+            "%d of %d captions that are held out are those of pictures learned from, too: with "
+            "copies among the pictures the figures promise too much. dedup tells of copies.",
+            *(count, is_held_out.sum()),
+        )
+    return count
 
 
 def _too_little(pairs: Pairs) -> str | None:

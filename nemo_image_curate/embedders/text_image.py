@@ -198,7 +198,8 @@ def require_text_side(embedder: Any) -> TextImageEmbedder:
     if not hasattr(embedder, "embed_text"):
         raise ConfigError(
             f"{type(embedder).__name__} embeds no texts: search by image, or take an embedder with "
-            "a text side, such as OpenCLIPEmbedder or ConseEmbedder."
+            "a text side, such as OpenCLIPEmbedder or ConseEmbedder (nemo-image-curate embed "
+            "DATASET --model offline-conse), which makes the embeddings anew."
         )
     with_text_side: TextImageEmbedder = embedder
     return with_text_side

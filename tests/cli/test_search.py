@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from nemo_image_curate import ImageTextPairDataset, Searcher
+from nemo_image_curate import ImageTextPairDataset, Searcher, TimmImageEmbedder
 from nemo_image_curate.cli.search import one_line
 from nemo_image_curate.demo import CAPTIONS, photographs
 from tests.cli.conftest import COMMAND
@@ -150,7 +150,14 @@ def test_labels_and_clip_scores(indexed, run, tmp_path):
     assert "is there twice" in run("zero-shot", indexed / "meta", "--labels", "a,b,a", code=2)
 
 
-def test_a_dataset_without_an_index_or_embeddings(indexed, run):
+def test_a_dataset_without_an_index_or_embeddings(indexed, run, tmp_path):
+    no_texts = TimmImageEmbedder("test_vit.r160_in1k")(
+        ImageTextPairDataset.from_webdataset(indexed / "shards", backend="cpu")
+    ).save_metadata(tmp_path / "no-texts")
+    told = run("search", no_texts.metadata_path, "--text", "x", code=2, cluster=False)
+    # An index, which is not there either, would be of no use.
+    assert "embeds no texts" in told
+    assert "--model offline-conse" in told
     told = run("search", indexed / "shards", "--text", "x", code=2, cluster=False)
     assert "no column 'image_embedding'" in told
     assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)

@@ -25,6 +25,7 @@ from nemo_image_curate import (
     embedder_of,
 )
 from nemo_image_curate.embedders import TextImageEmbedder, TextTower, aligned_file
+from nemo_image_curate.embedders.align import count_learned_from
 from nemo_image_curate.embedders.offline_features import OfflineFeatures
 from nemo_image_curate.embedders.registry import named_embedder
 from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError, WeightsError
@@ -117,6 +118,16 @@ def test_pictures_are_found_that_were_not_learned_from(fitted):
     assert np.linalg.norm(words, axis=1) == pytest.approx(1, abs=1e-5)
     nearest = (words @ images.T).argmax(1)
     assert (nearest == np.arange(len(KINDS))).mean() > 0.7
+
+
+def test_copies_among_the_pictures_are_warned_of(caplog):
+    captions = [f"caption {n}" for n in range(20)] + [f"caption {n}" for n in range(3, 43)]
+    is_held_out = np.arange(60) < 20
+    assert count_learned_from(captions, is_held_out) == 17
+    assert "17 of 20 captions that are held out are those of pictures" in caplog.text
+    caplog.clear()
+    assert count_learned_from(["a", *map(str, range(40)), "a"], is_held_out[:42]) == 1
+    assert not caplog.text
 
 
 def test_one_file_holds_it_and_is_the_same_each_time(fitted, tmp_path):
