@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nemo_image_curate.decode import nvimgcodec
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.header import (
     DEFAULT_MAX_PIXELS,
@@ -207,18 +207,14 @@ class _FastPath(threading.local):
             return None
 
     def _start(self) -> None:
-        # Else it prints a line for every image that it cannot decode.
-        os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
         try:
-            from nvidia import nvimgcodec
+            codec = nvimgcodec.load()
         except ImportError:
             self._missing = True
             return
         # Without `backends` every image silently comes back as None on a machine without GPU.
-        cpu = nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)
-        self._decoder = nvimgcodec.Decoder(
-            backends=[cpu], device_id=_NO_DEVICE, max_num_cpu_threads=1
-        )
-        self._params = nvimgcodec.DecodeParams(
-            apply_exif_orientation=False, color_spec=nvimgcodec.ColorSpec.SRGB
+        cpu = codec.Backend(codec.BackendKind.CPU_ONLY)
+        self._decoder = codec.Decoder(backends=[cpu], device_id=_NO_DEVICE, max_num_cpu_threads=1)
+        self._params = codec.DecodeParams(
+            apply_exif_orientation=False, color_spec=codec.ColorSpec.SRGB
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nemo_image_curate.compute import devices
+from nemo_image_curate.decode import nvimgcodec
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.decode.cpu import CpuDecoder
 from nemo_image_curate.decode.header import (
@@ -18,7 +19,7 @@ from nemo_image_curate.decode.header import (
     read_header,
     same_as_pillow,
 )
-from nemo_image_curate.decode.jpeg import ends, has_endless_scans
+from nemo_image_curate.decode.jpeg import ends, has_endless_scans, is_rgb
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import BackendError, ConfigError, ImageError
 
@@ -49,10 +50,11 @@ class DaliDecoder:
 
     Notes
     -----
-    Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16-bit gray,
-    what is transparent and others) goes through `CpuDecoder`, and so do pictures that EXIF turns,
-    JPEGs that were cut off and all images of a run in which one is damaged: DALI fails such a run
-    as a whole and its pipeline is unusable after, so that it is built anew.
+    Headers are read first. What DALI cannot decode as Pillow does (GIF, AVIF, CMYK, 16 bits, JPEGs
+    that hold RGB, what is transparent and others) goes through `CpuDecoder`, and so do pictures
+    that EXIF turns, JPEGs that were cut off or have odd headers, and all images of a run in which
+    one is damaged: DALI fails such a run as a whole and its pipeline is unusable after, so that it
+    is built anew.
 
     Runs hold at most 2**30 decoded pixels, 3 GB; where memory does not suffice, fewer. On a GPU
     the pixels are ready when they are returned, for work on the default stream.
@@ -134,9 +136,14 @@ class DaliDecoder:
         except ImageError:
             return None
         # Where one was cut off Pillow says so; a GPU may show what there is of it, or fail the run.
-        if header.format == "jpeg" and (not ends(encoded) or has_endless_scans(encoded)):
+        # nvJPEG takes any three components for YCbCr.
+        if header.format == "jpeg" and (
+            not ends(encoded) or has_endless_scans(encoded) or is_rgb(encoded)
+        ):
             return None
-        return header if same_as_pillow(header, encoded) and header.turn == 1 else None
+        is_plain = header.turn == 1 and header.bit_depth <= 8
+        is_same = is_plain and same_as_pillow(header, encoded)
+        return header if is_same and nvimgcodec.can_parse(encoded, header) else None
 
     def _chunks(self, headers: Sequence[ImageHeader | None]) -> list[list[int]]:
         chunks: list[list[int]] = []

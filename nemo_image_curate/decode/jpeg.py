@@ -1,4 +1,4 @@
-"""JPEGs without their end: whether all pixels are there nevertheless."""
+"""What the markers of a JPEG say: its end and whether all pixels are there, its scans, colours."""
 
 from __future__ import annotations
 
@@ -103,6 +103,25 @@ def has_endless_scans(data: bytes | memoryview) -> bool:
         encoded[scan + 4 : scan + 5] != encoded[frame + 9 : frame + 10]
     )
     return has_several and encoded.count(_SCAN, scan) > _MOST_SCANS
+
+
+def is_rgb(data: bytes | memoryview) -> bool:
+    """Whether three components are red, green and blue, not YCbCr, as libjpeg decides it.
+
+    JFIF means YCbCr, Adobe's marker says which, else the names of the components do
+    (``default_decompress_parms`` in libjpeg's ``jdapimin.c``).
+    """
+    encoded = bytes(data)
+    transform, names = None, b""
+    for at in _segments(encoded):
+        content = encoded[at + 4 : at + 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")]
+        if encoded[at + 1] == 0xE0 and content.startswith(b"JFIF\0"):
+            return False
+        if encoded[at + 1] == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+            transform = content[11]
+        elif encoded[at + 1] in _FRAMES:
+            names = content[6::3]
+    return len(names) == 3 and (names == b"RGB" if transform is None else transform == 0)
 
 
 def _segments(data: bytes) -> Iterator[int]:

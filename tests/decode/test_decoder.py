@@ -20,7 +20,7 @@ from nemo_image_curate.decode.dali import DaliDecoder
 from nemo_image_curate.decode.header import read_header, same_as_pillow
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ConfigError
-from tests.decode.pictures import bad, base, good, saved
+from tests.decode.pictures import bad, base, good, png, saved
 
 MEAN, STD = (0.48, 0.45, 0.4), (0.27, 0.26, 0.25)
 SMALL = Preprocessing(48, "shortest", 0.875, "bicubic", MEAN, STD)
@@ -31,6 +31,8 @@ SQUASHED = Preprocessing(40, "squash", 0.9, "bilinear", MEAN, STD)
 LARGEST = {"cpu": 2.01, "cpu threads": 2.01, "dali cpu": 26.0, "dali gpu": 30.0}
 THUMBNAILS = {"cpu": 1, "cpu threads": 1, "dali cpu": 4, "dali gpu": 6}
 MEANS = {"cpu": 0.05, "cpu threads": 0.05, "dali cpu": 1.5, "dali gpu": 2.0}
+# A PNG of which no chunk is missing, but most pixels.
+TOO_FEW_ROWS = png(123, 91, bytes(500))
 
 Maker = Callable[..., Any]
 MAKERS: dict[str, Maker] = {
@@ -136,9 +138,11 @@ def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
     decoder = MAKERS[kind](SMALL)
     fine = [saved(base(90 + k, 70 + 3 * k), "JPEG") for k in range(5)]
     first = decoder.decode(fine)
-    # DALI gets the second of the two to see.
-    cut_off = [fine[2][:-300], bad()["truncated png"][0]]
+    # DALI gets the second of the two to see, and fails.
+    cut_off = [fine[2][:-300], TOO_FEW_ROWS]
     broken = decoder.decode([*fine[:2], *cut_off, *fine[3:]])
+    if kind.startswith("dali"):
+        assert decoder._pipeline is None
     assert broken.decoded == [0, 1, 4, 5]
     assert broken.errors[2] is not None
     assert broken.errors[2].startswith("decode: image file is truncated")
@@ -147,6 +151,42 @@ def test_a_decoder_goes_on_after_a_bad_batch(kind: str) -> None:
     assert again.errors == [None] * 5
     assert_same(again.pixels, first.pixels, kind)
     assert_is(broken, [*fine[:2], None, None, *fine[3:]], SMALL, kind)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=pytest.mark.cuda)])
+def test_headers_that_dali_cannot_read_leave_the_process_alive(device: str) -> None:
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    # Where DALI was given one of these, its threads went on with memory that was freed.
+    code = f"""
+import numpy as np
+from nemo_image_curate.decode.dali import DaliDecoder
+from tests.decode.pictures import good
+from tests.decode.test_decoder import SMALL
+jpeg = good()["jpeg"]
+at = jpeg.index(b"\\xff\\xdb")
+stray = jpeg[:at] + b"\\0\\1\\2" + jpeg[at:]
+no_scan = jpeg[: jpeg.index(b"\\xff\\xda")] + b"\\xff\\xd9"
+decoder = DaliDecoder(SMALL, device="{device}", batch_size=64, num_threads=4)
+rng = np.random.default_rng(0)
+for _ in range(10):
+    files = [jpeg] * 64
+    with_stray, without_scan = rng.choice(64, 2, replace=False)
+    files[with_stray], files[without_scan] = stray, no_scan
+    batch = decoder.decode(files)
+    assert [n for n, error in enumerate(batch.errors) if error] == [without_scan], batch.errors
+    assert decoder._pipeline is not None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.cuda
+def test_a_jpeg_with_damaged_codes_harms_no_batch_after_it() -> None:
+    decoder, jpeg = MAKERS["dali gpu"](SMALL), good()["jpeg"]
+    middle = len(jpeg) * 2 // 3
+    damaged = jpeg[:middle] + bytes(x ^ 0x55 for x in jpeg[middle : middle + 40])
+    decoder.decode([jpeg, damaged + jpeg[middle + 40 :], jpeg])
+    assert_is(decoder.decode([jpeg] * 3), [jpeg] * 3, SMALL, "dali gpu")
 
 
 def test_many_sizes_each_in_its_place(kind: str) -> None:
@@ -261,7 +301,7 @@ def test_pixels_stay_whole_while_the_model_is_behind() -> None:
 @pytest.mark.cuda
 def test_pipelines_that_failed_leave_no_memory() -> None:
     decoder = MAKERS["dali gpu"](SMALL)
-    files = [bad()["truncated png"][0], *[good()["jpeg"]] * 9]
+    files = [TOO_FEW_ROWS, *[good()["jpeg"]] * 9]
     seen = []
     for _ in range(25):
         assert len(decoder.decode(files[1:]).decoded) == 9

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nemo_image_curate.decode import CpuDecoder, decode_rgb
-from nemo_image_curate.decode.jpeg import END_MISSING, with_end
+from nemo_image_curate.decode.jpeg import END_MISSING, is_rgb, with_end
 from nemo_image_curate.errors import ImageError
 from tests.decode.pictures import base, saved
 
@@ -143,3 +143,24 @@ def test_scans_without_end_are_refused(name: str, ended: bool) -> None:
             [data[:-2] + scan * count + (b"\xff\xd9" if ended else b"")]
         )
         assert (batch.errors[0] or "").startswith("decode: more than 100 scans") == is_refused
+
+
+@pytest.mark.parametrize("marker", [None, b"JFIF\0\1\1\0\0\1\0\1\0\0", 0, 1])
+@pytest.mark.parametrize("names", [b"\1\2\3", b"RGB", b"rgb"])
+def test_colours_are_those_that_libjpeg_sees(marker: bytes | int | None, names: bytes) -> None:
+    data = bytearray(saved(base(), "JPEG", subsampling=0, quality=95))
+    # Pillow writes JFIF's marker first; components are named in the frame and in the scan.
+    del data[2 : 4 + int.from_bytes(data[4:6], "big")]
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    for number, name in enumerate(names):
+        data[frame + 10 + 3 * number] = data[scan + 5 + 2 * number] = name
+    if marker is not None:
+        code, content = (
+            (0xE0, marker)
+            if isinstance(marker, bytes)
+            else (0xEE, b"Adobe\0\x64\0\0\0\0" + bytes([marker]))
+        )
+        data[2:2] = bytes([0xFF, code]) + (len(content) + 2).to_bytes(2, "big") + content
+    # Of a picture with colours, what is taken for red is another than what is there.
+    is_rgb_to_pillow = np.abs(of_pillow(bytes(data)) - np.asarray(base()).astype(int)).mean() > 20
+    assert is_rgb(bytes(data)) == is_rgb_to_pillow
