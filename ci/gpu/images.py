@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -61,6 +62,8 @@ def decode() -> None:
 
     from nemo_image_curate import TimmImageEmbedder
 
+    # So that RESULTS.log tells whether there is a JPEG engine.
+    os.environ["DALI_NVIMGCODEC_LOG_LEVEL"] = "3"
     spec = TimmImageEmbedder(LARGE).preprocessing()
     images = photographs(BATCH, 500)
     best = 0.0
@@ -138,7 +141,10 @@ def _damaged(images: list[bytes]) -> list[bytes]:
 
     buffer = io.BytesIO()
     Image.open(io.BytesIO(images[0])).save(buffer, "PNG")
-    return [buffer.getvalue()[: len(buffer.getvalue()) // 2], *images[1:]]
+    # Not cut off: that is seen before DALI is given it.
+    damaged, middle = bytearray(buffer.getvalue()), len(buffer.getvalue()) // 2
+    damaged[middle : middle + 50] = bytes(50)
+    return [bytes(damaged), *images[1:]]
 
 
 def leak() -> None:
@@ -171,10 +177,16 @@ def embed() -> None:
 def embed_pandas() -> None:
     """The same in one process with frames of pandas, which need no cuDF."""
     import dask
+    import torch
 
     from nemo_image_curate import frames
 
     frames.device_of = lambda frame: DEVICE  # type: ignore[assignment, return-value]
+    column = frames.embedding_column
+    # Of vectors on a GPU it makes a column of cuDF.
+    frames.embedding_column = lambda values, *rows: column(
+        torch.as_tensor(values, device="cpu").numpy(), *rows
+    )
     with scratch() as folder, dask.config.set(scheduler="synchronous"):
         speed = _embedded(folder, LARGE, full(4, 2), full(4096, 16), on_pandas=True)
     record(f"{WHOLE}, frames of pandas", speed, "images/s", known(BARE), BARE)

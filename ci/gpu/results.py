@@ -123,6 +123,12 @@ def table() -> str:
     for name, entry in results["tests"].items():
         counts = f"{entry['passed']} | {len(entry['failed'])} | {entry['skipped']}"
         lines.append(f"| {name} | {counts} | {entry['commit']} |")
+    bad = {name: entry for name, entry in results["steps"].items() if entry["outcome"] != "ok"}
+    if bad:
+        lines += ["", "| not well | | commit |", "|---|---|---|"]
+    for name, entry in bad.items():
+        what = "; ".join([entry["outcome"], *results["tests"].get(name, {}).get("failed", ())])
+        lines.append(f"| {name} | {what.replace('|', '/')} | {entry['commit']} |")
     return "\n".join(lines) + "\n"
 
 

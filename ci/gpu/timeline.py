@@ -83,7 +83,7 @@ def timeline() -> None:
     from nemo_image_curate.decode.cpu import CpuDecoder
     from nemo_image_curate.decode.dali import DaliDecoder
     from nemo_image_curate.embedders import base
-    from nemo_image_curate.stages import image_pass
+    from nemo_image_curate.shards.lookup import Tars
 
     spans = Spans()
     with scratch() as folder:
@@ -93,8 +93,8 @@ def timeline() -> None:
         with get_client("cpu", n_workers=1, threads_per_worker=2, processes=False):
             dataset = ImageTextPairDataset.from_webdataset(data, backend=BACKEND)
             warm_up(embedder, folder / "warm")
-            read = spans.each("read", vars(image_pass)["image_bytes"])
-            vars(image_pass)["image_bytes"] = read
+            read = spans.each("read", Tars.image_bytes)
+            Tars.image_bytes = read  # type: ignore[method-assign]
             for kind in (CpuDecoder, DaliDecoder):
                 kind.decode = spans.around("decode", kind.decode)  # type: ignore[method-assign]
             forward = spans.on_gpu("forward", base._Forward.__call__)

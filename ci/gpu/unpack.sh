@@ -32,6 +32,20 @@ for digest in "$parts"/*.sha256; do
     rm "$parts/$stage".*
     echo "$stage: unpacked into $site"
 done
+# Libraries look for those of CUDA in the folder of packages where they are themselves.
+"$python" - "$site/packages" <<'PY'
+import importlib.util
+import sys
+from pathlib import Path
+
+ours = Path(sys.argv[1])
+theirs = Path(importlib.util.find_spec("torch").origin).parent.parent
+for library in theirs.glob("nvidia/*/lib/lib*.so*"):
+    link = ours / library.relative_to(theirs)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink() and not link.exists():
+        link.symlink_to(library)
+PY
 cat >"$site/sitecustomize.py" <<'PY'
 import ctypes
 import glob

@@ -9,11 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 
 from nemo_image_curate import ImageTextPairDataset
@@ -99,6 +97,17 @@ def test_duplicates_side_by_side(run, tmp_path):
     assert set(clean.metadata["file"].compute()) == {path.name for path in flickr(12)}
 
 
+def outputs_of(name, environment):
+    """What the cells of a notebook show when a real kernel runs it."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(TUTORIALS / name, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300).execute(env=environment)
+    return [output for cell in notebook.cells for output in cell.get("outputs", ())]
+
+
 def test_photographs_are_chosen_in_a_notebook(tmp_path):
     environment = {**os.environ, "OUTPUT": str(tmp_path / "out"), "WANTED": "10"}
     photographs = 11  # of the demo
@@ -108,10 +117,7 @@ def test_photographs_are_chosen_in_a_notebook(tmp_path):
         (tmp_path / "photographs").mkdir()
         for path in flickr(photographs):
             (tmp_path / "photographs" / path.name).write_bytes(path.read_bytes())
-    notebook = nbformat.read(TUTORIALS / "choose_photographs.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=300).execute(env=environment)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    outputs = outputs_of("choose_photographs.ipynb", environment)
     shown = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
     assert shown.count("<img") > 12
     told = "".join(output.get("text", "") for output in outputs)
@@ -125,10 +131,7 @@ def test_photographs_are_chosen_in_a_notebook(tmp_path):
 
 def test_a_threshold_is_moved_in_a_notebook(environment, tmp_path):
     environment["OUTPUT"] = str(tmp_path / "out")
-    notebook = nbformat.read(TUTORIALS / "look_and_choose.ipynb", as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=300).execute(env=environment)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    outputs = outputs_of("look_and_choose.ipynb", environment)
     pages = [output["data"].get("text/html", "") for output in outputs if "data" in output]
     packed, first, embedded, bars, below, above, kept, groups, points, *_ = pages
     assert "<strong>ImageTextPairDataset</strong>" in packed
