@@ -334,6 +334,9 @@ def stat(location: str) -> FileInfo | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
+            # No file has a name that is too long; what cannot be written says so when it is.
+            if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+                return None
             trouble = _trouble(location, error)
             raise trouble or DatasetError(f"cannot use {location[:200]}: {error}") from error
         if not (file_mode.S_ISREG(status.st_mode) or file_mode.S_ISDIR(status.st_mode)):

@@ -224,7 +224,17 @@ class ImageTextPairDataset:
             What it makes.
         provenance : dict of str to dict, optional
             How each is made.
+
+        Raises
+        ------
+        ConfigError
+            For a column that says where a row's bytes are.
         """
+        if names := {self.id_col, SHARD_COLUMN} & set(columns):
+            raise ConfigError(
+                f"nothing may write the column {min(names)!r}, which says where a row's bytes are; "
+                "choose another name."
+            )
         frame = self.metadata
         new = {name: pa.array([], kind) for name, kind in columns.items()}
         meta = frames.with_columns(frames.empty(frame), new)

@@ -24,6 +24,8 @@ OWN_COLUMNS = (SHARD_COLUMN, ERROR_COLUMN)
 # A label of class; zeros before it would be lost.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?")
+# Lists within lists. Parquet's readers stop at some 30.
+_DEEPEST = 8
 # Characters of a value in a message.
 _SHOWN = 40
 
@@ -37,9 +39,10 @@ def read_tar(
 
     ``.txt`` is ``caption`` (or else ``.caption``, ``.text``), ``.cls`` is ``cls`` (of whole
     numbers, if all are), and each field of ``.json`` a column. A sample without one of them, or
-    whose JSON is broken, has nulls there. Objects, and fields that are strings in `schema`, become
-    their JSON text. So do values of several kinds in one field, unless most of them are numbers:
-    then texts that are none are null. A field called as a column of ours gets another name.
+    whose JSON is broken, has nulls there. Objects, lists more than 8 deep, and fields that are
+    strings in `schema`, become their JSON text. So do values of several kinds in one field, unless
+    most of them are numbers: then texts that are none are null. A field called as a column of ours
+    gets another name; one called as `id_col` does where it is not the sample's key.
     """
     index = shard.index
     keys = list(index.samples)
@@ -59,15 +62,16 @@ def read_tar(
             faults.append(Fault("json", keys[row], f"{problem}; its fields are null"))
             continue
         for field, value in record.items():
+            if field == id_col and value == keys[row]:
+                continue
             name = names.get(field)
             if name is None:
-                name = names[field] = field.encode("utf-8", "replace").decode()
-                if name in OWN_COLUMNS:
+                name = names[field] = field.encode("utf-8", "backslashreplace").decode()
+                if name in (id_col, *OWN_COLUMNS):
                     name = names[field] = free_name(name, record)
                     detail = f"the field {field!r} of .json is the column {name!r}"
                     faults.append(Fault("renamed", keys[row], detail))
-            if name != id_col:
-                columns.setdefault(name, [None] * len(keys))[row] = value
+            columns.setdefault(name, [None] * len(keys))[row] = value
     for extension, name in _TEXTS.items():
         members = [index.member(key, (extension,)) for key in keys]
         if any(members):
@@ -161,7 +165,7 @@ def _typed(values: list[Any]) -> pa.Array | None:
         array.validate(full=True)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):
         return None
-    return None if _has_objects(array.type) else array
+    return None if _has_objects(array.type) or _depth(array.type) > _DEEPEST else array
 
 
 def _kind(value: Any) -> str:
@@ -216,6 +220,13 @@ def _has_objects(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind):
         return _has_objects(kind.value_type)
     return bool(pa.types.is_struct(kind))
+
+
+def _depth(kind: pa.DataType) -> int:
+    depth = 0
+    while pa.types.is_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,7 @@ FAULT_KINDS = {
     "unnamed": "a member whose name gives no key and whose bytes are no image; left out",
     "hidden": "files of operating systems, such as ._a.jpg and .DS_Store; left out",
     "sparse": "a member stored with holes; left out",
-    "link": "a link to what is not in the tar, or a device; left out",
+    "link": "a link to what is not in the tar, or to too much, or a device; left out",
     "several images": "a sample with more than one image; the first is taken",
     "json": "a .json member that is no object; its fields are null",
     "encoding": "a text that is not UTF-8; bytes that are none of it become U+FFFD",

@@ -28,6 +28,8 @@ BLOCK = 512
 _PARSED_TOGETHER = 2**13
 _ZERO_BLOCK = bytes(BLOCK)
 _ZEROS = bytes(2**20)
+# The name of members that are told already.
+_LEFT_OUT = "/"
 # Writers fill a tar up to whole records of 20 blocks; the marker may begin in the one before.
 _MOST_PADDING = 21 * BLOCK
 # What is no kind of its own is a regular file, as POSIX has it.
@@ -39,6 +41,9 @@ _MAX_NAME_RECORD = 1 << 20
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)(?:[ \0].*)?", re.DOTALL)
 # Links of links that are followed, as Linux does.
 _MAX_HOPS = 40
+# Bytes that links may add to a tar, or how often its own where it is larger: one that becomes very
+# much is made to fill memory and disks, as with packed tars.
+_MOST_LINKED, _MAX_LINKED_RATIO = 2**28, 200
 
 
 # A member with content: its full name, and where its bytes are (offset, size).
@@ -77,12 +82,18 @@ def read_entries(data: HeaderView | bytes, faults: list[Fault]) -> list[Entry]:
         )
         faults.append(Fault("after end", "", detail))
     rows = zip(headers.names, headers.starts, headers.sizes, strict=False)
-    # A directory can be written as a regular member whose name ends in a slash.
-    entries = [(name, start + BLOCK, size) for name, start, size in rows if name[-1:] != "/"]
+    entries = []
+    for name, start, size in rows:
+        if name[-1:] != "/":
+            entries.append((name, start + BLOCK, size))
+        # A directory can be written as a regular member; one with content is none.
+        elif size and name != _LEFT_OUT:
+            faults.append(_left_out("unnamed", name, f"called as a folder, with {size} bytes"))
     if not headers.links:
         return entries
     end = (*headers.starts, len(data))[good]
-    return _with_links(entries, [link for link in headers.links if link.start < end], faults)
+    links = [link for link in headers.links if link.start < end]
+    return _with_links(entries, links, max(_MOST_LINKED, _MAX_LINKED_RATIO * len(data)), faults)
 
 
 class _Headers:
@@ -183,7 +194,7 @@ def _walk(data: HeaderView | bytes, headers: _Headers, faults: list[Fault]) -> N
                 if "GNU.sparse.name" in pax or "GNU.sparse.map" in pax:
                     sparse = pax.get("GNU.sparse.name") or _text(header[:100])
                     faults.append(_left_out("sparse", sparse, "stored with holes"))
-                    name = "/"
+                    name = _LEFT_OUT
                 if name:
                     headers.renamed[len(headers.starts)] = name
                 pax, long_name = {}, ""
@@ -231,11 +242,14 @@ def _after_end(data: HeaderView | bytes, position: int, faults: list[Fault]) -> 
     """Where another tar begins after an end marker; None when there is none, which is told."""
     end = len(data)
     marker = position
+    # Little at first: there may be a tar behind each block of zeros.
+    length = 2 * BLOCK
     while position < end:
-        chunk = data[position : position + len(_ZEROS)]
+        chunk = data[position : position + length]
         if chunk != _ZEROS[: len(chunk)]:
             break
         position += len(chunk)
+        length = min(2 * length, len(_ZEROS))
     else:
         if end - marker > _MOST_PADDING:
             detail = (
@@ -253,8 +267,10 @@ def _after_end(data: HeaderView | bytes, position: int, faults: list[Fault]) -> 
     return None
 
 
-def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -> list[Entry]:
-    """The members with those links that lead to one of them."""
+def _with_links(
+    entries: list[Entry], links: list[_Link], most: int, faults: list[Fault]
+) -> list[Entry]:
+    """The members with those links that lead to one of them, to so many bytes in all."""
     in_order = sorted(
         [(entry[1] - BLOCK, entry, None) for entry in entries]
         + [(link.start, None, link) for link in links],
@@ -274,6 +290,7 @@ def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -
             # A hard link is to a member that stands before it.
             places[normal_name(link.name)] = places[normal_name(link.target)]
     resolved: list[Entry] = []
+    linked = 0
     for _, entry, link in in_order:
         if entry is not None:
             resolved.append(entry)
@@ -286,7 +303,13 @@ def _with_links(entries: list[Entry], links: list[_Link], faults: list[Fault]) -
                 break
             target = symbolic[target]
         if target in places:
-            resolved.append((name, *places[target]))
+            offset, size = places[target]
+            linked += size
+            if linked <= most:
+                resolved.append((name, offset, size))
+            else:
+                words = f"one of the links to more than {most >> 20} MiB, far more than the tar has"
+                faults.append(_left_out("link", name, words))
         else:
             words = f"a link to {link.target}, which is not in the tar"
             faults.append(_left_out("link", name, words))

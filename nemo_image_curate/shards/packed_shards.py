@@ -20,7 +20,7 @@ from nemo_image_curate.shards.names import ShardFiles, shard_name
 from nemo_image_curate.shards.writer import TarWriter
 
 # Columns that are ours; what others call so is kept under other names.
-_OURS = ("key", "file", "caption", "captions", "shard")
+_OURS = ("key", "file", "caption", "captions", "shard", "image_error")
 # Where a sidecar's footer holds what was counted when it was written.
 _COUNTS = b"nemo_image_curate.pack"
 

@@ -20,7 +20,7 @@ from nemo_image_curate import frames
 from nemo_image_curate.dataset.fingerprints import describe, describe_code
 from nemo_image_curate.decode.batch import DecodedBatch
 from nemo_image_curate.errors import require
-from nemo_image_curate.stages.image_pass import ImagePass
+from nemo_image_curate.stages.image_pass import ImagePass, check_columns
 from nemo_image_curate.version import __version__
 
 if TYPE_CHECKING:
@@ -233,6 +233,7 @@ class ColumnStage(Stage):
             When a column that it looks at does not exist.
         """
         self.check()
+        check_columns([self])
         frames.require_columns(dataset.metadata, *self.inputs())
         return dataset.with_columns(self.run, self.columns(), self.provenance_in(dataset))
 

@@ -129,10 +129,6 @@ class ImagePass:
         for stage in self.stages:
             stage.check()
         self.check()
-        if dataset.id_col in self.columns():
-            raise ConfigError(
-                f"no stage may write the column {dataset.id_col!r}; choose another name."
-            )
         frames.require_columns(dataset.metadata, dataset.id_col, SHARD_COLUMN)
         provenance: dict[str, Any] = {}
         for stage in self.stages:
@@ -142,7 +138,7 @@ class ImagePass:
 
 
 def check_columns(stages: Iterable[Any]) -> None:
-    """Refuse stages of one pass that write the same column, or one that names samples.
+    """Refuse stages of one pass that write the same column, or the pass's own.
 
     Raises
     ------
@@ -151,7 +147,7 @@ def check_columns(stages: Iterable[Any]) -> None:
     names: set[str] = set()
     for stage in stages:
         for name in stage.columns():
-            if name in (SHARD_COLUMN, ERROR_COLUMN):
+            if name == ERROR_COLUMN:
                 raise ConfigError(f"no stage may write the column {name!r}; choose another name.")
             if name in names:
                 raise ConfigError(f"two stages of one pass write the column {name!r}.")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nemo_image_curate import tables
+from nemo_image_curate import ImageTextPairDataset, frames, tables
 from nemo_image_curate.errors import SchemaError
 from nemo_image_curate.shards import columns, sidecars
 from nemo_image_curate.shards.reader import TarShard
@@ -41,13 +41,48 @@ def test_text_and_json_become_columns(tmp_path):
 
 
 def test_the_text_member_wins_over_the_json_caption(tmp_path):
-    members = [("a.jpg", b""), ("a.txt", b"text\n"), ("a.json", b'{"caption": "json", "key": "9"}')]
+    members = [("a.jpg", b""), ("a.txt", b"text\n"), ("a.json", b'{"caption": "json", "key": "a"}')]
     members += [("b.jpg", b""), ("b.json", b'{"caption": "only json"}')]
     table = from_tar(write_tar(tmp_path / "a.tar", members))
     assert table.to_pylist() == [
         {"key": "a", "caption": "text"},
         {"key": "b", "caption": "only json"},
     ]
+
+
+def test_a_key_of_their_own_is_kept_and_told(tmp_path):
+    members = [("a.jpg", b""), ("a.json", b'{"key": "ID-1"}')]
+    members += [("b.jpg", b""), ("b.json", b'{"key": "b"}')]
+    with TarShard(str(write_tar(tmp_path / "a.tar", members))) as shard:
+        table, faults = columns.read_tar(shard, "key")
+    assert table.to_pylist() == [
+        {"key": "a", "key_original": "ID-1"},
+        {"key": "b", "key_original": None},
+    ]
+    assert [(fault.kind, fault.key) for fault in faults] == [("renamed", "a")]
+
+
+def test_fields_whose_names_are_no_text_stay_apart(tmp_path):
+    table = from_json(tmp_path, b'{"\\ud800": 1, "\\ud801": 2}')
+    assert table.select(["\\ud800", "\\ud801"]).to_pylist() == [{"\\ud800": 1, "\\ud801": 2}]
+
+
+@pytest.mark.parametrize("depth", [1, 8, 9, 100, 400, 900])
+def test_lists_that_no_parquet_holds_become_text(tmp_path, depth):
+    value: object = 7
+    for _ in range(depth):
+        value = [value]
+    (tmp_path / "in").mkdir()
+    path = write_tar(tmp_path / "in" / "0.tar", [("0.jpg", jpeg(1)), ("0.json", deep(depth))])
+    field = from_tar(path).schema.field("v")
+    assert pa.types.is_string(field.type) == (depth > 8)
+    saved = ImageTextPairDataset.from_webdataset(tmp_path / "in").save_metadata(tmp_path / "out")
+    found = frames.to_arrow(saved.metadata.compute())["v"].to_pylist()
+    assert found == [f"{'[' * depth}7{']' * depth}" if depth > 8 else value]
+
+
+def deep(depth: int) -> bytes:
+    return b'{"v": ' + b"[" * depth + b"7" + b"]" * depth + b"}"
 
 
 @pytest.mark.parametrize("extension", ["txt", "caption", "text"])

@@ -211,6 +211,50 @@ def test_links_to_members_have_their_content(tmp_path, options, long):
     assert "/etc/hostname" in faults[0].detail
 
 
+def test_links_add_a_limited_number_of_bytes(monkeypatch):
+    monkeypatch.setattr("nemo_image_curate.shards.headers._MOST_LINKED", 2000)
+    monkeypatch.setattr("nemo_image_curate.shards.headers._MAX_LINKED_RATIO", 0)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo("a.txt")
+        info.size = 700
+        tar.addfile(info, io.BytesIO(bytes(700)))
+        for number in range(4):
+            link = tarfile.TarInfo(f"{number}.txt")
+            link.type, link.linkname = tarfile.LNKTYPE, "a.txt"
+            tar.addfile(link)
+    entries, faults = entries_of(buffer.getvalue())
+    assert [name for name, _, _ in entries] == ["a.txt", "0.txt", "1.txt"]
+    assert [(fault.kind, fault.key) for fault in faults] == [("link", "2"), ("link", "3")]
+
+
+def test_content_under_the_name_of_a_folder_is_told():
+    content = tar_of({"a.jpg": b"1", "d.jpg/": b"picture", "e/": b""})
+    entries, faults = entries_of(content)
+    assert [name for name, _, _ in entries] == ["a.jpg"]
+    assert [fault.kind for fault in faults] == ["unnamed"]
+    assert "d.jpg/" in faults[0].detail
+
+
+def test_many_tars_in_one_are_read_without_looking_far_ahead():
+    class Counted:
+        def __init__(self, content: bytes):
+            self.content, self.read = content, 0
+
+        def __len__(self) -> int:
+            return len(self.content)
+
+        def __getitem__(self, place: slice) -> bytes:
+            self.read += len(self.content[place])
+            return self.content[place]
+
+    one = tar_of({"a.cls": b""})[:1024]
+    data = Counted(one * 500)
+    faults: list[Fault] = []
+    assert len(read_entries(data, faults)) == 500
+    assert data.read < 10 * len(data)
+
+
 def test_a_hard_link_is_to_the_member_before_it():
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:

@@ -131,6 +131,7 @@ def put(folder: Path, files: dict[str, bytes]) -> Path:
 def test_captions_and_columns_beside_the_images(tmp_path):
     """As img2dataset writes its default format, with names in its .json that are ours."""
     record = {"key": "000000001", "caption": "from json", "width": 32, "shard": 7, "exif": {"a": 1}}
+    record["image_error"] = "theirs"
     files = {
         "00000/000000000.jpg": jpeg(0),
         "00000/000000000.txt": "größe\n".encode(),
@@ -160,6 +161,8 @@ def test_captions_and_columns_beside_the_images(tmp_path):
     assert [row["original_caption"] for row in found] == ["from json", None, None, None, None]
     assert [row["width"] for row in found] == [32, 32, None, None, None]
     assert found[0]["original_shard"] == 7
+    assert found[0]["original_image_error"] == "theirs"
+    assert "image_error" not in found[0]
     assert json.loads(found[0]["exif"]) == {"a": 1}
     assert summary.left_out == {
         "caption (there is another caption)": 1,

@@ -409,6 +409,13 @@ def test_a_stage_of_the_users_own(tmp_path, backend):
     assert one.content_token() == two.content_token() != Doubled("height").content_token()
 
 
+@pytest.mark.parametrize("name", ["key", "shard", "image_error"])
+def test_no_column_stage_may_overwrite_what_tells_rows_apart(tmp_path, name):
+    make_dataset(tmp_path)
+    with pytest.raises(ConfigError, match=f"column '{name}'"):
+        Doubled("width", name)(ImageTextPairDataset.from_webdataset(tmp_path))
+
+
 class Needy(Stage):
     requires = (("no_such_module", "nothing"),)
 
