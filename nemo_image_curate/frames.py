@@ -115,17 +115,19 @@ def from_arrow(table: pa.Table, backend: Backend) -> Any:
         For a column that cuDF has no type for.
     """
     if backend == "gpu":
+        for field in table.schema:
+            is_category = pa.types.is_dictionary(field.type)
+            if not _cudf_holds(field.type.value_type if is_category else field.type):
+                raise SchemaError(
+                    f"column {field.name!r} is {field.type}, for which cuDF has no type. Cast or "
+                    "drop it in the sidecars, or use backend='cpu'."
+                )
         import cudf
 
         # Dask finds the rest by itself, but not how large a frame is: see `dask.sizeof`.
         import dask_cudf  # noqa: F401
 
-        for field in table.schema:
-            if _cudf_lacks(field.type):
-                raise SchemaError(
-                    f"column {field.name!r} is {field.type}, for which cuDF has no type. Cast or "
-                    "drop it in the sidecars, or use backend='cpu'."
-                )
+        _let_structs_travel()
         # In pandas NaN is null already.
         whole = {name: nan_to_null(table[name]) for name in table.column_names}
         return cudf.DataFrame.from_arrow(pa.table(whole))
@@ -154,14 +156,53 @@ def _pandas_type(kind: pa.DataType) -> Any:
     return _NULLABLE_NUMBERS.get(kind) or pd.ArrowDtype(kind)
 
 
-def _cudf_lacks(kind: pa.DataType) -> bool:
+_CUDF_HOLDS = (
+    *(pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_duration),
+    *(pa.types.is_float32, pa.types.is_float64, pa.types.is_decimal),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+)
+
+
+def _cudf_holds(kind: pa.DataType) -> bool:
+    """Whether a column comes back from cuDF as the type it had, or as plain text where it was text.
+
+    Dates would come back as timestamps, and shards saved on a GPU no longer go with the others.
+    """
     types = pa.types
     if types.is_list(kind):
-        return _cudf_lacks(kind.value_type)
+        return _cudf_holds(kind.value_type)
     if types.is_struct(kind):
-        return any(_cudf_lacks(field.type) for field in kind)
-    lacking = (types.is_binary, types.is_fixed_size_binary, types.is_time, types.is_map)
-    return types.is_decimal256(kind) or any(is_kind(kind) for is_kind in lacking)
+        # In structs times lose their zone on the way from one worker to another.
+        return all(_cudf_holds(field.type) and not _zone(field.type) for field in kind)
+    if types.is_timestamp(kind):
+        # cuDF knows zones by name only.
+        return not _zone(kind).startswith(("+", "-"))
+    return any(is_kind(kind) for is_kind in _CUDF_HOLDS) and not types.is_decimal256(kind)
+
+
+def _zone(kind: pa.DataType) -> str:
+    return (kind.tz or "") if pa.types.is_timestamp(kind) else ""
+
+
+@functools.cache
+def _let_structs_travel() -> None:
+    """Have structs that hold texts be sent from one process to another.
+
+    cuDF 26.10 sends the name in `dtype.str` of each member, which its dtype of texts does not have.
+    It understands that of NumPy's objects instead, also where this was not called.
+    """
+    import cudf
+
+    serialize = cudf.StructDtype.serialize
+
+    def with_texts(struct: Any) -> Any:
+        members = {
+            name: np.dtype(object) if isinstance(kind, pd.StringDtype) else kind
+            for name, kind in struct.fields.items()
+        }
+        return serialize(cudf.StructDtype(members))
+
+    cudf.StructDtype.serialize = with_texts
 
 
 def to_arrow(frame: Any) -> pa.Table:
@@ -252,6 +293,9 @@ def embedding_type() -> pa.DataType:
 def embedding_column(values: Any, row_numbers: Any, rows: int) -> Any:
     """A ``list<float32>`` column from the 2-D array of its non-null rows.
 
+    Its values are those of the array, not copied, where that is contiguous and single precision.
+    cuDF copies a column when it becomes one of a frame.
+
     Parameters
     ----------
     values : numpy.ndarray or torch.Tensor, shape (n, d), float32
@@ -264,7 +308,6 @@ def embedding_column(values: Any, row_numbers: Any, rows: int) -> Any:
     Returns
     -------
     pyarrow.ListArray, or cudf.Series when `values` is a CUDA tensor
-        The values are not copied.
     """
     n, dim = values.shape
     check_leaves(rows, dim)
@@ -294,7 +337,7 @@ def _cudf_lists(values: Any, offsets: np.ndarray, present: np.ndarray) -> Any:
     # offsets and the mask travel.
     mask, nulls = (None, 0) if present.all() else plc.transform.bools_to_mask(column(present))
     lists = plc.DataType(plc.TypeId.LIST)
-    children = [column(offsets), column(values.contiguous())]
+    children = [column(offsets), column(values.detach().float().contiguous())]
     return cudf.Series.from_pylibcudf(
         plc.Column(lists, len(present), None, mask, nulls, 0, children)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -79,14 +80,38 @@ def test_types_are_kept_whatever_the_rows(backend, name, rows):
     assert frames.to_arrow(frames.from_arrow(noted, backend)).column_names == noted.column_names
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", [pa.binary(), pa.time64("us"), pa.list_(pa.binary())])
+LACKING = [
+    *(pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(3), pa.time64("us")),
+    *(pa.date32(), pa.date64(), pa.month_day_nano_interval(), pa.map_(pa.string(), pa.int8())),
+    *(pa.timestamp("us", "+02:00"), pa.timestamp("s", "-00:00"), pa.decimal256(40, 2)),
+    *(pa.large_list(pa.int8()), pa.list_(pa.int8(), 2), pa.list_view(pa.int8()), pa.float16()),
+]
+CATEGORIES = pa.dictionary(pa.int8(), pa.string())
+LACKING_INSIDE = [
+    *(pa.list_(CATEGORIES), pa.struct({"a": CATEGORIES}), pa.dictionary(pa.int8(), pa.date32())),
+    pa.list_(pa.struct({"a": pa.timestamp("us", "UTC")})),
+]
+LACKING_INSIDE += [pa.list_(kind) for kind in LACKING]
+LACKING_INSIDE += [pa.struct({"n": pa.int8(), "a": kind}) for kind in LACKING]
+
+
+@pytest.mark.parametrize("kind", [*LACKING, *LACKING_INSIDE], ids=str)
 def test_types_that_cudf_lacks_are_named(kind):
-    table = pa.table({"x": pa.array([], kind)})
-    if problem := frames.gpu_problem():
-        pytest.skip(f"no GPU: {problem}")
+    """Also where there is no GPU: the types decide."""
+    table = pa.schema({"x": kind}).empty_table()
     with pytest.raises(SchemaError, match=r"column 'x' is .*, for which cuDF has no type"):
         frames.from_arrow(table, "gpu")
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_frames_are_sent_to_other_processes(backend, name):
+    kind, values = KINDS[name]
+    table = pa.table({"x": pa.array([None, *values], kind)})
+    frame = frames.from_arrow(table, backend)
+    # From one to another, and on from there.
+    for _ in range(2):
+        frame = pickle.loads(pickle.dumps(frame))
+        assert frames.to_arrow(frame).equals(table)
 
 
 def test_index_is_not_written_and_filtered_frames_are_whole(backend):

@@ -24,7 +24,7 @@ def main(photographs: str, labels: str, output: str) -> None:
     dataset = TimmImageEmbedder("offline")(dataset).save_metadata(f"{output}/metadata")
 
     # A label belongs to a key; packing kept the name of each file in a column.
-    keys = dataset.metadata[["key", "shard", "file"]].compute()
+    keys = dataset.metadata[["key", "shard", "file"]].to_backend("pandas").compute()
     labelled = keys.merge(pd.read_csv(labels), on="file")
     probe = LinearProbe.fit(dataset, labelled, f"{output}/wanted.safetensors", pred_column="wanted")
     print(probe.report)

@@ -46,7 +46,7 @@ def main(photographs: str, output: str) -> None:
 
 def page(dataset: ImageTextPairDataset) -> str:
     """Groups of duplicates: the one that is kept first."""
-    rows = dataset.metadata.drop(columns="image_embedding").compute()
+    rows = dataset.metadata.drop(columns="image_embedding").to_backend("pandas").compute()
     parts = ["<!doctype html><meta charset=utf-8><title>duplicates</title>"]
     for kind, title in (("picture", "The same picture"), ("content", "Much the same content")):
         parts.append(f"<h1>{title}</h1>")

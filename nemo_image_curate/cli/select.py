@@ -100,6 +100,7 @@ def select(
 
     Nothing is removed; do that with: filter DATASET --where selected --output DIR
     """
+    from nemo_image_curate import frames
     from nemo_image_curate.selection.comparison import compare_with_random
     from nemo_image_curate.selection.criteria import MULTIPLICITY, SELECTED, Criteria
 
@@ -121,8 +122,9 @@ def select(
             compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
             record: dict[str, Any] = {SELECTED: compared.selected.samples}
             if names := criteria.names:
-                passing = saved.metadata[[f"{name}_{SELECTED}" for name in names]].sum().compute()
-                record["fulfil"] = dict(zip(names, map(int, passing), strict=True))
+                sums = saved.metadata[[f"{name}_{SELECTED}" for name in names]].sum().compute()
+                passing = frames.column_to_arrow(sums).to_pylist()
+                record["fulfil"] = dict(zip(names, passing, strict=True))
             if selection is not None:
                 # How often an earlier run drew rows is no part of this choice.
                 names = [

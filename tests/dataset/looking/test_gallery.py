@@ -163,7 +163,7 @@ def test_groups_of_duplicates(tmp_path, backend):
     first = made.keys[0]
     dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
     dataset.metadata["near_duplicate_of"] = dataset.metadata["url"].where(
-        dataset.metadata["width"] < 0
+        dataset.metadata["width"] < 0, None
     )
     with pytest.raises(ConfigError, match="give one of by"):
         dataset.show(by="score", groups=True)
@@ -223,7 +223,7 @@ def test_a_grid_is_one_image(tmp_path):
 def test_rows_without_a_shard_are_missing(tmp_path, backend):
     write_tar(tmp_path / "0.tar", [("a.jpg", jpeg(1))])
     dataset = ImageTextPairDataset.from_webdataset(tmp_path, backend=backend)
-    dataset.metadata["shard"] = dataset.metadata.shard.where(dataset.metadata.key != "a")
+    dataset.metadata["shard"] = dataset.metadata.shard.where(dataset.metadata.key != "a", None)
     assert "None: a: missing" in dataset.show().html
     with pytest.raises(DatasetError, match="'a' is not in the dataset"):
         dataset.image("a")

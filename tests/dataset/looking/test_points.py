@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from nemo_image_curate import frames
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.dataset.looking.points import points, sample_vectors
 from nemo_image_curate.errors import DatasetError
@@ -43,8 +44,8 @@ def test_a_sample_is_the_same_however_rows_lie(root, backend):
     assert (len(every.rows), every.without) == (3 * N - 6, 6)
     assert every.rows.slice(0, len(sample.rows)) == sample.rows
     by_key = dict(zip(every.rows["key"].to_pylist(), every.vectors, strict=True))
-    frame = dataset.metadata[["key", "image_embedding"]].compute()
-    expected = dict(zip(frame["key"].to_numpy(), frame["image_embedding"].to_numpy(), strict=True))
+    table = frames.to_arrow(dataset.metadata[["key", "image_embedding"]].compute())
+    expected = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
     assert all(np.array_equal(by_key[key], expected[key]) for key in list(by_key)[:50])
     other = dataset.replace(dataset.metadata.repartition(npartitions=1))
     again = points(other, n=100, columns=["number"])
