@@ -80,9 +80,7 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
     return root, list(storage.concurrently(source, files)), tars, id_col
 
 
-def _find_root(
-    folder: str, manifest: dict[str, Any], shards: list[str]
-) -> tuple[str, str | None]:
+def _find_root(folder: str, manifest: dict[str, Any], shards: list[str]) -> tuple[str, str | None]:
     """Where the tars are; and where else they were looked for, if there are none at all."""
     root = storage.normalise(manifest["root"])
     way = manifest.get("root_from_here")
