@@ -19,9 +19,17 @@ from nemo_image_curate import catalog
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "nemo_image_curate"
 TABLE = "api.md"
-# Not public names of the package itself, but of a folder.
+# Not public names of the package itself, but of a folder or module.
 MORE = {
+    "decode": ["decode.batch.DecodedBatch", "decode.header.ImageHeader"],
     "errors": ["errors"],
+    "frames": [
+        "frames.to_arrow",
+        "frames.embedding_array",
+        "frames.embedding_column",
+        "frames.embedding_type",
+        "frames.scatter",
+    ],
     "serve": ["serve.app.create_app", "serve.server.run_service", "serve.settings.Settings"],
     "stages": ["stages.base.no_effect"],
 }

@@ -145,7 +145,9 @@ def reference() -> str:
         "default settings; each pass over the images adds `image_error`, too. Options belong to\n"
         "`nemo-image-curate embed` and `score`. Errors are in `nemo_image_curate.errors`,\n"
         "the service in `nemo_image_curate.serve` (`create_app`, `run_service`, `Settings`),\n"
-        "`no_effect` in `nemo_image_curate.stages`.",
+        "`no_effect` in `nemo_image_curate.stages`. For stages of your own there are `to_arrow`,\n"
+        "`embedding_array`, `embedding_column`, `embedding_type` and `scatter` in\n"
+        "`nemo_image_curate.frames`; a `PixelStage` is given a `DecodedBatch` with `ImageHeader`s.",
     ]
     folders: defaultdict[str, list[str]] = defaultdict(list)
     for module, names in modules().items():

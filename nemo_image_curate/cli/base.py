@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ class Session:
     wait: float = 300
     check_versions: bool = True
     performance_report: str | None = None
+    tars: str | None = None
 
     def client_if_asked(self) -> contextlib.AbstractContextManager[Any]:
         """The client, where options or the environment name one; else this process's threads.
@@ -166,11 +168,19 @@ class Session:
 
     def open(self, dataset: str, **options: Any) -> ImageTextPairDataset:
         """The dataset, in frames of the backend asked for."""
-        from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+        return open_dataset(dataset, self.tars, self.backend, self.image_member, **options)
 
-        return ImageTextPairDataset.from_webdataset(
-            dataset, backend=self.backend, image_member=self.image_member, **options
-        )
+
+def open_dataset(
+    dataset: str, tars: str | None, backend: str, image_member: str | None, **options: Any
+) -> ImageTextPairDataset:
+    """A command's DATASET, whose tars may lie elsewhere than it says."""
+    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+    options |= {"path": dataset} if tars is None else {"path": tars, "metadata": dataset}
+    return ImageTextPairDataset.from_webdataset(
+        backend=backend, image_member=image_member, **options
+    )
 
 
 class NamedNumber(click.ParamType[tuple[str, float]]):
@@ -205,10 +215,15 @@ image_member_option = click.option(
     metavar="PATTERN",
     help="Which member of a sample is its image: jpg, input.jpg, '*.png', 'input.*'.",
 )
+tars_option = click.option(
+    "--tars",
+    metavar="DIR",
+    help="Where the tars are, if DATASET is metadata and they are not where they were.",
+)
 
 
 def computes(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a cluster, as its argument `session`."""
+    """Give a command the options of a cluster and of its `dataset`, as its argument `session`."""
 
     @functools.wraps(command)
     def run(
@@ -222,11 +237,12 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         allow_version_mismatch: bool,
         performance_report: str | None,
         log_json: bool,
+        tars: str | None = None,
         **options: Any,
     ) -> Any:
         session = Session(
             *(backend, workers, scheduler, scheduler_file, image_member),
-            *(wait, not allow_version_mismatch, performance_report),
+            *(wait, not allow_version_mismatch, performance_report, tars),
         )
         with _log_json() if log_json else contextlib.nullcontext(), stoppable():
             return command(*args, session=session, **options)
@@ -256,7 +272,7 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--scheduler", metavar="ADDRESS", help="Use this running Dask scheduler."),
     ):
         run = option(run)
-    return run
+    return tars_option(run) if "dataset" in inspect.signature(command).parameters else run
 
 
 output_option = click.option(

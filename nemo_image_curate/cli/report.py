@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
@@ -91,11 +92,12 @@ def report(
     from nemo_image_curate.report.page import write_report
 
     started = time.perf_counter()
+    elsewhere = dataclasses.replace(session, tars=None)
     with session.client_if_asked():
         write_report(
             session.open(dataset),
             output,
-            against=None if against is None else session.open(against),
+            against=None if against is None else elsewhere.open(against),
             references=open_references(named(references), session.backend) if references else None,
             comparison=comparison,
             where=conditions,

@@ -17,6 +17,7 @@ from nemo_image_curate.cli.base import (
     image_member_option,
     json_option,
     main,
+    tars_option,
 )
 from nemo_image_curate.cli.results import print_json
 from nemo_image_curate.cli.searching import learn_advice, open_searcher, store_option
@@ -46,6 +47,7 @@ _JOINERS = "\u200c\u200d"
 @click.option("--captions", is_flag=True, help="Look for captions instead of images.")
 @checkpoint_option
 @store_option
+@tars_option
 @image_member_option
 @backend_option
 @json_option
@@ -56,6 +58,7 @@ def search(
     store: str | None,
     backend: str,
     image_member: str | None,
+    tars: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -67,7 +70,7 @@ def search(
     query.check()
     by_text = bool(query.text or query.negative_text)
     opened, _, searcher = open_searcher(
-        dataset, backend, checkpoint, store, image_member, by_text=by_text
+        dataset, backend, checkpoint, store, image_member, tars, by_text=by_text
     )
     if query.text and (advice := learn_advice(opened, searcher.embedder)):
         click.echo(advice, err=True)

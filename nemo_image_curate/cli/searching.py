@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nemo_image_curate.cli.base import open_dataset
+
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.base import ImageEmbedder
@@ -29,6 +31,7 @@ def open_searcher(
     checkpoint: str | None,
     store: str | None,
     image_member: str | None = None,
+    tars: str | None = None,
     by_text: bool = False,
 ) -> tuple[ImageTextPairDataset, LiveStore | None, Searcher]:
     """A dataset, the live store that is named, and what searches both.
@@ -36,15 +39,12 @@ def open_searcher(
     With `by_text` an encoder without a text side is refused, before an index is asked for.
     """
     from nemo_image_curate import frames
-    from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.registry import embedder_of
     from nemo_image_curate.embedders.text_image import require_text_side
     from nemo_image_curate.search.live.store import open_store
     from nemo_image_curate.search.searcher import Searcher
 
-    opened = ImageTextPairDataset.from_webdataset(
-        dataset, backend=backend, image_member=image_member
-    )
+    opened = open_dataset(dataset, tars, backend, image_member)
     column = "image_embedding"
     frames.require_columns(opened.metadata, column)
     embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from nemo_image_curate.cli.base import backend_option, checkpoint_option, image_member_option, main
+from nemo_image_curate.cli.base import (
+    backend_option,
+    checkpoint_option,
+    image_member_option,
+    main,
+    tars_option,
+)
 from nemo_image_curate.cli.searching import open_searcher, store_option
 
 
@@ -31,6 +37,7 @@ from nemo_image_curate.cli.searching import open_searcher, store_option
 @click.option("--max-upload", type=click.IntRange(min=1), default=32, show_default=True, help="MB.")
 @checkpoint_option
 @store_option
+@tars_option
 @image_member_option
 @backend_option
 def serve(
@@ -46,6 +53,7 @@ def serve(
     store: str | None,
     backend: str,
     image_member: str | None,
+    tars: str | None,
 ) -> None:
     """Serve searches over HTTP; with --store also take new images and texts.
 
@@ -53,6 +61,6 @@ def serve(
     """
     from nemo_image_curate.serve import Settings, run_service
 
-    opened, live, searcher = open_searcher(dataset, backend, checkpoint, store, image_member)
+    opened, live, searcher = open_searcher(dataset, backend, checkpoint, store, image_member, tars)
     settings = Settings(roots=roots, allowed_hosts=allowed_hosts, max_body=max_upload * 2**20)
     run_service(searcher, opened, live, settings, host=host, port=port, ui=ui, ui_port=ui_port)

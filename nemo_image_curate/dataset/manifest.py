@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import posixpath
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,7 +27,8 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
     ----------
     folder : str
     root : str or None
-        Where the tars are now, if not where they were.
+        Where the tars are now. By default they are looked for where they were, and then where they
+        are if a folder above them and the metadata was renamed.
 
     Raises
     ------
@@ -45,8 +47,9 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
     if written != _FORMAT:
         raise DatasetError(f"{location} has format {written!r}; this version reads {_FORMAT}.")
     try:
-        root = root or storage.normalise(manifest["root"])
-        tars = [storage.join(root, shard) for shard in manifest["shards"]]
+        shards = list(manifest["shards"])
+        root, other_root = (root, None) if root else _find_root(folder, manifest, shards)
+        tars = [storage.join(root, shard) for shard in shards]
         files = [
             (entry["shard"], storage.join(folder, entry["file"])) for entry in manifest["files"]
         ]
@@ -66,13 +69,46 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
             raise DatasetError(f"{target} is listed in {location} but does not exist.")
         tar = storage.stat(storage.join(root, shard)) if shard else None
         if shard and tar is None:
+            places = f"{root}, or {other_root}" if other_root else root
             raise DatasetError(
-                f"{location} refers to {shard} under {root}, which does not exist. If the tars "
-                "were moved: from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
+                f"{location} refers to {shard} under {places}, which does not exist. If the tars "
+                "were moved: from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER), and for "
+                "commands --tars TAR_FOLDER."
             )
         return Source(shard, target, tar, sidecar)
 
     return root, list(storage.concurrently(source, files)), tars, id_col
+
+
+def _find_root(folder: str, manifest: dict[str, Any], shards: list[str]) -> tuple[str, str | None]:
+    """Where the tars are; and where else they were looked for, if there are none at all."""
+    root = storage.normalise(manifest["root"])
+    way = manifest.get("root_from_here")
+    if way is None:
+        return root, None
+    scheme, separator, path = folder.rpartition("://")
+    seen_from_here = posixpath.normpath(posixpath.join("/", path, way))
+    if not path.startswith("/"):
+        seen_from_here = seen_from_here.lstrip("/")
+    other_root = scheme + separator + seen_from_here
+    if other_root == root or _has_any(shards, root):
+        return root, None
+    return (other_root, None) if _has_any(shards, other_root) else (root, other_root)
+
+
+def _has_any(shards: list[str], root: str) -> bool:
+    tars = [storage.join(root, shard) for shard in shards]
+    return any(info is not None for info in storage.concurrently(storage.stat, tars))
+
+
+def _way(folder: str, root: str) -> str | None:
+    """The relative path from a folder to the tars' root, if both are in the same kind of place."""
+    scheme, _, path = folder.rpartition("://")
+    root_scheme, _, root_path = storage.normalise(root).rpartition("://")
+    if scheme != root_scheme:
+        return None
+    # Whatever the folder of this process.
+    return posixpath.relpath(*("/" + part.lstrip("/") for part in (root_path, path)))
 
 
 def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> None:
@@ -130,6 +166,13 @@ def write_manifest(
     folder: str, root: str, id_col: str, shards: list[str], files: list[dict[str, Any]]
 ) -> None:
     """Write the file that makes a folder of Parquet files a dataset; last, when all are there."""
-    manifest = {"format": _FORMAT, "root": root, "id_col": id_col, "shards": shards, "files": files}
+    manifest = {
+        "format": _FORMAT,
+        "root": root,
+        "root_from_here": _way(folder, root),
+        "id_col": id_col,
+        "shards": shards,
+        "files": files,
+    }
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(folder, MANIFEST), text.encode())

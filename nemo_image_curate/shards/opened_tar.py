@@ -58,7 +58,8 @@ class OpenedTar:
         if info is None:
             raise NotFoundError(
                 f"shard {self.location} does not exist. If the tars were moved, open the dataset "
-                "with from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER)."
+                "with from_webdataset(TAR_FOLDER, metadata=METADATA_FOLDER), by command with "
+                "--tars TAR_FOLDER."
             )
         self.info = info
         return self

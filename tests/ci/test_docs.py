@@ -14,11 +14,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nemo_image_curate import (
     ClipScore,
     ConseEmbedder,
+    ImageDigest,
     ImageStatistics,
     ImageTextPairDataset,
     PerceptualHash,
@@ -46,19 +49,39 @@ def _id(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def pool() -> pa.Table:
+    """Metadata as DataComp's are, of images that are not downloaded."""
+    n = 40
+    return pa.table(
+        {
+            "uid": [f"{number:032x}" for number in range(n)],
+            "text": ["a dog runs on green grass", "dog"] * (n // 2),
+            "original_width": [150, 300, 450, 600] * (n // 4),
+            "original_height": [300] * n,
+            "clip_l14_similarity_score": [number / n for number in range(n)],
+        }
+    )
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """What pages find: the demo's shards, some of them embedded, two of them as a benchmark."""
+    """What pages find: the demo's shards, some of them embedded, two of them as a benchmark, and
+    metadata alone."""
     folder = tmp_path_factory.mktemp("docs")
     pack_photographs(folder / "demo-output" / "shards")
     everything = ImageTextPairDataset.from_webdataset(
         folder / "demo-output" / "shards", backend="cpu"
     )
+    # As img2dataset calls it.
+    everything = ImageDigest()(everything)
+    everything.metadata = everything.metadata.rename(columns={"image_sha256": "sha256"})
     everything.filter("file.str.startswith('ch')").to_webdataset(folder / "shards")
     embedder = ConseEmbedder(image_stages=[ImageStatistics(), PerceptualHash(flips=True)])
     dataset = ImageTextPairDataset.from_webdataset(folder / "shards", backend="cpu")
     scored = ClipScore()(embedder(dataset)).save_metadata(folder / "scored")
     scored.filter("variant == 'original'").to_webdataset(folder / "benchmark")
+    (folder / "metadata").mkdir()
+    pq.write_table(pool(), folder / "metadata" / "0.parquet")
     (folder / "photos").mkdir()
     for name, picture in photographs():
         if name in ("chelsea", "coffee"):

@@ -484,6 +484,31 @@ def test_the_image_member_can_be_chosen(run, tmp_path):
     assert "image_member=''" in problem
 
 
+def test_commands_are_told_where_the_tars_are(run, tmp_path):
+    make_dataset(tmp_path / "tars", sizes=[2])
+    run("stats", tmp_path / "tars", "--output", tmp_path / "meta")
+    (tmp_path / "tars").rename(tmp_path / "moved")
+    problem = run("inspect", tmp_path / "meta", code=1)
+    assert "--tars TAR_FOLDER" in problem
+    told = json.loads(run("inspect", tmp_path / "meta", "--tars", tmp_path / "moved", "--json"))
+    assert told["samples"] == 2
+    arguments = ("--where", "width > 0", "--output", tmp_path / "new", "--json")
+    told = json.loads(run("filter", tmp_path / "meta", "--tars", tmp_path / "moved", *arguments))
+    assert told["kept"] == 2
+    # The other dataset of a report is opened as it is named.
+    page = tmp_path / "page.html"
+    arguments = ("--against", tmp_path / "new", "-o", page)
+    run("report", tmp_path / "meta", "--tars", tmp_path / "moved", *arguments)
+    assert page.exists()
+
+
+def test_every_command_with_a_dataset_is_told_where_the_tars_are():
+    runner = CliRunner()
+    for name, command in main.commands.items():
+        has_dataset = any(parameter.name == "dataset" for parameter in command.params)
+        assert ("--tars" in runner.invoke(main, [name, "--help"]).output) == has_dataset, name
+
+
 def test_every_command_that_opens_a_dataset_has_the_choice_of_the_image_member():
     runner = CliRunner()
     for name in ("embed", "stats", "score", "dedup", "filter", "inspect", "index", "search"):

@@ -312,6 +312,61 @@ def test_a_saved_folder_opens_by_itself_and_with_moved_tars(tmp_path):
     assert dataset.image(truth.keys[-1]).size == (32, 24)
 
 
+def test_a_saved_folder_opens_when_a_folder_above_it_and_the_tars_was_renamed(tmp_path):
+    truth = make_dataset(tmp_path / "proj" / "tars")
+    open_dataset(tmp_path / "proj" / "tars").save_metadata(tmp_path / "proj" / "out" / "meta")
+    (tmp_path / "proj").rename(tmp_path / "proj2")
+    dataset = open_dataset(tmp_path / "proj2" / "out" / "meta")
+    check(dataset, truth)
+    assert dataset.path == str(tmp_path / "proj2" / "tars")
+    assert dataset.image(truth.keys[-1]).size == (32, 24)
+    # It is enough that a tar is where it was: the others are missed there.
+    make_dataset(tmp_path / "proj" / "tars", sizes=[1])
+    with pytest.raises(DatasetError, match=r"00001\.tar under .*/proj/tars, which does not exist"):
+        open_dataset(tmp_path / "proj2" / "out" / "meta")
+    shutil.rmtree(tmp_path / "proj")
+    (tmp_path / "proj2" / "tars").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        DatasetError,
+        match=r"00000\.tar under .*/proj/tars, or .*/proj2/tars, which does.*--tars TAR_FOLDER",
+    ):
+        open_dataset(tmp_path / "proj2" / "out" / "meta")
+    check(open_dataset(tmp_path / "elsewhere", metadata=tmp_path / "proj2" / "out" / "meta"), truth)
+
+
+def test_a_merged_frame_finds_renamed_tars_too(tmp_path):
+    truth = make_dataset(tmp_path / "proj" / "tars")
+    dataset = open_dataset(tmp_path / "proj" / "tars")
+    dataset.metadata = dataset.metadata.repartition(npartitions=1)
+    dataset.save_metadata(tmp_path / "proj" / "meta")
+    (tmp_path / "proj").rename(tmp_path / "proj2")
+    opened = open_dataset(tmp_path / "proj2" / "meta")
+    assert opened.image(truth.keys[-1]).size == (32, 24)
+
+
+def test_what_was_uploaded_as_a_whole_opens_where_it_is_now(tmp_path):
+    truth = make_dataset(tmp_path / "proj" / "tars")
+    open_dataset(tmp_path / "proj" / "tars").save_metadata(tmp_path / "proj" / "meta")
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path / "proj"), "/uploaded", recursive=True)
+    shutil.rmtree(tmp_path / "proj")
+    try:
+        dataset = open_dataset("memory://uploaded/meta")
+        assert dataset.image(truth.keys[-1]).size == (32, 24)
+    finally:
+        memory.rm("/uploaded", recursive=True)
+
+
+def test_a_list_of_files_without_a_relative_way_opens(tmp_path):
+    truth = make_dataset(tmp_path / "tars")
+    open_dataset(tmp_path / "tars").save_metadata(tmp_path / "meta")
+    path = tmp_path / "meta" / "_dataset.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("root_from_here") == "../tars"
+    path.write_text(json.dumps(manifest))
+    check(open_dataset(tmp_path / "meta"), truth)
+
+
 def test_an_unfinished_folder_is_refused_with_the_remedy(tmp_path):
     make_dataset(tmp_path / "tars")
     open_dataset(tmp_path / "tars").save_metadata(tmp_path / "meta")
