@@ -110,6 +110,37 @@ def test_a_network_that_cannot_be_frozen_runs_as_it_is(kind):
             assert torch.allclose(forward(pixels), network(pixels), atol=1e-5)
 
 
+class Asking(Unfit):
+    """Asks whether convolutions may round their factors."""
+
+    def forward(self, pixels):
+        self.rounds = torch.backends.cudnn.allow_tf32
+        return super().forward(pixels)
+
+
+class AskingBlock(Asking):
+    """Mostly matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(100, 100)
+
+
+@pytest.mark.parametrize("kind", [Asking, AskingBlock])
+def test_without_autocast_convolutions_are_in_float32(kind, device):
+    assert torch.backends.cudnn.allow_tf32
+    for autocast in (True, False):
+        network = kind().eval()
+        forward = optimise(network, device, autocast)
+        with torch.inference_mode():
+            embeddings = forward(pictures(2, 224).to(device)).cpu()
+        assert network.rounds is autocast
+        assert torch.backends.cudnn.allow_tf32
+    with torch.inference_mode():
+        expected = network.cpu()(pictures(2, 224))
+    torch.testing.assert_close(embeddings, expected, rtol=0, atol=1e-6)
+
+
 class Untrained(torch.nn.Module):
     def forward(self, pixels):
         return pixels.mean(dim=(2, 3))
@@ -170,6 +201,43 @@ def test_repeated_blocks_are_compiled_for_all_batch_sizes(monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+class Scaled(Block):
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        # As dropout, which is off, looks at its rate.
+        return x if self.scale == 0 else super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize(("scales", "float_inputs"), [([0.5] * 10, 0), (range(1, 11), 1)])
+def test_floats_are_constants_where_all_blocks_have_the_same(scales, float_inputs, monkeypatch):
+    compiled, inputs = torch.compile, list[list[object]]()
+
+    def backend(graph, example_inputs):
+        inputs.append(example_inputs)
+        return graph
+
+    def traced(block, **_):
+        return compiled(block, backend=backend, dynamic=True)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    blocks = torch.nn.Sequential(*[Scaled(float(scale)) for scale in scales])
+    network, pixels = stack(Block), pictures(7, 2)
+    network[2] = blocks.eval()
+    with torch.inference_mode():
+        expected = network(pixels)
+        assert compile_blocks(network, pixels[:2])
+        torch.testing.assert_close(network(pixels), expected)
+    # More kinds of blocks than torch compiles would be left as they are.
+    assert len(inputs) == 1
+    assert (
+        sum(getattr(value, "dtype", None) == torch.float64 for value in inputs[0]) == float_inputs
+    )
+
+
 def test_models_of_several_stages_are_not_compiled():
     network = torch.nn.Sequential(stack(Block), stack(Block)[1:])
     assert not compile_blocks(network, pictures(2, 2))
@@ -185,7 +253,9 @@ def test_on_a_gpu_transformers_keep_their_embeddings(name):
         expected = model(name)(pixels)
         network = model(name)
         torch._dynamo.utils.counters.clear()
+        chance = torch.cuda.get_rng_state()
         forward = optimise(network, "cuda", autocast=True)
+        assert torch.equal(torch.cuda.get_rng_state(), chance)
         assert {type(block).__name__ for block in network.blocks} == {"OptimizedModule"}
         for size in (33, 1, 5, 2):
             found = forward(pixels[:size].to("cuda"))
