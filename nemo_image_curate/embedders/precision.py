@@ -57,7 +57,7 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
     if _convolutional(model):
         model = model.to(device=device, memory_format=torch.channels_last)
         layers = _frozen(model, side) if device == "cpu" else model
-        if not autocast:
+        if device != "cpu" and not autocast:
             layers = _without_tf32(layers)
         return lambda pixels: layers(pixels.contiguous(memory_format=torch.channels_last)).float()
     if autocast:
@@ -71,8 +71,10 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
             if compile_blocks(model, example.bfloat16()):
                 model = _never_alone(model)
         return lambda pixels: model(pixels.to(torch.bfloat16)).float()
-    plain = model.to(device) if autocast else _without_tf32(model.to(device))
-    return lambda pixels: plain(pixels).float()
+    model = model.to(device)
+    if device != "cpu" and not autocast:
+        model = _without_tf32(model)
+    return lambda pixels: model(pixels).float()
 
 
 def _without_tf32(model: Any) -> Forward:

@@ -165,7 +165,9 @@ class Recording:
 def test_texts_that_are_surely_short_are_tokenized_once(folder, monkeypatch):
     recording = Recording(OpenCLIPSource(folder).tokenizer())
     monkeypatch.setattr(OpenCLIPSource, "tokenizer", lambda source: recording)
+    # The second may be too long once it is cleaned, and the third as it is.
     texts = ["a photo of the red dog", "женщина", "dog " * 30]
+    # Not normalised, so that it is no tower of another test.
     OpenCLIPEmbedder(folder, normalize_embeddings=False).embed_text(texts)
     assert [recording.texts.count(text) for text in texts] == [1, 2, 2]
 

@@ -9,6 +9,7 @@ from nemo_image_curate.compute.devices import has_bfloat16
 from nemo_image_curate.embedders.precision import (
     _fuse_quick_gelu,
     _never_alone,
+    _without_tf32,
     compile_blocks,
     optimise,
 )
@@ -126,19 +127,26 @@ class AskingBlock(Asking):
         self.linear = torch.nn.Linear(100, 100)
 
 
-@pytest.mark.parametrize("kind", [Asking, AskingBlock])
-def test_without_autocast_convolutions_are_in_float32(kind, device):
-    assert torch.backends.cudnn.allow_tf32
-    for autocast in (True, False):
-        network = kind().eval()
-        forward = optimise(network, device, autocast)
-        with torch.inference_mode():
-            embeddings = forward(pictures(2, 224).to(device)).cpu()
-        assert network.rounds is autocast
-        assert torch.backends.cudnn.allow_tf32
+def test_convolutions_in_float32_leave_the_setting_as_it_was():
+    network, pixels = Asking().eval(), pictures(2, 224)
     with torch.inference_mode():
-        expected = network.cpu()(pictures(2, 224))
-    torch.testing.assert_close(embeddings, expected, rtol=0, atol=1e-6)
+        embeddings = _without_tf32(network)(pixels)
+        assert not network.rounds
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.equal(network(pixels), embeddings)
+        assert network.rounds
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", [Asking, AskingBlock])
+def test_on_a_gpu_convolutions_are_in_float32_without_autocast(kind):
+    pixels, network = pictures(2, 224), kind().eval()
+    with torch.inference_mode():
+        expected = network(pixels)
+        for autocast in (False, True):
+            embeddings = optimise(network, "cuda", autocast)(pixels.cuda()).cpu()
+            assert network.rounds is autocast
+            torch.testing.assert_close(embeddings, expected, rtol=0, atol=0.1 if autocast else 1e-5)
 
 
 class Untrained(torch.nn.Module):
