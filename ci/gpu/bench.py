@@ -69,8 +69,8 @@ STEPS = (
     # What torch alone does on a GPU.
     Step(
         "tests device",
-        "tests/vectors tests/dedup/test_neighbours.py tests/quality tests/learning "
-        "tests/classifiers/test_linear_probe.py tests/embedders/test_precision.py",
+        "tests/vectors tests/dedup/test_neighbours.py tests/index/test_recall.py tests/quality "
+        "tests/learning tests/classifiers/test_linear_probe.py tests/embedders/test_precision.py",
         _TESTS,
         60,
         "cuda",

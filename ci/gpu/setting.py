@@ -85,7 +85,8 @@ def client() -> Client:
     """
     from nemo_image_curate import get_client
 
-    return get_client(BACKEND, **full({"memory_limit": 0}, {}))
+    options: dict[str, Any] = full({"memory_limit": 0}, {})
+    return get_client(BACKEND, **options)
 
 
 def device_memory() -> int:
