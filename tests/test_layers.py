@@ -22,7 +22,7 @@ search recipe report serve demo doctor cli
 """.split()
 
 # Modules that hold the private names of other packages; each has a test that fails when one moves.
-COMPAT = {f"{PACKAGE}.compute.{module}" for module in ("_bundles", "_dali", "_dask")}
+COMPAT = {f"{PACKAGE}.compute.{module}" for module in ("_bundles", "_dali", "_dask", "_torch")}
 COMPAT |= {f"{PACKAGE}.search.live._chroma"}
 # Names that look private and are documented: of named tuples and of os.
 DOCUMENTED = {"_asdict", "_exit", "_replace"}

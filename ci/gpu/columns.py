@@ -8,7 +8,7 @@ from typing import Any
 
 from compute import PEAK
 from results import known, record
-from setting import BACKEND, DEVICE, full, in_memory, rate, scratch
+from setting import BACKEND, DEVICE, client, full, in_memory, rate, scratch
 
 
 def frames() -> None:
@@ -129,10 +129,10 @@ def dedup_large() -> None:
 
 
 def _dedup(n: int) -> None:
-    from nemo_image_curate import SemanticDedup, get_client
+    from nemo_image_curate import SemanticDedup
 
     dim = full(768, 64)
-    with scratch() as folder, in_memory() as work, get_client("cpu" if BACKEND == "cpu" else "gpu"):
+    with scratch() as folder, in_memory() as work, client():
         dataset = shards(folder / "shards", n, dim, full(100_000, 1000))
         stage = SemanticDedup(work_dir=work)
         cost = stage.estimate_cost(dataset)
@@ -152,10 +152,10 @@ def _dedup(n: int) -> None:
 
 def index() -> None:
     """Indexes of ten million vectors: build, queries, recall; cuVS against FAISS on the CPU."""
-    from nemo_image_curate import build_index, get_client
+    from nemo_image_curate import build_index
 
     n, dim = full(10_000_000, 3000), full(512, 32)
-    with scratch() as folder, get_client("cpu" if BACKEND == "cpu" else "gpu"):
+    with scratch() as folder, client():
         dataset = shards(folder / "shards", n, dim, full(100_000, 1000))
         for kind in full(("cuvs", "ivf"), ("ivf",)):
             began = time.perf_counter()

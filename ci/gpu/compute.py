@@ -51,10 +51,12 @@ def forward() -> None:
 
 def _forward(model: str, name: str, batches: tuple[int, ...]) -> None:
     import torch
+    from torch._dynamo.utils import counters
 
     from nemo_image_curate import TimmImageEmbedder
 
     peak, operations = known(PEAK), flop(model) / 1e12
+    counters.clear()
     run = TimmImageEmbedder(model).load_embedding_model(DEVICE)
     for batch in batches:
         pixels = torch.randn(batch, 3, 224, 224, device=DEVICE)
@@ -62,16 +64,22 @@ def _forward(model: str, name: str, batches: tuple[int, ...]) -> None:
         with torch.inference_mode():
             speed = rate(partial(run, pixels), batch)
         record(label, speed, "images/s", peak and peak / operations, PEAK)
+    # None: something failed, and the model runs as it is; more: not for all sizes.
+    graphs = counters["stats"]["unique_graphs"]
+    record(f"{name}, compiled", graphs, "graphs (1 = blocks are compiled)")
 
 
 def eager() -> None:
-    """What compiling the blocks brings, and what CUDA graphs might add."""
+    """What compiling the blocks brings, and what CUDA graphs and other kernels might add."""
     _eager(LARGE, BARE)
     _eager(SMALL, BARE_SMALL)
+    _patches(LARGE, BARE)
+    _patches(SMALL, BARE_SMALL)
 
 
 def _eager(model: str, name: str) -> None:
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from nemo_image_curate import TimmImageEmbedder
 
@@ -80,7 +88,11 @@ def _eager(model: str, name: str) -> None:
     run = TimmImageEmbedder(model).load_embedding_model(DEVICE)
     with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
         speed = rate(lambda: run(pixels), batch)
-    record(f"{name}, not compiled", speed, "images/s", shipped, name)
+        record(f"{name}, not compiled", speed, "images/s", shipped, name)
+        # Else torch may take cuDNN's, as on Hopper.
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            flash = rate(lambda: run(pixels), batch)
+        record(f"{name}, not compiled, FlashAttention", flash, "images/s", speed, "not compiled")
     if DEVICE == "cpu":
         return
     with torch.inference_mode():
@@ -100,6 +112,39 @@ def _eager(model: str, name: str) -> None:
             graph.replay()
 
         record(f"{name}, CUDA graph", rate(replay, batch), "images/s", shipped, name)
+
+
+def _patches(model: str, name: str) -> None:
+    """The first layer alone: as the convolution that it is, and as a matrix product."""
+    import torch
+    from torch.nn.functional import linear
+
+    from nemo_image_curate import TimmImageEmbedder
+
+    network: Any = TimmImageEmbedder(model).build_model().requires_grad_(False)
+    layer = network.patch_embed.proj.to(DEVICE, torch.bfloat16)
+    side = layer.stride[0]
+    assert layer.kernel_size == layer.stride == (side, side), layer
+    batch = full(256, 4)
+    pixels = torch.randn(batch, 3, 224, 224, device=DEVICE, dtype=torch.bfloat16)
+    weights = layer.weight.flatten(1)
+
+    def convolved() -> torch.Tensor:
+        patches: torch.Tensor = layer(pixels)
+        return patches.flatten(2).transpose(1, 2)
+
+    def multiplied() -> torch.Tensor:
+        squares = pixels.unfold(2, side, side).unfold(3, side, side)
+        return linear(
+            squares.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2), weights, layer.bias
+        )
+
+    with torch.inference_mode():
+        torch.testing.assert_close(multiplied(), convolved(), rtol=0.02, atol=0.02)
+        convolution = rate(convolved, batch, 1.0)
+        record(f"{name}, patches convolved", convolution, "images/s")
+        product = rate(multiplied, batch, 1.0)
+    record(f"{name}, patches multiplied", product, "images/s", convolution, "convolved")
 
 
 def halving() -> None:
@@ -145,12 +190,30 @@ def tune() -> None:
 
 def texts() -> None:
     """Captions through the text tower of CLIP ViT-L/14 (random weights; the same work)."""
-    from nemo_image_curate import OpenCLIPEmbedder
+    import torch
 
-    embedder = OpenCLIPEmbedder(full("ViT-L-14", "ViT-B-32"))
+    from nemo_image_curate import OpenCLIPEmbedder
+    from nemo_image_curate.embedders.open_clip import _text_forward
+    from nemo_image_curate.models.open_clip import OpenCLIPSource
+
+    name = full("ViT-L-14", "ViT-B-32")
+    embedder, source = OpenCLIPEmbedder(name), OpenCLIPSource(name)
     captions = [
         f"a dog runs on the beach with red ball number {n} in its mouth"
         for n in range(full(4096, 8))
     ]
-    speed = rate(lambda: embedder.embed_text(captions, DEVICE), len(captions))
-    record("ViT-L/14 captions, text to embedding", speed, "captions/s")
+    n, tokenize = len(captions), source.tokenizer()
+    network = source.build()
+    network.visual = None
+    forward = _text_forward(network.to(DEVICE, torch.bfloat16))
+    batches = tokenize(captions).to(DEVICE).split(256)
+    with torch.inference_mode():
+        alone = rate(lambda: [forward(tokens) for tokens in batches], n)
+    record("ViT-L/14 captions, the tower alone", alone, "captions/s")
+    speed = rate(lambda: tokenize(captions), n)
+    record("ViT-L/14 captions, the tokenizer alone", speed, "captions/s")
+    tower = embedder.text_tower(DEVICE)
+    speed = rate(lambda: tower.embed([text for text in captions if tower.known(text)]), n)
+    record("ViT-L/14 captions, as datasets", speed, "captions/s", alone, "the tower alone")
+    speed = rate(lambda: embedder.embed_text(captions, DEVICE), n)
+    record("ViT-L/14 captions, as queries", speed, "captions/s", alone, "the tower alone")

@@ -15,7 +15,18 @@ from typing import Any, Literal
 
 from compute import BARE, BARE_SMALL
 from results import known, record
-from setting import BACKEND, DEVICE, LARGE, REHEARSAL, SMALL, device_memory, full, rate, scratch
+from setting import (
+    BACKEND,
+    DEVICE,
+    LARGE,
+    REHEARSAL,
+    SMALL,
+    client,
+    device_memory,
+    full,
+    rate,
+    scratch,
+)
 
 from nemo_image_curate.compute import worker_cache
 
@@ -214,11 +225,11 @@ def _embedded(
     folder: Path, model: str, shards: int, per_shard: int, on_pandas: bool = False
 ) -> float:
     """Images per second of a pass over shards, models loaded and code compiled before."""
-    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder, get_client
+    from nemo_image_curate import ImageTextPairDataset, TimmImageEmbedder
 
     data = write_photographs(folder / "data", shards, per_shard)
     embedder = TimmImageEmbedder(model, batch_size=BATCH, num_threads_per_worker=8)
-    with nullcontext() if on_pandas else get_client(BACKEND):
+    with nullcontext() if on_pandas else client():
         warm_up(embedder, folder / "warm", on_pandas)
         dataset = ImageTextPairDataset.from_webdataset(data, backend=_backend(on_pandas))
         began = time.perf_counter()

@@ -8,7 +8,7 @@ from pathlib import Path
 from columns import vectors
 from compute import PEAK
 from results import known, record
-from setting import BACKEND, DEVICE, full, in_memory, rate
+from setting import DEVICE, client, full, in_memory, rate
 
 DIM = full(768, 64)
 # Vectors of a file.
@@ -64,11 +64,10 @@ def clip_loss() -> None:
 
 def clusters() -> None:
     """k-means with k-means++ starts of a million vectors into 10,000."""
-    from nemo_image_curate import get_client
     from nemo_image_curate.vectors.kmeans import MAX_ITER, kmeans
 
     n, k = full(1_000_000, 3000), full(10_000, 50)
-    with in_memory() as folder, get_client("cpu" if BACKEND == "cpu" else "gpu"):
+    with in_memory() as folder, client():
         files = _files(folder, n)
         began = time.perf_counter()
         kmeans(files, k, 0, folder, DEVICE, None, tol=0.0)

@@ -7,13 +7,17 @@ but mistakes in them show without a GPU.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REHEARSAL = bool(os.environ.get("REHEARSAL"))
 DEVICE = "cpu" if REHEARSAL else "cuda"
@@ -26,6 +30,9 @@ if REHEARSAL:
 
 # Photographs and shards for benchmarks, and vectors with planted duplicates.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
+
+# Bytes that must be free in memory for files: a million vectors, and what is made of them.
+_ROOM = 16e9
 
 T = TypeVar("T")
 
@@ -64,10 +71,22 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def in_memory() -> Iterator[Path]:
-    """A folder in the machine's memory, where there is such a file system."""
+    """A folder in the machine's memory, where there is such a file system with room."""
     shared = Path("/dev/shm")
-    with TemporaryDirectory(prefix="gpu-bench-", dir=shared if shared.is_dir() else None) as folder:
+    has_room = shared.is_dir() and shutil.disk_usage(shared).free > _ROOM
+    with TemporaryDirectory(prefix="gpu-bench-", dir=shared if has_room else None) as folder:
         yield Path(folder)
+
+
+def client() -> Client:
+    """The client that users start, without a limit of the host's memory on a GPU machine.
+
+    Where memory grows as it is used workers see little as they start, and would soon pause.
+    """
+    from nemo_image_curate import get_client
+
+    options: dict[str, Any] = full({"memory_limit": 0}, {})
+    return get_client(BACKEND, **options)
 
 
 def device_memory() -> int:

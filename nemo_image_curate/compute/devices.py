@@ -37,10 +37,14 @@ def release_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the host, has too little memory.
 
-    torch, RMM and DALI each have their own kind, and some only a text.
+    torch, RMM and DALI each have their own kind, and some only a text; cuDNN finds no engine for a
+    convolution when none has room to work (pytorch issue 108645).
     """
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower().replace("_", " ").replace("allocation", "alloc")
-    signs = ("out of memory", "bad alloc", "alloc failed", "allocate memory", "can't allocate")
+    signs = (
+        *("out of memory", "bad alloc", "alloc failed", "allocate memory", "can't allocate"),
+        "unable to find an engine",
+    )
     return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

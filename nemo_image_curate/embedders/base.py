@@ -65,8 +65,8 @@ class ImageEmbedder(PixelStage):
     image_stages : sequence of PixelStage
         Other stages that share the pass's decoded images, such as `ImageStatistics`.
     autocast : bool, default True
-        Allow bfloat16 where the device has it and embeddings keep their meaning. A model of your
-        own runs as it is.
+        Allow bfloat16 where the device has it and embeddings keep their meaning, and TF32 for
+        convolutions; False: float32. A model of your own runs as it is.
     use_index_files : bool, default False
         Find images with the ``STEM.idx`` files of DALI's ``wds2idx``.
     orientation : {"stored", "exif"}

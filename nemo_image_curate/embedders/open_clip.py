@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -111,8 +112,13 @@ class OpenCLIPEmbedder(TextImageEmbedder):
             return forward(tokenize(texts).to(device))
 
         def problem(text: str) -> str | None:
-            # With room for one token more, that place is padding unless a token was cut off.
             limit = tokenize.context_length
+            # A token of ASCII has a character at least; at most four stand for no character. So
+            # most captions are tokenized once, by `encode`.
+            cleaned = tokenize.clean_fn(text)
+            if cleaned.isascii() and len(cleaned) + 4 <= limit:
+                return None
+            # With room for one token more, that place is padding unless a token was cut off.
             longer, empty = tokenize([text, ""], context_length=limit + 1)
             if longer[limit] == empty[limit]:
                 return None
@@ -157,7 +163,11 @@ def _text_forward(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     def forward(tokens: torch.Tensor) -> torch.Tensor:
         # The end of a text is the token of the highest number.
         n = int(tokens.argmax(dim=1).max()) + 1
-        fewer = {"model.positional_embedding": places[:n], "model.attn_mask": mask[:n, :n]}
+        # Rows 77 values apart, as those of the whole mask are, begin at addresses that attention
+        # kernels of a GPU may refuse: multiples of 16 bytes suit them.
+        rows = mask.new_zeros(n, math.ceil(n / 8) * 8)
+        rows[:, :n] = mask[:n, :n]
+        fewer = {"model.positional_embedding": places[:n], "model.attn_mask": rows[:, :n]}
         with alone:
             embeddings: torch.Tensor = torch.func.functional_call(tower, fewer, (tokens[:, :n],))
             return embeddings

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nemo_image_curate.compute import devices
+from nemo_image_curate.compute import _torch, devices
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
+# cuDNN's settings are those of the process.
+_PLAIN = threading.Lock()
+
 
 def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forward:
     """A forward pass of `model` on `device`: float32 pixels in, float32 embeddings out.
@@ -33,8 +37,9 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
     multiplies them natively: ViT-B/32 keeps a cosine of at least 0.9999 with float32 and runs
     twice as fast on a CPU with AVX512-BF16. Convolutional models stay in float32: rounding adds
     up over their layers (EfficientNet-Lite0 falls to a cosine of 0.997 in bfloat16, measured);
-    on a CPU their batch normalisation is folded into the convolutions instead. On a GPU the blocks
-    that a transformer repeats are compiled.
+    on a CPU their batch normalisation is folded into the convolutions instead. On a GPU they
+    convolve in TF32, as is torch's default: float32 whose factors have 11 significant bits, where
+    bfloat16 has 8. There the blocks that a transformer repeats are compiled, too.
 
     Parameters
     ----------
@@ -42,7 +47,7 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
         (B, 3, H, W) to (B, d).
     device : str
     autocast : bool
-        False: plain float32, the model as it is.
+        False: plain float32, without TF32, too; a transformer as it is.
     side : int
         S, where H = W = S: the pictures that the model is made for.
     """
@@ -52,18 +57,37 @@ def optimise(model: Any, device: str, autocast: bool, side: int = 224) -> Forwar
     if _convolutional(model):
         model = model.to(device=device, memory_format=torch.channels_last)
         layers = _frozen(model, side) if device == "cpu" else model
+        if device != "cpu" and not autocast:
+            layers = _without_tf32(layers)
         return lambda pixels: layers(pixels.contiguous(memory_format=torch.channels_last)).float()
     if autocast:
         _fuse_quick_gelu(model)
     if autocast and devices.has_bfloat16(device):
         model = model.to(device=device, dtype=torch.bfloat16)
         if device != "cpu":
-            example = torch.rand(_EXAMPLES, 3, side, side, device=device).bfloat16()
-            if compile_blocks(model, example):
+            # The same in each worker: it decides whether blocks stay compiled.
+            same = torch.Generator(device).manual_seed(0)
+            example = torch.rand(_EXAMPLES, 3, side, side, device=device, generator=same)
+            if compile_blocks(model, example.bfloat16()):
                 model = _never_alone(model)
         return lambda pixels: model(pixels.to(torch.bfloat16)).float()
     model = model.to(device)
+    if device != "cpu" and not autocast:
+        model = _without_tf32(model)
     return lambda pixels: model(pixels).float()
+
+
+def _without_tf32(model: Any) -> Forward:
+    """The model, whose convolutions are in float32 on a GPU, too."""
+    import torch
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        # Another thread that put the settings back would change them for this one.
+        with _PLAIN, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            embeddings: torch.Tensor = model(pixels)
+            return embeddings
+
+    return forward
 
 
 def _never_alone(model: Any) -> Forward:
@@ -148,7 +172,10 @@ def compile_blocks(model: torch.nn.Module, example: torch.Tensor) -> bool:
     plain = list(blocks)
     problem = "it changes the embeddings"
     options: dict[str, Any] = {"deterministic": True}
-    with torch.inference_mode():
+    # Else each float, such as the eps of a normalisation, is an input, of which each call of each
+    # block makes a tensor: a quarter to a half of the time of 24 small blocks (on a CPU, measured).
+    # Blocks whose floats differ would each be compiled, and most of them not at all.
+    with _torch.constant_floats(_have_equal_floats(plain)), torch.inference_mode():
         expected = model(example).float()
         try:
             for place, block in enumerate(plain):
@@ -164,6 +191,20 @@ def compile_blocks(model: torch.nn.Module, example: torch.Tensor) -> bool:
         blocks[place] = block
     logger.warning("the model runs without torch.compile: %s", problem)
     return False
+
+
+def _have_equal_floats(blocks: list[torch.nn.Module]) -> bool:
+    """Whether the modules of all blocks have equal floats: rates of dropout may grow with depth."""
+    floats = [
+        [
+            number
+            for module in block.modules()
+            for number in vars(module).values()
+            if isinstance(number, float)
+        ]
+        for block in blocks
+    ]
+    return all(of_block == floats[0] for of_block in floats)
 
 
 def _repeats(module: torch.nn.Module) -> bool:

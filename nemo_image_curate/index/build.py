@@ -211,7 +211,7 @@ def _commit(saved: SavedIndex, kind: Kind, files: Files, staged: StagedPartition
     if "vectors" in files:
         engine = kind.open({role: files[role] for role in kind.roles})
         rows = RowTable(files["rows"], staged.id_col)
-        recall = Recall(engine, files["vectors"], kind.dim, rows, staged.folder, staged.progress)
+        recall = Recall(engine, files["vectors"], kind.dim, rows, staged)
         recipe |= recall.tune(recipe["options"]["target_recall"])
     new_files = {role: path for role, path in files.items() if role in ("rows", *kind.roles)}
     format.commit(replace(saved, recipe=recipe), new_files)

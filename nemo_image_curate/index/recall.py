@@ -14,6 +14,7 @@ from nemo_image_curate.compute import jobs
 from nemo_image_curate.index.kinds.base import Engine
 from nemo_image_curate.index.rescoring import approximate
 from nemo_image_curate.index.rows import RowTable, sample_scores
+from nemo_image_curate.index.staging import StagedPartitions
 from nemo_image_curate.index.vector_file import VectorFile
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,8 @@ class Recall:
     dim : int
     rows : RowTable
         Queries are chosen by shard and key, as far as can be from the training sample.
-    folder : Path
-        Where workers find the queries.
-    progress : bool or None
+    staged : StagedPartitions
+        Of the same dataset: where workers find the queries, and on which device they compare.
     """
 
     def __init__(
@@ -53,22 +53,21 @@ class Recall:
         path: Path,
         dim: int,
         rows: RowTable,
-        folder: Path,
-        progress: bool | None,
+        staged: StagedPartitions,
     ):
         self._engine = engine
         self._vectors = VectorFile(path, dim)
         self._query_rows = _query_rows(rows)
         self._queries = self._vectors.read(self._query_rows)
-        queries_path = folder / "queries.npy"
+        queries_path = staged.folder / "queries.npy"
         np.save(queries_path, self._queries)
         starts = range(0, len(self._vectors), _ROWS)
         compare = dask.delayed(_highest, pure=False)
         cosines = jobs.compute_all(
-            [compare(path, dim, start, queries_path) for start in starts],
+            [compare(path, dim, start, queries_path, staged.device) for start in starts],
             [f"rows from {start:,}" for start in starts],
             "measure recall",
-            progress,
+            staged.progress,
         )
         # The first of them is the query itself, or a copy of it.
         nearest = -np.sort(-np.concatenate(cosines, axis=1), axis=1)
@@ -141,22 +140,22 @@ def _query_rows(rows: RowTable) -> np.ndarray:
     return np.sort(row_numbers)
 
 
-def _highest(path: Path, dim: int, start: int, queries_path: Path) -> np.ndarray:
+def _highest(path: Path, dim: int, start: int, queries_path: Path, device: str) -> np.ndarray:
     """The highest cosines of queries with some rows of a file; runs on a worker."""
     import torch
 
-    queries = torch.from_numpy(np.load(queries_path))
-    highest = torch.full((len(queries), _NEIGHBOURS + 1), -2.0)
+    queries = torch.from_numpy(np.load(queries_path)).to(device)
+    highest = torch.full((len(queries), _NEIGHBOURS + 1), -2.0, device=device)
     end = min(start + _ROWS, os.stat(path).st_size // (2 * dim))
     for first in range(start, end, _BLOCK):
         count = min(_BLOCK, end - first) * dim
         block = np.fromfile(path, np.float16, count, offset=2 * dim * first).reshape(-1, dim)
-        products = torch.full((len(queries), _BLOCK), -2.0)
-        products[:, : len(block)] = queries @ torch.from_numpy(block).float().T
+        products = torch.full((len(queries), _BLOCK), -2.0, device=device)
+        products[:, : len(block)] = queries @ torch.from_numpy(block).to(device).float().T
         # The best are in the groups with the best: to sort those alone is five times as fast.
         groups = products.view(len(queries), -1, _GROUP)
         best_groups = groups.amax(dim=2).topk(_NEIGHBOURS + 1, dim=1).indices
         in_groups = groups.gather(1, best_groups[:, :, None].expand(-1, -1, _GROUP)).flatten(1)
         highest = torch.cat([highest, in_groups], dim=1).topk(_NEIGHBOURS + 1, dim=1).values
-    cosines: np.ndarray = highest.numpy()
+    cosines: np.ndarray = highest.cpu().numpy()
     return cosines

@@ -12,6 +12,7 @@ import numpy as np
 
 from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
+from nemo_image_curate.vectors.upload import joined
 
 if TYPE_CHECKING:
     import torch
@@ -94,9 +95,9 @@ class Block:
 
     def vectors(self) -> torch.Tensor:
         """All of them, shifted and scaled, on the device."""
-        import torch
-
-        return torch.from_numpy(self.rows(slice(None))).to(self.device)
+        mapped = self.origin is None
+        rows = np.load(self.path, mmap_mode="r") if mapped else self.rows(slice(None))
+        return joined([rows], self.device)
 
 
 class Blocks:

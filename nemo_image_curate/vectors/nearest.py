@@ -66,8 +66,9 @@ def top(similarity: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     if similarity.is_cuda:
-        values, index = similarity.topk(n, dim=1)
-        return index, values
+        # Of equal values `max` finds the first, as NumPy does, and `topk` any.
+        best = similarity.max(dim=1, keepdim=True) if n == 1 else similarity.topk(n, dim=1)
+        return best.indices, best.values
     # numpy's argmax is five times as fast as torch's on a CPU (measured), and `n` is small.
     table = similarity.numpy()
     columns = []

@@ -18,6 +18,8 @@ from nemo_image_curate.compute import devices
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
         (RuntimeError("CUDA allocation failed"), True),
         (RuntimeError("Can't allocate 17179869184 bytes on device 0."), True),
+        # cuDNN, where no way to convolve fits.
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),

@@ -8,9 +8,10 @@ import dask
 import dask.dataframe as dd
 import pandas as pd
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
-from nemo_image_curate.compute import _dali, _dask
+from nemo_image_curate.compute import _dali, _dask, _torch
 
 
 def frame(kind: str = "Int64") -> dd.DataFrame:
@@ -78,6 +79,23 @@ def test_dali_gives_memory_back():
     backend = pytest.importorskip("nvidia.dali.backend")
     assert callable(backend.ReleaseUnusedMemory)
     _dali.release_memory()
+
+
+def test_floats_of_compiled_code_are_constants_or_inputs():
+    inputs = list[int]()
+
+    def backend(graph, example_inputs):
+        inputs.append(sum(node.op == "placeholder" for node in graph.graph.nodes))
+        return graph
+
+    for constant in (False, True):
+        torch._dynamo.reset()
+        add = torch.compile(lambda x, y: x + y, backend=backend, dynamic=True)
+        with _torch.constant_floats(constant):
+            assert add(torch.ones(3), 0.5).tolist() == [1.5] * 3
+        assert add(torch.ones(4), 0.5).tolist() == [1.5] * 4
+    # The size is an input, too.
+    assert inputs == [3, 2]
 
 
 def test_a_function_is_run_on_workers_that_answer_in_time(client):

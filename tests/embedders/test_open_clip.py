@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from nemo_image_curate import ClipScore, ImageTextPairDataset, OpenCLIPEmbedder, embedder_of
 from nemo_image_curate.dataset.fingerprints import Lineage
+from nemo_image_curate.embedders.open_clip import _text_forward
 from nemo_image_curate.errors import ConfigError, WeightsError
-from nemo_image_curate.models.open_clip import import_open_clip
+from nemo_image_curate.models.open_clip import OpenCLIPSource, import_open_clip
 from tests.embedders.open_clip_folders import CLIP, clip_folder, save, siglip_folder
 from tests.make_data import jpeg, write_tar
 from tests.make_embedders import column, embeddings
@@ -144,6 +145,49 @@ def test_texts_that_cannot_be_embedded(clip_folder, siglip_folder):
         siglip.embed_text(["?!"])
     with pytest.raises(ConfigError, match="a list of texts"):
         clip.embed_text("a dog")
+
+
+class Recording:
+    """A tokenizer that keeps what it is given."""
+
+    def __init__(self, tokenize):
+        self.tokenize = tokenize
+        self.texts = list[str]()
+
+    def __getattr__(self, name):
+        return getattr(self.tokenize, name)
+
+    def __call__(self, texts, **options):
+        self.texts += texts
+        return self.tokenize(texts, **options)
+
+
+def test_texts_that_are_surely_short_are_tokenized_once(folder, monkeypatch):
+    recording = Recording(OpenCLIPSource(folder).tokenizer())
+    monkeypatch.setattr(OpenCLIPSource, "tokenizer", lambda source: recording)
+    # The second may be too long once it is cleaned, and the third as it is.
+    texts = ["a photo of the red dog", "женщина", "dog " * 30]
+    # Not normalised, so that it is no tower of another test.
+    OpenCLIPEmbedder(folder, normalize_embeddings=False).embed_text(texts)
+    assert [recording.texts.count(text) for text in texts] == [1, 2, 2]
+
+
+def test_rows_of_the_mask_are_aligned(clip_folder):
+    model, tokenize = OpenCLIPSource(clip_folder).build(), OpenCLIPSource(clip_folder).tokenizer()
+    masks = list[torch.Tensor]()
+
+    def keep(module, args, options):
+        masks.append(options["attn_mask"])
+
+    model.transformer.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.inference_mode():
+        _text_forward(model)(tokenize(TEXTS))
+        model.encode_text(tokenize(TEXTS))
+    own, whole = masks
+    n = len(own)
+    assert n < 77
+    assert own.stride(0) % 8 == 0
+    assert torch.equal(own, whole[:n, :n])
 
 
 def test_captions_that_cannot_be_embedded_are_null(siglip_folder, tmp_path):

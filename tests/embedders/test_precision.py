@@ -9,6 +9,7 @@ from nemo_image_curate.compute.devices import has_bfloat16
 from nemo_image_curate.embedders.precision import (
     _fuse_quick_gelu,
     _never_alone,
+    _without_tf32,
     compile_blocks,
     optimise,
 )
@@ -110,6 +111,44 @@ def test_a_network_that_cannot_be_frozen_runs_as_it_is(kind):
             assert torch.allclose(forward(pixels), network(pixels), atol=1e-5)
 
 
+class Asking(Unfit):
+    """Asks whether convolutions may round their factors."""
+
+    def forward(self, pixels):
+        self.rounds = torch.backends.cudnn.allow_tf32
+        return super().forward(pixels)
+
+
+class AskingBlock(Asking):
+    """Mostly matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(100, 100)
+
+
+def test_convolutions_in_float32_leave_the_setting_as_it_was():
+    network, pixels = Asking().eval(), pictures(2, 224)
+    with torch.inference_mode():
+        embeddings = _without_tf32(network)(pixels)
+        assert not network.rounds
+        assert torch.backends.cudnn.allow_tf32
+        assert torch.equal(network(pixels), embeddings)
+        assert network.rounds
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", [Asking, AskingBlock])
+def test_on_a_gpu_convolutions_are_in_float32_without_autocast(kind):
+    pixels, network = pictures(2, 224), kind().eval()
+    with torch.inference_mode():
+        expected = network(pixels)
+        for autocast in (False, True):
+            embeddings = optimise(network, "cuda", autocast)(pixels.cuda()).cpu()
+            assert network.rounds is autocast
+            torch.testing.assert_close(embeddings, expected, rtol=0, atol=0.1 if autocast else 1e-5)
+
+
 class Untrained(torch.nn.Module):
     def forward(self, pixels):
         return pixels.mean(dim=(2, 3))
@@ -170,6 +209,43 @@ def test_repeated_blocks_are_compiled_for_all_batch_sizes(monkeypatch):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+class Scaled(Block):
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        # As dropout, which is off, looks at its rate.
+        return x if self.scale == 0 else super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize(("scales", "float_inputs"), [([0.5] * 10, 0), (range(1, 11), 1)])
+def test_floats_are_constants_where_all_blocks_have_the_same(scales, float_inputs, monkeypatch):
+    compiled, inputs = torch.compile, list[list[object]]()
+
+    def backend(graph, example_inputs):
+        inputs.append(example_inputs)
+        return graph
+
+    def traced(block, **_):
+        return compiled(block, backend=backend, dynamic=True)
+
+    monkeypatch.setattr(torch, "compile", traced)
+    torch._dynamo.reset()
+    blocks = torch.nn.Sequential(*[Scaled(float(scale)) for scale in scales])
+    network, pixels = stack(Block), pictures(7, 2)
+    network[2] = blocks.eval()
+    with torch.inference_mode():
+        expected = network(pixels)
+        assert compile_blocks(network, pixels[:2])
+        torch.testing.assert_close(network(pixels), expected)
+    # More kinds of blocks than torch compiles would be left as they are.
+    assert len(inputs) == 1
+    assert (
+        sum(getattr(value, "dtype", None) == torch.float64 for value in inputs[0]) == float_inputs
+    )
+
+
 def test_models_of_several_stages_are_not_compiled():
     network = torch.nn.Sequential(stack(Block), stack(Block)[1:])
     assert not compile_blocks(network, pictures(2, 2))
@@ -185,7 +261,9 @@ def test_on_a_gpu_transformers_keep_their_embeddings(name):
         expected = model(name)(pixels)
         network = model(name)
         torch._dynamo.utils.counters.clear()
+        chance = torch.cuda.get_rng_state()
         forward = optimise(network, "cuda", autocast=True)
+        assert torch.equal(torch.cuda.get_rng_state(), chance)
         assert {type(block).__name__ for block in network.blocks} == {"OptimizedModule"}
         for size in (33, 1, 5, 2):
             found = forward(pixels[:size].to("cuda"))

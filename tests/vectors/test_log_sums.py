@@ -33,13 +33,13 @@ def plain(queries: np.ndarray, vectors: np.ndarray, temperature: float) -> np.nd
 
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
 @pytest.mark.parametrize("rows", [1, 15, 1030])
-def test_sums_are_those_of_float64(tmp_path, rows, temperature):
+def test_sums_are_those_of_float64(tmp_path, rows, temperature, device):
     chance = np.random.default_rng(rows)
     queries, vectors = unit(chance, rows, 24), unit(chance, 5000, 24)
     # Copies and opposites: cosines of 1 and -1.
     vectors[:rows], vectors[4000:4001] = queries, -queries[0]
     found = log_sums(
-        torch.from_numpy(queries), saved(tmp_path, vectors, 100, 3000), temperature, "cpu"
+        torch.from_numpy(queries), saved(tmp_path, vectors, 100, 3000), temperature, device
     )
     expected = plain(queries, vectors, temperature)
     np.testing.assert_allclose(temperature * found, temperature * expected, atol=1e-6)
@@ -81,10 +81,10 @@ def test_of_no_vectors_and_of_no_queries(tmp_path):
     assert log_sums(queries[:0], saved(tmp_path, np.eye(3, dtype=np.float32)), 1, "cpu").size == 0
 
 
-def test_blocks_of_both_sides_are_crossed(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ROWS", {"cpu": 16})
-    monkeypatch.setattr(module, "_COLUMNS", {"cpu": 7})
+def test_blocks_of_both_sides_are_crossed(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS", {device: 16})
+    monkeypatch.setattr(module, "_COLUMNS", {device: 7})
     chance = np.random.default_rng(2)
     queries, vectors = unit(chance, 50, 8), unit(chance, 61, 8)
-    found = log_sums(torch.from_numpy(queries), saved(tmp_path, vectors, 20), 0.05, "cpu")
+    found = log_sums(torch.from_numpy(queries), saved(tmp_path, vectors, 20), 0.05, device)
     np.testing.assert_allclose(found, plain(queries, vectors, 0.05), atol=1e-4)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nemo_image_curate.vectors import neighbours
 from nemo_image_curate.vectors.nearest import GRAIN
-from nemo_image_curate.vectors.neighbours import top_k
+from nemo_image_curate.vectors.neighbours import blocks_of, top_k
 
 
 def unit(rng: np.random.Generator, n: int, dim: int, kinds: int | None = None) -> np.ndarray:
@@ -44,9 +44,8 @@ def expected(queries, vectors, k, exclude):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "_COLUMNS", 16)
-    monkeypatch.setattr(neighbours, "_ROWS", 8)
-    monkeypatch.setattr(neighbours, "_PAIRS", 5)
+    for name, size in {"_COLUMNS": 16, "_ROWS": 8, "_PAIRS": 5}.items():
+        monkeypatch.setattr(neighbours, name, {"cpu": size, "cuda": size})
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,9 +79,30 @@ def test_equal_to_brute_force(tmp_path_factory, seed, n, m, dim, k, kinds, cuts,
         np.testing.assert_array_equal(np.concatenate(own), without[place])
 
 
-def test_a_copy_has_cosine_one(tmp_path):
+@pytest.mark.parametrize("k", [1, 7])
+def test_blocks_are_merged(tmp_path, device, k, monkeypatch):
+    """On each device; files are longer and shorter than the blocks that are made of them."""
+    rng = np.random.default_rng(k)
+    vectors, queries = unit(rng, 300, 6, 90), unit(rng, 50, 6)
+    queries[::2] = vectors[rng.integers(0, 300, 25)]
+    files = save(tmp_path, vectors, [3, 9, 100, 111])
+    starts = [first for first, _ in blocks_of(files, device)]
+    assert len(starts) > 10
+    assert starts[0] == 0
+    assert (np.diff(starts) >= 16).all()
+    exclude = rng.integers(-1, 300, 50)
+    for narrow in (False, True):
+        if narrow:
+            monkeypatch.setattr(neighbours, "coarse", torch.Tensor.bfloat16)
+        row_numbers, cosines = top_k(torch.from_numpy(queries), files, k, device, exclude)
+        true_numbers, true_cosines = expected(queries, vectors, k, exclude)
+        np.testing.assert_array_equal(cosines, true_cosines)
+        np.testing.assert_array_equal(row_numbers, true_numbers)
+
+
+def test_a_copy_has_cosine_one(tmp_path, device):
     vectors = unit(np.random.default_rng(0), 40, 300)
     files = save(tmp_path, np.tile(vectors, (3, 1)), [30])
-    row_numbers, cosines = top_k(torch.from_numpy(vectors), files, 2, "cpu")
+    row_numbers, cosines = top_k(torch.from_numpy(vectors), files, 2, device)
     np.testing.assert_array_equal(cosines, 1)
     np.testing.assert_array_equal(row_numbers, np.arange(40)[:, None] + [0, 40])

@@ -108,6 +108,7 @@ class CuvsEngine(Engine):
 
     def __init__(self, vectors: VectorFile):
         require_cuvs()
+        from cuvs.common import Resources
         from cuvs.neighbors import cagra
 
         self._file = vectors
@@ -115,7 +116,9 @@ class CuvsEngine(Engine):
         # Vectors have length 1, so that the order is that of their products, too.
         self._graph = cagra.build(cagra.IndexParams(metric="sqeuclidean"), data)
         self._data = data
-        # One search at a time: cuVS shares its handle.
+        # Without, each search would make its own, with a stream and workspaces. It serves one
+        # search at a time.
+        self._resources = Resources()
         self._lock = threading.Lock()
 
     def candidates(
@@ -134,7 +137,10 @@ class CuvsEngine(Engine):
         with self._lock:
             device_queries = cupy.asarray(queries.astype(np.float16))
             settings = cagra.SearchParams(itopk_size=queue)
-            _, neighbours = cagra.search(settings, self._graph, device_queries, k, **options)
+            _, neighbours = cagra.search(
+                settings, self._graph, device_queries, k, resources=self._resources, **options
+            )
+            self._resources.sync()
             rows = cupy.asnumpy(cupy.asarray(neighbours)).astype(np.int64)
         # Where there is none cuVS writes the largest number.
         return np.where(rows < len(self._file), rows, -1)
