@@ -22,6 +22,7 @@ from nemo_image_curate.dataset.looking.histogram import Histogram
 from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnails
+from nemo_image_curate.dataset.masks import require_mask_of
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
@@ -244,16 +245,18 @@ class ImageTextPairDataset:
         condition : str or Dask series of bool
             An expression over the columns in pandas' query syntax, such as
             ``"aesthetic_score > 5 and width >= 256"`` (comparisons, arithmetic and methods like
-            ``caption.str.contains('dog')``), or a mask made from `metadata`.
+            ``caption.str.contains('dog')``), or a mask made from `metadata` of this dataset, or
+            of one that it was made of by adding columns or dropping rows.
 
         Raises
         ------
         ColumnNotFoundError
             When the expression names a column that does not exist.
         ConfigError
-            When it is no expression that is true or false for each row.
+            When it is no expression that is true or false for each row, or a mask of other rows.
         """
         if not isinstance(condition, str):
+            require_mask_of(self.metadata, condition)
             return self.replace(self.metadata[condition])
         before, conditions = self.unfiltered()
         filtered = self.replace(self.metadata[evaluate.mask(self.metadata, condition)])
