@@ -41,12 +41,10 @@ def test_of_some_partitions_with_arguments_of_their_own(ds):
 
 @pytest.mark.parametrize("filesystem", ["fsspec", "arrow"])
 def test_small_files_that_dask_puts_together_stay_partitions(tmp_path, filesystem):
-    columns = [f"c{number}" for number in range(30)]
+    more = {f"c{number}": [1] for number in range(30)}
     for number in range(40):
         row = {"key": [f"{number:09d}"], "shard": ["00000.tar"], "score": [float(number)]}
-        pq.write_table(
-            pa.table({**row, **dict.fromkeys(columns, [1])}), tmp_path / f"{number:03}.parquet"
-        )
+        pq.write_table(pa.table({**row, **more}), tmp_path / f"{number:03}.parquet")
     frame = dd.read_parquet(tmp_path, filesystem=filesystem)
     doubled = frame[["score"]] * 2
     assert len(doubled.to_delayed()) < doubled.npartitions == 40
