@@ -152,8 +152,15 @@ class Join(PreparedStage):
     def prepare(self, dataset: ImageTextPairDataset, folder: Path) -> _Joined:
         """Find what the dataset's rows are in the table."""
         memory = join_table.in_memory(self.table)
-        own = None if memory is None else join_table.store(memory, folder)
-        files = self._open(own or self.table)
+        if memory is None:
+            return self._prepare(dataset, folder, self._open(self.table))
+        place = join_table.store(memory, folder)
+        try:
+            return self._prepare(dataset, folder, self._open(place))
+        finally:
+            os.remove(place)
+
+    def _prepare(self, dataset: ImageTextPairDataset, folder: Path, files: TableFiles) -> _Joined:
         self._refuse(dataset, files.columns)
         _require_same_kind(dataset, self.on, files.on)
         frame = dataset.metadata[[self.on]]
@@ -175,8 +182,6 @@ class Join(PreparedStage):
             _match_all(asked, sent, place, self.on)
             shutil.rmtree(steps)
         shutil.rmtree(folder / "rows")
-        if own is not None:
-            os.remove(own)
         matched = json.loads((place / _DONE).read_bytes())
         self._tell(sum(rows for rows, _ in sums), matched)
         return _Joined(place, files, count)
