@@ -63,6 +63,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "Decontaminate": ("reference",),
     "ImageClassifier": ("score",),
     "ImageEmbedder": ("of your own",),
+    "Join": (pa.table({"uid": pa.array([], pa.string()), "my_score": pa.array([], pa.float64())}),),
     "LinearProbe": (probe_file(),),
     "OpenCLIPEmbedder": ("ViT-B-32",),
     "Retrieve": ("seeds",),

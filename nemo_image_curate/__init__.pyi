@@ -48,6 +48,7 @@ from nemo_image_curate.selection.coverage import concept_coverage
 from nemo_image_curate.selection.datacomp import DataCompFilter
 from nemo_image_curate.selection.hierarchical import HierarchicalClusters
 from nemo_image_curate.selection.imagenet_words import ImageNetWords
+from nemo_image_curate.selection.joining import Join
 from nemo_image_curate.selection.listed import SelectionFile
 from nemo_image_curate.selection.neg_clip_loss import NegClipLoss
 from nemo_image_curate.selection.neighbourhood import Typicality, Uniqueness
@@ -85,6 +86,7 @@ __all__ = [
     "ImageQuality",
     "ImageStatistics",
     "ImageTextPairDataset",
+    "Join",
     "LinearProbe",
     "MilvusStore",
     "NegClipLoss",

@@ -76,6 +76,7 @@ PUBLIC: dict[str, Entry] = {
         "quality.statistics", "images", "stats", "width, height, sharpness and the like"
     ),
     "ImageTextPairDataset": Entry("dataset.dataset"),
+    "Join": Entry("selection.joining"),
     "LinearProbe": Entry(
         "classifiers.linear_probe",
         "embeddings",

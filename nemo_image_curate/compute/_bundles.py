@@ -224,11 +224,6 @@ def read_parts(reader: Callable[..., Any], parts: Parts, meta: Any, label: str) 
     )
 
 
-def without_bundles(frame: Any) -> Any:
-    """A lazy frame of which each partition is computed by tasks of its own."""
-    return new_collection(_without_bundles(frame.expr))
-
-
 def _without_bundles(expr: Any) -> Any:
     for node in list(expr.find_operations(ReadParts)):
         expr = expr.substitute(node, node.substitute_parameters({"bundled": False}))

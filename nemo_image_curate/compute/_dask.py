@@ -52,6 +52,33 @@ def is_filter(node: Any) -> bool:
     return isinstance(node, Filter)
 
 
+def name(node: Any) -> str:
+    """What an expression is called: the same for two that compute the same."""
+    called: str = node._name
+    return called
+
+
+def is_relabelled(node: Any) -> bool:
+    """Whether an expression is another under new labels of its rows."""
+    from dask.dataframe.dask_expr._expr import AssignIndex, ResetIndex
+
+    return isinstance(node, (AssignIndex, ResetIndex))
+
+
+def is_row_by_row(node: Any) -> bool:
+    """Whether an expression has a row for each row of its first input, in their order."""
+    from dask.dataframe.dask_expr._expr import Elemwise
+
+    return isinstance(node, Elemwise)
+
+
+def is_running(node: Any) -> bool:
+    """Whether each row of an expression is made of those above it, such as a running sum."""
+    from dask.dataframe.dask_expr._cumulative import CumulativeAggregations
+
+    return isinstance(node, CumulativeAggregations)
+
+
 def collection(expression: Any) -> Any:
     """The lazy frame of an expression."""
     from dask.dataframe.dask_expr._collection import new_collection

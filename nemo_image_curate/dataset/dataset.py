@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from nemo_image_curate.dataset.looking.histogram import Histogram
 from nemo_image_curate.dataset.looking.origin import projection
 from nemo_image_curate.dataset.looking.rows import rows_of
 from nemo_image_curate.dataset.looking.thumbnails import Thumbnail, thumbnails
+from nemo_image_curate.dataset.masks import require_mask_of
 from nemo_image_curate.dataset.opening import Opened, open_webdataset
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN, MetadataReader, Source
@@ -56,11 +58,11 @@ class ImageTextPairDataset:
 
     Parameters
     ----------
-    path : str
+    path : str or path
         What the ``shard`` column is relative to.
     metadata : dask.dataframe.DataFrame
         With the columns `id_col` and ``shard``; together they say where a row's bytes are.
-    tar_files : list of str
+    tar_files : list of str or path
         Paths or URLs of all tars.
     id_col : str, default "key"
 
@@ -90,14 +92,15 @@ class ImageTextPairDataset:
 
     def __init__(
         self,
-        path: str,
+        path: str | os.PathLike[str],
         metadata: Any,
-        tar_files: Sequence[str],
+        tar_files: Sequence[str | os.PathLike[str]],
         id_col: str = "key",
     ):
-        self.path = path
+        # Where they are now, wherever the process goes.
+        self.path = storage.normalise(path)
         self.metadata = metadata
-        self.tar_files = list(tar_files)
+        self.tar_files = [storage.normalise(tar) for tar in tar_files]
         self.id_col = id_col
         self.provenance: dict[str, Any] = {}
         self.orphans: list[str] = []
@@ -200,11 +203,11 @@ class ImageTextPairDataset:
         self, metadata: Any, provenance: dict[str, Any] | None = None
     ) -> ImageTextPairDataset:
         """The same tars with another frame, and what is known of its new columns."""
-        other = type(self)(self.path, metadata, self.tar_files, self.id_col)
+        other = copy.copy(self)
+        other.metadata = metadata
+        other.tar_files = list(self.tar_files)
         other.provenance = {**self.provenance, **(provenance or {})}
-        other.orphans, other.unreadable = self.orphans, self.unreadable
-        other.text_faults = self.text_faults
-        other.home = self.home
+        other._filtered = None
         return other
 
     def with_columns(
@@ -254,16 +257,18 @@ class ImageTextPairDataset:
         condition : str or Dask series of bool
             An expression over the columns in pandas' query syntax, such as
             ``"aesthetic_score > 5 and width >= 256"`` (comparisons, arithmetic and methods like
-            ``caption.str.contains('dog')``), or a mask made from `metadata`.
+            ``caption.str.contains('dog')``), or a mask made from `metadata` of this dataset, or
+            of one that it was made of by adding columns or dropping rows.
 
         Raises
         ------
         ColumnNotFoundError
             When the expression names a column that does not exist.
         ConfigError
-            When it is no expression that is true or false for each row.
+            When it is no expression that is true or false for each row, or a mask of other rows.
         """
         if not isinstance(condition, str):
+            require_mask_of(self.metadata, condition)
             return self.replace(self.metadata[condition])
         before, conditions = self.unfiltered()
         filtered = self.replace(self.metadata[evaluate.mask(self.metadata, condition)])

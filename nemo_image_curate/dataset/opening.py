@@ -30,6 +30,8 @@ EXPORT_MANIFEST = "_export.json"
 STAGING = "_staging"
 # Names of Parquet files, in any case, as a glob pattern.
 _ANY_PARQUET = "*." + "".join(f"[{letter}{letter.upper()}]" for letter in "parquet")
+# Dask's setting: whether frames that it makes of pandas have texts where these have objects.
+_CONVERT_STRING = "dataframe.convert-string"
 
 logger = logging.getLogger(__name__)
 
@@ -134,10 +136,20 @@ def _frame(
     _dask.teach_quantiles()
     reader = MetadataReader(root, id_col, schema, backend)
     meta = frames.from_arrow(schema.empty_table(), backend)
+    _keep_lists()
     # Our strings are Arrow strings already; Dask's conversion would only add a task per partition.
-    with dask.config.set({"dataframe.convert-string": False}):
+    with dask.config.set({_CONVERT_STRING: False}):
         parts = _bundles.Parts(sources, bundle_sizes(sources))
         return _bundles.read_parts(reader, parts, meta, "read-shard")
+
+
+def _keep_lists() -> None:
+    """Have Dask leave the objects of users' pandas tables what they are, unless they said which.
+
+    By default it makes texts of them: of the lists of an embedding, too, when it is merged.
+    """
+    if dask.config.get(_CONVERT_STRING, None) is None:
+        dask.config.set({_CONVERT_STRING: False})
 
 
 def list_tars(path: str | os.PathLike[str] | Sequence[str]) -> list[storage.FileInfo]:

@@ -76,11 +76,10 @@ def run(
             sizes=sizes,
             rows_expected=None if None in rows else sum(rows),
         )
-    from nemo_image_curate.compute import _bundles
-
-    # Of Dask's ways to shuffle only this one has rows arrive in the same order every time.
-    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
-        partitions = _bundles.without_bundles(frame).to_delayed()
+    # Of Dask's ways to shuffle only this one has rows arrive in the same order every time. When it
+    # tunes, it puts small files together, so that there are fewer partitions than the frame has.
+    with dask.config.set({"dataframe.shuffle.method": "tasks", "optimization.tune.active": False}):
+        partitions = frame.to_delayed()
     call = dask.delayed(function, pure=False)
     tasks = [
         call(partitions[number], *args, *sent)

@@ -93,7 +93,7 @@ class PreparedStage(ColumnStage):
             prepared._basis = self.prepare(dataset, folder)
         prepared.without_source()
         records = prepared.provenance_in(dataset)
-        return dataset.with_columns(_Rows(prepared), self.columns(), records)
+        return dataset.with_columns(_Rows(prepared), prepared.columns(), records)
 
 
 class _Rows:

@@ -29,8 +29,8 @@ from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
 
 COMMANDS = """
-balance decontaminate dedup demo doctor embed filter index inspect pack probe score search serve
-stats zero-shot
+balance decontaminate dedup demo doctor embed filter index inspect join pack probe score search
+serve stats zero-shot
 """.split()
 
 

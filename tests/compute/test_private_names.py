@@ -42,6 +42,21 @@ def test_expressions_tell_what_they_are_made_of():
     assert "n" in [value for name, value in _dask.operands(mapped) if name is None]
 
 
+def test_expressions_tell_whose_rows_they_have():
+    numbers = frame()
+    assert _dask.name((numbers["n"] * 2).expr) == _dask.name((numbers["n"] * 2).expr)
+    assert _dask.name((numbers["n"] * 2).expr) != _dask.name((numbers["n"] * 3).expr)
+    for kept in (numbers["n"], numbers.assign(m=1), numbers.rename(columns={"n": "m"})):
+        assert _dask.is_row_by_row(kept.expr)
+        assert _dask.name(kept.expr.dependencies()[0]) == _dask.name(numbers.expr)
+    assert not _dask.is_row_by_row(numbers[numbers["n"] > 1].expr)
+    assert not _dask.is_row_by_row(numbers.map_partitions(len, meta=("n", int)).expr)
+    assert _dask.is_relabelled(numbers.reset_index().expr)
+    assert not _dask.is_relabelled(numbers.assign(m=1).expr)
+    assert _dask.is_running(numbers["n"].cumsum().expr)
+    assert not _dask.is_running((numbers["n"] * 2).expr)
+
+
 def test_which_partitions_are_read():
     with dask.config.set({"dataframe.convert-string": False}):
         read = dd.from_map(lambda number: pd.DataFrame({"n": [number]}), range(4))

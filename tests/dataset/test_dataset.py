@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 
 import pytest
 from PIL import Image
@@ -211,3 +212,19 @@ def test_a_row_without_image_says_which_members_there_are(pairs):
 def test_an_image_member_that_can_be_none(pairs):
     with pytest.raises(ConfigError, match="image_member"):
         ImageTextPairDataset.from_webdataset(pairs, image_member="")
+
+
+@pytest.mark.parametrize("relative_tars", [False, True])
+def test_a_frame_of_ones_own_with_relative_paths(
+    made, tmp_path, backend, monkeypatch, relative_tars
+):
+    opened = ImageTextPairDataset.from_webdataset(made.root, backend=backend)
+    monkeypatch.chdir(tmp_path.parent)
+    tars = [os.path.relpath(tar) if relative_tars else tar for tar in opened.tar_files]
+    dataset = ImageTextPairDataset(tmp_path.name, opened.metadata, tars)
+    monkeypatch.chdir("/")
+    assert dataset.path == opened.path
+    assert dataset.image(made.keys[0]).size == opened.image(made.keys[0]).size
+    saved = dataset.save_metadata(tmp_path / "saved")
+    assert keys_of(saved) == made.keys
+    assert saved.path == opened.path

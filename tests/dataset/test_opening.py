@@ -11,7 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import dask
 import fsspec
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -527,3 +530,26 @@ def test_nan_in_a_sidecar_is_null(tmp_path):
     assert [row["score"] for row in rows_of(dataset)] == [None, 1.5, None]
     assert [row["key"] for row in rows_of(dataset.filter("score != 7"))] == ["b"]
     assert [row["key"] for row in rows_of(dataset.filter("score.isna()"))] == ["a", "c"]
+
+
+def test_lists_of_a_table_of_pandas_stay_lists(tmp_path):
+    made = make_dataset(tmp_path / "tars", sizes=[3, 2])
+    vectors = np.random.default_rng(0).standard_normal((4, 1024)).astype("f4")
+    own = pd.DataFrame({"key": made.keys[:4], "image_embedding": list(vectors)})
+    with dask.config.set({"dataframe.convert-string": None}):
+        dataset = open_dataset(made.root)
+        merged = dataset.metadata.merge(own, on="key", how="left")
+        dataset.replace(merged).save_metadata(tmp_path / "saved")
+    files = sorted((tmp_path / "saved").glob("*.parquet"))
+    table = pa.concat_tables(pq.read_table(file) for file in files)
+    assert table.schema.field("image_embedding").type.value_type == pa.float32()
+    saved = dict(zip(table["key"].to_pylist(), table["image_embedding"].to_pylist(), strict=True))
+    assert saved == {**dict(zip(made.keys, vectors.tolist(), strict=False)), made.keys[4]: None}
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_what_users_say_of_texts_in_dask_stays(tmp_path, chosen):
+    made = make_dataset(tmp_path, sizes=[3])
+    with dask.config.set({"dataframe.convert-string": chosen}):
+        assert rows_of(open_dataset(made.root))
+        assert dask.config.get("dataframe.convert-string") is chosen

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dask.dataframe as dd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client
 
@@ -35,6 +37,21 @@ def test_of_some_partitions_with_arguments_of_their_own(ds):
     )
     assert results == [("c", 30), ("a", 2)]
     assert partitions.run(ds.metadata, len, what="count", numbers=[]) == []
+
+
+@pytest.mark.parametrize("filesystem", ["fsspec", "arrow"])
+def test_small_files_that_dask_puts_together_stay_partitions(tmp_path, filesystem):
+    more = {f"c{number}": [1] for number in range(30)}
+    for number in range(40):
+        row = {"key": [f"{number:09d}"], "shard": ["00000.tar"], "score": [float(number)]}
+        pq.write_table(pa.table({**row, **more}), tmp_path / f"{number:03}.parquet")
+    frame = dd.read_parquet(tmp_path, filesystem=filesystem)
+    doubled = frame[["score"]] * 2
+    assert len(doubled.to_delayed()) < doubled.npartitions == 40
+    scores = partitions.run(doubled, lambda part: part.score.tolist(), what="read")
+    assert sorted(scores) == [[number * 2.0] for number in range(40)]
+    ds = ImageTextPairDataset(str(tmp_path), frame, [])
+    assert ds.threshold("score", top=0.3) == 28
 
 
 def test_rows_arrive_in_the_same_order_with_and_without_workers(ds, workers):
