@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -211,3 +212,17 @@ def test_a_row_without_image_says_which_members_there_are(pairs):
 def test_an_image_member_that_can_be_none(pairs):
     with pytest.raises(ConfigError, match="image_member"):
         ImageTextPairDataset.from_webdataset(pairs, image_member="")
+
+
+def test_columns_of_the_dataset_that_a_stage_replaces_are_told(made, tmp_path, caplog, backend):
+    dataset = ImageTextPairDataset.from_webdataset(made.root, backend=backend)
+    dataset.metadata["sharpness"] = 1.0
+    measured = ImageStatistics()(dataset)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "width, sharpness: the dataset's own columns are replaced by ImageStatistics"
+    caplog.clear()
+    saved = measured.save_metadata(tmp_path / "meta")
+    ImageStatistics()(saved)
+    ImageStatistics(orientation="exif")(saved)
+    saved.with_columns(lambda part: {"score": part["score"]}, {"score": pa.float64()})
+    assert not caplog.records, "columns of ours, and what users do themselves"
