@@ -268,7 +268,9 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
     for option in (
         click.option(
-            "--overwrite", is_flag=True, help="Drop columns of files there that are not written."
+            "--overwrite",
+            is_flag=True,
+            help="Drop columns that files there have, and this run does not make.",
         ),
         click.option(
             "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
