@@ -240,7 +240,8 @@ def test_orientation_is_an_option(run, tmp_path):
     assert sizes("embed", "--stats", "--hashes", *turn) == [(60, 90)] * 2
 
     def duplicates(*words) -> int:
-        told = run("dedup", tmp_path / "in", *words, "--output", tmp_path / "d", "--json")
+        words = (*words, "--output", tmp_path / "d", "--overwrite", "--json")
+        told = run("dedup", tmp_path / "in", *words)
         return json.loads(told)["duplicates"]
 
     exact = ["--method", "exact", "--of", "pixels"]
