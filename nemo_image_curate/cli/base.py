@@ -275,9 +275,27 @@ def computes(command: Callable[..., Any]) -> Callable[..., Any]:
     return tars_option(run) if "dataset" in inspect.signature(command).parameters else run
 
 
-output_option = click.option(
-    "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
-)
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--output``, and ``--overwrite``, which `results.save` looks up."""
+
+    @functools.wraps(command)
+    def run(*args: Any, overwrite: bool, **options: Any) -> Any:
+        return command(*args, **options)
+
+    for option in (
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Drop columns that files there have, and this run does not make.",
+        ),
+        click.option(
+            "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."
+        ),
+    ):
+        run = option(run)
+    return run
+
+
 retry_option = click.option(
     "--retry", is_flag=True, help="Compute rows again whose image failed, and what shares a batch."
 )

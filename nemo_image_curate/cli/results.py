@@ -170,6 +170,8 @@ def save(
 ) -> None:
     """Compute and save a dataset's frame, then `finish` with what came of it.
 
+    For commands that have the `output_option`.
+
     Parameters
     ----------
     dataset : ImageTextPairDataset
@@ -188,7 +190,8 @@ def save(
         people.
     """
     started = time.perf_counter() if started is None else started
-    saved = dataset.save_metadata(output, retry=retry)
+    overwrite = click.get_current_context().params["overwrite"]
+    saved = dataset.save_metadata(output, retry=retry, overwrite=overwrite)
     measured, measured_shown = measure(saved) if measure else ({}, {})
     seconds = time.perf_counter() - started
     record: dict[str, Any] = saved.summary() | (extra or {}) | measured

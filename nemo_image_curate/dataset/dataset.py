@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ from nemo_image_curate.shards.names import ShardFiles
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -239,12 +242,27 @@ class ImageTextPairDataset:
                 "choose another name."
             )
         frame = self.metadata
+        self._tell_replaced(columns, provenance or {})
         new = {name: pa.array([], kind) for name, kind in columns.items()}
         meta = frames.with_columns(frames.empty(frame), new)
         added = frame.map_partitions(
             AddColumns(function, columns), meta=meta, enforce_metadata=False
         )
         return self.replace(added, provenance)
+
+    def _tell_replaced(
+        self, names: Iterable[str], provenance: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Warn of columns that no stage made, and that a stage makes anew."""
+        replaced: dict[str, list[str]] = {}
+        for name in names:
+            if name in provenance and name in self.metadata.columns and name not in self.provenance:
+                stage = str(provenance[name].get("stage", "a stage"))
+                replaced.setdefault(stage, []).append(name)
+        for stage, own in replaced.items():
+            logger.warning(
+                "%s: the dataset's own columns are replaced by %s", ", ".join(own), stage
+            )
 
     def filter(self, condition: Any) -> ImageTextPairDataset:
         """Keep the rows for which a condition is true; null counts as false.
@@ -586,6 +604,7 @@ class ImageTextPairDataset:
         columns: Sequence[str] | None = None,
         progress: bool | None = None,
         retry: bool = False,
+        overwrite: bool = False,
     ) -> ImageTextPairDataset:
         """Compute the frame and write it as Parquet, one file per shard.
 
@@ -598,7 +617,8 @@ class ImageTextPairDataset:
         path : str or path, optional
             A folder; tars stay where they are and may be read-only. Default: in place, where the
             sidecars are; the old file stays whole until the new one replaces it. In place, doing
-            the same assignment a second time counts as done already.
+            the same assignment a second time counts as done already, also when stages or other
+            assignments have added columns since.
         columns : sequence of str, optional
             Write only these, with `id_col` and ``shard``.
         progress : bool, optional
@@ -607,23 +627,28 @@ class ImageTextPairDataset:
             Compute rows again that have an ``image_error``, unless the image was too large. A
             pass over the images reads only the batches with such a row, where its columns are
             saved as it made them.
+        overwrite : bool, default False
+            Replace files that have columns that the frame has not, and drop these: what is in the
+            folder is then as if it had been empty.
 
         Returns
         -------
         ImageTextPairDataset
-            What was written, opened again, so that nothing is computed twice.
+            What was written, opened again, so that nothing is computed twice. Files that are
+            finished keep columns that were added to them in place.
 
         Raises
         ------
         ConfigError
-            In place, when partitions are no longer one shard each; with `retry`, when the frame
-            holds calculations of your own, which would be made a second time.
+            When files that have to be written have columns that the frame has not, unless
+            `overwrite`. In place, when partitions are no longer one shard each; with `retry`,
+            when the frame holds calculations of your own, which would be made a second time.
         JobError
             When partitions failed; the finished ones are kept.
         """
         chosen = self if columns is None else self.select(columns)
         folder = None if path is None else storage.normalise(path)
-        folder = saving.save_dataset(chosen, folder, progress, retry)
+        folder = saving.save_dataset(chosen, folder, progress, retry, overwrite)
         where: str | list[str] = folder if folder is not None else self.tar_files
         opened = open_webdataset(
             where, self.id_col, None, self.backend, self.path, image_member=self.image_member

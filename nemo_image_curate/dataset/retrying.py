@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_image_curate.compute import _dask
+from nemo_image_curate.dataset.added import steps_of
 from nemo_image_curate.dataset.fingerprints import is_reader
 from nemo_image_curate.dataset.partitions import AddColumns
 from nemo_image_curate.decode.reasons import may_pass
@@ -41,18 +42,16 @@ def taking_over(frame: Any, folder: str, in_place: bool) -> Any:
     ConfigError
         In place, when the frame holds calculations that would be made a second time.
     """
-    node, whole, changed = frame.expr, frame.expr, set[str]()
-    while not is_reader(node):
+    whole, changed = frame.expr, set[str]()
+    for node, _ in steps_of(frame):
         function = dict(_dask.operands(node)).get("func")
         if isinstance(function, AddColumns):
-            names = set(function.names)
-            if changed.isdisjoint(names) and hasattr(function.function, "taking_over"):
+            if changed.isdisjoint(function.names) and hasattr(function.function, "taking_over"):
                 other = AddColumns(function.function.taking_over(folder), function.names)
                 whole = whole.substitute(function, other)
-            changed |= names
+            changed |= set(function.names)
         elif not _dask.is_projection(node):
             break
-        (node,) = node.dependencies()
     if in_place and not is_reader(node):
         raise ConfigError(
             "retry=True in place would calculate a second time with columns that are results "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ from nemo_image_curate import frames, locks, storage, tables
 from nemo_image_curate.compute import worker_cache
 from nemo_image_curate.dataset import partitions
 from nemo_image_curate.dataset.accounting import Census
+from nemo_image_curate.dataset.added import added_columns
 from nemo_image_curate.dataset.conditions import Dropped, drop_rows
+from nemo_image_curate.dataset.earlier import Addition, AtStake, Kept, finished_work
 from nemo_image_curate.dataset.fingerprints import Lineage, fingerprint
 from nemo_image_curate.dataset.manifest import remove_departed, write_manifest
 from nemo_image_curate.dataset.retrying import has_failed, taking_over
@@ -64,6 +67,10 @@ class Target:
     census : Census, optional
         Takes the account of that shard, which is recorded with the rows. Only where its tar is
         read anyway: what is saved depends neither on whether files are near, nor on their times.
+    newest_original : float
+        In place the time of the sidecar that the file was once made of, as far as it is known.
+    kept : Kept
+        In place what is still true of the file that is replaced.
     """
 
     location: str
@@ -74,10 +81,16 @@ class Target:
     tar: storage.FileInfo | None = None
     reads_tar: bool = False
     census: Census | None = None
+    newest_original: float = 0.0
+    kept: Kept = field(default_factory=Kept)
 
 
 def save_dataset(
-    dataset: ImageTextPairDataset, folder: str | None, progress: bool | None, retry: bool
+    dataset: ImageTextPairDataset,
+    folder: str | None,
+    progress: bool | None,
+    retry: bool,
+    overwrite: bool,
 ) -> str | None:
     """Write a dataset's frame below a folder, or in place; see its `save_metadata`.
 
@@ -103,9 +116,10 @@ def save_dataset(
         if lineage.aligned and all(source.shard for source in sources):
             names = [ShardFiles.beside(source.shard or "").sidecar for source in sources]
         locations = [storage.join(folder, name) for name in names]
+    in_place = locations == own_files
     config = ("save", dataset.id_col, *dataset.tars.content_token())
     targets = plan(
-        *(frame, sources, locations, locations == own_files, *config),
+        *(frame, sources, locations, in_place, *config),
         *([conditions] if conditions else []),
     )
     if lineage.aligned and lineage.scans_tars:
@@ -117,14 +131,25 @@ def save_dataset(
     again = None
     if retry:
         place = folder or dataset.path
-        again = taking_over(frame, place, locations == own_files) if lineage.aligned else frame
+        again = taking_over(frame, place, in_place) if lineage.aligned else frame
+    addition = None
+    if in_place and not conditions and (added := added_columns(frame)) is not None:
+        addition = Addition(added, dataset.id_col)
+        targets = _with_originals(targets, sources)
     # In place all folders that are written to: another process may have opened one of them alone.
     written = {folder} if folder else set(map(storage.parent, locations))
     with contextlib.ExitStack() as locked:
         for below in sorted(written):
             locked.enter_context(locks.exclusive(below))
-        summaries = save(frame, targets, dataset.provenance, "save", progress, finish, again)
-        Dropped.total(summaries).tell()
+        summaries = save(
+            *(frame, targets, dataset.provenance, "save", progress, finish, again),
+            addition=addition,
+            overwrite=overwrite,
+        )
+        dropped = Dropped.total(summaries if conditions else [])
+        dropped.tell()
+        if in_place:
+            _tell_rows_gone(sources, summaries, dropped.by_null)
         if folder is not None:
             shards = [source.shard for source in sources] if lineage.aligned else []
             shards += [None] * (len(locations) - len(shards))
@@ -174,6 +199,47 @@ def plan(
             )
         )
     return targets
+
+
+def _with_originals(targets: Sequence[Target], sources: Sequence[Source]) -> list[Target]:
+    """Targets in place, with the times of the sidecars that lie beside the tars instead."""
+    beside = [
+        ShardFiles.beside(source.tar.location).sidecar if source.tar else "" for source in sources
+    ]
+    others = [
+        "" if place == source.sidecar_location else place
+        for place, source in zip(beside, sources, strict=True)
+    ]
+    times = storage.concurrently(_time_of, list(filter(None, others)))
+    return [
+        replace(target, newest_original=next(times) if place else 0.0)
+        for target, place in zip(targets, others, strict=True)
+    ]
+
+
+def _time_of(location: str) -> float:
+    try:
+        info = storage.stat(location)
+    except DatasetError:
+        # Perhaps it is there, and new.
+        return math.inf
+    return info.changed if info else 0.0
+
+
+def _tell_rows_gone(
+    sources: Sequence[Source], summaries: Sequence[dict[str, Any]], told: int
+) -> None:
+    """Warn of rows that files have lost in place, but for those that were told of."""
+    there = [source.rows or 0 for source in sources]
+    gone = sum(
+        max(0, before - summary["rows"]) for before, summary in zip(there, summaries, strict=True)
+    )
+    if gone > told:
+        logger.warning(
+            "%s of %s rows are gone from the files that were read, such as %s: they were saved in "
+            "place. Save what is chosen to a folder to keep both",
+            *(f"{gone:,}", f"{sum(there):,}", sources[0].sidecar_location),
+        )
 
 
 def plan_partitions(dataset: ImageTextPairDataset, frame: Any, *config: Any) -> list[Target]:
@@ -227,32 +293,45 @@ def _tell_future(sources: Sequence[Source]) -> None:
         )
 
 
-def _summary_if_done(
-    target: Target, info: storage.FileInfo, footer: sidecars.Footer | DatasetError
-) -> dict[str, Any] | None:
-    if isinstance(footer, (ForbiddenError, UnavailableError)):
+def _summary_if_done(target: Target, on_disk: _OnDisk, with_earlier: bool) -> dict[str, Any] | None:
+    if isinstance(on_disk.footer, (ForbiddenError, UnavailableError)):
         # It may well be done.
-        raise footer
-    if isinstance(footer, DatasetError):
-        return None
-    record, summary = footer.record, footer.record.get("summary")
-    if not is_newer(info, target.newest_input, record):
-        return None
-    if record.get("fingerprint") != target.fingerprint or not isinstance(summary, dict):
-        return None
-    # Other programs keep the record when they write the file again with other rows or columns.
-    whole = summary.get("rows") == footer.rows and record.get("names") == footer.schema.names
-    return summary if whole else None
+        raise on_disk.footer
+    for work in on_disk.works(target.newest_input, with_earlier):
+        if work["fingerprint"] == target.fingerprint:
+            summary: dict[str, Any] = work["summary"]
+            return summary
+    return None
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """What there is at a target: nothing, or a file that is a Parquet file or not."""
+
+    info: storage.FileInfo | None
+    footer: sidecars.Footer | DatasetError | None
+
+    def works(self, newest_input: float, with_earlier: bool) -> list[dict[str, Any]]:
+        """The finished work in it, of inputs that have not changed since."""
+        if self.info is None or not isinstance(self.footer, sidecars.Footer):
+            return []
+        return [
+            work
+            for work in finished_work(self.footer, with_earlier)
+            if is_newer(self.info, newest_input, work)
+        ]
+
+
+def _look(targets: Sequence[Target]) -> Iterator[tuple[Target, _OnDisk]]:
+    infos = list(storage.concurrently(storage.stat, [target.location for target in targets]))
+    footers = sidecars.read_footers([info.location for info in infos if info])
+    for target, info in zip(targets, infos, strict=True):
+        yield target, _OnDisk(info, next(footers) if info else None)
 
 
 def summaries(targets: Sequence[Target]) -> list[dict[str, Any] | None]:
     """What finished targets hold; None for those that are missing, half, or of other work."""
-    infos = list(storage.concurrently(storage.stat, [target.location for target in targets]))
-    footers = sidecars.read_footers([info.location for info in infos if info])
-    return [
-        _summary_if_done(target, info, next(footers)) if info else None
-        for target, info in zip(targets, infos, strict=True)
-    ]
+    return [_summary_if_done(target, on_disk, False) for target, on_disk in _look(targets)]
 
 
 def save(
@@ -263,6 +342,8 @@ def save(
     progress: bool | None,
     finish: Finish | None = None,
     again: Any = None,
+    addition: Addition | None = None,
+    overwrite: bool = True,
 ) -> list[dict[str, Any]]:
     """Compute and write the partitions that are not done.
 
@@ -276,19 +357,40 @@ def save(
     finish : callable, optional
     again : dask.dataframe.DataFrame, optional
         What computes the partitions that are done and have rows that failed. Default: they stay.
+    addition : Addition, optional
+        When all that is done to the files that are read is that columns are added.
+    overwrite : bool, default True
+        Whether columns that files have, and the frame has not, are dropped. Otherwise they stay in
+        files whose other columns are done, and are refused in others.
 
     Returns
     -------
     list of dict
         For each target what it holds: ``rows``, and ``errors`` by kind.
+
+    Raises
+    ------
+    ConfigError
+        When columns would be dropped.
     """
-    done = summaries(targets)
-    todo = [number for number, summary in enumerate(done) if summary is None]
-    failed = (
-        []
-        if again is None
-        else [n for n, summary in enumerate(done) if summary and has_failed(summary)]
-    )
+    targets, names, at_stake = list(targets), frozenset(frame.columns), AtStake()
+    done, todo, failed = list[dict[str, Any] | None](), list[int](), list[int]()
+    for number, (target, on_disk) in enumerate(_look(targets)):
+        summary = _summary_if_done(target, on_disk, not overwrite)
+        done.append(summary)
+        if summary is not None and (again is None or not has_failed(summary)):
+            continue
+        (todo if summary is None else failed).append(number)
+        footer = on_disk.footer
+        if not isinstance(footer, sidecars.Footer):
+            continue
+        at_stake.note(target.location, footer.schema.names, names)
+        if addition is not None:
+            works = on_disk.works(max(target.newest_input, target.newest_original), True)
+            size = target.tar.size if target.tar else None
+            targets[number] = replace(target, kept=addition.keeps(footer, works, names, size))
+    if not overwrite:
+        at_stake.refuse()
     for folder in sorted({storage.parent(targets[number].location) for number in todo}):
         storage.make_dirs(folder)
     schema = frames.schema(frame) if todo or failed else None
@@ -342,8 +444,10 @@ def write_table(
     table: pa.Table, target: Target, provenance: dict[str, Any], extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Write an Arrow table with our record in its metadata; returns the summary in that record."""
-    summary = {"rows": len(table), "errors": _errors(table), **extra}
-    account = target.census and target.census.record()
+    kept = target.kept
+    dropped = {"dropped": kept.dropped} if kept.dropped else {}
+    summary = {"rows": len(table), "errors": _errors(table), **dropped, **extra}
+    account = target.census.record() if target.census else kept.account
     record = {
         "version": __version__,
         "tar_size": target.tar.size if target.tar else None,
@@ -353,6 +457,7 @@ def write_table(
         "names": table.column_names,
         "columns": {name: provenance[name] for name in table.column_names if name in provenance},
         "summary": summary,
+        **({"holds": kept.holds} if kept.holds else {}),
     }
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]

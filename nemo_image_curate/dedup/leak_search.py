@@ -122,7 +122,8 @@ class LeakSearch:
         if "semantic" not in self.signals.by or self.column in dataset.source()[0].schema.names:
             return dataset
         return dataset.save_metadata(
-            results.work_folder(dataset, self.folder / "embedded", self.column)
+            results.work_folder(dataset, self.folder / "embedded", self.column),
+            overwrite=True,
         )
 
     def _needs(

@@ -178,7 +178,7 @@ class SemanticDedup(Stage):
     ) -> tuple[SemanticClusters, Clustering]:
         column = self.embedding_column
         if column not in dataset.source()[0].schema.names:
-            dataset = dataset.save_metadata(str(folder / KEPT), progress=progress)
+            dataset = dataset.save_metadata(str(folder / KEPT), progress=progress, overwrite=True)
         # A copy: users assign to `metadata` of theirs.
         dataset = dataset.replace(dataset.metadata)
         staged = stage(dataset, keep_columns(self.by), folder / ROWS, progress)

@@ -41,7 +41,8 @@ def save(
     retry: bool = False,
 ) -> ImageTextPairDataset:
     """Compute what was asked for so far, and save it in a folder; later steps start from there."""
-    return dataset.save_metadata(path, columns, retry=retry)
+    # What later steps are given must not depend on what else was done to the folder.
+    return dataset.save_metadata(path, columns, retry=retry, overwrite=True)
 
 
 def keep(dataset: ImageTextPairDataset, condition: str) -> ImageTextPairDataset:

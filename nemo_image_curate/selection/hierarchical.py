@@ -155,7 +155,7 @@ class HierarchicalClusters(Stage):
         with locks.exclusive(str(folder)):
             if self.embedding_column not in dataset.source()[0].schema.names:
                 # They are looked at more than once.
-                dataset = dataset.save_metadata(str(folder / "embedded"))
+                dataset = dataset.save_metadata(str(folder / "embedded"), overwrite=True)
             vectors = HashOrder(dataset, self.embedding_column, self.normalize, None)
             result = folder / f"clusters-{vectors.digest[:24]}"
             if not (result / _HIERARCHY).exists():

@@ -25,7 +25,7 @@ RECORD_KEY = b"nemo_image_curate"
 _RECORD_FIELDS = {
     **dict.fromkeys(("version", "fingerprint", "origin"), str),
     "tar_size": int,
-    "names": list,
+    **dict.fromkeys(("names", "holds"), list),
     **dict.fromkeys(("account", "columns", "summary"), dict),
 }
 # Bytes of columns that one thread reads faster than several.

@@ -177,6 +177,38 @@ def test_from_pictures_to_clean_shards(run, tmp_path):
     assert re.search("^faults +none$", told, re.MULTILINE)
 
 
+def test_the_same_embed_after_dedup_in_place_computes_nothing(run, tmp_path):
+    shards, scored = tmp_path / "shards", tmp_path / "scored"
+    make_dataset(shards, sizes=[3, 2])
+    embed = ["embed", shards, "--stats", "--output", scored]
+    run(*embed, "--json")
+    assert "width: the dataset's own columns are replaced by ImageStatistics" in run.stderr
+    run("dedup", scored, "--work-dir", tmp_path / "work", "--json")
+    dataset = ImageTextPairDataset.from_webdataset(scored, backend="cpu")
+    dataset.metadata["own"] = dataset.metadata["width"] * 2
+    dataset.save_metadata()
+    before = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    told = json.loads(run(*embed, "--json"))
+    assert (told["samples"], told["account"]["read"]) == (5, 5)
+    assert before == {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+
+    # A new shard alone is looked at; of other work nothing may be lost.
+    larger = make_dataset(tmp_path / "larger", sizes=[3, 2, 4])
+    for path in larger.root.glob("00002.*"):
+        path.rename(shards / path.name)
+    run(*embed, "--json")
+    after = {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    assert {name for name in after if after[name] != before.get(name)} == {"00002.parquet"}
+    told = run("stats", shards, "--output", scored, code=2)
+    assert re.search(r"error: \S+scored: 3 files .* be lost: image_embedding, ", told)
+    assert "--overwrite" in told
+    assert after == {path.name: path.stat().st_mtime_ns for path in scored.glob("*.parquet")}
+    run("stats", shards, "--output", scored, "--overwrite", "--json")
+    names = pq.read_schema(scored / "00000.parquet").names
+    assert "sharpness" in names
+    assert not {"own", "is_duplicate", "image_embedding"} & set(names)
+
+
 def test_statistics_beside_the_shards(run, tmp_path):
     make_dataset(tmp_path, sizes=[2, 2], sidecars=False)
     told = run("stats", tmp_path, "--threads", 1)
@@ -208,7 +240,8 @@ def test_orientation_is_an_option(run, tmp_path):
     assert sizes("embed", "--stats", "--hashes", *turn) == [(60, 90)] * 2
 
     def duplicates(*words) -> int:
-        told = run("dedup", tmp_path / "in", *words, "--output", tmp_path / "d", "--json")
+        words = (*words, "--output", tmp_path / "d", "--overwrite", "--json")
+        told = run("dedup", tmp_path / "in", *words)
         return json.loads(told)["duplicates"]
 
     exact = ["--method", "exact", "--of", "pixels"]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -228,3 +229,17 @@ def test_a_frame_of_ones_own_with_relative_paths(
     saved = dataset.save_metadata(tmp_path / "saved")
     assert keys_of(saved) == made.keys
     assert saved.path == opened.path
+
+
+def test_columns_of_the_dataset_that_a_stage_replaces_are_told(made, tmp_path, caplog, backend):
+    dataset = ImageTextPairDataset.from_webdataset(made.root, backend=backend)
+    dataset.metadata["sharpness"] = 1.0
+    measured = ImageStatistics()(dataset)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == "width, sharpness: the dataset's own columns are replaced by ImageStatistics"
+    caplog.clear()
+    saved = measured.save_metadata(tmp_path / "meta")
+    ImageStatistics()(saved)
+    ImageStatistics(orientation="exif")(saved)
+    saved.with_columns(lambda part: {"score": part["score"]}, {"score": pa.float64()})
+    assert not caplog.records, "columns of ours, and what users do themselves"

@@ -46,11 +46,11 @@ class Run:
     def __init__(self, tars: Path, log: Path):
         self.tars, self.log = tars, log
 
+    def stage(self) -> LoggingEmbedder:
+        return LoggingEmbedder(str(self.log), batch_size=BATCH, image_stages=[ImageStatistics()])
+
     def frame(self) -> ImageTextPairDataset:
-        embedder = LoggingEmbedder(
-            str(self.log), batch_size=BATCH, image_stages=[ImageStatistics()]
-        )
-        return embedder(open_dataset(self.tars))
+        return self.stage()(open_dataset(self.tars))
 
     def __call__(self, folder: Path | None, change=lambda dataset: dataset, **options) -> int:
         before = computed(self.log)
@@ -145,3 +145,21 @@ def test_images_that_are_too_large_stay_so(tars, tmp_path):
     before = computed(log)
     embedder(dataset).save_metadata(tmp_path / "meta", retry=True)
     assert computed(log) - before == 3, "the batch of what is no image"
+
+
+def test_columns_that_were_added_in_place_stay(run, tmp_path):
+    meta = tmp_path / "meta"
+    patch = without_heif()
+    run(meta)
+    patch.undo()
+    dataset = open_dataset(meta)
+    dataset.metadata["own"] = dataset.metadata["width"] * 2
+    dataset.save_metadata()
+    with pytest.raises(ConfigError, match=r"3 files .* be lost: own\."):
+        run(meta, retry=True)
+    before = computed(run.log)
+    retried = run.stage()(open_dataset(meta)).save_metadata(retry=True)
+    assert computed(run.log) - before == 4 + 4 + 3
+    assert [row["key"] for row in rows_of(retried) if row["image_error"]] == ["21"]
+    assert "own" in retried.metadata.columns
+    assert run(meta) == 0

@@ -185,6 +185,19 @@ def test_results_that_were_changed_are_made_again(data, tmp_path):
     assert _data_of(tmp_path / "a") == before
 
 
+def test_columns_that_were_added_to_results_are_no_part_of_the_next_run(data, tmp_path):
+    """Nor are they refused: a recipe's folders are its own."""
+    recipe = parse(data, tmp_path, STEPS.partition("- PerceptualDedup")[0])
+    run_recipe(recipe)
+    first = _data_of(tmp_path / "scored")
+    scored = ImageTextPairDataset.from_webdataset(tmp_path / "scored")
+    scored.metadata["own"] = scored.metadata["score"] * 2
+    scored.save_metadata()
+    again = run_recipe(recipe)
+    assert "own" not in again.dataset.metadata.columns
+    assert _data_of(tmp_path / "scored") == first
+
+
 def test_two_runs_at_once_into_one_place_are_refused(data, tmp_path):
     recipe = parse(data, tmp_path, "- filter: score > 1\n- save: a")
     with (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from nemo_image_curate.compute import _dask
-from nemo_image_curate.dataset.fingerprints import is_reader
-from nemo_image_curate.dataset.partitions import AddColumns
+from nemo_image_curate.dataset.added import steps_of
 from nemo_image_curate.dataset.sources import MetadataReader, Source
 
 
@@ -46,19 +45,12 @@ def origin_of(frame: Any) -> Origin | None:
 
     Followed are choices of columns and rows, assignments, and what stages add.
     """
-    node, added, is_whole = frame.expr, set[str](), True
-    while not is_reader(node):
-        operands = list(_dask.operands(node))
-        function = dict(operands).get("func")
-        if isinstance(function, AddColumns):
-            added |= set(function.names)
-        elif _dask.is_assignment(node):
-            added |= set(_assigned(operands))
-        elif _dask.is_filter(node):
-            is_whole = False
-        elif not _dask.is_projection(node):
+    added, is_whole = set[str](), True
+    for node, names in steps_of(frame):
+        if names is None:
             return None
-        node = dict(operands)["frame"]
+        added |= names
+        is_whole = is_whole and not _dask.is_filter(node)
     if _dask.chosen_partitions(node) is not None:
         return None
     reader, sources = node.operand("func"), list(node.operand("iterables")[0])
@@ -77,9 +69,3 @@ def projection(frame: Any, names: Iterable[str]) -> Any:
     if origin is None or not origin.is_whole or not set(names) <= set(origin.stored):
         return frame[names]
     return origin.read[names]
-
-
-def _assigned(operands: list[tuple[str | None, Any]]) -> Iterator[str]:
-    """The columns that an assignment makes: names and values stand one after the other."""
-    more = [value for name, value in operands if name is None]
-    yield from more[::2]
