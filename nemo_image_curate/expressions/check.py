@@ -195,7 +195,7 @@ def _control_character(text: str, expression: str) -> ConfigError:
 
 def _refused(expression: str, refused: str, hint: str = "") -> ConfigError:
     return ConfigError(
-        f"{refused} is not allowed in the expression {expression!r}.{hint} Allowed are comparisons, "
-        f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
-        "anything else filter in Python: ds.metadata[...]"
+        f"{refused} is not allowed in the expression {expression!r}.{hint} Allowed are "
+        f"comparisons, arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts "
+        "after .str). For anything else filter in Python: ds.metadata[...]"
     )
