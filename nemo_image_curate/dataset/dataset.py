@@ -679,6 +679,7 @@ class ImageTextPairDataset:
         multiplicity: str | None = None,
         weight: str | None = None,
         progress: bool | None = None,
+        column: str | None = None,
     ) -> selections.SelectionSummary:
         """Write which samples of the frame were chosen, without new tars.
 
@@ -701,6 +702,10 @@ class ImageTextPairDataset:
             where it is 0 or null are left out. Default: ``weight``, where the frame has it.
         progress : bool, optional
             Show progress bars. Default: on a terminal.
+        column : str, optional
+            A column of 32 hexadecimal digits, such as DataComp's ``uid``. Write these in place of
+            keys, to a `path` that ends in ``.npy``: a NumPy array of dtype ``u8,u8``, sorted, each
+            as often as it is taken, which DataComp's ``resharder.py`` takes as its subset.
 
         Returns
         -------
@@ -713,18 +718,20 @@ class ImageTextPairDataset:
         DatasetError
             When `path` holds something else.
         JobError, DatasetError
-            When a multiplicity is negative or no whole number, or a weight negative, with the row.
+            When a multiplicity is negative or no whole number, a weight negative, or a value of
+            `column` no such digits, with the row.
 
         Notes
         -----
-        A selection has some 20 bytes for each row. The client copies it part by part.
+        A selection has some 20 bytes for each row. The client copies it part by part; of `column`
+        it holds 16 bytes for each sample.
         """
         output = storage.normalise(path)
         columns = selections.columns_of(self.metadata, multiplicity, weight)
         wanted = Wanted(self.id_col, (), filter_column, *columns)
         folder = storage.parent(output)
         with locks.exclusive(folder, output.removeprefix(folder).strip("/")):
-            return selections.write_selection(self, output, wanted, progress)
+            return selections.write_selection(self, output, wanted, progress, column)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:
         """What the frame reads, before anything was done to it.
