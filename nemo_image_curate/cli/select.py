@@ -120,6 +120,8 @@ def select(
         def measure(saved: ImageTextPairDataset) -> tuple[dict[str, Any], dict[str, Any]]:
             compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
             record: dict[str, Any] = {SELECTED: compared.selected.samples}
+            if not record[SELECTED]:
+                click.echo(f"nothing is selected of {len(saved):,} rows.", err=True)
             if names := criteria.names:
                 passing = saved.metadata[[f"{name}_{SELECTED}" for name in names]].sum().compute()
                 record["fulfil"] = dict(zip(names, map(int, passing), strict=True))

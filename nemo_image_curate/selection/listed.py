@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ from nemo_image_curate.stages.base import NO_EFFECT, Stage
 
 if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
+
+logger = logging.getLogger(__name__)
 
 _SELECTED = "selected"
 
@@ -170,7 +174,8 @@ class SelectionFile(Stage):
 
     Notes
     -----
-    A partition reads of the file what may be of its shards.
+    A partition reads of the file what may be of its shards. When the stage is called it looks at
+    the first shard that is in both, and warns where nothing that is listed is in the dataset.
 
     Examples
     --------
@@ -267,4 +272,42 @@ class SelectionFile(Stage):
         names = tuple(name for name in columns if name != _SELECTED)
         digest = self.config()["selection"]
         find = ListedRows(self.location, dataset.id_col, names, digest, _SELECTED)
+        # Whoever computes the columns is told of what cannot be read.
+        with contextlib.suppress(DatasetError):
+            self._warn_of_others(dataset)
         return dataset.with_columns(find, columns, self.provenance())
+
+    def _warn_of_others(self, dataset: ImageTextPairDataset) -> None:
+        """Warn of a selection that seems to be of another dataset, by the first shard in both."""
+        reader, sources = dataset.source()
+        by_shard = {source.shard: source for source in sources}
+        if None in by_shard or not by_shard:
+            return
+        listed_shards: set[str] = set()
+        with storage.reaching(self.location), storage.open_read(self.location) as file:
+            for batch in pq.ParquetFile(file).iter_batches(columns=[KEY, SHARD_COLUMN]):
+                shards = batch[SHARD_COLUMN]
+                listed_shards.update(shards.unique().drop_null().to_pylist())
+                if shared := sorted(listed_shards & by_shard.keys()):
+                    source = by_shard[shared[0]]
+                    keys = batch[KEY].filter(pc.equal(shards, shared[0]))
+                    break
+            else:
+                logger.warning(
+                    "%s lists %s rows of %s shards, none of which is one of the dataset's %s: no "
+                    "row is selected. It names %r, the dataset %r",
+                    *(self.location, f"{self.listed():,}", f"{len(listed_shards):,}"),
+                    *(f"{len(by_shard):,}", min(listed_shards, default=None), min(by_shard)),
+                )
+                return
+        # Of a shard far away the keys are not looked at.
+        if not storage.is_local(source.sidecar_location):
+            return
+        known = reader.read(source, [dataset.id_col])[dataset.id_col]
+        if not pc.any(pc.is_in(known, keys)).as_py():
+            logger.warning(
+                "%s lists %s rows of %s, none of which is among its %s: no row of it is selected. "
+                "It names %r, the shard %r",
+                *(self.location, f"{len(keys):,}", source.shard, f"{len(known):,}"),
+                *(keys[0].as_py(), known[0].as_py() if len(known) else None),
+            )

@@ -7,6 +7,8 @@ import os
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from nemo_image_curate import SelectionFile
@@ -78,6 +80,30 @@ def test_other_files_are_refused(made, tmp_path):
         SelectionFile(tmp_path / "keys")(open_dataset(made.root))
     with pytest.raises(NotFoundError):
         SelectionFile(tmp_path / "none")(open_dataset(made.root))
+
+
+def test_a_selection_of_another_dataset_is_told(made, tmp_path, caplog, backend):
+    dataset = open_dataset(made.root, backend=backend)
+    shard = next(made.root.glob("*.tar")).name
+    for keys, shards, told in [
+        (["1", "2"], ["x/0.tar", "x/1.tar"], "lists 2 rows of 2 shards, none of which is one of"),
+        (["1"], [f"more/{shard}"], "none of which is one of the dataset's 3: no row is selected"),
+        (["a", "b"], [shard, shard], f"lists 2 rows of {shard}, none of which is among its"),
+        ([], [], "lists 0 rows of 0 shards"),
+        (["a", "1"], [shard, shard], None),
+        (["1", "1"], ["x/0.tar", shard], None),
+    ]:
+        caplog.clear()
+        table = pa.table({"key": pa.array(keys, "string"), "shard": pa.array(shards, "string")})
+        pq.write_table(table, tmp_path / "chosen")
+        marked = SelectionFile(tmp_path / "chosen")(dataset)
+        messages = [record.getMessage() for record in caplog.records]
+        assert len(messages) == (told is not None)
+        assert told is None or told in messages[0]
+        assert sum(row["selected"] for row in rows_of(marked)) == (told is None)
+    # What a condition dropped is in the dataset all the same.
+    SelectionFile(tmp_path / "chosen")(dataset.filter("key == '0'"))
+    assert not caplog.records
 
 
 @pytest.fixture(scope="module")
