@@ -9,7 +9,6 @@ import pandas as pd
 from tests.dataset.opened import open_dataset, rows_of
 from tests.dedup.make_embeddings import write_embeddings
 from tests.make_data import make_dataset
-from tests.make_data import make_dataset
 
 
 def test_filter_writes_what_a_file_lists_as_often(tmp_path, run):
