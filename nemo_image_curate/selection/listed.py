@@ -280,8 +280,9 @@ class SelectionFile(Stage):
     def _warn_of_others(self, dataset: ImageTextPairDataset) -> None:
         """Warn of a selection that seems to be of another dataset, by the first shard in both."""
         reader, sources = dataset.source()
-        by_shard = {source.shard: source for source in sources}
-        if None in by_shard or not by_shard:
+        by_shard = {source.shard: source for source in sources if source.shard is not None}
+        # Files with rows of many shards do not name these.
+        if not by_shard or len(by_shard) < len(sources):
             return
         listed_shards: set[str] = set()
         with storage.reaching(self.location), storage.open_read(self.location) as file:
