@@ -379,23 +379,21 @@ class Decontaminate(Stage):
                 )
         if not self.check_encoder:
             return
-        recorded = {name: _encoder(side, column) for name, side in sides.items()}
-        encoders = {name: encoder for name, encoder in recorded.items() if encoder is not None}
-        required = self.encoder or next(iter(encoders.values()), None)
+        encoders = {name: _encoder(side, column) or self.encoder for name, side in sides.items()}
+        required = self.encoder or encoders["the dataset"]
         for name, encoder in encoders.items():
             if encoder != required:
                 raise EncoderMismatchError(
-                    f"embeddings of {name} are of {encoder}, but should be of {required}: cosines "
-                    "between encoders mean nothing. Embed both with one model, or, if you know "
-                    "that they are right, pass check_encoder=False."
+                    f"embeddings of {name} are of {encoder or 'an unknown encoder'}, but should be "
+                    f"of {required or 'the unknown one of the dataset'}: cosines between encoders "
+                    "mean nothing. Embed both with one model, or, if you know that they are right, "
+                    "name it as encoder= or pass check_encoder=False."
                 )
-        unrecorded = [name for name in recorded if name not in encoders]
-        if unrecorded and self.encoder is None:
+        if required is None:
             logger.warning(
-                "nothing records which encoder the embeddings of %s are of, and cosines between "
-                "encoders mean nothing. If you know that all are of one, name it as encoder=, or "
-                "pass check_encoder=False (--no-check-encoder)",
-                " and of ".join(unrecorded),
+                "nothing records which encoder embeddings are of, neither those of the dataset nor "
+                "of references, and cosines between encoders mean nothing. If you know that all "
+                "are of one, name it as encoder=, or pass check_encoder=False (--no-check-encoder)"
             )
 
 
