@@ -24,11 +24,27 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 
 
+_NEW_SHARDS = "new shards are written by: filter DATASET --where EXPR --output DIR"
+# What commands are called elsewhere, and what does it here.
+_CALLED_OTHERWISE = {
+    "export": _NEW_SHARDS,
+    "reshard": _NEW_SHARDS,
+    "convert": f"shards of images and tables are made by: pack; {_NEW_SHARDS}",
+}
+
+
 class _Group(click.Group):
     """Turns our errors into one line and an exit code: 1 failed, 2 wrong usage.
 
     A 3 comes from ``results.py``: nothing could be read.
     """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if remedy := _CALLED_OTHERWISE.get(args[0]):
+            raise click.UsageError(f"No such command {args[0]!r}; {remedy}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -101,7 +101,7 @@ def _signals(
 @click.option(
     "--check-encoder/--no-check-encoder",
     default=True,
-    help="Refuse embeddings that are not known to be of one encoder.",
+    help="Refuse embeddings of different encoders; warn where nothing records which.",
 )
 @click.option("--work-dir", metavar="DIR", help="Intermediate files; shared by all workers.")
 @click.option("--prefix", default="", metavar="TEXT", help="Put before the columns' names.")

@@ -70,6 +70,9 @@ def filter_(
         account = opened.account()
     if multiplicity is not None:
         record["written"] = done.samples
+    if not done.rows:
+        rows = done.filtered + done.missing
+        click.echo(f"nothing is kept of {rows:,} rows: {done.path} has no shards.", err=True)
     finish(
         {
             "samples": done.rows + done.filtered + done.missing,

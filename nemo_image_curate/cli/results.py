@@ -53,11 +53,13 @@ def _in_words(account: dict[str, Any]) -> dict[str, str]:
 
     if not account:
         return {}
+    expected = account.get("not_downloaded")
     lines = {
         "samples in tars": f"{counted('samples_in_tars')} = {counted('with_row')} with row + "
         f"{counted('without_row')} without row",
         "rows in sidecars": f"{counted('rows_in_sidecars')} = {counted('with_image')} with image + "
-        f"{counted('without_image')} without image",
+        f"{counted('without_image')} without image"
+        f"{f' ({expected:,} not downloaded)' if expected else ''}",
     }
     if "read" in account:
         unreadable = listed(account["unreadable"])

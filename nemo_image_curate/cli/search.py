@@ -68,9 +68,8 @@ def search(
     query = Query(**options, over="texts" if captions else "images")
     # Before anything is opened.
     query.check()
-    by_text = bool(query.text or query.negative_text)
     opened, _, searcher = open_searcher(
-        dataset, backend, checkpoint, store, image_member, tars, by_text=by_text
+        dataset, backend, checkpoint, store, image_member, tars, query
     )
     if query.text and (advice := learn_advice(opened, searcher.embedder)):
         click.echo(advice, err=True)

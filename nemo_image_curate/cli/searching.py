@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nemo_image_curate.dataset.dataset import ImageTextPairDataset
     from nemo_image_curate.embedders.base import ImageEmbedder
     from nemo_image_curate.search.live.base import LiveStore
+    from nemo_image_curate.search.query import Query
     from nemo_image_curate.search.searcher import Searcher
 
 # With fewer captions there is too little to learn.
@@ -32,11 +33,12 @@ def open_searcher(
     store: str | None,
     image_member: str | None = None,
     tars: str | None = None,
-    by_text: bool = False,
+    query: Query | None = None,
 ) -> tuple[ImageTextPairDataset, LiveStore | None, Searcher]:
     """A dataset, the live store that is named, and what searches both.
 
-    With `by_text` an encoder without a text side is refused, before an index is asked for.
+    For a `query` with texts an encoder without a text side is refused, before an index is asked
+    for; for one without texts and images no encoder is made.
     """
     from nemo_image_curate import frames
     from nemo_image_curate.embedders.registry import embedder_of
@@ -47,10 +49,12 @@ def open_searcher(
     opened = open_dataset(dataset, tars, backend, image_member)
     column = "image_embedding"
     frames.require_columns(opened.metadata, column)
-    embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
-    if by_text:
-        require_text_side(embedder)
     device = frames.device_of(opened.metadata)
+    if query and query.text is query.negative_text is query.image is store is None:
+        return opened, None, Searcher.open(opened, device=device)
+    embedder = embedder_of(opened.provenance.get(column, {}), checkpoint)
+    if query and (query.text or query.negative_text):
+        require_text_side(embedder)
     live = open_store(store, embedder, device) if store else None
     return opened, live, Searcher.open(opened, embedder, live, device)
 

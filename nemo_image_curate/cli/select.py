@@ -121,6 +121,8 @@ def select(
         def measure(saved: ImageTextPairDataset) -> tuple[dict[str, Any], dict[str, Any]]:
             compared = compare_with_random(saved, multiplicity=multiplicity, seed=seed)
             record: dict[str, Any] = {SELECTED: compared.selected.samples}
+            if not record[SELECTED]:
+                click.echo(f"nothing is selected of {len(saved):,} rows.", err=True)
             if names := criteria.names:
                 sums = saved.metadata[[f"{name}_{SELECTED}" for name in names]].sum().compute()
                 passing = frames.column_to_arrow(sums).to_pylist()

@@ -6,6 +6,8 @@ Two sums hold for every dataset, and one for what is done with its rows::
     rows_in_sidecars = with_image + without_image
     rows_in_sidecars = read + unreadable + without_image                  (a pass over the images)
                      = written + dropped_by_condition + dropped_by_null + missing       (an export)
+
+Rows that img2dataset lists as failed are without an image by right: no fault, and counted apart.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs
@@ -39,7 +43,12 @@ _SHARDS_PER_TASK = 32
 # What is recorded of a fault that is named.
 _NAMES_OF_FAULT = frozenset(("shard", "kind", "key", "detail"))
 # Counts that are not known where a tar was not read.
-_OF_TARS = ("samples_in_tars", "with_row", "without_row", "with_image", "without_image")
+_OF_TARS = (
+    *("samples_in_tars", "with_row", "without_row", "with_image", "without_image"),
+    "not_downloaded",
+)
+# What img2dataset writes into this column of rows that have no image.
+_STATUS, _FAILED = "status", ("failed_to_download", "failed_to_resize")
 
 
 @dataclass
@@ -58,6 +67,8 @@ class Account:
         How many of which kind, as `inspect_dataset` lists them.
     named : list of dict
         The first of each kind: ``shard``, ``kind``, ``key``, ``detail``.
+    not_downloaded : int or None
+        Of the rows without an image those whose ``status`` says that there never was one.
     """
 
     rows_in_sidecars: int = 0
@@ -68,6 +79,7 @@ class Account:
     without_image: int | None = 0
     faults: dict[str, int] = field(default_factory=dict)
     named: list[dict[str, str]] = field(default_factory=list)
+    not_downloaded: int | None = 0
 
     @classmethod
     def of(cls, shard: str, faults: Iterable[Fault]) -> Account:
@@ -81,8 +93,10 @@ class Account:
         """One that was recorded; None where it is none."""
         counts = [record.get(name) for name in ("rows_in_sidecars", *_OF_TARS)]
         faults, named = record.get("faults"), record.get("named")
+        names = {field.name for field in dataclasses.fields(cls)}
         is_whole = (
-            record.keys() == {field.name for field in dataclasses.fields(cls)}
+            # Of earlier releases, where these were faults.
+            record.keys() in (names, names - {"not_downloaded"})
             and all(count is None or type(count) is int for count in counts)
             and isinstance(counts[0], int)
             and isinstance(faults, dict)
@@ -125,6 +139,13 @@ def total(accounts: Iterable[Account], most_named: int | None = _NAMED) -> Accou
     return whole
 
 
+class _Row(NamedTuple):
+    """A row's key, and whether it says that it has no image."""
+
+    key: str | None
+    not_downloaded: bool = False
+
+
 @dataclass(frozen=True)
 class Census:
     """Takes the account of one source; goes to a worker.
@@ -157,13 +178,13 @@ class Census:
         """Compare rows with samples, by key."""
         source, account = self.source, Account()
         try:
-            keys = self._keys()
+            by_shard = self._rows()
         except DatasetError as error:
             account.note(source.label, [Fault("unreadable", "", str(error))], most_named)
             return account
-        if keys is not None:
-            account.rows_in_sidecars = sum(map(len, keys.values()))
-        for shard, rows in ({source.shard or "": None} if keys is None else keys).items():
+        if by_shard is not None:
+            account.rows_in_sidecars = sum(map(len, by_shard.values()))
+        for shard, rows in ({source.shard or "": None} if by_shard is None else by_shard).items():
             try:
                 self._compare_shard(account, shard, rows, most_named)
             except DatasetError as error:
@@ -171,40 +192,42 @@ class Census:
                 account.without_image = (account.without_image or 0) + len(rows or ())
         return account
 
-    def _keys(self) -> dict[str, list[str | None]] | None:
-        """The keys of the sidecar's rows, by shard; None without a sidecar."""
+    def _rows(self) -> dict[str, list[_Row]] | None:
+        """The sidecar's rows, by shard; None without a sidecar."""
         source = self.source
         if source.sidecar is None:
             return None
-        names = [self.id_col] if source.shard is not None else [self.id_col, SHARD_COLUMN]
+        names = [self.id_col, *([] if source.shard is not None else [SHARD_COLUMN]), _STATUS]
         table = sidecars.read_sidecar(source.sidecar_location, names)
-        keys = table[self.id_col].to_pylist()
+        rows = list(map(_Row, table[self.id_col].to_pylist(), _not_downloaded(table)))
         if source.shard is not None:
-            return {source.shard: keys}
-        by_shard: dict[str, list[str | None]] = {}
-        for key, shard in zip(keys, table[SHARD_COLUMN].to_pylist(), strict=True):
-            by_shard.setdefault(shard or "", []).append(key)
+            return {source.shard: rows}
+        by_shard: dict[str, list[_Row]] = {}
+        for row, shard in zip(rows, table[SHARD_COLUMN].to_pylist(), strict=True):
+            by_shard.setdefault(shard or "", []).append(row)
         return by_shard
 
     def _compare_shard(
-        self, account: Account, shard: str, keys: list[str | None] | None, most_named: int
+        self, account: Account, shard: str, listed: list[_Row] | None, most_named: int
     ) -> None:
         location = storage.join(self.tars.root, shard)
         # Of a tar without a sidecar also the rows are made; it was read when it was opened.
-        if not (self.reads_tar or storage.is_local(location) or keys is None):
+        if not (self.reads_tar or storage.is_local(location) or listed is None):
             for name in _OF_TARS:
                 setattr(account, name, None)
             return
         with TarShard(location) as opened:
             index = opened.index
-        rows = list(index.samples) if keys is None else keys
-        if keys is None:
+        rows = list(map(_Row, index.samples)) if listed is None else listed
+        if listed is None:
             account.rows_in_sidecars += len(rows)
         # Of a file with rows of many shards one does not know what else there is of each.
         is_complete = self.source.shard is not None
+        absent = sum(row.not_downloaded and not _has_sample(row, index) for row in rows)
         faults = list(_compare(rows, index, self.tars.image_member, is_complete))
         kinds = Counter(fault.kind for fault in faults)
-        without_image = kinds["missing"] + kinds["no image"]
+        without_image = kinds["missing"] + kinds["no image"] + absent
+        account.not_downloaded = (account.not_downloaded or 0) + absent
         account.without_image = (account.without_image or 0) + without_image
         account.with_image = (account.with_image or 0) + len(rows) - without_image
         if is_complete:
@@ -214,12 +237,12 @@ class Census:
         else:
             account.samples_in_tars = account.with_row = account.without_row = None
         all_faults = [*index.faults, *index.image_faults(self.tars.image_member), *faults]
-        if rows and index.samples and kinds["missing"] == len(rows):
+        if index.samples and 0 < kinds["missing"] == len(rows) - absent:
             all_faults.insert(0, self._nothing_matches(rows, index))
         account.note(self.source.label, all_faults, most_named)
 
-    def _nothing_matches(self, rows: Sequence[str | None], index: TarIndex) -> Fault:
-        first_row = next((key for key in rows if key is not None), None)
+    def _nothing_matches(self, rows: Sequence[_Row], index: TarIndex) -> Fault:
+        first_row = next((row.key for row in rows if row.key is not None), None)
         sidecar = self.source.sidecar_location.rpartition("/")[2]
         tar = (self.source.shard or "").rpartition("/")[2]
         return Fault(
@@ -231,20 +254,35 @@ class Census:
         )
 
 
+def _not_downloaded(table: pa.Table) -> list[bool]:
+    """Which rows of a sidecar img2dataset lists as failed."""
+    if _STATUS not in table.column_names or not pa.types.is_string(table[_STATUS].type):
+        return [False] * len(table)
+    failed: list[bool] = pc.is_in(table[_STATUS], pa.array(_FAILED)).to_pylist()
+    return failed
+
+
+def _has_sample(row: _Row, index: TarIndex) -> bool:
+    return row.key is not None and bool(index.sample(row.key))
+
+
 def _compare(
-    keys: Sequence[str | None], index: TarIndex, image_member: str | None, is_complete: bool
+    rows: Sequence[_Row], index: TarIndex, image_member: str | None, is_complete: bool
 ) -> Iterator[Fault]:
     """Faults between rows and samples; `is_complete` when these are all rows of the tar."""
     seen: set[str] = set()
-    for key in keys:
+    for row in rows:
+        key = row.key
         if key is None:
-            yield Fault("missing", "", "a row has no key")
+            if not row.not_downloaded:
+                yield Fault("missing", "", "a row has no key")
             continue
         if key in seen:
             yield Fault("duplicate row", key, "the sidecar has this key more than once")
         seen.add(key)
-        if not index.sample(key):
-            yield Fault("missing", key, "the row has no member in the tar")
+        if not _has_sample(row, index):
+            if not row.not_downloaded:
+                yield Fault("missing", key, "the row has no member in the tar")
         elif index.image(key, image_member) is None:
             yield Fault("no image", key, index.why_no_image(key, image_member))
     if is_complete:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -369,10 +368,8 @@ class ImageTextPairDataset:
         """The first rows, computed."""
         count, partitions = 1, self.metadata.npartitions
         while True:
-            with warnings.catch_warnings():
-                # Of Dask's, that these partitions have fewer.
-                warnings.simplefilter("ignore", UserWarning)
-                rows = self.metadata.head(n, npartitions=count)
+            # All of these: of some, Dask warns on the workers that they have fewer.
+            rows = self.metadata.partitions[:count].head(n, npartitions=-1)
             if len(rows) >= n or count == partitions:
                 return rows
             count = min(partitions, 8 * count)
@@ -722,6 +719,7 @@ class ImageTextPairDataset:
         multiplicity: str | None = None,
         weight: str | None = None,
         progress: bool | None = None,
+        column: str | None = None,
     ) -> selections.SelectionSummary:
         """Write which samples of the frame were chosen, without new tars.
 
@@ -744,6 +742,10 @@ class ImageTextPairDataset:
             where it is 0 or null are left out. Default: ``weight``, where the frame has it.
         progress : bool, optional
             Show progress bars. Default: on a terminal.
+        column : str, optional
+            A column of 32 hexadecimal digits, such as DataComp's ``uid``. Write these in place of
+            keys, to a `path` that ends in ``.npy``: a NumPy array of dtype ``u8,u8``, sorted, each
+            as often as it is taken, which DataComp's ``resharder.py`` takes as its subset.
 
         Returns
         -------
@@ -756,18 +758,20 @@ class ImageTextPairDataset:
         DatasetError
             When `path` holds something else.
         JobError, DatasetError
-            When a multiplicity is negative or no whole number, or a weight negative, with the row.
+            When a multiplicity is negative or no whole number, a weight negative, or a value of
+            `column` no such digits, with the row.
 
         Notes
         -----
-        A selection has some 20 bytes for each row. The client copies it part by part.
+        A selection has some 20 bytes for each row. The client copies it part by part; of `column`
+        it holds 16 bytes for each sample.
         """
         output = storage.normalise(path)
         columns = selections.columns_of(self.metadata, multiplicity, weight)
         wanted = Wanted(self.id_col, (), filter_column, *columns)
         folder = storage.parent(output)
         with locks.exclusive(folder, output.removeprefix(folder).strip("/")):
-            return selections.write_selection(self, output, wanted, progress)
+            return selections.write_selection(self, output, wanted, progress, column)
 
     def source(self) -> tuple[MetadataReader, list[Source]]:
         """What the frame reads, before anything was done to it.

@@ -9,17 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nemo_image_curate import storage
-from nemo_image_curate.dataset import saving
+from nemo_image_curate import frames, storage
+from nemo_image_curate.dataset import saving, uid_lists
 from nemo_image_curate.dataset.conditions import Dropped
 from nemo_image_curate.dataset.fingerprints import fingerprint
 from nemo_image_curate.dataset.sources import SHARD_COLUMN
 from nemo_image_curate.dataset.wanted import Wanted
-from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.errors import ConfigError, DatasetError
 from nemo_image_curate.expressions.check import check
 from nemo_image_curate.shards import sidecars
 from nemo_image_curate.version import __version__
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 KEY = "key"
 MULTIPLICITY = "multiplicity"
 WEIGHT = "weight"
+# In the files of the parts of a list of uids.
+_UID = "uid"
 # Rows of a row group at least, if there are so many. Who looks for the rows of one shard reads the
 # footer, which tells the shards of each.
 _GROUP_ROWS = 1 << 16
@@ -71,7 +74,11 @@ class SelectionSummary:
 
 
 def write_selection(
-    dataset: ImageTextPairDataset, path: str, wanted: Wanted, progress: bool | None
+    dataset: ImageTextPairDataset,
+    path: str,
+    wanted: Wanted,
+    progress: bool | None,
+    uid_column: str | None = None,
 ) -> SelectionSummary:
     """Write which rows of a dataset are wanted; see its `to_selection`.
 
@@ -81,24 +88,30 @@ def write_selection(
     frame, conditions = dataset.unfiltered()
     wanted = replace(wanted, conditions=conditions)
     wanted.check(frame)
+    _check_uid_column(frame, path, wanted, uid_column)
     _refuse_other_file(path)
     looked_at = [column for text in conditions for column in check(text, list(frame.columns))]
-    chosen = (wanted.filter_column, wanted.multiplicity, wanted.weight)
+    chosen = (wanted.filter_column, wanted.multiplicity, wanted.weight, uid_column)
     names = [wanted.id_col, SHARD_COLUMN, *looked_at, *(name for name in chosen if name)]
     frame = frame[list(dict.fromkeys(names))]
     folder = f"{path}.parts"
     locations = [
         storage.join(folder, f"part-{number:05d}.parquet") for number in range(frame.npartitions)
     ]
-    config = ("selection", wanted.filter_column, wanted.id_col, *wanted.config())
+    config = ["selection", wanted.filter_column, wanted.id_col, *wanted.config()]
+    if uid_column is not None:
+        config.append(("uid_column", uid_column))
     parts = saving.plan(frame, dataset.source()[1], locations, False, *config)
     newest = max((part.newest_input for part in parts), default=0.0)
     whole = saving.Target(path, path, fingerprint([part.fingerprint for part in parts]), "", newest)
     (summary,) = saving.summaries([whole])
     if summary is None:
-        list_rows = _ListRows(wanted)
+        list_rows = _ListRows(wanted, uid_column)
         summaries = saving.save(frame, parts, dataset.provenance, "select", progress, list_rows)
-        summary = _join(whole, wanted, summaries, locations, dataset.provenance)
+        if uid_column is None:
+            summary = _join(whole, wanted, summaries, locations, dataset.provenance)
+        else:
+            summary = _join_uids(path, summaries, locations)
     storage.remove_tree(folder)
     dropped = Dropped(**summary["dropped"])
     dropped.tell()
@@ -112,6 +125,32 @@ def write_selection(
         summary["missing"],
         dropped.conditions,
     )
+
+
+def _check_uid_column(frame: Any, path: str, wanted: Wanted, uid_column: str | None) -> None:
+    """Refuse what cannot be a list of uids.
+
+    Raises
+    ------
+    ColumnNotFoundError, ConfigError
+    """
+    if (uid_column is not None) != uid_lists.is_uid_list(path):
+        raise ConfigError(
+            f"path={path!r} and column={uid_column!r}: a list of uids for DataComp's resharder "
+            "needs both a name that ends in .npy and the column that holds them, such as "
+            "to_selection('subset.npy', column='uid'); any other selection neither."
+        )
+    if uid_column is None:
+        return
+    frames.require_columns(frame, uid_column)
+    kind = frames.schema(frame).field(uid_column).type
+    if not pa.types.is_string(kind):
+        raise ConfigError(f"column {uid_column!r} is {kind}, not texts of 32 hexadecimal digits.")
+    if wanted.weight is not None:
+        raise ConfigError(
+            f"a list of uids has no weights, but there is the column {wanted.weight!r}; drop it, "
+            "or write a Parquet selection."
+        )
 
 
 def _refuse_other_file(path: str) -> None:
@@ -132,6 +171,9 @@ def _refuse_other_file(path: str) -> None:
 def is_selection(path: str) -> bool:
     """Whether a file is one that `to_selection` wrote."""
     try:
+        if uid_lists.is_uid_list(path):
+            uid_lists.read_uid_list(path)
+            return True
         return _MARK in sidecars.read_footer(path).record
     except DatasetError:
         return False
@@ -140,8 +182,9 @@ def is_selection(path: str) -> bool:
 class _ListRows:
     """Makes of a partition the rows of a selection."""
 
-    def __init__(self, wanted: Wanted):
+    def __init__(self, wanted: Wanted, uid_column: str | None):
         self.wanted = wanted
+        self.uid_column = uid_column
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
         table, summary = self.wanted.rows(table)
@@ -157,8 +200,21 @@ class _ListRows:
             columns[MULTIPLICITY] = counts
         if self.wanted.weight is not None:
             columns[WEIGHT] = table[self.wanted.weight].cast(pa.float64())
+        if self.uid_column is not None:
+            columns[_UID] = table[self.uid_column]
+            self._refuse_other_texts(table)
         summary |= {"samples": pc.sum(counts).as_py() or 0, "missing": passing - len(table)}
         return pa.table(columns), summary
+
+    def _refuse_other_texts(self, table: pa.Table) -> None:
+        values = table[self.uid_column]
+        other = pc.invert(uid_lists.are_uids(values))
+        if (row := pc.index(other, True).as_py()) >= 0:
+            key, shard = (table[name][row] for name in (self.wanted.id_col, SHARD_COLUMN))
+            raise DatasetError(
+                f"{self.uid_column!r} holds {values[row].as_py()!r} for the sample {key} of "
+                f"{shard}, not 32 hexadecimal digits; leave such rows out by filter."
+            )
 
 
 def _join(
@@ -169,10 +225,7 @@ def _join(
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
     """Copy the parts into one file, in their order; returns its summary."""
-    totals = {
-        name: sum(summary[name] for summary in summaries) for name in ("rows", "samples", "missing")
-    }
-    summary = {**totals, "dropped": vars(Dropped.total(summaries))}
+    summary = _totals(summaries)
     schema = pa.schema([(KEY, pa.string()), (SHARD_COLUMN, pa.string())])
     made_of = {}
     for name, source, kind in (
@@ -201,6 +254,27 @@ def _join(
         for table in _groups(locations):
             writer.write_table(table.replace_schema_metadata(schema.metadata))
     return summary
+
+
+def _join_uids(path: str, summaries: list[dict[str, Any]], locations: list[str]) -> dict[str, Any]:
+    """Write the uids of all parts, sorted and each as often as it is taken; returns a summary."""
+    pairs = [np.empty(0, dtype=uid_lists.PAIR)]
+    for location in locations:
+        part = sidecars.read_sidecar(location, [_UID, MULTIPLICITY])
+        of_part = uid_lists.pairs_of(part[_UID])
+        if MULTIPLICITY in part.column_names:
+            of_part = np.repeat(of_part, part[MULTIPLICITY].to_numpy())
+        pairs.append(of_part)
+    storage.make_dirs(storage.parent(path))
+    uid_lists.write_uid_list(path, np.concatenate(pairs))
+    return _totals(summaries)
+
+
+def _totals(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    totals = {
+        name: sum(summary[name] for summary in summaries) for name in ("rows", "samples", "missing")
+    }
+    return {**totals, "dropped": vars(Dropped.total(summaries))}
 
 
 def _groups(locations: Iterable[str]) -> Iterator[pa.Table]:

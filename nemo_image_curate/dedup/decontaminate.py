@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, EncoderMi
 from nemo_image_curate.quality.digest import ImageDigest
 from nemo_image_curate.quality.perceptual_hash import PerceptualHash
 from nemo_image_curate.stages.base import Stage, no_effect
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -61,7 +64,8 @@ class Decontaminate(Stage):
     embedding_column : str, default "image_embedding"
         Of the dataset and of references.
     encoder : str, optional
-        What the embeddings must be of. Default: all of the same encoder.
+        What the embeddings are of; those of which nothing is recorded are taken to be of it.
+        Default: all of the same one, with a warning where nothing is recorded.
     check_encoder : bool, default True
         Refuse embeddings of different encoders, as far as provenance tells.
     orientation : {"stored", "exif"}
@@ -146,6 +150,8 @@ class Decontaminate(Stage):
     @classmethod
     def preset(cls, name: str, reference: Any, **options: Any) -> Decontaminate:
         """With the threshold that others published for an encoder made for copies.
+
+        Embeddings of which no encoder is recorded are taken to be of that one.
 
         Parameters
         ----------
@@ -373,7 +379,7 @@ class Decontaminate(Stage):
                 )
         if not self.check_encoder:
             return
-        encoders = {name: _encoder(side, column) for name, side in sides.items()}
+        encoders = {name: _encoder(side, column) or self.encoder for name, side in sides.items()}
         required = self.encoder or encoders["the dataset"]
         for name, encoder in encoders.items():
             if encoder != required:
@@ -381,8 +387,14 @@ class Decontaminate(Stage):
                     f"embeddings of {name} are of {encoder or 'an unknown encoder'}, but should be "
                     f"of {required or 'the unknown one of the dataset'}: cosines between encoders "
                     "mean nothing. Embed both with one model, or, if you know that they are right, "
-                    "pass check_encoder=False."
+                    "name it as encoder= or pass check_encoder=False."
                 )
+        if required is None:
+            logger.warning(
+                "nothing records which encoder embeddings are of, neither those of the dataset nor "
+                "of references, and cosines between encoders mean nothing. If you know that all "
+                "are of one, name it as encoder=, or pass check_encoder=False (--no-check-encoder)"
+            )
 
 
 def _encoder(dataset: ImageTextPairDataset, column: str) -> str | None:

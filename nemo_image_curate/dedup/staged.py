@@ -191,7 +191,8 @@ def block_count(rows: int) -> int:
 
 def _blocks(counts: list[int], files: list[Path]) -> list[Block]:
     """Consecutive partitions of about as many rows for each block."""
-    least = sum(counts) / block_count(sum(counts))
+    # One at least, so that a dataset without rows has one block of them all.
+    least = max(1, sum(counts) / block_count(sum(counts)))
     starts = list(itertools.accumulate(counts, initial=0))
     edges = [0]
     for number in range(len(counts)):

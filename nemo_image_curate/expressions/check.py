@@ -27,6 +27,9 @@ _PATTERNS = frozenset({"contains", "match", "fullmatch"})
 # gigabytes, and Arrow crashes on rounding to digits that there are not.
 _MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
 _ASSIGNMENT = re.compile(r"(?<![=!<>])=(?!=)")
+_TEXT = re.compile("'[^']*'|\"[^\"]*\"")
+_UPPER_CASE = re.compile(r"\b(?:AND|OR|NOT|IN)\b")
+_VARIABLE = re.compile(r"(?:(\w+)\s+(not\s+)?in\s*)?@(\w+)")
 # Nobody means one in a text: they are what Python makes of \b and its like.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _ACCESSORS = frozenset(name.rpartition(".")[0] for name in METHODS) - {""}
@@ -88,7 +91,9 @@ def check(expression: str, columns: Sequence[str]) -> list[str]:
                 raise _refused(expression, f".{node.attr}")
         elif isinstance(node, ast.Call):
             if not isinstance(node.func, ast.Attribute):
-                raise _refused(expression, "calling a function")
+                raise _refused(
+                    expression, "calling a function", _hint(ast.unparse(node.func), quoted)
+                )
             _check_call(node, node.func.attr, expression)
     return [name for name in columns if name in used]
 
@@ -127,9 +132,8 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
         tree = ast.parse(_booleans(plain), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         problem = error.msg if isinstance(error, SyntaxError) else error
-        hint = " What is equal is written ==." if _ASSIGNMENT.search(plain) else ""
         raise ConfigError(
-            f"cannot use the expression {expression!r}: {problem}.{hint} {EXAMPLE}"
+            f"cannot use the expression {expression!r}: {problem}.{_hint(plain, quoted)} {EXAMPLE}"
         ) from error
     # Two backticks inside texts look like quotes of all that is between them.
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -138,6 +142,22 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
     if "`" in plain or hidden or quoted.keys() - names:
         raise _refused(expression, "a backtick inside a text")
     return tree, quoted
+
+
+def _hint(plain: str, quoted: dict[str, str]) -> str:
+    """What to write in place of what pandas or SQL would take."""
+    code = _TEXT.sub("", plain)
+    hint = " What is equal is written ==." if _ASSIGNMENT.search(code) else ""
+    if _UPPER_CASE.search(code):
+        hint += " Write and, or, not and in in lower case."
+    if variable := _VARIABLE.search(code):
+        column, negation, name = variable.groups()
+        column = quoted.get(column, column or "COLUMN")
+        hint += (
+            " Variables of Python are not known in it; filter by a list with "
+            f"ds.filter({'~' if negation else ''}ds.metadata[{column!r}].isin({name}))."
+        )
+    return hint
 
 
 def _unquoted(expression: str) -> tuple[dict[str, str], str]:
@@ -173,9 +193,9 @@ def _control_character(text: str, expression: str) -> ConfigError:
     )
 
 
-def _refused(expression: str, refused: str) -> ConfigError:
+def _refused(expression: str, refused: str, hint: str = "") -> ConfigError:
     return ConfigError(
-        f"{refused} is not allowed in the expression {expression!r}. Allowed are comparisons, "
-        f"arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts after .str). For "
-        "anything else filter in Python: ds.metadata[...]"
+        f"{refused} is not allowed in the expression {expression!r}.{hint} Allowed are "
+        f"comparisons, arithmetic, and the methods {', '.join(sorted(_METHODS))} (of texts "
+        "after .str). For anything else filter in Python: ds.metadata[...]"
     )

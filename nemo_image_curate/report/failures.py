@@ -108,6 +108,11 @@ def _account(account: Account) -> str:
     rows = [
         ["rows in sidecars", counted(account.rows_in_sidecars)],
         ["of these without an image in the tars", counted(account.without_image)],
+        *(
+            [["of these not downloaded, as their status says", counted(account.not_downloaded)]]
+            if account.not_downloaded
+            else []
+        ),
         ["samples in tars", counted(account.samples_in_tars)],
         ["of these without a row", counted(account.without_row)],
     ]

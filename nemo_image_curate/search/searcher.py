@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -39,9 +39,9 @@ class Searcher:
 
     Parameters
     ----------
-    embedder : ImageEmbedder
+    embedder : ImageEmbedder or None
         Embeds the queries; text queries need one with a text tower, such as `OpenCLIPEmbedder` or
-        `ConseEmbedder`.
+        `ConseEmbedder`. Without one, queries are the keys of stored images (``like=``).
     images : Searchable or sequence of Searchable
         Image vectors, such as a `VectorIndex` and ``ChromaStore.images``; answers are merged.
     texts : Searchable or sequence of Searchable, optional
@@ -54,13 +54,15 @@ class Searcher:
 
     def __init__(
         self,
-        embedder: ImageEmbedder,
+        embedder: ImageEmbedder | None,
         images: Searchable | Sequence[Searchable],
         texts: Searchable | Sequence[Searchable] | None = None,
         captions: CaptionIndex | None = None,
         device: str = "cpu",
     ):
-        self.embedder = embedder
+        self._embedder = embedder
+        # What the dataset records of its embeddings, to make their embedder when it is needed.
+        self._recorded: Mapping[str, Any] = {}
         self.images = images
         self.texts = texts
         self.captions = captions
@@ -80,7 +82,8 @@ class Searcher:
         ----------
         dataset : ImageTextPairDataset
         embedder : ImageEmbedder, optional
-            Default: the one that the dataset's ``image_embedding`` was made with.
+            Default: the one that the dataset's ``image_embedding`` was made with, as soon as a
+            text or an image is to be embedded; a search ``like`` a stored image needs none.
         store : ChromaStore or MilvusStore, optional
             A live store to search along with the dataset; or in place of its indexes, when the
             dataset was loaded into it (`MilvusStore.add_dataset`).
@@ -109,26 +112,43 @@ class Searcher:
         captions = None
         if storage.stat(captions_path(dataset)):
             captions = CaptionIndex.load(captions_path(dataset), dataset)
-        if embedder is None:
-            from nemo_image_curate.embedders.registry import embedder_of
-
-            embedder = embedder_of(dataset.provenance.get("image_embedding", {}))
         searcher = cls(embedder, images, texts or None, captions, device)
+        searcher._recorded = dataset.provenance.get("image_embedding", {})
         searcher.check()
         return searcher
 
+    @property
+    def embedder(self) -> ImageEmbedder:
+        """What embeds the queries.
+
+        Raises
+        ------
+        ConfigError
+            When none was given, and the dataset does not record one that can be made again.
+        """
+        if self._embedder is None:
+            from nemo_image_curate.embedders.registry import embedder_of
+
+            self._embedder = embedder_of(self._recorded)
+        return self._embedder
+
     def check(self) -> None:
-        """Refuse vectors of another encoder than the embedder's; every search does it.
+        """Refuse vectors of another encoder than the queries'; every search does it.
 
         Raises
         ------
         EncoderMismatchError
         """
-        encoder = self.embedder.encoder()
+        if self._embedder is None:
+            encoder = self._recorded.get("encoder")
+        else:
+            encoder = self._embedder.encoder()
         for searchable in self.searchables("images") + self.searchables("texts"):
+            # Without an embedder, all vectors are of one all the same.
+            encoder = encoder or searchable.encoder
             if searchable.encoder not in (None, encoder):
                 raise EncoderMismatchError(
-                    f"queries are embedded by {encoder!r}, but {type(searchable).__name__} holds "
+                    f"queries are vectors of {encoder!r}, but {type(searchable).__name__} holds "
                     f"vectors of {searchable.encoder!r}. Use the embedder that made them."
                 )
 
@@ -191,7 +211,7 @@ class Searcher:
         Raises
         ------
         ConfigError
-            For queries that cannot be used.
+            For queries that cannot be used, and texts and images when there is no embedder.
         ImageError
             When the image cannot be decoded.
         DatasetError

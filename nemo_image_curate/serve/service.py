@@ -49,6 +49,8 @@ class Service:
         store: LiveStore | None,
         settings: Settings,
     ):
+        # What cannot embed a query is refused now, not at the first one.
+        self.encoder = searcher.embedder.encoder()
         self.searcher = searcher
         self.store = store
         self.settings = settings
@@ -117,7 +119,7 @@ class Service:
         images, texts = self.searcher.searchables("images"), self.searcher.searchables("texts")
         n_images, n_texts = (sum(map(len, side)) for side in (images, texts))
         return {
-            "encoder": self.searcher.embedder.encoder(),
+            "encoder": self.encoder,
             "model": self.searcher.embedder.model_name,
             "embedding_dim": self.embedding_dim,
             "images": n_images,

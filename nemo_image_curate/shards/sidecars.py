@@ -238,24 +238,32 @@ def null_counts(location: str) -> dict[str, int | None]:
     Returns
     -------
     dict of str to int or None
-        None where that is not known, as of structs; empty for files of others.
+        None where that is not known, as of lists and structs, unless nothing in them is null;
+        empty for files of others.
     """
     with _reading(location):
         metadata = pq.read_metadata(pa.BufferReader(_tail(location)))
-    if not _record((metadata.metadata or {}).get(RECORD_KEY)):
+    record = _record((metadata.metadata or {}).get(RECORD_KEY))
+    if not record:
         return {}
-    names = [path.partition(".")[0] for path in _leaves(metadata)]
+    leaves = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+    is_plain = [leaf.max_definition_level <= 1 and not leaf.max_repetition_level for leaf in leaves]
+    # A plain column may have a dot in its name.
+    names = [
+        leaf.path if plain else leaf.path.partition(".")[0]
+        for leaf, plain in zip(leaves, is_plain, strict=True)
+    ]
+    # Statistics of lists count those that are empty, and nulls in them; embeddings have neither.
+    embeddings = {name for name, how in (record.get("columns") or {}).items() if "encoder" in how}
     counts: dict[str, int | None] = {name: 0 for name in names if names.count(name) == 1}
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for number, name in enumerate(names):
             statistics, count = group.column(number).statistics, counts.get(name)
             known = count is not None and statistics is not None and statistics.has_null_count
+            if known and statistics.null_count and not (is_plain[number] or name in embeddings):
+                known = False
             counts[name] = count + statistics.null_count if known else None
     return counts
-
-
-def _leaves(metadata: pq.FileMetaData) -> list[str]:
-    return [metadata.schema.column(number).path for number in range(metadata.num_columns)]
 
 
 def _is_large(metadata: pq.FileMetaData) -> bool:

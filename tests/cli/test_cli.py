@@ -99,6 +99,14 @@ def test_wrong_usage_is_exit_code_2(words):
     assert done.output.startswith("Usage: ")
 
 
+@pytest.mark.parametrize("name", ["export", "reshard", "convert"])
+def test_what_commands_are_called_elsewhere_names_ours(name):
+    done = CliRunner().invoke(main, [name, "x"])
+    assert done.exit_code == 2
+    assert f"No such command '{name}'" in done.output
+    assert "filter DATASET --where EXPR --output DIR" in done.output
+
+
 def test_from_pictures_to_clean_shards(run, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -11,12 +11,14 @@ import socket
 import subprocess
 import urllib.request
 
+import numpy as np
 import pytest
 
-from nemo_image_curate import ImageTextPairDataset, Searcher, TimmImageEmbedder
+from nemo_image_curate import ImageTextPairDataset, Searcher, TimmImageEmbedder, build_index
 from nemo_image_curate.cli.search import one_line
 from nemo_image_curate.demo import CAPTIONS, photographs
 from tests.cli.conftest import COMMAND
+from tests.dedup.make_embeddings import planted, write_embeddings
 from tests.make_embedders import column
 
 
@@ -161,6 +163,16 @@ def test_a_dataset_without_an_index_or_embeddings(indexed, run, tmp_path):
     told = run("search", indexed / "shards", "--text", "x", code=2, cluster=False)
     assert "no column 'image_embedding'" in told
     assert "no column 'image_embedding'" in run("index", indexed / "shards", code=2)
+
+
+def test_embeddings_of_unknown_origin_are_searched_by_stored_images(run, tmp_path):
+    vectors = planted(20)
+    build_index(write_embeddings(tmp_path / "data", vectors))
+    told = run("search", tmp_path / "data", "--like", "000007", "-k", "1", "--json", cluster=False)
+    nearest = np.argsort(-(vectors @ vectors[7]))[1]
+    assert [hit["key"] for hit in json.loads(told)] == [f"{nearest:06d}"]
+    told = run("search", tmp_path / "data", "--text", "x", code=2, cluster=False)
+    assert "of unknown origin" in told
 
 
 def test_a_store_that_was_loaded_answers_as_the_index_does(indexed, run):

@@ -74,3 +74,12 @@ def test_a_selection_lists_what_is_told_whatever_was_drawn_before(tmp_path, run)
     rows = [row for row in rows_of(open_dataset(tmp_path / "ds")) if row["selected"]]
     # A column that is called like one of clusters is none.
     assert [sum(row["cluster_1"] == number for row in rows) for number in range(4)] == [6] * 4
+
+
+def test_nothing_that_stays_is_told(tmp_path, run):
+    make_dataset(tmp_path / "ds", [2, 2])
+    where = ("--where", "width > 99999", "--output")
+    run("select", tmp_path / "ds", *where, tmp_path / "marked")
+    assert "nothing is selected of 4 rows." in run.stderr
+    run("filter", tmp_path / "ds", *where, tmp_path / "out")
+    assert "nothing is kept of 4 rows" in run.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +62,50 @@ def test_no_key_matches(tmp_path):
     )
 
 
+def test_rows_that_were_not_downloaded_are_no_faults(tmp_path):
+    write_tar(tmp_path / "in/0.tar", [("a.jpg", jpeg(1)), ("d.jpg", jpeg(2))])
+    status = {
+        "a": "success",
+        "b": "success",
+        "c": "failed_to_download",
+        # It is there all the same.
+        "d": "failed_to_resize",
+        "e": None,
+        "f": "failed_to_resize",
+    }
+    columns = {"key": list(status), "status": list(status.values())}
+    write_sidecar(tmp_path / "in/0.parquet", columns)
+    dataset = opened(tmp_path / "in")
+    account = dataset.account()
+    closes(account)
+    assert (account.with_image, account.without_image, account.not_downloaded) == (2, 4, 2)
+    assert account.faults == {"missing": 2}
+    assert [fault["key"] for fault in account.named] == ["b", "e"]
+    assert dataset.save_metadata(tmp_path / "out").account() == account
+    # Of a file of many shards, too.
+    write_tar(tmp_path / "in/1.tar", [("g.jpg", jpeg(3))])
+    columns = {"key": ["g", "h"], "status": ["success", "failed_to_download"]}
+    write_sidecar(tmp_path / "in/1.parquet", columns)
+    both = opened(tmp_path / "in")
+    both = both.replace(both.metadata.repartition(npartitions=1)).save_metadata(tmp_path / "both")
+    account = both.account()
+    closes(account)
+    assert (account.not_downloaded, account.faults) == (3, {"missing": 2})
+
+
+def test_a_shard_of_which_nothing_was_downloaded_has_no_faults(tmp_path):
+    write_tar(tmp_path / "0.tar", [])
+    columns = {"key": ["a", "b"], "status": ["failed_to_download"] * 2}
+    write_sidecar(tmp_path / "0.parquet", columns)
+    assert opened(tmp_path).account() == Account(2, 0, 0, 0, 0, 2, not_downloaded=2)
+
+
+def test_accounts_of_earlier_releases_are_taken():
+    record = dataclasses.asdict(Account(3, 2, 2, 0, 2, 1, {"missing": 1}))
+    del record["not_downloaded"]
+    assert Account.from_record(record) == Account(3, 2, 2, 0, 2, 1, {"missing": 1})
+
+
 def test_a_tar_that_is_no_tar(tmp_path):
     (tmp_path / "0.tar").write_bytes(b"<html>" * 1000)
     write_sidecar(tmp_path / "0.parquet", {"key": ["0", "1"]})
@@ -98,7 +144,7 @@ def test_tars_far_away_are_not_read_for_it(bucket, tmp_path):
     make_dataset(tmp_path, [2])
     fsspec.filesystem("s3").put(f"{tmp_path}/", f"{root}/", recursive=True)
     account = opened(root).account()
-    assert account == Account(2, None, None, None, None, None)
+    assert account == Account(2, None, None, None, None, None, not_downloaded=None)
     assert ImageStatistics()(opened(root)).save_metadata(tmp_path / "o").account() == Account(
         2, 2, 2, 0, 2, 0
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 
 import pyarrow as pa
 import pytest
@@ -41,6 +42,16 @@ def test_length_head_and_text(dataset, made):
     assert "3 shards" in text
     assert dataset.backend in text
     assert "caption" in text
+
+
+def test_head_does_not_make_workers_warn(tmp_path, client):
+    make_dataset(tmp_path, sizes=[4, 3, 5])
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path)
+    client.run(lambda: warnings.simplefilter("error", UserWarning))
+    try:
+        assert [len(dataset.head(n)) for n in (2, 6, 100)] == [2, 6, 12]
+    finally:
+        client.run(lambda: warnings.filters.pop(0))
 
 
 def test_filter(dataset, made):

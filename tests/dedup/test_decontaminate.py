@@ -31,6 +31,7 @@ from nemo_image_curate.errors import (
     EncoderMismatchError,
 )
 from tests.dedup.datasets import dataset
+from tests.dedup.make_embeddings import write_embeddings
 from tests.dedup.photographs import flipped, saved, scaled
 from tests.make_data import jpeg, write_sidecar, write_tar
 from tests.make_embedders import ThumbEmbedder, rows
@@ -384,6 +385,29 @@ def test_embeddings_that_cannot_be_compared(tmp_path):
     assert len(rows(stage(pool))) == 3
     with pytest.raises(EncoderMismatchError, match="should be of sscd_disc_mixup"):
         Decontaminate.preset("sscd-0.90", {"a": same}, by="semantic")(pool)
+
+
+def test_warns_of_embeddings_whose_encoder_is_not_recorded(tmp_path, caplog, backend):
+    vectors = np.random.default_rng(0).normal(size=(3, 4))
+    pool = write_embeddings(tmp_path / "pool", vectors, backend=backend)
+    val = write_embeddings(tmp_path / "val", vectors[:2], backend=backend)
+
+    def warnings(**options: Any) -> list[str]:
+        caplog.clear()
+        stage = Decontaminate({"a": val}, "semantic", work_dir=tmp_path / "work", **options)
+        assert sum(row["is_leak"] for row in rows(stage(pool))) == 2
+        return [record.getMessage() for record in caplog.records if "encoder" in record.msg]
+
+    (message,) = warnings()
+    assert "name it as encoder=" in message
+    assert not warnings(encoder="one")
+    assert not warnings(check_encoder=False)
+    pool.provenance["image_embedding"] = {"encoder": "one"}
+    assert not warnings(encoder="one")
+    with pytest.raises(EncoderMismatchError, match="the dataset are of one, but should be of two"):
+        warnings(encoder="two")
+    val.provenance["image_embedding"] = {"encoder": "one"}
+    assert not warnings()
 
 
 def test_presets():

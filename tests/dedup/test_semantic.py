@@ -62,6 +62,14 @@ def test_equals_brute_force(tmp_path, backend, rule, n_clusters):
     assert set(columns["cluster"]) <= set(range(400 if n_clusters == "auto" else 7))
 
 
+@pytest.mark.parametrize("keep", ["first", "best", "hard"])
+def test_several_partitions_without_rows(tmp_path, backend, keep):
+    dataset = write_embeddings(tmp_path / "data", planted(40), 10, backend, score=[1.0] * 40)
+    by = "score" if keep == "best" else None
+    stage = SemanticDedup(0.1, keep=keep, by=by, work_dir=tmp_path / "work")
+    assert found(stage(dataset.filter("score > 2")))["key"] == []
+
+
 @pytest.mark.parametrize("keep", ["first", "random", "best", "hard", "easy"])
 def test_keep_policies(tmp_path, backend, keep):
     vectors = planted(300, copies=0.5)

@@ -129,3 +129,23 @@ def test_one_sign_of_equality_is_told_to_be_two(expression, is_meant):
         check(expression, ["width"])
     assert ("What is equal is written ==." in str(told.value)) == is_meant
     assert "unknown" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "remedy"),
+    [
+        ("width > 1 AND height > 1", "Write and, or, not and in in lower case."),
+        ("(width > 1) OR (height > 1)", "Write and, or, not and in in lower case."),
+        ("NOT (width > 1)", "Write and, or, not and in in lower case."),
+        ("label IN ['a']", "Write and, or, not and in in lower case."),
+        ("label in @names", "ds.filter(ds.metadata['label'].isin(names))."),
+        ("`the label` not in @names", "ds.filter(~ds.metadata['the label'].isin(names))."),
+        ("label == 'cats AND dogs, @home' and", None),
+    ],
+)
+def test_what_sql_and_pandas_write_gets_a_remedy(expression, remedy):
+    with pytest.raises(ConfigError) as told:
+        check(expression, ["width", "height", "label", "the label"])
+    message = str(told.value).replace(repr(expression), "")
+    assert remedy is None or remedy in message
+    assert remedy or not ("lower case" in message or "isin" in message)

@@ -343,8 +343,28 @@ def test_opening_without_an_index_says_how_to_make_one(tmp_path):
 
 
 def test_opening_without_an_embedder_takes_the_recorded_one_or_asks(dataset):
-    with pytest.raises(ConfigError, match=r"made by 'WordEmbedder'.*embedder="):
-        Searcher.open(dataset)
+    searcher = Searcher.open(dataset)
+    for query in ({"text": "7"}, {"image": jpeg(7)}, {"like": key(7), "negative_text": "8"}):
+        with pytest.raises(ConfigError, match=r"made by 'WordEmbedder'.*embedder="):
+            searcher.search(**query)
+
+
+def test_like_a_stored_image_needs_no_embedder(dataset, searcher, tmp_path, backend):
+    like = {"like": key(7), "k": 5, "collapse": 0.99}
+    assert Searcher.open(dataset).search(**like) == searcher.search(**like)
+    vectors = thumbs(NUMBERS)
+    unrecorded = write_embeddings(tmp_path / "data", vectors, backend=backend)
+    build_index(unrecorded)
+    found = Searcher.open(unrecorded).search(like="000007", k=3)
+    nearest = np.argsort(-(vectors @ vectors[7]))[1:4]
+    assert keys(found) == [f"{row:06d}" for row in nearest]
+    with pytest.raises(ConfigError, match=r"of unknown origin; give the embedder"):
+        Searcher.open(unrecorded).search("7")
+    index = VectorIndex.load(index_path(dataset))
+    live = ChromaStore(tmp_path / "store", WordEmbedder("other"))
+    with pytest.raises(EncoderMismatchError, match=r"'thumb'.*'other'"):
+        Searcher(None, [index, live.images]).search(like=key(7))
+    live.close()
 
 
 def test_opening_beside_another_dataset_is_refused(tmp_path, dataset):

@@ -63,6 +63,26 @@ def test_nulls_of_columns_that_not_every_file_has(tmp_path):
     assert known == {"key": 0, "shard": 0, "a": 1, "s": None}
 
 
+def test_nulls_of_lists_are_told_only_where_footers_know_them(tmp_path):
+    write_tar(tmp_path / "in" / "0.tar", [(f"{key}.jpg", jpeg(1)) for key in "abc"])
+    columns = {
+        "key": list("abc"),
+        "boxes": pa.array([[], [[0.1, 0.4]], []], pa.list_(pa.list_(pa.float64()))),
+        "tags": [[], ["cat"], None],
+        "words": [["a"], ["b", "c"], ["d"]],
+        "image_embedding": pa.array([[1.0, 0.0], None, [0.0, 1.0]], pa.list_(pa.float32())),
+        "a.b": [1, None, None],
+        "one": [{"x": 1}, {"x": None}, {"x": 2}],
+    }
+    write_sidecar(tmp_path / "in" / "0.parquet", columns)
+    dataset = ImageTextPairDataset.from_webdataset(tmp_path / "in", backend="cpu")
+    dataset.provenance["image_embedding"] = {"encoder": "thumb"}
+    saved = dataset.save_metadata(tmp_path / "out", progress=False)
+    known = {one.name: one.nulls for one in summarise(saved).columns}
+    told = {"key": 0, "shard": 0, "words": 0, "image_embedding": 1, "a.b": 2}
+    assert known == told | {"boxes": None, "tags": None, "one": None}
+
+
 def test_nothing_is_computed(saved):
     dataset = saved.with_columns(refuse, {"dear": pa.float32()})
     summary = summarise(dataset)
