@@ -101,7 +101,7 @@ def test_a_wrong_name_lists_the_columns_and_the_closest(dataset):
 
 @pytest.mark.parametrize("digits", ["0x" + "F" * 5000, "-0b" + "1" * 1025, "9" * 400])
 def test_whole_numbers_have_up_to_1024_bits(dataset, digits):
-    with pytest.raises(ConfigError, match="^a whole number of more than 1,024 bits"):
+    with pytest.raises(ConfigError, match=r"^a whole number of more than 1,024 bits"):
         dataset.filter(f"width > {digits}")
     assert len(dataset.filter(f"width < {2**1023:#x}")) == len(dataset.filter("width > 0"))
 

@@ -25,7 +25,14 @@ import numpy as np
 from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs, worker_cache
 from nemo_image_curate.dataset.fingerprints import fingerprint
-from nemo_image_curate.index.kinds.base import Engine, Files, Kind, read_faiss, write_faiss
+from nemo_image_curate.index.kinds.base import (
+    Engine,
+    Files,
+    Kind,
+    open_faiss,
+    read_faiss,
+    write_faiss,
+)
 from nemo_image_curate.index.kinds.ivf_codes import LEAST, STEP, Codes, new_index, projection
 from nemo_image_curate.index.rows import sample_scores
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions, staged_vectors
@@ -142,8 +149,11 @@ class Ivf(Kind):
 
     def open(self, files: Files) -> Engine:
         """Read the codes, and map the vectors."""
-        vectors = VectorFile(files["vectors"], self.dim) if "vectors" in files else None
-        return ListEngine(read_faiss(files["index"]), vectors)
+        vectors = None
+        if self.rerank:
+            vectors = VectorFile(files["vectors"], self.dim, self.count)
+        index = open_faiss(files["index"], "IndexPreTransform", self.count, self.dim)
+        return ListEngine(index, vectors)
 
 
 def train(plan: Ivf, staged: StagedPartitions, partitions: Mapping[int, StagedPartition]) -> Path:
