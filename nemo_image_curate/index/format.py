@@ -160,7 +160,7 @@ def _parsed(folder: str, content: Mapping[str, Any]) -> SavedIndex:
     recipe, files = content["recipe"], content["files"]
     _check_types("recipe", recipe, _RECIPE_TYPES)
     of_lists = {name: types for name, types in _LIST_TYPES.items() if name in recipe}
-    _check_types("recipe", recipe, of_lists)
+    _check_types("recipe", recipe, of_lists, least=1)
     _check_types("options", recipe["options"], _OPTION_TYPES)
     _check_types("files", files, {"rows": (dict,)})
     for role, record in files.items():
@@ -177,14 +177,16 @@ def _parsed(folder: str, content: Mapping[str, Any]) -> SavedIndex:
     return SavedIndex(folder, recipe, files, partitions)
 
 
-def _check_types(part: str, record: Any, types: Mapping[str, tuple[type, ...]]) -> None:
+def _check_types(
+    part: str, record: Any, types: Mapping[str, tuple[type, ...]], least: int = 0
+) -> None:
     """Raises `KeyError` for an entry that is not there, `TypeError` for one of another type."""
     if not isinstance(record, dict):
         raise TypeError(f"{part} is no object")
     for name, allowed in types.items():
         value = record[name]
         # True is an int to isinstance.
-        if type(value) not in allowed or (type(value) is int and value < 0):
+        if type(value) not in allowed or (type(value) is int and value < least):
             raise TypeError(f"{name} of {part} is {reprlib.repr(value)}")
 
 

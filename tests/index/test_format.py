@@ -69,6 +69,24 @@ def test_foreign_files_of_the_right_hash(tmp_path, kind):
             VectorIndex.load(built.path)
 
 
+@pytest.mark.parametrize("rerank", [True, False])
+def test_lists_of_other_rows_are_damaged(tmp_path, rerank):
+    dataset = write_embeddings(tmp_path / "data", planted(200))
+    built = build_index(dataset, kind="ivf", rerank=rerank)
+    path = Path(built.path) / built.recipe["files"]["index"]["name"]
+    for last in (0, 200, 2**40):
+        index = faiss.read_index(str(path))
+        lists = faiss.downcast_index(index.index).invlists
+        number = max(range(lists.nlist), key=lists.list_size)
+        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))[-2:] = (0, last)
+        content = path.read_bytes()
+        forge(built, "index", faiss.serialize_index(index).tobytes())
+        with pytest.raises(DatasetError, match="its lists do not hold each of 200 rows once"):
+            VectorIndex.load(built.path)
+        forge(built, "index", content)
+    assert len(VectorIndex.load(built.path)) == 200
+
+
 def test_other_rows_and_vectors_of_the_right_hash(tmp_path):
     built = build_index(write_embeddings(tmp_path / "data", planted(200)), kind="ivf")
     record = built.recipe["files"]
@@ -139,7 +157,7 @@ def test_damaged_description(tmp_path, content, message):
         *[(("recipe", "count"), value) for value in (None, 2**40, 7)],
         *[(("recipe", name), []) for name in ("factory", "id_col", "column", "encoder", "recall")],
         *[(("recipe", "options", "rerank"), "x"), (("recipe", "bytes"), None)],
-        *[(("recipe", "nprobe"), "x"), (("recipe", "candidates"), None)],
+        *[(("recipe", "nprobe"), "x"), (("recipe", "candidates"), 0)],
         *[(("partitions", 0), None), (("partitions", 0, "rows"), "x")],
         *[(("partitions", 0, "changed"), None), (("recipe", "id_col"), "none")],
     ],
