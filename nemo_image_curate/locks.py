@@ -196,7 +196,7 @@ def _record() -> bytes:
 def _holder(record: bytes) -> dict[str, Any]:
     """Who a lock is of; nothing when its file was not written whole."""
     try:
-        return dict(json.loads(record))
+        return dict(storage.parse_json(record))
     except (TypeError, ValueError):
         return {}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob as glob_module
+import json
 import logging
 import os
 import posixpath
@@ -498,6 +499,20 @@ def read_bytes(location: str) -> bytes:
             return Path(location).read_bytes()
         fs, path = filesystem(location)
         return bytes(fs.cat_file(path))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from a file.
+
+    Raises
+    ------
+    ValueError
+        For what is no JSON, and for what is nested deeper than Python reads.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def open_read(location: str) -> IO[bytes]:

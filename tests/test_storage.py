@@ -104,6 +104,13 @@ def test_a_failed_write_leaves_the_old_file_whole(place):
         assert os.listdir(place) == ["a.bin"]
 
 
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000, '{"a":' * 100_000])
+def test_what_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        storage.parse_json(text)
+    assert storage.parse_json('{"a": [1]}') == {"a": [1]}
+
+
 def test_leftovers_of_killed_runs_are_removed(tmp_path):
     (tmp_path / "sub").mkdir()
     mine = tmp_path / "sub" / ".a.parquet.curate-tmp-0123"

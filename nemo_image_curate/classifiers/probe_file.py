@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nemo_image_curate import storage
+from nemo_image_curate.dataset.sources import ERROR_COLUMN, SHARD_COLUMN
 from nemo_image_curate.errors import WeightsError
 from nemo_image_curate.models import weights
 
@@ -19,6 +20,8 @@ from nemo_image_curate.models import weights
 _RECIPE, _KIND = "nemo_image_curate", "LinearProbe"
 # What is needed of it to score.
 _RECORDED = ("classes", "is_bool", "pred_column", "encoder")
+# Columns of every dataset, which a probe would replace.
+OTHER_COLUMNS = ("key", SHARD_COLUMN, ERROR_COLUMN)
 
 
 @dataclass(frozen=True)
@@ -75,17 +78,43 @@ def _read(location: str, digest: str) -> ProbeFile:
 
     try:
         with safe_open(location, "numpy") as file:
-            recipe = json.loads((file.metadata() or {}).get(_RECIPE, "{}"))
-            if recipe.get("kind") == _KIND:
-                for name in _RECORDED:
-                    recipe[name]
-                weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
-                return ProbeFile(weight, bias, recipe, digest)
-    except KeyError as error:
-        raise WeightsError(f"LinearProbe: {location} is damaged: it lacks {error}.") from error
-    except (SafetensorError, ValueError) as error:
+            recipe = storage.parse_json((file.metadata() or {}).get(_RECIPE, "{}"))
+            if not isinstance(recipe, dict) or recipe.get("kind") != _KIND:
+                raise WeightsError(
+                    f"LinearProbe: {location} holds other weights than those of a probe, which "
+                    "LinearProbe.fit writes."
+                )
+            weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
+    # The last for types that NumPy does not have.
+    except (SafetensorError, ValueError, TypeError) as error:
         raise WeightsError(f"LinearProbe: {location} is no safetensors file: {error}") from error
-    raise WeightsError(
-        f"LinearProbe: {location} holds other weights than those of a probe, which LinearProbe.fit "
-        "writes."
-    )
+    if problem := _problem(recipe, weight, bias):
+        raise WeightsError(
+            f"LinearProbe: {location} is damaged: {problem}. Write it again with LinearProbe.fit, "
+            "or with the command probe."
+        )
+    return ProbeFile(weight, bias, recipe, digest)
+
+
+def _problem(recipe: dict[str, Any], weight: np.ndarray, bias: np.ndarray) -> str | None:
+    """What is wrong with the parts of a probe; None where they fit together."""
+    for name in _RECORDED:
+        if name not in recipe:
+            return f"it lacks {name!r}"
+    classes, is_bool, pred_column, encoder = (recipe[name] for name in _RECORDED)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return "its classes are no list of names"
+    if len(set(classes)) < len(classes):
+        return "two of its classes have one name"
+    if not isinstance(is_bool, bool) or (is_bool and len(classes) != 2):
+        return f"is_bool={is_bool!r} does not suit its {len(classes)} classes"
+    if not isinstance(pred_column, str) or not pred_column or pred_column in OTHER_COLUMNS:
+        return f"pred_column={pred_column!r} is no name for its column"
+    if not isinstance(encoder, (str, type(None))):
+        return f"its encoder is {encoder!r}, no name"
+    if weight.ndim != 2 or len(weight) != len(classes) or bias.shape != (len(classes),):
+        shapes = f"{weight.shape} and {bias.shape}"
+        return f"its weights, of shapes {shapes}, are not those of {len(classes)} classes"
+    if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in (weight, bias)):
+        return "its weights are not finite numbers in float32"
+    return None

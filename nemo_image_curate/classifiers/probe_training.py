@@ -14,7 +14,7 @@ from nemo_image_curate.classifiers.base import origin
 from nemo_image_curate.classifiers.label_tables import Labels, is_missing
 from nemo_image_curate.classifiers.labelled import KEPT, LabelledRows, labelled_rows, listed
 from nemo_image_curate.classifiers.logistic import MAX_FOLDS, Fitted, fit
-from nemo_image_curate.classifiers.probe_file import ProbeFile
+from nemo_image_curate.classifiers.probe_file import OTHER_COLUMNS, ProbeFile
 from nemo_image_curate.classifiers.probe_report import ProbeReport, scores_of
 from nemo_image_curate.classifiers.prompts import label_columns
 from nemo_image_curate.errors import ConfigError, DatasetError, EncoderMismatchError, require
@@ -52,6 +52,10 @@ def train(
         raise ConfigError(f"C={C!r} should be 'auto' or a number over 0.")
     if not 0 <= seed < _SEEDS:
         raise ConfigError(f"seed={seed} should be 0 or more, and below 2**32.")
+    if pred_column in OTHER_COLUMNS:
+        raise ConfigError(
+            f"pred_column={pred_column!r} is a column of every dataset; name another."
+        )
     location = storage.local_path(path, "path", "workers read it")
     if not location.endswith(".safetensors"):
         raise ConfigError(f"path={os.fspath(path)!r} should end in .safetensors.")

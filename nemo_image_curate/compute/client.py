@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import multiprocessing
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 
-from nemo_image_curate import frames
+from nemo_image_curate import frames, storage
 from nemo_image_curate.compute import _dask, workers
 from nemo_image_curate.compute.devices import usable_cores
 from nemo_image_curate.errors import ClusterError, ConfigError
@@ -162,7 +161,7 @@ def _is_written(scheduler_file: str) -> bool:
 
 
 def _address_in(scheduler_file: str) -> str:
-    return str(json.loads(Path(scheduler_file).read_text())["address"])
+    return str(storage.parse_json(Path(scheduler_file).read_text())["address"])
 
 
 def _await(condition: Callable[[], bool], until: float, wait: float, what: str, how: str) -> None:

@@ -40,7 +40,7 @@ def read_manifest(folder: str, root: str | None) -> tuple[str, list[Source], lis
         raise unfinished(folder)
     content = storage.read_bytes(location)
     try:
-        manifest = json.loads(content)
+        manifest = storage.parse_json(content)
         written = manifest.get("format")
     except (ValueError, AttributeError) as error:
         raise DatasetError(f"{location} is damaged: {error}. Run save_metadata again.") from error
@@ -124,7 +124,7 @@ def remove_departed(folder: str, root: str, files: Iterable[dict[str, Any]]) -> 
         What the next manifest will name.
     """
     try:
-        listed = json.loads(storage.read_bytes(storage.join(folder, MANIFEST)))["files"]
+        listed = storage.parse_json(storage.read_bytes(storage.join(folder, MANIFEST)))["files"]
         before = {str(entry["file"]): str(entry["shard"]) for entry in listed if entry["shard"]}
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         return

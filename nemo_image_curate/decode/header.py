@@ -49,6 +49,8 @@ _SIGNATURE = 16
 # What is wrong with a picture is said of its row. Pillow warns of each damaged tag by its number,
 # of 65,000 in one file, and Python keeps every text that it has shown.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Of a picture inside of an icon; we refuse it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,11 @@ from nemo_image_curate.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
+
+# Pixels that are converted at once.
+_BLOCK_PIXELS = 2**20
+# Pillow's decoders count the bits of a row, up to 64 for each pixel, in a C int.
+_WIDEST = 2**31 // 64 - 8
 
 
 def decode_image(data: bytes | memoryview, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFile:
@@ -57,6 +64,10 @@ def loaded(image: ImageFile, data: bytes | memoryview) -> ImageFile:
                 image = open_image(ended.data)
         try:
             image.load()
+        except MemoryError as error:
+            if image.width > _WIDEST:
+                raise ImageError(f"rows of {image.width} pixels") from error
+            raise
         except (OSError, SyntaxError, ValueError):
             if (shorter := png.without_notes(data)) is None:
                 raise
@@ -112,16 +123,13 @@ def rgb_pixels(image: Image.Image) -> np.ndarray:
         With a short reason.
     """
     with as_image_error():
-        if (gray := _high_bytes(image)) is not None:
-            return np.repeat(gray[:, :, None], 3, axis=2)
+        image.load()
+        if _is_16_bit_gray(image):
+            return _in_blocks(image, 3, lambda block: _high_bytes(block)[:, :, None])
+        _refuse_32_bit(image)
         if image.has_transparency_data:
-            picture = image.convert("RGBA")
-            white = Image.new("RGB", image.size, "white")
-            # To the nearest: exact for all colours and alphas.
-            white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
-            return np.array(white)
-        # A copy, because torch warns of arrays that it may not write to.
-        return np.array(image.convert("RGB"))
+            return _in_blocks(image, 3, _on_white)
+        return _in_blocks(image, 3, lambda block: np.asarray(block.convert("RGB")))
 
 
 def rgba_pixels(image: Image.Image) -> np.ndarray:
@@ -135,12 +143,44 @@ def rgba_pixels(image: Image.Image) -> np.ndarray:
         With a short reason.
     """
     with as_image_error():
-        if (gray := _high_bytes(image)) is None:
-            pixels = np.array(image.convert("RGBA"))
-        else:
-            pixels = np.repeat(gray[:, :, None], 4, axis=2)
-            clear = np.asarray(image) == image.info.get("transparency", -1)
-            pixels[:, :, 3] = np.where(clear, 0, 255)
+        image.load()
+        if _is_16_bit_gray(image):
+            return _in_blocks(image, 4, _high_bytes_with_alpha)
+        _refuse_32_bit(image)
+        return _in_blocks(image, 4, _with_alpha)
+
+
+def _in_blocks(
+    image: Image.Image, channels: int, convert: Callable[[Image.Image], np.ndarray]
+) -> np.ndarray:
+    """The pixels of an image, converted one part after the other.
+
+    Pillow's conversions hold the picture several times.
+    """
+    height, width = image.height, image.width
+    # A copy, because torch warns of arrays that it may not write to.
+    pixels = np.empty((height, width, channels), np.uint8)
+    columns = min(width, _BLOCK_PIXELS)
+    rows = max(1, _BLOCK_PIXELS // max(1, columns))
+    if height <= rows and width <= columns:
+        pixels[:] = convert(image)
+        return pixels
+    for top, left in itertools.product(range(0, height, rows), range(0, width, columns)):
+        bottom, right = min(height, top + rows), min(width, left + columns)
+        pixels[top:bottom, left:right] = convert(image.crop((left, top, right, bottom)))
+    return pixels
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    picture = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    # To the nearest: exact for all colours and alphas.
+    white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return np.asarray(white)
+
+
+def _with_alpha(image: Image.Image) -> np.ndarray:
+    pixels = np.array(image.convert("RGBA"))
     pixels[pixels[:, :, 3] == 0] = 0
     return pixels
 
@@ -159,16 +199,25 @@ def turned(pixels: np.ndarray, turn: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _high_bytes(image: Image.Image) -> np.ndarray | None:
-    """16-bit gray as 8-bit gray, its transparent value white; None for other images."""
-    if not (image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")):
-        _refuse_32_bit(image)
-        return None
+def _is_16_bit_gray(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
+
+
+def _high_bytes(image: Image.Image) -> np.ndarray:
+    """16-bit gray as 8-bit gray, its transparent value white."""
     values = np.asarray(image)
     gray = (values >> 8).astype(np.uint8)
     if (clear := image.info.get("transparency")) is not None:
         gray[values == clear] = 255
     return gray
+
+
+def _high_bytes_with_alpha(image: Image.Image) -> np.ndarray:
+    pixels = np.repeat(_high_bytes(image)[:, :, None], 4, axis=2)
+    is_clear = np.asarray(image) == image.info.get("transparency", -1)
+    pixels[:, :, 3] = np.where(is_clear, 0, 255)
+    pixels[is_clear] = 0
+    return pixels
 
 
 def _refuse_32_bit(image: Image.Image) -> None:

@@ -156,12 +156,13 @@ def _read(path: str, _: str) -> AlignedModel:
 
     try:
         with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            header = storage.parse_json((file.metadata() or {}).get(_HEADER, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} is no safetensors file: {error}") from error
-    if header.get("format") != _FORMAT:
-        kind = f"format {header['format']}" if header else "other weights"
+    written = header.get("format") if isinstance(header, dict) else None
+    if written != _FORMAT:
+        kind = "other weights" if written is None else f"format {written}"
         raise WeightsError(
             f"{path} holds {kind}, not an aligned model of format {_FORMAT}. Give what "
             "AlignedEmbedder.fit, or the command learn, wrote."
@@ -196,7 +197,7 @@ def read_facts(path: str) -> dict[str, Any]:
     if not place.is_file():
         return {}
     try:
-        facts: dict[str, Any] = json.loads(place.read_text("utf-8"))
+        facts: dict[str, Any] = storage.parse_json(place.read_text("utf-8"))
         is_of_it = facts["weights_sha256"] == weights.sha256_of(file)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(

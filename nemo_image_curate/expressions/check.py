@@ -26,6 +26,8 @@ _PATTERNS = frozenset({"contains", "match", "fullmatch"})
 # What a short text may ask for. Counted repetitions cost milliseconds a row, sums of texts
 # gigabytes, and Arrow crashes on rounding to digits that there are not.
 _MOST_NODES, _MOST_SUMS, _MOST_PATTERN, _MOST_DIGITS = 1000, 16, 200, 15
+# No float is larger, and Python does not write out whole numbers of 4,300 digits.
+_MOST_BITS = 1024
 _ASSIGNMENT = re.compile(r"(?<![=!<>])=(?!=)")
 _TEXT = re.compile("'[^']*'|\"[^\"]*\"")
 _UPPER_CASE = re.compile(r"\b(?:AND|OR|NOT|IN)\b")
@@ -135,10 +137,12 @@ def parse(expression: str) -> tuple[ast.Expression, dict[str, str]]:
         raise ConfigError(
             f"cannot use the expression {expression!r}: {problem}.{_hint(plain, quoted)} {EXAMPLE}"
         ) from error
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    if any(isinstance(value, int) and value.bit_length() > _MOST_BITS for value in constants):
+        raise _refused(expression, f"a whole number of more than {_MOST_BITS:,} bits")
     # Two backticks inside texts look like quotes of all that is between them.
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    texts = [str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    hidden = any(name in text for name in quoted for text in texts)
+    hidden = any(name in str(value) for name in quoted for value in constants)
     if "`" in plain or hidden or quoted.keys() - names:
         raise _refused(expression, "a backtick inside a text")
     return tree, quoted

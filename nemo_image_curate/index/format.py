@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -71,6 +72,30 @@ class Partition(Mark):
 
 
 _PARTITION_FIELDS = tuple(field.name for field in fields(Partition))
+_NUMBER, _NONE = (int, float), type(None)
+# What must be there of each part of a description, and of which types.
+_RECIPE_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("kind", "factory", "id_col", "column"), (str,)),
+    **dict.fromkeys(("dim", "count", "lists", "left_out", "trained_on"), (int,)),
+    **dict.fromkeys(("options", "provenance", "bytes"), (dict,)),
+    "encoder": (str, _NONE),
+    "recall": _NUMBER,
+}
+# Of indexes with lists only.
+_LIST_TYPES: dict[str, tuple[type, ...]] = dict.fromkeys(("width", "nprobe", "candidates"), (int,))
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "kind": (str,),
+    "rerank": (bool,),
+    "target_recall": _NUMBER,
+    "max_memory": (int, _NONE),
+}
+_FILE_TYPES: dict[str, tuple[type, ...]] = {"name": (str,), "size": (int,), "sha256": (str,)}
+_PARTITION_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("shard", "fingerprint", "digest"), (str,)),
+    "changed": _NUMBER,
+    "rows": (int,),
+    "indexed": (int,),
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,7 @@ def read(folder: str) -> SavedIndex:
         state = "an index that was not finished" if unfinished else "no index"
         raise DatasetError(f"{folder} holds {state}. Run build_index(dataset).") from error
     try:
-        content = json.loads(text)
+        content = storage.parse_json(text)
         version = content["format"]
         if version == FORMAT:
             return _parsed(folder, content)
@@ -132,15 +157,37 @@ def read(folder: str) -> SavedIndex:
 
 def _parsed(folder: str, content: Mapping[str, Any]) -> SavedIndex:
     """Raises `KeyError` or `TypeError` for a description that lacks something."""
-    for name in ("kind", "dim", "id_col", "column", "encoder", "options"):
-        content["recipe"][name]
-    for name in ("name", "size", "sha256"):
-        content["files"]["rows"][name]
+    recipe, files = content["recipe"], content["files"]
+    _check_types("recipe", recipe, _RECIPE_TYPES)
+    of_lists = {name: types for name, types in _LIST_TYPES.items() if name in recipe}
+    _check_types("recipe", recipe, of_lists, least=1)
+    _check_types("options", recipe["options"], _OPTION_TYPES)
+    _check_types("files", files, {"rows": (dict,)})
+    for role, record in files.items():
+        _check_types(role, record, _FILE_TYPES)
+        # It is joined to the folder.
+        if not _NAME.fullmatch(record["name"]):
+            raise TypeError(f"the name of {role} is {record['name']!r}")
+    for partition in content["partitions"]:
+        _check_types("a partition", partition, _PARTITION_TYPES)
     partitions = [
         Partition(**{name: partition[name] for name in _PARTITION_FIELDS})
         for partition in content["partitions"]
     ]
-    return SavedIndex(folder, content["recipe"], content["files"], partitions)
+    return SavedIndex(folder, recipe, files, partitions)
+
+
+def _check_types(
+    part: str, record: Any, types: Mapping[str, tuple[type, ...]], least: int = 0
+) -> None:
+    """Raises `KeyError` for an entry that is not there, `TypeError` for one of another type."""
+    if not isinstance(record, dict):
+        raise TypeError(f"{part} is no object")
+    for name, allowed in types.items():
+        value = record[name]
+        # True is an int to isinstance.
+        if type(value) not in allowed or (type(value) is int and value < least):
+            raise TypeError(f"{name} of {part} is {reprlib.repr(value)}")
 
 
 def check(saved: SavedIndex, whole: bool) -> None:

@@ -51,6 +51,8 @@ def scan(
             rows = allowed[start:stop]
             vectors = engine.decode(rows)
         for number, products in enumerate(projected @ vectors.T):
+            # Vectors that are not finite come last.
+            products = np.where(np.isnan(products), -np.inf, products)
             scores = np.concatenate([candidate_scores[number], products])
             positions = np.arange(len(scores))
             if len(scores) > k:

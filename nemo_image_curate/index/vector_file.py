@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo_image_curate import storage
+from nemo_image_curate.errors import DatasetError
 
 # Rows that are converted at once.
 _ROWS = 8192
@@ -22,17 +23,30 @@ class VectorFile:
     ----------
     path : Path
     dim : int
+    count : int, optional
+        How many there should be.
 
     Attributes
     ----------
     half : torch.Tensor, shape (n, d), float16
         The mapped file.
+
+    Raises
+    ------
+    DatasetError
+        When it holds another number of vectors.
     """
 
-    def __init__(self, path: Path, dim: int):
+    def __init__(self, path: Path, dim: int, count: int | None = None):
         import torch
 
-        rows = os.stat(path).st_size // (2 * dim)
+        size = os.stat(path).st_size
+        if count is not None and size != 2 * dim * count:
+            raise DatasetError(
+                f"{path} is damaged: it has {size:,} bytes, which are not {count:,} vectors of "
+                f"{dim} values. Build the index again."
+            )
+        rows = size // (2 * dim)
         # Copy-on-write, as torch wants memory that could be written to.
         mapped = np.memmap(path, dtype=np.float16, mode="c", shape=(rows, dim))
         # torch converts float16 ten times as fast as NumPy (measured).

@@ -136,12 +136,22 @@ class VectorIndex:
     def __init__(self, saved: SavedIndex):
         self.path = saved.folder
         self.recipe: dict[str, Any] = {**saved.recipe, "files": saved.files}
+        kind = from_recipe(saved.recipe)
+        if missing := set(kind.roles) - set(saved.files):
+            raise self._damaged(f"it names no file of {', '.join(sorted(missing))}")
         self.rows = saved.open_rows()
+        names = {saved.recipe["id_col"], SHARD_COLUMN}
+        if len(self.rows) != kind.count or not names <= set(self.rows.columns):
+            raise self._damaged(f"its rows are not {kind.count:,} with {', '.join(sorted(names))}")
         self.nprobe: int = self.recipe.get("nprobe", 1)
         self.candidates: int = self.recipe.get("candidates", 2)
         self.most_candidates = MOST_CANDIDATES
         self.scan_rows = 5_000
-        self._engine = from_recipe(saved.recipe).open(saved.paths)
+        self._engine = kind.open(saved.paths)
+
+    def _damaged(self, problem: str) -> DatasetError:
+        place = os.path.join(self.path, format.DESCRIPTION)
+        return DatasetError(f"{place} is damaged: {problem}. Build the index again.")
 
     @classmethod
     def load(
@@ -216,7 +226,7 @@ class VectorIndex:
             Cosine similarities, the highest first; -inf where there is no row.
         rows : numpy.ndarray of int64, shape (q, k)
             Of equal similarity, the lower number first; -1 where there is no row. When as many
-            are allowed, there are k of them.
+            are allowed and all are finite, there are k of them.
 
         Raises
         ------
@@ -232,8 +242,10 @@ class VectorIndex:
         k = min(k, pool)
         if k and len(queries):
             best_scores, rows[:, :k] = self._best(queries, k, allowed, pool)
+            # A file of another program may hold vectors of NaN, which are like none.
+            rows[:, :k][np.isnan(best_scores)] = -1
             # In float16 a vector's length is not quite 1.
-            scores[:, :k] = best_scores.clip(-1, 1)
+            scores[:, :k] = np.where(np.isnan(best_scores), -np.inf, best_scores.clip(-1, 1))
         return scores, rows
 
     def _best(

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nemo_image_curate import storage
 from nemo_image_curate.decode.preprocessing import Preprocessing
 from nemo_image_curate.errors import ConfigError, WeightsError, require
 from nemo_image_curate.models.torchvision_compat import import_timm
@@ -215,7 +216,7 @@ def _own_config(model_name: str) -> dict[str, Any]:
     else:
         path = Path(_hub_file(model_name.removeprefix(_HUB), "open_clip_config.json"))
     try:
-        config = json.loads(path.read_text())
+        config = storage.parse_json(path.read_text())
         config["model_cfg"]["vision_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no configuration of an OpenCLIP model: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -96,7 +95,7 @@ def _of_columns(dataset: ImageTextPairDataset) -> Recipe:
 
 def _read_run(location: str) -> dict[str, Any] | None:
     try:
-        run = json.loads(storage.read_bytes(location))
+        run = storage.parse_json(storage.read_bytes(location))
     except (OSError, DatasetError, ValueError):
         return None
     return run if isinstance(run, dict) and "command" in run else None

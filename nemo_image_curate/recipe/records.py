@@ -133,7 +133,7 @@ def _is_export(location: str) -> bool:
 
 def _read(home: str) -> dict[int, Done]:
     try:
-        run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
+        run = storage.parse_json(storage.read_bytes(storage.join(home, RUN_FILE)))
         return {entry["number"]: Done(**entry) for entry in run["recipe_steps"]}
     except (OSError, DatasetError, ValueError, KeyError, TypeError):
         # There is none, or another command's.
@@ -143,7 +143,7 @@ def _read(home: str) -> dict[int, Done]:
 def read_account(home: str) -> Account | None:
     """The account of its input that a run recorded in a folder."""
     try:
-        run = json.loads(storage.read_bytes(storage.join(home, RUN_FILE)))
+        run = storage.parse_json(storage.read_bytes(storage.join(home, RUN_FILE)))
         names = [field.name for field in fields(Account)]
         counts = {**run["account"], "named": run["named"]}
         return Account.from_record({name: counts[name] for name in names})

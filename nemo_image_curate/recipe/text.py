@@ -7,6 +7,7 @@ and ``on`` are texts, not bools, dates are texts, and ``1e-3`` is a number.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from typing import Any
@@ -17,6 +18,8 @@ from nemo_image_curate.errors import ConfigError
 
 # A recipe has some dozen lines. Aliases count as often as they are used.
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 2**20, 24, 20_000
+# No float is larger, and Python does not write out whole numbers of 4,300 digits.
+MAX_BITS = 1024
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -160,12 +163,12 @@ def _scalar(kind: str, text: str, where: str) -> Any:
         return None
     if kind == "bool":
         return text.lower() == "true"
-    try:
-        if kind == "int":
-            based = text[:2] in ("0o", "0x")
-            return int(text, 0) if based else int(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {text[:20]}... has too many digits.") from error
+    if kind == "int":
+        with contextlib.suppress(ValueError):
+            number = int(text, 0 if text[:2] in ("0o", "0x") else 10)
+            if number.bit_length() <= MAX_BITS:
+                return number
+        raise ConfigError(f"{where}: {text[:20]}... has too many digits.")
     if kind == "float":
         return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
     return text

@@ -69,7 +69,7 @@ def _run(folder: str) -> dict[str, Any]:
     if storage.stat(location) is None:
         return {}
     try:
-        run = json.loads(storage.read_bytes(location))
+        run = storage.parse_json(storage.read_bytes(location))
     except ValueError:
         return {}
     return run if isinstance(run, dict) else {}

@@ -170,7 +170,7 @@ class CaptionIndex:
             where = f"file:{quote(self.path)}?mode=ro&immutable=1"
             with contextlib.closing(sqlite3.connect(where, uri=True)) as database:
                 yield database
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, ValueError) as error:
             raise DatasetError(f"{self.path} is damaged: {error}. {again}") from error
 
 

@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nemo_image_curate import storage
+
 FORMAT = 1
 # Porter's stemmer finds "dogs" by "dog". Measured on Flickr8k, 1,500 captions each looked for by
 # another caption of its image: among the first ten in 62 %; without stemming in 57 %, with the
@@ -73,9 +75,17 @@ def write(
 
 
 def about(database: sqlite3.Connection) -> dict[str, Any]:
-    """What an index says of itself."""
+    """What an index says of itself.
+
+    Raises
+    ------
+    ValueError
+        When that is no JSON object.
+    """
     (text,) = database.execute("SELECT about FROM info").fetchone()
-    record: dict[str, Any] = json.loads(text)
+    record = storage.parse_json(text)
+    if not isinstance(record, dict):
+        raise ValueError("its record is no object")
     return record
 
 

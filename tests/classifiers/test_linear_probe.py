@@ -223,6 +223,11 @@ def test_other_embeddings_are_refused(trained, labels, tmp_path):
         ({"00000": "a b", "00001": "a_b"}, {}, "would both be the column 'label_a_b'"),
         ({"00000": "a", "00001": "b"}, {"C": 0}, "C=0 should be"),
         ({"00000": "a", "00001": "b"}, {"C": "best"}, "C='best' should be"),
+        (
+            {"00000": "a", "00001": "b"},
+            {"pred_column": "key"},
+            "'key' is a column of every dataset",
+        ),
         ({"00000": "a", "00001": "b"}, {"seed": -1}, "seed=-1 should be 0 or more"),
     ],
 )
@@ -252,3 +257,44 @@ def test_unusable_files(ds, tmp_path):
     save_file({"weight": np.zeros((2, 12), np.float32)}, tmp_path / "head.safetensors")
     with pytest.raises(WeightsError, match="other weights than those of a probe"):
         LinearProbe(tmp_path / "head.safetensors")(ds)
+
+
+WEIGHTS = {"weight": np.zeros((2, 12), np.float32), "bias": np.zeros(2, np.float32)}
+RECIPE = {"kind": "LinearProbe", "classes": ["a", "b"], "is_bool": False, "encoder": None}
+RECIPE |= {"pred_column": "label"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"classes": 5}, "its classes are no list of names"),
+        ({"classes": ["a", 1]}, "its classes are no list of names"),
+        ({"classes": ["a", "a"]}, "two of its classes have one name"),
+        ({"classes": ["a", "b", "c"]}, r"shapes \(2, 12\) and \(2,\), are not those of 3 classes"),
+        ({"is_bool": None}, "is_bool=None does not suit"),
+        ({"is_bool": True, "classes": ["a"]}, "is_bool=True does not suit its 1 classes"),
+        *[({"pred_column": name}, "is no name for its column") for name in (7, "", None)],
+        *[({"pred_column": name}, "is no name") for name in ("key", "shard", "image_error")],
+        ({"encoder": [1]}, r"its encoder is \[1\], no name"),
+        ({"weight": np.zeros(2, np.float32)}, r"shapes \(2,\) and \(2,\)"),
+        ({"bias": np.zeros((2, 2), np.float32)}, r"shapes \(2, 12\) and \(2, 2\)"),
+        ({"weight": np.zeros((2, 12), np.int8)}, "not finite numbers in float32"),
+        ({"weight": np.full((2, 12), np.nan, np.float32)}, "not finite numbers in float32"),
+    ],
+)
+def test_files_whose_parts_do_not_fit_are_refused_when_read(ds, tmp_path, changes, problem):
+    path = tmp_path / "edited.safetensors"
+    parts = {**RECIPE, **WEIGHTS, **changes}
+    recipe = json.dumps({name: parts[name] for name in RECIPE})
+    save_file({name: parts[name] for name in WEIGHTS}, path, {"nemo_image_curate": recipe})
+    with pytest.raises(WeightsError, match=rf"is damaged: .*{problem}.*\. Write it again with"):
+        LinearProbe(path)(ds)
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"), [("[1]", "other weights than those"), ("[" * 100_000, "nested too deep")]
+)
+def test_a_header_that_is_no_object_is_refused(ds, tmp_path, header, problem):
+    save_file(WEIGHTS, tmp_path / "p.safetensors", {"nemo_image_curate": header})
+    with pytest.raises(WeightsError, match=problem):
+        LinearProbe(tmp_path / "p.safetensors")(ds)

@@ -23,7 +23,7 @@ from nemo_image_curate.models.torchvision_compat import import_timm
 from tests.classifiers.test_base import with_vectors
 from tests.classifiers.test_clip_score import with_pairs
 from tests.cli.conftest import COMMAND
-from tests.decode.pictures import saved
+from tests.decode.pictures import large_icon, saved
 from tests.make_data import digests, jpeg, make_dataset, write_sidecar, write_tar
 from tests.make_embedders import column, rows
 from tests.shared import SHARED, needs_shared
@@ -556,3 +556,14 @@ def test_every_command_that_opens_a_dataset_has_the_choice_of_the_image_member()
         assert "--image-member" in runner.invoke(main, [name, "--help"]).output, name
     for name in ("serve", "zero-shot"):
         assert "--image-member" in runner.invoke(main, [name, "--help"]).output, name
+
+
+def test_lines_of_json_are_not_mixed_with_warnings_of_decoders(run, tmp_path):
+    """Of workers of its own, which print where the command does."""
+    write_tar(tmp_path / "in/0.tar", [("a.jpg", large_icon()), ("b.jpg", jpeg(1, 64, 64))])
+    words = ("stats", tmp_path / "in", "--output", tmp_path / "out", "--log-json", "--workers", 1)
+    run(*words, cluster=False)
+    records = [json.loads(line) for line in run.stderr.splitlines()]
+    assert any(record.get("job") == "save" for record in records)
+    errors = column(ImageTextPairDataset.from_webdataset(tmp_path / "out"), "image_error")
+    assert [error and error[:10] for error in errors] == ["too large:", None]

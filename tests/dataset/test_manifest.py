@@ -34,7 +34,9 @@ def test_files_of_shards_that_another_job_may_want_stay(made, tmp_path, caplog):
     assert "2 files of shards that are not in this dataset stay" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"[]", b'{"format": 1}', b'{"files": 5}', b"\xff", b""])
+@pytest.mark.parametrize(
+    "content", [b"[]", b'{"format": 1}', b'{"files": 5}', b"\xff", b"", b"[" * 100_000]
+)
 def test_a_damaged_list_is_refused_and_written_anew(made, tmp_path, content):
     meta = tmp_path / "meta"
     open_dataset(made.root).save_metadata(meta)

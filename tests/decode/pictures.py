@@ -72,6 +72,13 @@ def bomb(width: int = 30_000, height: int = 20_000) -> bytes:
 
 
 @functools.cache
+def large_icon() -> bytes:
+    """An icon that says it has 16x16 pixels, and holds a PNG of 100 million, black and white."""
+    content = png(10_000, 10_000, bytes(10_000 * 1251), depth=1, color=0)
+    return struct.pack("<3H4B2H2I", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22) + content
+
+
+@functools.cache
 def good(width: int = 123, height: int = 91) -> dict[str, bytes]:
     """Name to file, all of the same picture and all to be decoded."""
     image = base(width, height)

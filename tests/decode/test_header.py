@@ -21,7 +21,7 @@ from nemo_image_curate.decode.header import (
 from nemo_image_curate.decode.jxl import jxl_size
 from nemo_image_curate.decode.pillow import decode_rgb
 from nemo_image_curate.errors import ImageError
-from tests.decode.pictures import bad, base, bomb, good, saved
+from tests.decode.pictures import bad, base, bomb, good, large_icon, saved
 from tests.shared import SHARED, needs_shared
 
 
@@ -153,3 +153,11 @@ def test_pillow_does_not_warn_of_each_tag(capfd: pytest.CaptureFixture[str]) -> 
     printed = capfd.readouterr().err
     assert "ImageError" in printed
     assert "UserWarning" not in printed
+
+
+def test_pillow_does_not_warn_of_a_large_picture_in_an_icon() -> None:
+    code = "from nemo_image_curate.decode.cpu import CpuDecoder\n"
+    code += f"print(CpuDecoder(None).decode([{large_icon()!r}]).errors)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "too large: 10000x10000 = 100000000 pixels" in done.stdout
+    assert not done.stderr

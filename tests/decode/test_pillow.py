@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_image_curate.decode.pillow import decode_rgb
+from nemo_image_curate.decode import pillow
+from nemo_image_curate.decode.pillow import decode_rgb, rgb_pixels, rgba_pixels
 from nemo_image_curate.errors import ImageError
-from tests.decode.pictures import bad, base, good, saved
+from tests.decode.pictures import bad, base, good, png, saved
 
 TRANSPARENT = {name for name in good() if "alpha" in name}
 SIXTEEN_BIT_GRAY = {"png 16 bit gray", "tiff 16 bit", "pgm 16 bit"}
@@ -50,6 +53,89 @@ def test_what_is_not_seen_is_white(kind: str) -> None:
         assert pixels.shape == (64, 64, 3)
         assert pixels[:14].min() > 250, kind
         assert abs(pixels[32, 32].astype(int) - (20, 60, 220)).max() < 8
+
+
+def _at_once(image: Image.Image) -> np.ndarray:
+    """What is transparent on white, by Pillow and the whole picture."""
+    picture = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(picture.convert("RGB"), mask=picture.getchannel("A"))
+    return np.asarray(white)
+
+
+def _in_many_modes() -> dict[str, Image.Image]:
+    random = np.random.default_rng(0)
+    rgba = Image.fromarray(random.integers(0, 256, (37, 53, 4), dtype=np.uint8))
+    palette = rgba.convert("RGB").quantize(200)
+    images = {mode: rgba.convert(mode) for mode in ("RGBA", "LA", "RGBa", "CMYK", "YCbCr", "1")}
+    images |= {"PA": palette.convert("PA"), "P": palette}
+    for name, mode, transparency in (
+        *[("P, a colour", "P", 7), ("P, alphas", "P", bytes(range(200)))],
+        *[("L, a level", "L", 30), ("1, a level", "1", 0)],
+        ("RGB, a colour", "RGB", rgba.convert("RGB").getpixel((3, 3))),
+    ):
+        images[name] = palette.copy() if mode == "P" else rgba.convert(mode)
+        images[name].info["transparency"] = transparency
+    return images
+
+
+@pytest.mark.parametrize("block_pixels", [1, 50, 53, 200, 37 * 53, 2**20])
+@pytest.mark.parametrize("name", sorted(_in_many_modes()))
+def test_parts_of_a_picture_give_the_pixels_of_the_whole(monkeypatch, block_pixels, name) -> None:
+    monkeypatch.setattr(pillow, "_BLOCK_PIXELS", block_pixels)
+    image = _in_many_modes()[name]
+    is_opaque = not image.has_transparency_data
+    expected = np.asarray(image.convert("RGB")) if is_opaque else _at_once(image)
+    np.testing.assert_array_equal(rgb_pixels(image), expected)
+    rgba = np.array(image.convert("RGBA"))
+    rgba[rgba[:, :, 3] == 0] = 0
+    np.testing.assert_array_equal(rgba_pixels(image), rgba)
+
+
+@pytest.mark.parametrize("block_pixels", [1, 50, 2**20])
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_parts_of_16_bit_gray_give_the_pixels_of_the_whole(monkeypatch, block_pixels, mode) -> None:
+    monkeypatch.setattr(pillow, "_BLOCK_PIXELS", block_pixels)
+    values = np.random.default_rng(0).integers(0, 2**16, (37, 53)).astype(np.uint16)
+    stored = values.astype(">u2" if mode == "I;16B" else "<u2")
+    image = Image.frombytes(mode, (53, 37), stored.tobytes())
+    np.testing.assert_array_equal(rgb_pixels(image), np.stack([values >> 8] * 3, axis=2))
+    image.info["transparency"] = int(values[5, 5])
+    is_clear = values == values[5, 5]
+    gray = np.where(is_clear, 255, values >> 8)
+    np.testing.assert_array_equal(rgb_pixels(image), np.stack([gray] * 3, axis=2))
+    rgba = np.where(is_clear[:, :, None], 0, np.stack([values >> 8] * 3 + [values | 255], axis=2))
+    np.testing.assert_array_equal(rgba_pixels(image), rgba.astype(np.uint8))
+
+
+_PEAK = """
+import resource, sys
+from nemo_image_curate.decode.header import open_image
+from nemo_image_curate.decode.pillow import loaded, rgb_pixels
+data = sys.stdin.buffer.read()
+image = loaded(open_image(data), data)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rgb_pixels(image)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.parametrize("color", [2, 4, 6])
+def test_a_large_picture_takes_little_more_than_its_rgb(color: int) -> None:
+    """RGB, gray with alpha, RGB with alpha; Pillow's own conversions held 4 to 5 times as much."""
+    side, channels = 4000, {2: 3, 4: 2, 6: 4}[color]
+    data = png(side, side, bytes(side * (1 + channels * side)), color=color)
+    told = subprocess.run(
+        [sys.executable, "-c", _PEAK], input=data, capture_output=True, check=True
+    )
+    rgb = 3 * side**2 / 2**20
+    assert float(told.stdout) < rgb + 30
+
+
+def test_rows_wider_than_pillow_counts_are_an_error_of_the_image() -> None:
+    """It raises MemoryError, as where there is none left, which would end a job."""
+    with pytest.raises(ImageError, match="rows of 70000000 pixels"):
+        decode_rgb(png(70_000_000, 1, b"", color=6))
 
 
 def test_palettes_with_alpha() -> None:

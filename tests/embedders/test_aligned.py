@@ -266,6 +266,10 @@ def test_what_is_no_model(tmp_path, clip_folder):
     (tmp_path / "aligned.safetensors").write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="is no safetensors file"):
         AlignedEmbedder(str(tmp_path)).encoder()
+    for header, problem in (("[" * 100_000, "nested too deep"), ("[1]", "holds other weights")):
+        save_file({}, tmp_path / "aligned.safetensors", {"nemo_image_curate": header})
+        with pytest.raises(WeightsError, match=problem):
+            AlignedEmbedder(str(tmp_path)).encoder()
 
 
 def test_a_header_that_was_edited(fitted, tmp_path):
@@ -300,9 +304,10 @@ def test_a_record_is_of_its_model_or_is_none(fitted, tmp_path):
     assert embedder.summary() == fitted.summary()
     recipe.write_text(json.dumps(fitted.summary() | {"weights_sha256": "0" * 64}))
     assert embedder.summary() == {}
-    recipe.write_text("{")
-    with pytest.raises(DatasetError, match="is no record of a model"):
-        embedder.summary()
+    for content in ("{", "[" * 100_000):
+        recipe.write_text(content)
+        with pytest.raises(DatasetError, match="is no record of a model"):
+            embedder.summary()
 
 
 def test_encoders_that_it_was_not_learned_with(fitted):

@@ -99,6 +99,13 @@ def test_a_wrong_name_lists_the_columns_and_the_closest(dataset):
         dataset.filter("`two wrds` > 1")
 
 
+@pytest.mark.parametrize("digits", ["0x" + "F" * 5000, "-0b" + "1" * 1025, "9" * 400])
+def test_whole_numbers_have_up_to_1024_bits(dataset, digits):
+    with pytest.raises(ConfigError, match=r"^a whole number of more than 1,024 bits"):
+        dataset.filter(f"width > {digits}")
+    assert len(dataset.filter(f"width < {2**1023:#x}")) == len(dataset.filter("width > 0"))
+
+
 @pytest.mark.parametrize("letter", ["\\b", "\\f", "\\x1b", "\\x7f", "\\r", "\\1", "\\0"])
 @pytest.mark.parametrize("is_read_before", [False, True])
 def test_a_backslash_that_python_read_is_told(dataset, letter, is_read_before):

@@ -118,8 +118,9 @@ def test_what_is_not_known_is_a_comment(opened):
     assert Recipe.parse(text) == recipe
 
 
-def test_what_holds_no_run_is_refused(tmp_path):
-    (tmp_path / "other.json").write_text("[]")
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
+def test_what_holds_no_run_is_refused(tmp_path, content):
+    (tmp_path / "other.json").write_text(content)
     with pytest.raises(ConfigError, match="holds no run"):
         read_recipe(str(tmp_path / "other.json"))
     shutil.rmtree(tmp_path)

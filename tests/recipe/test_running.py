@@ -21,6 +21,7 @@ from nemo_image_curate import (
     run_recipe,
 )
 from nemo_image_curate.errors import ConfigError, DatasetError, JobError
+from nemo_image_curate.recipe import records
 from tests.make_data import digests
 
 STEPS = """
@@ -223,3 +224,12 @@ def test_what_a_step_raises_says_which_it_was(data, tmp_path):
     with pytest.raises(JobError, match="should be a whole number") as caught:
         run_recipe(recipe)
     assert caught.value.__notes__ == ["in r:5: step 2 (export)"]
+
+
+def test_a_record_nested_too_deep_counts_as_none(made, data, tmp_path):
+    shutil.copytree(made[0] / "tars", tmp_path / "tars")
+    assert records.read_account(str(tmp_path / "tars")) is not None
+    (tmp_path / "tars/_run.json").write_text("[" * 100_000)
+    assert records.read_account(str(tmp_path / "tars")) is None
+    # An export that was made before is there all the same.
+    plan_recipe(parse(data, tmp_path))

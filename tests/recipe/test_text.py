@@ -56,6 +56,9 @@ def _bomb() -> str:
     return "\n".join(lines)
 
 
+_TOO_MANY_DIGITS = ["9" * 5000, "0x" + "F" * 5000, "0o" + "7" * 5000, "-" + "9" * 400]
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("written", "why"),
@@ -71,13 +74,18 @@ def _bomb() -> str:
         ("a: [1\nb: 2", "r:2: no YAML"),
         ("a: \x00", "no YAML"),
         ("? [1, 2]\n: 3", "a key is no text"),
-        ("a: " + "9" * 5000, "too many digits"),
+        *[(f"a: {digits}", "r:1: .* has too many digits") for digits in _TOO_MANY_DIGITS],
         ("a" * (text.MAX_BYTES + 1), "longer than"),
     ],
 )
 def test_what_is_no_plain_data_is_refused_at_once_with_its_line(written, why):
     with pytest.raises(ConfigError, match=why):
         text.parse(written, "r")
+
+
+def test_whole_numbers_have_up_to_1024_bits():
+    largest = 2**1024 - 1
+    assert text.parse(f"a: {largest}\nb: {largest:#x}") == {"a": largest, "b": largest}
 
 
 def test_aliases_are_copies_of_what_they_stand_for():

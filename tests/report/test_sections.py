@@ -10,7 +10,17 @@ import pytest
 
 from nemo_image_curate.dataset.dataset import ImageTextPairDataset
 from nemo_image_curate.recipe.recipe import Recipe
-from nemo_image_curate.report import clusters, columns, compare, duplicates, eps, leaks, map, steps
+from nemo_image_curate.report import (
+    clusters,
+    columns,
+    compare,
+    duplicates,
+    eps,
+    leaks,
+    map,
+    overview,
+    steps,
+)
 from nemo_image_curate.report.page import report_page
 from nemo_image_curate.report.settings import Settings
 from tests.report.sets import COPIES, GROUPS, rows, vectors, write
@@ -220,6 +230,9 @@ def test_a_run_that_is_no_recipe_is_told(dataset, tmp_path):
     problem = steps.gather(moved, QUIET)
     assert "No recipe: " in steps.render(problem, None)
     assert "steps" in str(problem)
+    (tmp_path / "_run.json").write_text("[" * 100_000)
+    assert overview.gather(moved, QUIET).run == {}
+    assert steps.gather(moved, QUIET) is not None
 
 
 def test_columns_may_be_called_as_those_of_sections(tmp_path):

@@ -210,6 +210,11 @@ def test_a_missing_damaged_or_foreign_file_is_named(tmp_path, built):
         database.execute("UPDATE info SET about = replace(about, '\"format\": 1', '\"format\": 9')")
     with pytest.raises(DatasetError, match="format 9"):
         CaptionIndex.load(newer)
+    for record in ("[" * 100_000, "{", "[]"):
+        with sqlite3.connect(newer) as database:
+            database.execute("UPDATE info SET about = ?", (record,))
+        with pytest.raises(DatasetError, match=r"newer\.db is damaged"):
+            CaptionIndex.load(newer)
 
 
 def test_a_missing_column_and_a_remote_place_are_refused(tmp_path):

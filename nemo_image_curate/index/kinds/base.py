@@ -185,6 +185,31 @@ def read_faiss(path: Path) -> Any:
         raise DatasetError(f"{path} is damaged: {reason}. Build the index again.") from error
 
 
+def open_faiss(path: Path, kind: str, count: int, dim: int) -> Any:
+    """A FAISS index from a file, which holds what the description of the index says.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        The name of FAISS's class.
+    count, dim : int
+        Vectors and their length.
+
+    Raises
+    ------
+    DatasetError
+        When it is none, or holds something else.
+    """
+    index = read_faiss(path)
+    if (type(index).__name__, index.ntotal, index.d) != (kind, count, dim):
+        raise DatasetError(
+            f"{path} is damaged: it holds an {type(index).__name__} of {index.ntotal:,} vectors of "
+            f"{index.d} values, not an {kind} of {count:,} of {dim}. Build the index again."
+        )
+    return index
+
+
 def write_faiss(index: Any, path: Path) -> Path:
     """Write a FAISS index to a file."""
     import faiss

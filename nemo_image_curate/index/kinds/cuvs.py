@@ -66,7 +66,7 @@ class Cuvs(Kind):
 
     def open(self, files: Files) -> Engine:
         """Build the graph."""
-        return CuvsEngine(VectorFile(files["vectors"], self.dim))
+        return CuvsEngine(VectorFile(files["vectors"], self.dim, self.count))
 
 
 def require_cuvs() -> None:

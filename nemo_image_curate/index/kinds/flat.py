@@ -8,7 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from nemo_image_curate.index.kinds.base import Engine, Files, Kind, read_faiss, write_faiss
+from nemo_image_curate.index.kinds.base import (
+    Engine,
+    Files,
+    Kind,
+    open_faiss,
+    read_faiss,
+    write_faiss,
+)
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions
 
 # Up to here all vectors are compared: 50,000 of 512 values take about 5 ms.
@@ -56,7 +63,7 @@ class Flat(Kind):
 
     def open(self, files: Files) -> Engine:
         """Read the vectors."""
-        return FlatEngine(read_faiss(files["index"]))
+        return FlatEngine(open_faiss(files["index"], "IndexFlatIP", self.count, self.dim))
 
 
 class FlatEngine(Engine):

@@ -25,7 +25,15 @@ import numpy as np
 from nemo_image_curate import storage
 from nemo_image_curate.compute import jobs, worker_cache
 from nemo_image_curate.dataset.fingerprints import fingerprint
-from nemo_image_curate.index.kinds.base import Engine, Files, Kind, read_faiss, write_faiss
+from nemo_image_curate.errors import DatasetError
+from nemo_image_curate.index.kinds.base import (
+    Engine,
+    Files,
+    Kind,
+    open_faiss,
+    read_faiss,
+    write_faiss,
+)
 from nemo_image_curate.index.kinds.ivf_codes import LEAST, STEP, Codes, new_index, projection
 from nemo_image_curate.index.rows import sample_scores
 from nemo_image_curate.index.staging import StagedPartition, StagedPartitions, staged_vectors
@@ -142,8 +150,17 @@ class Ivf(Kind):
 
     def open(self, files: Files) -> Engine:
         """Read the codes, and map the vectors."""
-        vectors = VectorFile(files["vectors"], self.dim) if "vectors" in files else None
-        return ListEngine(read_faiss(files["index"]), vectors)
+        vectors = None
+        if self.rerank:
+            vectors = VectorFile(files["vectors"], self.dim, self.count)
+        path = files["index"]
+        index = open_faiss(path, "IndexPreTransform", self.count, self.dim)
+        if not _holds_each_row_once(index, self.count):
+            raise DatasetError(
+                f"{path} is damaged: its lists do not hold each of {self.count:,} rows once. Build "
+                "the index again."
+            )
+        return ListEngine(index, vectors)
 
 
 def train(plan: Ivf, staged: StagedPartitions, partitions: Mapping[int, StagedPartition]) -> Path:
@@ -212,6 +229,24 @@ def _filled(path: Path, staged: StagedPartitions, numbers: Iterable[int], dim: i
         lists.add_sa_codes(codes, np.arange(lists.ntotal, lists.ntotal + len(codes)))
     index.ntotal = lists.ntotal
     return index
+
+
+def _holds_each_row_once(index: Any, count: int) -> bool:
+    """Whether the lists of a FAISS index hold the numbers from 0 to `count`."""
+    import faiss
+
+    lists = faiss.downcast_index(index.index)
+    if not isinstance(lists, faiss.IndexIVFScalarQuantizer):
+        return False
+    is_held, held = np.zeros(count, dtype=bool), 0
+    for number in range(lists.nlist):
+        if size := lists.invlists.list_size(number):
+            rows = faiss.rev_swig_ptr(lists.invlists.get_ids(number), size)
+            if rows.min() < 0 or rows.max() >= count:
+                return False
+            is_held[rows] = True
+            held += size
+    return held == count and bool(is_held.all())
 
 
 def _codes_path(stem: Path, trained: Path) -> Path:
