@@ -214,9 +214,8 @@ def test_id_column_of_another_name(tmp_path):
     with pytest.raises(SchemaError, match=r"column 'key' is int64, but keys are names"):
         open_dataset(tmp_path)
     (tmp_path / "a.parquet").unlink()
-    assert rows_of(open_dataset(tmp_path, id_col="uid")) == [
-        {"uid": "k 1", "shard": "a.tar", "key": 5}
-    ]
+    row = {"uid": "k 1", "shard": "a.tar", "key": 5, "uid_original": 7}
+    assert rows_of(open_dataset(tmp_path, id_col="uid")) == [row]
 
 
 def test_a_shard_column_of_the_sidecar_gets_another_name_and_is_told(tmp_path, caplog):
