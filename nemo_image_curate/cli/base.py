@@ -302,7 +302,7 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--overwrite",
             is_flag=True,
-            help="Drop columns that files there have, and this run does not make.",
+            help="Drop columns that were added to the files there, and this run does not make.",
         ),
         click.option(
             "--output", metavar="DIR", help="Write metadata here. Default: beside the shards."

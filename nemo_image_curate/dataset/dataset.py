@@ -625,8 +625,9 @@ class ImageTextPairDataset:
             pass over the images reads only the batches with such a row, where its columns are
             saved as it made them.
         overwrite : bool, default False
-            Replace files that have columns that the frame has not, and drop these: what is in the
-            folder is then as if it had been empty.
+            Replace files also where columns were added to them since they were made, or by others,
+            that the frame has not, and drop these: what is in the folder is then as if it had been
+            empty.
 
         Returns
         -------
@@ -637,9 +638,10 @@ class ImageTextPairDataset:
         Raises
         ------
         ConfigError
-            When files that have to be written have columns that the frame has not, unless
-            `overwrite`. In place, when partitions are no longer one shard each; with `retry`,
-            when the frame holds calculations of your own, which would be made a second time.
+            When files that have to be written have columns that were added to them, or that others
+            wrote, and that the frame has not, unless `overwrite`. In place, when partitions are no
+            longer one shard each; with `retry`, when the frame holds calculations of your own,
+            which would be made a second time.
         JobError
             When partitions failed; the finished ones are kept.
         """

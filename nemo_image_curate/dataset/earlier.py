@@ -6,6 +6,7 @@ holds the earlier work whose columns are still in it as that work made them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from nemo_image_curate import storage
 from nemo_image_curate.errors import ConfigError
 from nemo_image_curate.shards import sidecars
+
+logger = logging.getLogger(__name__)
 
 # So much earlier work is recorded; of more, what was done first: it began with the images.
 _MOST_WORK = 20
@@ -66,15 +69,15 @@ class Kept:
 
     Attributes
     ----------
-    holds : list of dict
-        Finished work whose columns are not touched.
+    holds : list of dict or None
+        Finished work whose columns are not touched; None for what is not saved in place.
     account : dict or None
         The `Account` of tar and rows.
     dropped : dict or None
         Rows that were left out when it was made.
     """
 
-    holds: list[dict[str, Any]] = field(default_factory=list)
+    holds: list[dict[str, Any]] | None = None
     account: dict[str, Any] | None = None
     dropped: dict[str, Any] | None = None
 
@@ -115,7 +118,7 @@ class Addition:
         tar_size : int or None
         """
         if not works:
-            return Kept()
+            return Kept([])
         untouched = frozenset(names) - self.added
         last, *earlier = works
         holds = [
@@ -132,37 +135,59 @@ class Addition:
         return self._known.setdefault(name_tuple, name_tuple)
 
 
+def _of_one_run(footer: sidecars.Footer) -> frozenset[str]:
+    """The columns that one save wrote as a whole, which is made again; later ones were added."""
+    record = footer.record
+    # Written in place, also of those that hold nothing.
+    if "holds" in record:
+        holds = record["holds"]
+        record = holds[0] if isinstance(holds, list) and holds else {}
+    work = _work(record) if isinstance(record, dict) else None
+    return frozenset(work["names"] if work else ())
+
+
 class AtStake:
     """Columns that files have, and would not have any more."""
 
     def __init__(self) -> None:
-        self._folder = ""
-        self._count = 0
-        self._columns: dict[str, None] = {}
+        # By whether they are refused: the first folder, how many files, and their columns.
+        self._lost: dict[bool, tuple[str, int, dict[str, None]]] = {}
 
-    def note(self, location: str, there: Iterable[str], wanted: frozenset[str]) -> None:
-        """Count a file that is about to be replaced."""
-        lost = [name for name in there if name not in wanted]
-        if lost:
-            self._count += 1
-            self._folder = self._folder or storage.parent(location)
-            self._columns |= dict.fromkeys(lost)
+    def note(
+        self, location: str, footer: sidecars.Footer, wanted: frozenset[str], in_place: bool
+    ) -> None:
+        """Count a file that is about to be replaced: in place, or with the result of another run.
 
-    def refuse(self) -> None:
-        """Refuse to go on when there are any.
+        What an earlier run wrote is replaced; what was added to it, or is of others, is not.
+        """
+        lost = [name for name in footer.schema.names if name not in wanted]
+        if not lost:
+            return
+        is_precious = in_place or not _of_one_run(footer).issuperset(lost)
+        folder, count, names = self._lost.get(is_precious, (storage.parent(location), 0, {}))
+        self._lost[is_precious] = folder, count + 1, names | dict.fromkeys(lost)
+
+    def tell(self) -> None:
+        """Warn of the columns of an earlier run; refuse to go on when there are others.
 
         Raises
         ------
         ConfigError
             Naming the folder and some of the columns, with the remedies.
         """
-        if not self._count:
-            return
-        names = [*self._columns]
-        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-        raise ConfigError(
-            f"{self._folder}: {self._count} files that have to be written have columns that would "
-            f"be lost: {', '.join(names[:_MOST_NAMED])}{more}. Save to another folder; or open the "
-            "dataset that is there, and add to what it has now; or have the files replaced: "
-            "overwrite=True (--overwrite)."
-        )
+        for is_precious, (folder, count, columns) in sorted(self._lost.items(), reverse=True):
+            names = [*columns]
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            listed = f"{', '.join(names[:_MOST_NAMED])}{more}"
+            if is_precious:
+                raise ConfigError(
+                    f"{folder}: {count} files that have to be written have columns that would be "
+                    f"lost: {listed}. Save to another folder; or open the dataset that is there, "
+                    "and add to what it has now; or have the files replaced: overwrite=True "
+                    "(--overwrite)."
+                )
+            logger.warning(
+                "%s: %d files of an earlier run are replaced, whose columns this one does not "
+                "make: %s",
+                *(folder, count, listed),
+            )

@@ -133,6 +133,8 @@ def save_dataset(
         place = folder or dataset.path
         again = taking_over(frame, place, in_place) if lineage.aligned else frame
     addition = None
+    if in_place:
+        targets = [replace(target, kept=Kept([])) for target in targets]
     if in_place and not conditions and (added := added_columns(frame)) is not None:
         addition = Addition(added, dataset.id_col)
         targets = _with_originals(targets, sources)
@@ -360,8 +362,9 @@ def save(
     addition : Addition, optional
         When all that is done to the files that are read is that columns are added.
     overwrite : bool, default True
-        Whether columns that files have, and the frame has not, are dropped. Otherwise they stay in
-        files whose other columns are done, and are refused in others.
+        Whether columns that were added to files, or that others wrote, and that the frame has not,
+        are dropped. Otherwise they stay in files whose other columns are done, and are refused in
+        others.
 
     Returns
     -------
@@ -384,13 +387,13 @@ def save(
         footer = on_disk.footer
         if not isinstance(footer, sidecars.Footer):
             continue
-        at_stake.note(target.location, footer.schema.names, names)
+        at_stake.note(target.location, footer, names, target.kept.holds is not None)
         if addition is not None:
             works = on_disk.works(max(target.newest_input, target.newest_original), True)
             size = target.tar.size if target.tar else None
             targets[number] = replace(target, kept=addition.keeps(footer, works, names, size))
     if not overwrite:
-        at_stake.refuse()
+        at_stake.tell()
     for folder in sorted({storage.parent(targets[number].location) for number in todo}):
         storage.make_dirs(folder)
     schema = frames.schema(frame) if todo or failed else None
@@ -457,7 +460,7 @@ def write_table(
         "names": table.column_names,
         "columns": {name: provenance[name] for name in table.column_names if name in provenance},
         "summary": summary,
-        **({"holds": kept.holds} if kept.holds else {}),
+        **({} if kept.holds is None else {"holds": kept.holds}),
     }
     # Dictionary pages only cost time on float vectors, which do not repeat.
     plain = [field.name for field in table.schema if not str(field.type).startswith("list")]

@@ -106,9 +106,6 @@ def test_a_page_runs_and_prints_what_it_says(page, here, monkeypatch, capsys):
     script = here / "page.py"
     code = "\n".join(block.code for block in blocks(page) if not block.mark)
     script.write_text(code)
-    if '.save_metadata("scored' in code:
-        # It makes its own, with other columns.
-        shutil.rmtree("scored")
     module = importlib.util.module_from_spec(
         importlib.util.spec_from_file_location("documented_page", script)
     )

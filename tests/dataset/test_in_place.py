@@ -168,6 +168,23 @@ def test_columns_are_not_dropped_untold(work):
     assert digests(work.meta) == first, "as if the folder had been empty"
 
 
+def test_what_an_earlier_run_alone_made_is_replaced_and_told(work, caplog):
+    work()
+    caplog.clear()
+    fewer = work.open().select(["caption"])
+    fewer.save_metadata(work.meta)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "meta: 3 files of an earlier run are replaced" in message
+    assert "does not make: url, width, score" in message
+    assert work.columns() == ["key", "shard", "caption"]
+    # Nothing is known of how this one came about.
+    mapped = work.open(work.meta)
+    mapped.metadata = mapped.metadata.map_partitions(lambda part: part.assign(own=1))
+    mapped.save_metadata()
+    with pytest.raises(ConfigError, match="be lost: own"):
+        fewer.replace(fewer.metadata.assign(caption="x")).save_metadata(work.meta)
+
+
 @pytest.mark.parametrize("change", ["columns", "select", "drop"])
 def test_sidecars_of_others_keep_their_columns(made, backend, change):
     dataset, options = open_dataset(made.root, backend=backend), {}
