@@ -170,8 +170,8 @@ def _with_new_id(
     """A ``.json`` member with its id field renamed as the sample is; others unchanged."""
     raw = bytes(content)
     try:
-        fields = json.loads(raw)
-    except (ValueError, RecursionError):
+        fields = storage.parse_json(raw)
+    except ValueError:
         return raw
     if not isinstance(fields, dict) or naming.id_col not in fields:
         return raw

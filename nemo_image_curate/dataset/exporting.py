@@ -193,7 +193,7 @@ def _read_manifest(
     if info is not None:
         content = storage.read_bytes(location)
         try:
-            manifest = json.loads(content)
+            manifest = storage.parse_json(content)
             same = manifest["fingerprints"] == prints and manifest["naming"] == repr(naming)
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedError(

@@ -209,7 +209,11 @@ def _reading(location: str) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, ValueError) as error:
-            raise DamagedError(f"{location} is no readable Parquet file: {error}.") from error
+            text = str(error).rstrip(".")
+            raise DamagedError(
+                f"{location} is no readable Parquet file: {text}. Other tables become one with "
+                "pandas: read_csv(...).to_parquet(...)."
+            ) from error
 
 
 def _locations(table: Any) -> list[str]:

@@ -64,7 +64,7 @@ def _read(location: str) -> list[Any]:
         text = storage.read_bytes(location).decode("utf-8-sig")
         if not location.endswith(".json"):
             return text.split("\n")
-        listed = json.loads(text)
+        listed = storage.parse_json(text)
     except ValueError as error:
         if isinstance(error, DatasetError):
             raise

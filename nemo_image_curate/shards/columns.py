@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_image_curate import tables
+from nemo_image_curate import storage, tables
 from nemo_image_curate.errors import SchemaError
 from nemo_image_curate.shards.faults import Fault
 from nemo_image_curate.shards.names import ERROR_COLUMN, SHARD_COLUMN
@@ -54,9 +54,9 @@ def read_tar(
         if content is None:
             continue
         try:
-            record = json.loads(content)
+            record = storage.parse_json(content)
             problem = "" if isinstance(record, dict) else "the .json member is no object"
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             record, problem = None, str(error)
         if problem:
             faults.append(Fault("json", keys[row], f"{problem}; its fields are null"))
@@ -124,8 +124,8 @@ def json_fields(content: bytes | None) -> dict[str, Any]:
     if content is None:
         return {}
     try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
+        value = storage.parse_json(content)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from nemo_image_curate.dataset.inspecting import inspect_dataset
-from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DatasetError
+from nemo_image_curate.errors import ColumnNotFoundError, ConfigError, DamagedError, DatasetError
 from tests.dataset.opened import open_dataset, rows_of
 from tests.make_data import (
     Truth,
@@ -657,3 +657,12 @@ def test_a_row_cannot_be_written_half(made, tmp_path):
         dataset.filter("shard == '00000.tar'").to_webdataset(
             tmp_path / "new", multiplicity="copies"
         )
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"[" * 100_000], ids=["list", "cut", "deep"])
+def test_a_damaged_manifest_is_named(made, tmp_path, content):
+    dataset = open_dataset(made.root)
+    dataset.to_webdataset(tmp_path / "out")
+    (tmp_path / "out" / "_export.json").write_bytes(content)
+    with pytest.raises(DamagedError, match=r"out/_export\.json is damaged"):
+        dataset.to_webdataset(tmp_path / "out")

@@ -62,6 +62,7 @@ def test_lines_of_any_kind(tmp_path):
         ("q.txt", "größe".encode("latin-1"), "a text in UTF-8 with one in each line"),
         ("q.json", b"dog", "holds a list of texts"),
         ("q.json", b'{"dog": 1}', "holds no list"),
+        ("q.json", b"[" * 100_000, "q.json: it is nested too deep"),
     ],
 )
 def test_files_that_hold_something_else(tmp_path, name, content, message):
